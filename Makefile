@@ -1,0 +1,32 @@
+# Every target makes the .venv it needs on first use and reuses it afterwards.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(READY)
+
+# plain pip: constraints.txt pins every version, torch's above all
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; name one with make PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,notebook,safetensors,tensorboard]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python -m train standard --recipe train/recipes/demo.toml --out runs/demo/standard
+	$(BIN)/python -m train pgd-at --recipe train/recipes/demo.toml --out runs/demo/pgd-at
+	$(BIN)/attrib maps --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --out runs/demo/results
+	$(BIN)/attrib span --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --limit 2000 --out runs/demo/results
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs
