@@ -1,0 +1,117 @@
+"""How a model is run when it is not trained: where, in which precision, and leaving no trace."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+
+Precision = Literal["fp32", "bf16"]
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises InputError for a name that torch does not know or a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device: expected auto, cpu, cuda or cuda:N that this machine has, got {name!r} ({reason})"
+        ) from None
+    return chosen
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively (emulated, it is slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def precision(name: str, device: torch.device) -> Precision:
+    """Resolve ``auto`` to bf16 where the device has it natively, else fp32.
+
+    Raises InputError for another name than auto, fp32, bf16.
+    """
+    if name == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    if name == "fp32":
+        return "fp32"
+    if name == "bf16":
+        return "bf16"
+    raise InputError(f"precision: expected auto, fp32 or bf16, got {name!r}")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """bfloat16 autocast for ``bf16``, nothing for ``fp32`` (also inside an outer autocast)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in eval mode, its parameters without gradients, its activations not overwritten.
+
+    In-place activations are made out-of-place, since hooks on an overwritten tensor see the wrong values.
+    Mode, ``requires_grad`` and ``inplace`` of every module and parameter are restored, also when the body raises.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    inplace: list[Any] = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    try:
+        model.eval()
+        for parameter, _ in needs:
+            parameter.requires_grad_(False)
+        for module in inplace:
+            module.inplace = False
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, needed in needs:
+            parameter.requires_grad_(needed)
+        for module in inplace:
+            module.inplace = True
+
+
+def input_gradient(score: Tensor, image: Tensor) -> Tensor:
+    """d(sum of score)/d(image): each image's own gradient, since a score depends on its own image only."""
+    (gradient,) = torch.autograd.grad(score.sum(), image)
+    return gradient
+
+
+def images_per_chunk(model: nn.Module, image: Tensor) -> int:
+    """How many images of this shape fit one forward and backward pass within a fixed memory budget.
+
+    image: (N,C,H,W), N >= 1. Measured, not guessed: what autograd keeps for two images less what it keeps for one.
+    """
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    def keep(images: int) -> int:
+        nonlocal kept
+        kept = 0
+        x = image[:1].detach().expand(images, *image.shape[1:]).clone().requires_grad_()
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(x)
+        return kept
+
+    if image.device.type == "cuda":
+        budget = torch.cuda.get_device_properties(image.device).total_memory // 8
+    else:
+        budget = 2**29
+    return max(1, budget // max(keep(2) - keep(1), image[0].nbytes))

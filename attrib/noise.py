@@ -1,0 +1,53 @@
+"""Random numbers that belong to an image: a pure function of (seed, stream, image index, position).
+
+A counter-based generator (the finaliser of SplitMix64, Steele, Lea & Flood 2014, as a hash) instead of a
+stateful one: the noise of image 17 is the same whatever batch, order, shard or device it is computed in,
+and the global generators of torch and numpy are never touched.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """The 64-bit pattern of ``value`` as the signed integer that torch can hold."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser, a bijection of the int64s; ``>>`` is arithmetic in torch, hence the masks."""
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _MIX_1
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _MIX_2
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def uniform(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:
+    """Uniform numbers in the open interval (0, 1), reproducible per image.
+
+    index: (N,) int64, the images' positions in their data set. Returns (N, *shape) float32 on the
+    device of ``index``. ``stream`` separates independent uses under one seed.
+    """
+    positions = torch.arange(1, math.prod(shape) + 1, device=index.device, dtype=torch.int64)
+    key = _mix(torch.tensor(_signed(seed * 0x2545F4914F6CDD1D + stream + 1)) * _GOLDEN)
+    keys = _mix(_mix((index.long() + 1) * _GOLDEN) ^ key.to(index.device))
+    bits = _mix(keys[:, None] + positions * _GOLDEN)
+    # 23 bits and a half are what a float32 below 1 holds exactly; the half keeps 0 and 1 out.
+    return (((bits >> 41) & 0x7FFFFF).float().add_(0.5) * 2.0**-23).view(-1, *shape)
+
+
+def normal(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:
+    """Standard normal numbers, reproducible per image: the normal quantile of :func:`uniform`.
+
+    Shapes as in :func:`uniform`.
+    """
+    quantile: Tensor = torch.special.ndtri(uniform(index, shape, seed=seed, stream=stream))
+    return quantile
