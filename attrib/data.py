@@ -1,0 +1,199 @@
+"""Data sets and batches: images in [0,1], labels, positions, and where there are any, masks of the object."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attrib import glyphs, pictures, readers, sources
+from attrib.errors import InputError
+
+DATA_SETS = ("glyphs", "mnist", "svhn", "cifar10", "cifar100", "folder:DIR", "npz:FILE")
+SPLITS = ("train", "test")
+
+
+class Budget(NamedTuple):
+    """An L-infinity attack's radius and step in pixel values of [0,1], and its number of steps."""
+
+    eps: float
+    step_size: float
+    steps: int
+
+
+# The papers' settings; glyphs as CIFAR.
+DEFAULT_ATTACK = Budget(8 / 255, 2 / 255, 10)
+ATTACK: dict[str, Budget] = {
+    "glyphs": DEFAULT_ATTACK,
+    "mnist": Budget(0.3, 0.01, 40),
+    "svhn": Budget(12 / 255, 3 / 255, 10),
+    "cifar10": DEFAULT_ATTACK,
+    "cifar100": DEFAULT_ATTACK,
+}
+
+# Mean and standard deviation of the training images' channels.
+STATS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "glyphs": ((0.5, 0.5, 0.5), (0.301, 0.301, 0.301)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+# What training does to an image: pad and crop by so many pixels, flip or not. Digits have no mirror image.
+AUGMENT: dict[str, tuple[int, bool]] = {
+    "glyphs": (0, False),
+    "mnist": (0, False),
+    "svhn": (4, False),
+    "cifar10": (4, True),
+    "cifar100": (4, True),
+}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_DIGITS = tuple("0123456789")
+_CLASSES: dict[str, tuple[str, ...]] = {
+    "mnist": _DIGITS,
+    "svhn": _DIGITS,
+    "cifar10": _words("airplane automobile bird cat deer dog frog horse ship truck"),
+    "cifar100": _words(
+        """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+        butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+        keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+        mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
+        plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+        television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+        """
+    ),
+}
+
+
+class Batch(NamedTuple):
+    """Images (N,C,H,W) float32 in [0,1], labels and positions (N,) int64, masks (N,H,W) bool or None.
+
+    The position in the data set makes results of different models joinable, row by row.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a batch
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A labelled set of images: one uint8 tensor (N,C,H,W), or picture files that are read batch by batch."""
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    images: Tensor | pictures.Pictures
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C,H,W) of every image."""
+        if isinstance(self.images, pictures.Pictures):
+            return 3, *self.images.size
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data set with what it holds in memory on that device; pictures stay in their files."""
+        return replace(
+            self,
+            images=self.images.to(device) if isinstance(self.images, Tensor) else self.images,
+            labels=self.labels.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+        )
+
+    def batches(self, size: int, *, device: torch.device | str = "cpu", order: Tensor | None = None) -> Iterator[Batch]:
+        """Batches of ``size`` images (the last one may be smaller) on ``device``, in their natural order.
+
+        order: (M,) int64 positions to take instead, for training or a selection. Raises InputError for a
+        size below 1, and on the way for a picture that cannot be read.
+        """
+        if size < 1:
+            raise InputError(f"batch size: expected at least 1, got {size}")
+        order = torch.arange(len(self), device=self.labels.device) if order is None else order
+        parts = torch.split(order, size) if len(order) else ()
+        images = self.images
+        if isinstance(images, pictures.Pictures):
+            return self._assemble(parts, images.batches(parts), device)
+        # Moved before they become floats, at a quarter of the bytes.
+        return self._assemble(parts, (images[part.to(images.device)] for part in parts), device)
+
+    def _assemble(
+        self, parts: tuple[Tensor, ...], images: Iterator[Tensor], device: torch.device | str
+    ) -> Iterator[Batch]:
+        for part, image in zip(parts, images, strict=True):
+            at = part.to(self.labels.device)
+            yield Batch(
+                image.to(device).float().div_(255),
+                self.labels[at].to(device),
+                part.to(device),
+                None if self.masks is None else self.masks[at].to(device),
+            )
+
+
+def dataset(
+    name: str,
+    *,
+    split: str = "test",
+    root: str | Path | None = None,
+    limit: int | None = None,
+    size: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """The data set called ``name``: glyphs, mnist, svhn, cifar10, cifar100, folder:DIR or npz:FILE.
+
+    split: ``train`` or ``test``; a folder without train/ and test/ (or val/) and an npz file are either.
+    root: where to look first, before ATTRIB_DATA and the user's cache; what is nowhere is downloaded there.
+    limit: the first so many images (a folder's alternate between its classes). size: a folder's pictures are resized
+    until their shorter side is ``size`` and cropped to the square at their centre; default: their own size
+    where they share one, else 224. seed: of glyphs.
+
+    Raises InputError for an unknown name or split, a limit or size below 1, and files that are missing or
+    not what they should be.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split: expected train or test, got {split!r}")
+    for option, value in (("limit", limit), ("size", size)):
+        if value is not None and value < 1:
+            raise InputError(f"{option}: expected at least 1, got {value}")
+    masks = None
+    kind, _, place = name.partition(":")
+    if kind == "folder" and place:
+        files, labels, classes = pictures.folder(Path(place).expanduser(), split=split, size=size)
+        files = replace(files, paths=files.paths[:limit])
+        return Dataset(name, split, classes, files, labels[:limit].clone())
+    if kind == "npz" and place:
+        images, labels, masks, classes = readers.npz(Path(place).expanduser())
+    elif name == "glyphs":
+        count = min(glyphs.COUNTS[split], limit or glyphs.COUNTS[split])
+        images, labels, masks = glyphs.render(torch.arange(count), seed=seed, split=split)
+        classes = glyphs.CLASSES
+    elif name in _CLASSES:
+        images, labels = sources.read(name, split=split, root=None if root is None else Path(root))
+        classes = _CLASSES[name]
+    else:
+        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}")
+    if size is not None and tuple(images.shape[2:]) != (size, size):
+        height, width = images.shape[2:]
+        raise InputError(f"size: {name} has images of {height}x{width}; only the pictures of a folder are resized")
+    if limit is not None and limit < len(images):  # copies, since a view would keep the whole set in memory
+        images, labels = images[:limit].clone(), labels[:limit].clone()
+        masks = None if masks is None else masks[:limit].clone()
+    return Dataset(name, split, classes, images, labels, masks)
