@@ -1,0 +1,112 @@
+"""Reading files of weights that anybody may have written: every way to fail gets its own message, no code is run."""
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attrib.errors import InputError
+
+
+def unwrapped(content: Mapping[str, object]) -> Mapping[str, object]:
+    """The state dict, also where training scripts put it beside the optimiser and the epoch."""
+    for name in ("state_dict", "model_state_dict", "model", "net"):
+        inner = content.get(name)
+        if isinstance(inner, Mapping):
+            return inner
+    return content
+
+
+def state_dict(state: Mapping[str, object]) -> dict[str, Tensor]:
+    """The state dict as float32 on the CPU, without the prefixes of DistributedDataParallel and compile."""
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            found = ", ".join(f"{key!r:.30} ({type(entry).__name__})" for key, entry in list(state.items())[:3])
+            raise InputError(f"expected a checkpoint or a state dict (names to tensors), found {found}")
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise InputError(f"weights: expected dense tensors with values, {name} is not")
+        tensor = value.detach().float() if value.is_floating_point() else value.detach()
+        if not tensor.isfinite().all():
+            raise InputError(f"weights: {name} holds NaN or infinity; the training that wrote it has diverged")
+        weights[re.sub(r"^((module|_orig_mod)\.)+", "", str(name))] = tensor
+    if not weights:
+        raise InputError("holds no weights")
+    return weights
+
+
+_FOREIGN = {
+    b"<": "an HTML or XML page (a download that wants a login?)",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the file with git lfs pull)",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x1f\x8b": "a gzip archive (unpack it first)",
+}
+
+
+def content_of(path: Path) -> Mapping[str, object]:
+    """What the file holds, told apart by its first bytes; every way to fail gets its own message."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected a checkpoint file, this is a directory")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a checkpoint") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise InputError(f"{path}: the file is empty; expected a checkpoint")
+    for start, kind in _FOREIGN.items():
+        if head.lstrip().startswith(start):
+            raise InputError(f"{path}: expected a checkpoint, this is {kind}")
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    # A zip file's table of contents stands at its end.
+    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: truncated; download or copy it again")
+    if head.startswith((b"PK", b"\x80")):
+        return _read_torch(path)
+    raise InputError(f"{path}: expected a PyTorch or safetensors file, this starts with {head[:8]!r}")
+
+
+def _read_torch(path: Path) -> Mapping[str, object]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"needs {wanted[1]}, which could run code" if wanted else "is a pickle of more than plain weights"
+        raise InputError(f"{path}: refused: it {what}; save model.state_dict() instead") from None
+    except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: truncated or not written by torch.save: {reason:.120}") from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: expected a checkpoint or a state dict, this holds a {type(content).__name__}")
+    return content
+
+
+def _read_safetensors(path: Path) -> Mapping[str, object]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise InputError(f"{path}: reading safetensors needs: pip install attrib[safetensors]") from None
+    try:
+        weights: dict[str, object] = dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: truncated or not a safetensors file: {str(error)[:120]}") from None
+    return weights
+
+
+def few(names: Iterable[str]) -> str:
+    """The first three names and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(listed[:3]) + more
