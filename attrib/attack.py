@@ -1,0 +1,178 @@
+"""L-infinity attacks: FGSM, PGD and CW as one short loop of signed gradient steps.
+
+Images are pixels in [0, 1]; every adversarial image stays in [0, 1] and within ``eps`` of its original.
+The model that is attacked is the deployed one: eval mode, no dropout.
+"""
+
+from collections.abc import Callable, Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attrib import noise
+from attrib.errors import InputError
+from attrib.inference import Precision, autocast, frozen, input_gradient
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Logits (N, K) and labels (N,) to the (N,) score that an attack drives up."""
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """The classification loss L of each image (N,): what FGSM and PGD maximise."""
+    return F.cross_entropy(logits, label, reduction="none")
+
+
+def margin(logits: Tensor, label: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y of each image (N,), positive where it is misclassified: what CW maximises."""
+    own = logits.gather(1, label[:, None]).squeeze(1)
+    others = logits.scatter(1, label[:, None], -torch.inf)
+    return others.amax(1) - own
+
+
+def ascend(
+    forward: Callable[[Tensor], Tensor],
+    objective: Objective,
+    image: Tensor,
+    label: Tensor,
+    *,
+    start: Tensor,
+    eps: float,
+    step_size: float,
+    steps: Collection[int],
+    worst: bool = False,
+) -> dict[int, Tensor]:
+    """Signed gradient ascent in the eps-ball from ``start``, with a snapshot after each number in ``steps``.
+
+    image, start: (N,C,H,W); label: (N,); forward: images to logits, of which ``objective`` makes the score.
+    With ``worst`` an image stops moving at the first iterate that is misclassified, so a snapshot holds the
+    worst case over all steps up to it, and later steps cost only the images that still stand.
+    """
+    lower, upper = (image - eps).clamp(min=0), (image + eps).clamp(max=1)
+    adversarial = start.clamp(lower, upper)
+    standing = torch.arange(len(image), device=image.device) if worst else slice(None)
+    snapshots: dict[int, Tensor] = {}
+    for step in range(1, max(steps) + 1):
+        if isinstance(standing, Tensor) and not len(standing):
+            snapshots |= {later: adversarial for later in steps if later >= step}
+            break
+        with torch.enable_grad():
+            x = adversarial[standing].detach().requires_grad_()
+            logits = forward(x)
+            gradient = input_gradient(objective(logits.float(), label[standing]), x)
+        moved = (x.detach() + step_size * gradient.sign()).clamp(lower[standing], upper[standing])
+        if isinstance(standing, Tensor):
+            right = logits.argmax(-1) == label[standing]
+            standing = standing[right]
+            adversarial = adversarial.index_copy(0, standing, moved[right])
+        else:
+            adversarial = moved
+        if step in steps:
+            snapshots[step] = adversarial
+    return snapshots
+
+
+def fgsm(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, precision: Precision = "fp32") -> Tensor:
+    """One signed gradient step of ``eps``, no random start (Goodfellow et al. 2015).
+
+    image: (N,C,H,W) in [0,1]; label: (N,). Returns (N,C,H,W). Raises InputError as :func:`pgd` does.
+    """
+    _check(image, label, eps=eps, step_size=eps, steps=(1,))
+    with frozen(model), autocast(image.device, precision):
+        return ascend(model, cross_entropy, image, label, start=image, eps=eps, step_size=eps, steps=(1,))[1]
+
+
+def pgd(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    seed: int = 0,
+    index: Tensor | None = None,
+    worst: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """PGD-k (Madry et al. 2018): uniform random start, k steps along the sign of the gradient of L.
+
+    image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
+    random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see :func:`ascend`.
+    Raises InputError for images outside [0,1], labels of another length, negative eps or no steps.
+    """
+    return snapshots(
+        model, image, label, objective=cross_entropy, eps=eps, step_size=step_size, steps=(steps,),
+        seed=seed, index=index, worst=worst, precision=precision,
+    )[steps]  # fmt: skip
+
+
+def cw(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    seed: int = 0,
+    index: Tensor | None = None,
+    worst: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """CW-k: the loop of PGD on the margin ``max_{j!=y} z_j - z_y`` of Carlini & Wagner (2017).
+
+    Arguments, result and errors as for :func:`pgd`.
+    """
+    return snapshots(
+        model, image, label, objective=margin, eps=eps, step_size=step_size, steps=(steps,),
+        seed=seed, index=index, worst=worst, precision=precision,
+    )[steps]  # fmt: skip
+
+
+def snapshots(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    objective: Objective,
+    eps: float,
+    step_size: float,
+    steps: Collection[int],
+    seed: int = 0,
+    index: Tensor | None = None,
+    worst: bool = False,
+    precision: Precision = "fp32",
+) -> dict[int, Tensor]:
+    """The adversarial images after each number of ``steps``: PGD-10, -20 and -100 are prefixes of one run.
+
+    ``objective`` is :func:`cross_entropy` (PGD), :func:`margin` (CW) or one of your own; the rest as for :func:`pgd`.
+    """
+    _check(image, label, eps=eps, step_size=step_size, steps=steps)
+    if index is None:
+        index = torch.arange(len(image), device=image.device)
+    start = image + eps * (2 * noise.uniform(index, image.shape[1:], seed=seed) - 1)
+    with frozen(model), autocast(image.device, precision):
+        return ascend(
+            model, objective, image, label,
+            start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,
+        )  # fmt: skip
+
+
+def _check(image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: Collection[int]) -> None:
+    if image.ndim != 4 or not image.is_floating_point():
+        raise InputError(f"image: expected floats of shape (N,C,H,W), got {image.dtype} {tuple(image.shape)}")
+    if label.shape != image.shape[:1]:
+        raise InputError(f"label: expected shape ({len(image)},), got {tuple(label.shape)}")
+    # On a GPU the look at the values would make the host wait, so there the shapes have to do.
+    if image.device.type == "cpu" and len(image) and not (image.min() >= 0 and image.max() <= 1):
+        raise InputError(
+            "image: expected pixels in [0,1]"
+            f" (normalisation belongs into the model), got {image.min():.3g}..{image.max():.3g}"
+        )
+    if not eps >= 0:
+        raise InputError(f"eps: expected a number >= 0 in units of pixels in [0,1], got {eps}")
+    if not step_size >= 0:
+        raise InputError(f"step_size: expected a number >= 0, got {step_size}")
+    if not steps or min(steps) < 1:
+        raise InputError(f"steps: expected at least 1, got {', '.join(map(str, steps)) or 'none'}")
