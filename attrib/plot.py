@@ -1,0 +1,143 @@
+"""Results to figures: arrays and tables in, matplotlib figures out. No torch, no model.
+
+Widths are those of a two-column paper, in inches.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from attrib.files import atomic
+
+COLUMN = 3.25
+TEXT = 6.875
+SPAN_COLOUR = "#56B4E9"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's matplotlib style inside, the caller's own outside."""
+    with as_file(files("attrib") / "style.mplstyle") as path, mpl.rc_context(fname=path):
+        yield
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write the figure beside each other as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
+    written = []
+    for suffix in (".pdf", ".png"):
+        target = path.with_name(path.name + suffix)
+        with atomic(target) as temporary, style():
+            figure.savefig(temporary, format=suffix[1:])
+        written.append(target)
+    return written
+
+
+def map_grid(examples: Mapping[str, NDArray[Any]], *, title: str, spans: bool = False) -> Figure:
+    """Images in rows; beside each its map per model and, with ``spans``, the image with the span outlined.
+
+    examples: ``image`` (E,H,W,3) floats in [0,1], ``index`` (E,), ``label`` (E,) texts, ``model`` (M,) names,
+    ``map`` (M,E,H,W), ``span`` bool (M,E,H,W), ``prediction`` (M,E) texts. All maps share one colour scale,
+    capped at the 99.5th percentile and with the square root of the value as brightness, so that neither a single
+    pixel nor a model with larger scores darkens the rest.
+    """
+    images, maps = examples["image"], examples["map"]
+    models, count = maps.shape[:2]
+    per_model = 2 if spans else 1
+    columns = 1 + models * per_model
+    top = float(np.percentile(maps, 99.5)) or 1.0
+    scale = PowerNorm(0.5, 0, top)
+    cell = min(0.85, (TEXT - 0.6) / columns)
+    with style():
+        figure = Figure(figsize=(cell * columns + 0.75, cell * count + 0.55), layout="constrained")
+        grid = figure.subplots(count, columns, squeeze=False)
+        for row in range(count):
+            _picture(grid[row, 0], images[row])
+            grid[row, 0].set_ylabel(
+                f"{examples['label'][row]}\n#{examples['index'][row]}", rotation=0, ha="right", va="center"
+            )
+            for model in range(models):
+                column = 1 + model * per_model
+                cell_axes = grid[row, column]
+                cell_axes.imshow(maps[model, row], norm=scale)
+                if spans:
+                    span_outline(grid[row, column + 1], images[row], examples["span"][model, row])
+                said = examples["prediction"][model, row]
+                if said and said != examples["label"][row]:
+                    cell_axes.set_xlabel(f"says {said}", labelpad=1, fontsize=5)
+        grid[0, 0].set_title("image")
+        for model, name in enumerate(examples["model"]):
+            grid[0, 1 + model * per_model].set_title(f"{name}\nmap" if spans else str(name))
+            if spans:
+                grid[0, 2 + model * per_model].set_title(f"{name}\nspan")
+        for axes in grid.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        bar = figure.colorbar(ScalarMappable(scale), ax=grid, shrink=0.6, aspect=40, pad=0.01, extend="max")
+        bar.set_label("map, one scale for all models (brightness: square root)")
+        figure.suptitle(title)
+    return figure
+
+
+def span_outline(axes: Axes, image: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    """The image (H,W,3), dimmed outside the span (H,W), whose outline is drawn."""
+    _picture(axes, np.where(mask[..., None], image, 0.35 * image))
+    if mask.any() and not mask.all():
+        # Drawn pixel by pixel (nearest), so the line runs between pixels and not through them.
+        fine = np.kron(np.pad(mask, 1), np.ones((8, 8)))
+        at = (np.arange(fine.shape[1]) + 0.5) / 8 - 1.5, (np.arange(fine.shape[0]) + 0.5) / 8 - 1.5
+        axes.contour(*at, fine, levels=[0.5], colors=[SPAN_COLOUR], linewidths=0.6)
+        axes.set_xlim(-0.5, mask.shape[1] - 0.5)
+        axes.set_ylim(mask.shape[0] - 0.5, -0.5)
+
+
+def coverage_distribution(
+    table: pd.DataFrame, *, models: Sequence[str], levels: NDArray[Any], curves: NDArray[Any], title: str
+) -> Figure:
+    """Left, how coverage is distributed over images, per model; right, the mean coverage curve.
+
+    table: columns ``model`` and ``coverage`` (fractions); levels: (T,) thresholds t; curves: (M,T) mean coverage.
+    """
+    import seaborn
+
+    with style():
+        figure = Figure(figsize=(TEXT, 2.1), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        percent = table.assign(coverage=100 * table["coverage"])
+        colours = dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
+        bins = np.linspace(0, 100, 51)
+        seaborn.histplot(
+            percent, x="coverage", hue="model", hue_order=list(models), palette=colours, bins=bins,
+            stat="percent", common_norm=False, element="step", fill=len(models) < 3, alpha=0.25, ax=left,
+        )  # fmt: skip
+        for name in models:
+            left.axvline(percent.loc[percent["model"] == name, "coverage"].mean(), color=colours[name], ls="--", lw=0.8)
+        if left.get_legend() is not None:
+            left.get_legend().set_title(None)
+        left.set(xlabel="coverage of an image's span (%), dashed: mean", ylabel="images (%)", xlim=(0, 100))
+        for name, curve in zip(models, curves, strict=True):
+            right.plot(levels, 100 * curve, color=colours[name], label=name)
+        right.set(
+            xlabel="threshold t as a share of the map's maximum",
+            ylabel="mean coverage (%)",
+            xlim=(0, 1),
+            ylim=(0, 100),
+        )
+        right.legend()
+        figure.suptitle(title)
+    return figure
+
+
+def _picture(axes: Axes, image: NDArray[Any]) -> None:
+    axes.imshow(image, vmin=0, vmax=1, interpolation="nearest")

@@ -1,0 +1,140 @@
+"""Attribution span and its coverage (ASC): which pixels a model uses, and what share of the image they are.
+
+AGAIN supplement, section 4.3, Table 1. Pure functions of maps: no model, no data set. A map is (N,H,W);
+a span is a bool (N,H,W); coverage is a fraction in [0,1].
+
+A map whose maximum equals its minimum, or with no positive value, has no span under any rule: it is empty
+and covers 0. (In floats a constant may exceed its own mean, so the rule alone would not say so.)
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attrib.errors import InputError
+
+RULES = "mean, max:t (0 <= t < 1), otsu, mass:q (0 < q <= 1)"
+
+
+def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
+    """The span S = {p : M(p) > tau} of every map.
+
+    maps: (N,H,W). Returns bool (N,H,W). The rule for tau is one of
+
+    - ``mean``: the map's own mean (the rule that the AGAIN supplement uses for valid values);
+    - ``max:t``: t times the map's maximum;
+    - ``otsu``: Otsu's threshold of relu(M);
+    - ``mass:q``: the fewest pixels that hold the share q of relu(M); ties go to the lower pixel index.
+
+    Raises InputError for another rule or maps of another shape.
+    """
+    name, parameter = parse_threshold(threshold)
+    _check(maps)
+    flat = maps.flatten(1)
+    if name == "mean":
+        mask = flat > flat.mean(1, keepdim=True)
+    elif name == "max":
+        mask = flat > parameter * flat.amax(1, keepdim=True)
+    elif name == "otsu":
+        mask = _otsu(flat.relu())
+    else:
+        mask = _mass(flat.relu(), parameter)
+    return (mask & ~empty(maps)[:, None]).view_as(maps)
+
+
+def parse_threshold(rule: str) -> tuple[str, float]:
+    """Split a threshold rule into its name and parameter; raises InputError where it is not one of the four."""
+    name, _, text = rule.partition(":")
+    if rule in ("mean", "otsu"):
+        return rule, math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if (name == "max" and 0 <= value < 1) or (name == "mass" and 0 < value <= 1):
+        return name, value
+    raise InputError(f"threshold: expected {RULES}, got {rule!r}")
+
+
+def empty(maps: Tensor) -> Tensor:
+    """Which maps (N,H,W) have no span under any rule, as bool (N,): constant ones and those nowhere positive."""
+    flat = maps.flatten(1)
+    highest = flat.amax(1)
+    return (highest == flat.amin(1)) | ~(highest > 0)
+
+
+def coverage(mask: Tensor) -> Tensor:
+    """The attribution span coverage |S| / (H*W) of every span (N,H,W), as (N,) in [0,1]; its mean is the ASC."""
+    return mask.flatten(1).float().mean(1)
+
+
+def coverage_curve(maps: Tensor, levels: Sequence[float]) -> Tensor:
+    """Coverage under ``max:t`` for every t in ``levels``: (N,H,W) maps to (N,len(levels)) in [0,1].
+
+    t = 1 is allowed here, where the coverage of any map is 0.
+    """
+    _check(maps)
+    flat = maps.flatten(1)
+    highest = flat.amax(1, keepdim=True)
+    counts = torch.stack([(flat > t * highest).float().mean(1) for t in levels], dim=1)
+    return counts * ~empty(maps)[:, None]
+
+
+def curve_area(maps: Tensor) -> Tensor:
+    """Area under the coverage curve over t in [0,1]: mean(relu M) / max M of every map (N,H,W), as (N,).
+
+    It needs no threshold: the integral over t of the share of pixels above t * max is that quotient.
+    """
+    _check(maps)
+    flat = maps.flatten(1)
+    area = flat.relu().mean(1) / flat.amax(1)
+    return torch.where(empty(maps), 0, area)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of two spans (N,H,W) each, as (N,); NaN where both are empty."""
+    return (a & b).flatten(1).sum(1) / (a | b).flatten(1).sum(1)
+
+
+def inside(mask: Tensor, object_mask: Tensor) -> Tensor:
+    """Share of the span that lies inside the object, both bool (N,H,W), as (N,); NaN for an empty span."""
+    return (mask & object_mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
+
+def object_covered(mask: Tensor, object_mask: Tensor) -> Tensor:
+    """Share of the object that the span covers, both bool (N,H,W), as (N,); NaN for an empty object."""
+    return inside(object_mask, mask)
+
+
+def pointing(maps: Tensor, object_mask: Tensor) -> Tensor:
+    """Pointing game (Zhang et al. 2016): 1 where the map's maximum lies on the object, else 0, as (N,).
+
+    Maps tie at their maximum where they are flat (or saturate); then it is the share of tied pixels on the
+    object, which is what a random choice among them scores on average.
+    """
+    flat = maps.flatten(1)
+    top = flat == flat.amax(1, keepdim=True)
+    return (top & object_mask.flatten(1)).sum(1) / top.sum(1)
+
+
+def _otsu(flat: Tensor) -> Tensor:
+    from skimage.filters import threshold_otsu
+
+    levels = [float(threshold_otsu(row)) if row.max() > row.min() else math.inf for row in flat.cpu().numpy()]
+    return flat > torch.tensor(levels, dtype=flat.dtype, device=flat.device)[:, None]
+
+
+def _mass(flat: Tensor, share: float) -> Tensor:
+    ordered, pixels = flat.sort(dim=1, descending=True, stable=True)
+    # In float64, since a cumulative sum of floats may never quite reach its own total.
+    held = ordered.double().cumsum(1)
+    before = held - ordered.double()
+    needed = (before < share * held[:, -1:]) & (ordered > 0)
+    return torch.zeros_like(needed).scatter_(1, pixels, needed)
+
+
+def _check(maps: Tensor) -> None:
+    if maps.ndim != 3 or not maps.is_floating_point():
+        raise InputError(f"maps: expected floats of shape (N,H,W), got {maps.dtype} {tuple(maps.shape)}")
