@@ -1,0 +1,131 @@
+"""What ``span`` and ``maps`` share: a model's maps of a batch, clean and attacked, and the examples of a picture."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from attrib.cli.common import AttackSettings, Subject, attacked, display_images, predictions
+from attrib.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from attrib.data import Batch, Dataset
+    from attrib.inference import Precision
+
+
+class Explained(NamedTuple):
+    """One model's view of one batch."""
+
+    image: "Tensor"
+    """(N,C,H,W): the batch's, or what the attack made of them."""
+    prediction: "Tensor"
+    """(N,)"""
+    map: "Tensor"
+    """(N,H,W)"""
+    grid: "Tensor | None"
+    """(N,h,w) where the map was brought up from a layer's grid."""
+
+
+class How(NamedTuple):
+    """What is computed for every image."""
+
+    map: str
+    target: str
+    attack: AttackSettings | None
+    seed: int
+    precision: str
+    device: "torch.device"
+
+    def map_precision(self) -> "Precision":
+        """Maps are thresholded, so ``auto`` keeps them in fp32."""
+        from attrib.inference import precision
+
+        return precision("fp32" if self.precision == "auto" else self.precision, self.device)
+
+    def attack_precision(self) -> "Precision":
+        """An attack only has to be as strong: ``auto`` takes the fast one."""
+        from attrib.inference import precision
+
+        return precision(self.precision, self.device)
+
+
+def explain(subject: Subject, batch: "Batch", how: How, *, classes: int) -> dict[str, Explained]:
+    """The subject's maps of the batch, under ``clean`` and, where an attack is set, under its name."""
+    images = {"clean": batch.image}
+    if how.attack:
+        images[how.attack.name] = attacked(subject, batch, how.attack, seed=how.seed, precision=how.attack_precision())
+    found = {}
+    for kind, image in images.items():
+        prediction = predictions(subject, image, classes=classes)
+        target = batch.label if how.target == "label" else prediction
+        found[kind] = Explained(image, prediction, *_map(subject, image, target, batch.index, how))
+    return found
+
+
+def _map(
+    subject: Subject, image: "Tensor", target: "Tensor", index: "Tensor", how: How
+) -> "tuple[Tensor, Tensor | None]":
+    from attrib import maps
+
+    precision = how.map_precision()
+    if how.map in maps.GRID_MAPS:
+        try:
+            grid = maps.GRID_MAPS[how.map](subject.model, image, target, layer=subject.layer, precision=precision)
+        except InputError as error:
+            raise InputError(f"{subject.name}: {error}") from None
+        return maps.upsample(grid, image.shape[-2:]), grid
+    if how.map == "guided-gradcam":
+        return maps.guided_gradcam(subject.model, image, target, layer=subject.layer, precision=precision), None
+    if how.map == "smoothgrad":
+        noisy = maps.smoothgrad(subject.model, image, target, seed=how.seed, index=index, precision=precision)
+        return noisy, None
+    return maps.MAPS[how.map](subject.model, image, target, precision=precision), None
+
+
+class Examples:
+    """The few images that a picture shows: the first of each class, until there are ``count``; or those asked for."""
+
+    def __init__(self, data: "Dataset", *, count: int, models: list[str], index: list[int] | None = None) -> None:
+        self._classes = data.classes
+        self._models = models
+        if index is None:
+            labels = data.labels.tolist()
+            firsts = sorted(labels.index(label) for label in sorted(set(labels)))
+            # Fewer classes than places: fill up with the next images in order.
+            rest = [position for position in range(len(data)) if position not in set(firsts)][:count]
+            index = sorted((firsts + rest)[:count])
+        self.index = index
+        self._pictures: dict[int, dict[str, Any]] = {}
+
+    def add(self, model: int, batch: "Batch", explained: Explained, spans: "Tensor") -> None:
+        """Keep what the picture needs of this batch."""
+        for row, position in enumerate(batch.index.tolist()):
+            if position in self.index:
+                picture = self._pictures.setdefault(
+                    position,
+                    {
+                        "image": display_images(explained.image[row : row + 1])[0],
+                        "label": self._classes[int(batch.label[row])],
+                    },
+                )
+                said = int(explained.prediction[row])
+                picture[f"model {model}"] = (
+                    explained.map[row].cpu().numpy(), spans[row].cpu().numpy(),
+                    self._classes[said] if said >= 0 else "",
+                )  # fmt: skip
+
+    def arrays(self) -> dict[str, Any]:
+        """What :func:`attrib.plot.map_grid` takes."""
+        pictures = [self._pictures[position] for position in self.index]
+        seen = [[picture[f"model {m}"] for picture in pictures] for m in range(len(self._models))]
+        return {
+            "image": np.stack([picture["image"] for picture in pictures]),
+            "label": np.array([picture["label"] for picture in pictures]),
+            "index": np.array(self.index),
+            "model": np.array(self._models),
+            "map": np.array([[kept[0] for kept in row] for row in seen]),
+            "span": np.array([[kept[1] for kept in row] for row in seen]),
+            "prediction": np.array([[kept[2] for kept in row] for row in seen]),
+        }

@@ -1,0 +1,69 @@
+"""``attrib info``: what is in this file?"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attrib.cli import common
+from attrib.errors import InputError
+
+
+def info(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH...", help="Checkpoint files.")] = None,
+    ckpt: common.Ckpt = None,
+    arch: common.Arch = None,
+    json: common.Json = False,
+) -> None:
+    """Architecture, training, metrics and fingerprint of checkpoint files."""
+    from attrib import checkpoint, results
+
+    given = [
+        *(paths or ()),
+        *(path for _, path in common.named_pairs(ckpt or (), lambda text: Path(text).stem)),
+    ]
+    if not given:
+        raise InputError("name at least one checkpoint: attrib info PATH")
+    cards = []
+    for path in given:
+        model, ckpt_read = checkpoint.load(path, arch=arch)
+        cards.append(_card(path, model, ckpt_read))
+    if json:
+        typer.echo(results.to_json({"checkpoints": cards}))
+        return
+    for card in cards:
+        typer.echo(card["path"])
+        for key, value in card.items():
+            if key != "path":
+                typer.echo(f"  {key:<13} {_line(value)}")
+
+
+def _card(path: str, model: Any, ckpt: Any) -> dict[str, Any]:
+    return {
+        "path": path,
+        "fingerprint": ckpt.fingerprint,
+        "architecture": ckpt.arch,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": ckpt.num_classes,
+        "input": list(ckpt.input_shape),
+        "data": ckpt.data,
+        "method": ckpt.method,
+        "epoch": ckpt.epoch,
+        "metrics": ckpt.metrics,
+        "configuration": ckpt.hyper,
+        "arguments": ckpt.arch_kwargs,
+        "format": ckpt.format_version,
+        "versions": ckpt.versions,
+    }
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key}={_line(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value) if value not in ("", None) else "–"

@@ -1,0 +1,360 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import attrib
+from attrib import cli, spans
+from attrib.checkpoint import Checkpoint
+
+
+class Out:
+    """What a run of the command printed, and its exit status."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run_once(*arguments: object) -> Out:
+        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return Out(stopped.value.code, printed.out, printed.err)
+
+    return run_once
+
+
+def checkpoint(
+    seed: int, *, arch: str = "lenet", data: str = "glyphs", classes: int = 10, channels: int = 3
+) -> Checkpoint:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = attrib.build(arch, num_classes=classes, input_shape=(channels, 32, 32))
+    return Checkpoint(
+        arch=arch, arch_kwargs={"mean": [0.0] * channels, "std": [1.0] * channels}, num_classes=classes,
+        input_shape=(channels, 32, 32), data=data, method="standard", hyper={"lr": 0.1}, epoch=1,
+        metrics={"holdout_clean": 0.5}, weights=model.state_dict(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.pt and b.pt: lenets; wide.pt: another grid; grey.pt, five.pt: for other data."""
+    place = tmp_path_factory.mktemp("models")
+    for name, made in {
+        "a": checkpoint(1), "b": checkpoint(2), "wide": checkpoint(3, arch="resnet32"),
+        "grey": checkpoint(4, channels=1), "five": checkpoint(5, classes=5),
+    }.items():  # fmt: skip
+        attrib.save(made, place / f"{name}.pt")
+    return place
+
+
+def test_span_json_is_one_object_with_the_keys_of_the_design(run: Any, models: Path) -> None:
+    done = run("span", "--ckpt", f"first={models}/a.pt", "--ckpt", models / "b.pt", "--limit", 30, "--json")
+    assert (done.status, done.err) == (0, "")
+    summary = json.loads(done.out)
+    assert summary.keys() >= {"data", "split", "map", "threshold", "models", "pairs"}
+    assert [entry["name"] for entry in summary["models"]] == ["first", "b"]
+    for entry in summary["models"]:
+        assert entry.keys() >= {"name", "checkpoint", "n", "accuracy", "asc", "asc_ci", "curve_area", "empty"}
+        assert entry["n"] == 30
+        assert entry["asc_ci"][0] <= entry["asc"] <= entry["asc_ci"][1]
+    (pair,) = summary["pairs"]
+    assert (pair["a"], pair["b"]) == ("first", "b")
+    difference = summary["models"][0]["asc"] - summary["models"][1]["asc"]
+    assert pair["difference"] == pytest.approx(difference, abs=1e-6)
+    assert pair["ci"][0] <= difference <= pair["ci"][1]
+    assert 0 < pair["p"] <= 1
+
+
+def test_span_equals_the_notebook_s_way(run: Any, models: Path, tmp_path: Path) -> None:
+    """The CSV holds what section 6 of the design computes by hand."""
+    assert (
+        run("span", "--ckpt", models / "a.pt", "--limit", 40, "--threshold", "max:0.3", "--out", tmp_path).status == 0
+    )
+    table = pd.read_csv(tmp_path / "span.csv")
+    model, _ = attrib.load(models / "a.pt")
+    for batch in attrib.dataset("glyphs", limit=40).batches(40):
+        maps = attrib.gradcam(model, batch.image, batch.label)
+        expected = attrib.coverage(attrib.span(maps, threshold="max:0.3"))
+        np.testing.assert_allclose(table["coverage"], expected.numpy(), atol=2 / 1024)
+        assert batch.mask is not None
+        np.testing.assert_allclose(table["pointing"], spans.pointing(maps, batch.mask).numpy(), atol=1e-6)
+        assert table["label"].tolist() == batch.label.tolist()
+        assert table["prediction"].tolist() == model(batch.image).argmax(1).tolist()
+    for name in ("span.json", "span.tex", "span.pdf", "span.png", "span-coverage.pdf", "span-coverage.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert r"\toprule" in (tmp_path / "span.tex").read_text()
+
+
+@pytest.mark.parametrize("map_name", ["gradcam", "smoothgrad"])
+def test_results_depend_on_neither_batch_size_nor_the_other_models(
+    run: Any, models: Path, tmp_path: Path, map_name: str
+) -> None:
+    common = ("--limit", 60, "--map", map_name)
+    run("span", "--ckpt", models / "a.pt", *common, "--batch-size", 60, "--out", tmp_path / "one")
+    run(
+        "span",
+        "--ckpt",
+        models / "b.pt",
+        "--ckpt",
+        models / "a.pt",
+        *common,
+        "--batch-size",
+        7,
+        "--out",
+        tmp_path / "two",
+    )
+    one = pd.read_csv(tmp_path / "one" / "span.csv")
+    two = pd.read_csv(tmp_path / "two" / "span.csv")
+    two = two[two["model"] == "a"].reset_index(drop=True)
+    assert (one["coverage"] - two["coverage"]).abs().max() <= 2 / 1024
+    assert abs(one["coverage"].mean() - two["coverage"].mean()) <= 1e-4
+
+
+def test_the_same_seed_prints_the_same(run: Any, models: Path) -> None:
+    command = (
+        "span",
+        "--ckpt",
+        models / "a.pt",
+        "--ckpt",
+        models / "b.pt",
+        "--limit",
+        25,
+        "--json",
+        "--map",
+        "smoothgrad",
+    )
+    first = run(*command).out
+    assert run(*command).out == first
+    assert run(*command, "--seed", 1).out != first
+
+
+def test_attack_measures_both_kinds_of_images(run: Any, models: Path) -> None:
+    done = run(
+        "span", "--ckpt", models / "a.pt", "--limit", 20, "--attack", "pgd", "--eps", "8/255", "--steps", 3, "--json"
+    )
+    entry = json.loads(done.out)["models"][0]
+    assert entry["attacked"]["accuracy"] <= entry["accuracy"]
+    assert 0 < entry["attacked"]["iou_with_clean"] <= 1
+    still = run(
+        "span", "--ckpt", models / "a.pt", "--limit", 20, "--attack", "pgd", "--eps", "0", "--steps", 3, "--json"
+    )
+    entry = json.loads(still.out)["models"][0]
+    assert entry["attacked"]["iou_with_clean"] == 1
+    assert entry["attacked"]["asc"] == entry["asc"]
+
+
+def test_maps_saved_can_be_measured_again(run: Any, models: Path, tmp_path: Path) -> None:
+    run("span", "--ckpt", models / "a.pt", "--limit", 30, "--save-maps", "--out", tmp_path)
+    with np.load(tmp_path / "span-a.npz") as saved:
+        assert saved["map"].shape == saved["span"].shape == (30, 32, 32)
+        assert saved["index"].tolist() == list(range(30))
+    again = run("span", "--maps", tmp_path / "span-a.npz", "--data", "glyphs", "--limit", 30, "--json")
+    entry = json.loads(again.out)["models"][0]
+    first = json.loads((tmp_path / "span.json").read_text())["models"][0]
+    assert entry["asc"] == pytest.approx(first["asc"])
+    assert entry["accuracy"] is None
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_different_grids_are_warned_about(run: Any, models: Path) -> None:
+    done = run("span", "--ckpt", models / "a.pt", "--ckpt", models / "wide.pt", "--limit", 12, "--json")
+    assert done.status == 0
+    assert "different grids (a 10x10, wide 8x8)" in done.err
+    assert len(json.loads(done.out)["pairs"]) == 1
+
+
+def test_maps_command(run: Any, models: Path, tmp_path: Path) -> None:
+    done = run(
+        "maps", "--ckpt", models / "a.pt", "--ckpt", models / "b.pt", "--images", 3, "--map", "gradient",
+        "--attack", "fgsm", "--out", tmp_path,
+    )  # fmt: skip
+    assert done.status == 0
+    with Image.open(tmp_path / "maps.png") as picture:
+        assert picture.width > 300
+    assert (tmp_path / "maps.pdf").read_bytes().startswith(b"%PDF")
+    table = pd.read_csv(tmp_path / "maps.csv")
+    assert len(table) == 6
+    with np.load(tmp_path / "maps-b.npz") as saved:
+        chosen = table[table["model"] == "b"]
+        assert saved["index"].tolist() == chosen["index"].tolist()
+        np.testing.assert_allclose(saved["map"].max((1, 2)), chosen["highest"], rtol=1e-5)
+    picked = run("maps", "--ckpt", models / "a.pt", "--index", "5,2", "--json")
+    assert [row["index"] for row in json.loads(picked.out)["images"]] == [2, 5]
+
+
+def test_info(run: Any, models: Path) -> None:
+    done = run("info", models / "a.pt", "--ckpt", models / "wide.pt", "--json")
+    cards = json.loads(done.out)["checkpoints"]
+    assert [card["architecture"] for card in cards] == ["lenet", "resnet32"]
+    assert cards[0]["fingerprint"] == attrib.load(models / "a.pt")[1].fingerprint
+    assert "lr=0.1" in run("info", models / "a.pt").out
+
+
+OUTSIDE = """
+from torch import nn
+
+def small():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(inplace=True))
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+def fully_convolutional():
+    return nn.Sequential(nn.Conv2d(3, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+def fails():
+    raise ValueError("no weights")
+
+number = 3
+"""
+
+
+def test_a_model_of_one_s_own(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.py").write_text(OUTSIDE)
+    monkeypatch.chdir(tmp_path)
+    given = ("--model", "own:small", "--data", "glyphs", "--limit", 10, "--json")
+    for extra in ((), ("--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"), ("--size", 48), ("--layer", "0")):
+        done = run("span", *given, *extra)
+        assert done.status == 0, done.err
+        assert json.loads(done.out)["models"][0]["name"] == "small"
+    flat = run("span", *given[2:], "--model", "own:flat", "--map", "gradient")
+    assert flat.status == 0, flat.err
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch /tmp/attrib-was-here",)
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    """A folder of things that are not what they should be."""
+    place = tmp_path_factory.mktemp("bad")
+    (place / "page.pt").write_text("<!DOCTYPE html><html>404</html>")
+    (place / "code.pt").write_bytes(pickle.dumps(Malicious()))
+    whole = (models / "a.pt").read_bytes()
+    (place / "half.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save(attrib.load(models / "a.pt")[1].weights, place / "bare.pt")
+    (place / "empty").mkdir()
+    (place / "no-pictures" / "cat").mkdir(parents=True)
+    for name in ("cat", "dog"):
+        (place / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(place / "pictures" / name / "1.png")
+    (place / "pictures" / "dog" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    np.savez(place / "grey.npz", images=np.zeros((4, 32, 32), np.uint8), labels=np.arange(4))
+    np.savez(place / "ten.npz", images=np.zeros((10, 32, 32, 3), np.uint8), labels=np.arange(10))
+    np.savez(place / "maps.npz", map=np.zeros((3, 5, 5), np.float32))
+    np.savez(place / "few.npz", map=np.zeros((3, 32, 32), np.float32))
+    (place / "file").write_text("in the way")
+    (place / "own_bad.py").write_text(OUTSIDE)
+    attrib.save(checkpoint(6, data="pictures", classes=2), place / "two.pt")
+    return place
+
+
+A = ("--ckpt", "{models}/a.pt")
+BAD = [
+    (("span",), "nothing to look at"),
+    (("span", "--ckpt", "{bad}/missing.pt"), "no such file"),
+    (("span", "--ckpt", "{bad}/page.pt"), "HTML"),
+    (("span", "--ckpt", "{bad}/code.pt"), "refused"),
+    (("span", "--ckpt", "{bad}/half.pt"), "truncated"),
+    (("span", "--ckpt", "{bad}/empty"), "directory"),
+    (("span", "--ckpt", "{bad}/bare.pt"), "--arch"),
+    (("span", "--ckpt", "{bad}/bare.pt", "--arch", "resnet18", "--data", "glyphs"), "weights don't fit resnet18"),
+    (("span", "--ckpt", "{bad}/bare.pt", "--arch", "vgg"), "expected one of lenet"),
+    (("span", "--ckpt", "{models}/five.pt"), "10 classes"),
+    (("span", "--ckpt", "{models}/a.pt", "--data", "npz:{bad}/grey.npz"), "grey"),
+    (("span", "--ckpt", "a={models}/a.pt", "--ckpt", "a={models}/b.pt"), "two models are called 'a'"),
+    (("span", *A, "--data", "imagenet"), "expected one of glyphs"),
+    (("span", *A, "--data", "folder:{bad}/empty"), "one folder per class"),
+    (("span", *A, "--data", "folder:{bad}/no-pictures"), "no pictures"),
+    (("span", *A, "--data", "folder:{bad}/nowhere"), "found nothing"),
+    (("span", "--ckpt", "{bad}/two.pt", "--data", "folder:{bad}/pictures", "--size", "32"), "dog/2.png"),
+    (("span", *A, "--data", "cifar100", "--data-root", "{bad}/empty"), "cifar"),
+    (("span", *A, "--limit", "0"), "limit: expected at least 1"),
+    (("span", *A, "--limit", "many"), "--limit"),
+    (("span", *A, "--split", "dev"), "split: expected train or test"),
+    (("span", *A, "--attack", "pgd", "--eps", "-0.1"), "--eps: expected a number in [0,1]"),
+    (("span", *A, "--attack", "pgd", "--eps", "8"), "--eps: expected a number in [0,1]"),
+    (("span", *A, "--attack", "pgd", "--steps", "0"), "--steps: expected at least 1"),
+    (("span", *A, "--attack", "deepfool"), "--attack: expected fgsm, pgd or cw"),
+    (("span", *A, "--eps", "0.1"), "need --attack"),
+    (("span", *A, "--map", "lime"), "--map: expected one of gradient"),
+    (("span", *A, "--threshold", "max:2"), "threshold: expected mean"),
+    (("span", *A, "--threshold", "median"), "threshold: expected mean"),
+    (("span", *A, "--target", "fake"), "--target: expected one of label, prediction"),
+    (("span", *A, "--device", "tpu"), "device: expected auto"),
+    (("span", *A, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
+    (("span", *A, "--layer", "stages.9"), "stages.1"),
+    (("span", *A, "--batch-size", "0"), "--batch-size: expected at least 1"),
+    (("span", *A, "--out", "{bad}/file"), "cannot write to the folder"),
+    (("span", *A, "--out", "{bad}/file/below"), "cannot write to the folder"),
+    (("span", *A, "--save-maps"), "--save-maps needs --out"),
+    (("span", *A, "--speed", "3"), "--speed"),
+    (("span", "--maps", "{bad}/maps.npz", "--data", "glyphs", "--limit", "3"), "32x32, got 5x5"),
+    (("span", "--maps", "{bad}/few.npz", "--data", "glyphs", "--limit", "9"), "no map for 6 of the 9 images"),
+    (("span", "--maps", "{bad}/ten.npz", "--data", "glyphs"), "it has no 'map'"),
+    (("span", "--maps", "{bad}/page.pt", "--data", "glyphs"), "cannot be read"),
+    (("span", "--maps", "{bad}/gone.npz", "--data", "glyphs"), "no such file"),
+    (("span", "--model", "own_bad:small"), "--data is needed"),
+    (("span", "--model", "own_bad:fails", "--data", "glyphs"), "no weights"),
+    (("span", "--model", "own_bad:number", "--data", "glyphs"), "int"),
+    (("span", "--model", "own_bad:nothing", "--data", "glyphs"), "nothing"),
+    (("span", "--model", "no_such_module:small", "--data", "glyphs"), "no_such_module"),
+    (("span", "--model", "own_bad", "--data", "glyphs"), "package.module:factory"),
+    (("span", "--model", "own_bad:flat", "--data", "glyphs"), "--layer"),
+    (("span", "--model", "own_bad:small", "--mean", "a,b", "--data", "glyphs"), "--mean: expected numbers"),
+    (("span", "--model", "own_bad:small", "--mean", "0,0", "--std", "1,1,1", "--data", "glyphs"), "mean"),
+    (("maps", *A, "--images", "0"), "--images: expected at least 1"),
+    (("maps", *A, "--index", "99999999"), "--index: expected positions in"),
+    (("maps", *A, "--index", "x"), "--index: expected positions"),
+    (("maps", *A, "--threshold", "max:2"), "threshold: expected mean"),
+    (("maps",), "nothing to look at"),
+    (("info",), "name at least one checkpoint"),
+    (("info", "{bad}/missing.pt"), "no such file"),
+    (("nonsense",), "nonsense"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_status_2(
+    run: Any, models: Path, bad: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(bad)
+    monkeypatch.delenv("ATTRIB_DATA", raising=False)
+    before = sorted(bad.rglob("*"))
+    done = run(*(argument.format(models=models, bad=bad) for argument in arguments))
+    assert done.status == 2
+    assert done.out == ""
+    (line,) = [line for line in done.err.splitlines() if "warning" not in line]
+    assert line.startswith("attrib: error: ")
+    assert words in line
+    assert "Traceback" not in done.err
+    assert [path for path in sorted(bad.rglob("*")) if "__pycache__" not in str(path)] == [
+        path for path in before if "__pycache__" not in str(path)
+    ]
+    assert not Path("/tmp/attrib-was-here").exists()
+
+
+def test_the_script_itself(models: Path) -> None:
+    script = Path(sys.executable).with_name("attrib")
+    done = subprocess.run([script, "info", models / "a.pt"], capture_output=True, text=True, check=True)
+    assert "architecture" in done.stdout
+    wrong = subprocess.run([script, "info", models / "c.pt"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
