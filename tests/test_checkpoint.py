@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attrib.checkpoint import FORMAT_VERSION, Checkpoint, check_data, load, read, save, to_model
 from attrib.errors import InputError
 from attrib.files import atomic
+from attrib.gated import GatedClassifier
 from attrib.model import Classifier, Shape, build
 
 IMAGES = torch.rand(4, 3, 16, 16)
@@ -71,6 +72,25 @@ def test_saved_and_loaded_with_batch_norm(arch: str, path: Path) -> None:
     model.eval()
     save(describe(model, arch, (3, 8, 8)), path)
     assert torch.equal(load(path)[0](images), model(images))
+
+
+@pytest.mark.parametrize("arch", ["lenet", "resnet9", "resnet32"])
+def test_a_gated_model_saved_and_loaded(arch: str, path: Path) -> None:
+    model = build(arch, num_classes=3, input_shape=(3, 16, 16), gated=True)
+    model(IMAGES)
+    model.eval()
+    ckpt = describe(model, arch)
+    ckpt.arch_kwargs["gated"] = True
+    save(ckpt, path)
+    loaded, said = load(path)
+    assert isinstance(loaded, GatedClassifier)
+    assert isinstance(model, GatedClassifier)
+    assert said.arch_kwargs == ckpt.arch_kwargs
+    assert said.fingerprint == ckpt.fingerprint
+    assert torch.equal(loaded.all_logits(IMAGES), model.all_logits(IMAGES))
+    bare = path.with_name("bare.pt")
+    torch.save(model.state_dict(), bare)
+    assert torch.equal(load(bare, arch=arch, input_shape=(3, 16, 16))[0](IMAGES), model(IMAGES))
 
 
 def test_the_file_is_plain(ckpt: Checkpoint, path: Path) -> None:
@@ -349,7 +369,9 @@ def test_contents_of_another_kind(content: object, arch: str | None, message: st
         ({"input_shape": (3, 28)}, r"input_shape: expected \(channels, height, width\)"),
         ({"input_shape": "big"}, r"input_shape: expected \(channels, height, width\)"),
         ({"arch_kwargs": {"mean": "x"}}, "expected mean to be a list of numbers"),
-        ({"arch_kwargs": {"gate": [1.0]}}, "expected mean and std, got also gate"),
+        ({"arch_kwargs": {"gate": [1.0]}}, "expected mean, std and gated, got also gate"),
+        ({"arch_kwargs": {"gated": 1}}, "expected gated to be true or false, got 1"),
+        ({"arch_kwargs": {"gated": True}}, r"don't fit gated lenet .*; missing: stages.1.entrance_gate.head.weight"),
         ({"weights": {}}, "holds no weights"),
         ({"weights": {"w": 3}}, "names to tensors"),
         ({"weights": [1]}, "weights: expected dict"),

@@ -1,0 +1,93 @@
+"""Several processes give what one gives: gloo on the CPU, started by torchrun as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import attrib
+from attrib.glyphs import render
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMON = [
+    "--data", "glyphs", "--arch", "lenet", "--limit", "180", "--holdout", "30", "--batch-size", "30", "--optimizer",
+    "sgd", "--lr", "0.05", "--steps", "2", "--step-size", "0.02", "--precision", "fp32", "--epochs", "2",
+]  # fmt: skip
+
+LOSS = """
+import sys, torch
+from attrib.data import Batch
+from attrib.glyphs import render
+from attrib.model import build
+from train.attack import pgd_attack
+from train.config import Config
+from train.loop import LossModule
+from train.methods import loss_of
+from train.parallel import shard, synchronised, world
+
+with world("cpu") as here:
+    image, label, _ = render(torch.arange(12), seed=0, split="train")
+    mine = shard(torch.arange(12), here)
+    batch = Batch((image[mine] / 255).double(), label[mine], mine, None)
+    attack = pgd_attack(eps=0.1, step_size=0.05, steps=2, seed=0, epoch=1, precision="fp32")
+    for method in sys.argv[2:]:
+        options = {"guided_dropout": True} if method == "standard" else {}
+        config = Config(method=method, data="glyphs", arch="lenet", **options)
+        loss = loss_of(config, progress=0.5, generator=torch.Generator())
+        torch.manual_seed(0)
+        model = build("lenet", num_classes=10, input_shape=(3, 32, 32)).double()
+        module = synchronised(LossModule(model), here)
+        module(loss, batch, attack).backward()
+        if here.rank == 0:
+            torch.save([p.grad for p in model.parameters()], f"{sys.argv[1]}/{method}.pt")
+"""
+
+
+def torchrun(processes: int, *arguments: str) -> None:
+    """Start that many processes, or, for one, a plain Python."""
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*start, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_gradients_equal_those_of_one_process_on_the_joined_batch(processes: int, tmp_path: Path) -> None:
+    """LeNet has no batch norm; Guided Dropout's mask (aalp, standard) is one for all processes."""
+    methods = ["standard", "pgd-at", "alp", "aalp", "trades", "mart"]
+    script = tmp_path / "loss.py"
+    script.write_text(LOSS)
+    for count in (1, processes):
+        (tmp_path / str(count)).mkdir()
+        torchrun(count, str(script), str(tmp_path / str(count)), *methods)
+    for method in methods:
+        alone, joined = (torch.load(tmp_path / str(count) / f"{method}.pt") for count in (1, processes))
+        assert any(gradient.abs().max() > 0 for gradient in alone)
+        for one, other in zip(alone, joined, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+
+
+def test_a_run_in_two_processes_ends_where_one_ends_and_either_resumes_the_other(tmp_path: Path) -> None:
+    torchrun(1, "-m", "train", "pgd-at", *COMMON, "--out", str(tmp_path / "one"))
+    torchrun(2, "-m", "train", "pgd-at", *COMMON, "--out", str(tmp_path / "two"))
+    image = render(torch.arange(20), seed=0)[0] / 255
+    one, two = (attrib.load(tmp_path / name / "model.pt") for name in ("one", "two"))
+    torch.testing.assert_close(one[0](image), two[0](image), rtol=1e-3, atol=1e-3)
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two")]
+    for alone, joined in zip(*logs, strict=True):
+        assert (alone["epoch"], alone["clean"], alone["robust"]) == (joined["epoch"], joined["clean"], joined["robust"])
+        assert alone["loss"] == pytest.approx(joined["loss"], rel=1e-3)
+    before = (tmp_path / "two" / "model.pt").stat().st_mtime_ns
+    torchrun(1, "-m", "train", "pgd-at", *COMMON, "--out", str(tmp_path / "two"))
+    assert (tmp_path / "two" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="multiple of the 2 processes"):
+        torchrun(2, "-m", "train", "pgd-at", *COMMON, "--batch-size", "31", "--out", str(tmp_path))

@@ -1,0 +1,274 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import attrib
+from attrib.data import Batch, dataset
+from attrib.errors import InputError
+from train import __main__ as command
+from train.augment import augment
+from train.config import Config, read_recipe
+from train.loop import learning_rate, train
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "--data", "glyphs", "--arch", "lenet", "--limit", "600", "--holdout", "100", "--batch-size", "50", "--optimizer",
+    "adam", "--lr", "2e-3", "--weight-decay", "0", "--steps", "2", "--step-size", "0.02", "--precision", "fp32",
+]  # fmt: skip
+
+
+def run(*arguments: str) -> int:
+    """The command line in this process; its exit status."""
+    before = sys.argv
+    sys.argv = ["train", *arguments]
+    try:
+        return command.main()
+    finally:
+        sys.argv = before
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return attrib.load(path)[1].weights
+
+
+def same(a: Path, b: Path) -> bool:
+    one, other = weights(a), weights(b)
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pgd-at")
+    assert run("pgd-at", *TINY, "--epochs", "3", "--save-every", "1", "--out", str(out)) == 0
+    return out
+
+
+def test_a_run_leaves_what_the_design_says(finished: Path) -> None:
+    log = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in log] == [1, 2, 3]
+    model, ckpt = attrib.load(finished / "model.pt")
+    assert (ckpt.method, ckpt.data, ckpt.arch) == ("pgd-at", "glyphs", "lenet")
+    best = max(log, key=lambda record: (record["robust"], record["clean"]))
+    assert ckpt.epoch == best["epoch"]
+    assert ckpt.metrics == {"holdout_clean": best["clean"], "holdout_robust": best["robust"]}
+    assert ckpt.hyper["lr"] == 2e-3
+    assert same(finished / "model.pt", finished / f"epoch-{ckpt.epoch}.pt")
+    assert not model.training
+
+
+@pytest.mark.parametrize("optimizer", [["--optimizer", "adam"], ["--optimizer", "sgd", "--lr", "0.02"]])
+def test_it_learns(optimizer: list[str], tmp_path: Path) -> None:
+    size = ["--limit", "3000", "--holdout", "300", "--epochs", "5"]
+    assert run("standard", *TINY, *size, *optimizer, "--out", str(tmp_path)) == 0
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["clean"] > 0.5  # chance is 0.1
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(finished: Path, tmp_path: Path) -> None:
+    for seed in ("0", "1"):
+        out = tmp_path / seed
+        assert run("pgd-at", *TINY, "--epochs", "3", "--save-every", "1", "--seed", seed, "--out", str(out)) == 0
+        assert same(finished / "epoch-3.pt", out / "epoch-3.pt") == (seed == "0")
+
+
+def test_a_killed_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL after the first epoch, at no particular moment; the same command again."""
+    line = [
+        sys.executable,
+        "-m",
+        "train",
+        "pgd-at",
+        *TINY,
+        "--epochs",
+        "3",
+        "--save-every",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert "continuing after epoch" in resumed.stderr
+    for name in ("epoch-3.pt", "model.pt"):
+        assert same(finished / name, tmp_path / name)
+    log = [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log == [1, 2, 3]
+
+
+def test_a_finished_run_does_nothing_and_fresh_starts_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "model.pt").stat().st_mtime_ns
+    arguments = ("pgd-at", *TINY, "--epochs", "3", "--save-every", "1", "--out", str(finished))
+    assert run(*arguments) == 0
+    assert "all epochs are done" in capsys.readouterr().err
+    assert (finished / "model.pt").stat().st_mtime_ns == before
+    assert run(*arguments, "--fresh") == 0
+    assert (finished / "model.pt").stat().st_mtime_ns > before
+
+
+def test_other_options_do_not_continue_a_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pgd-at", *TINY, "--epochs", "4", "--save-every", "1", "--out", str(finished)) == 2
+    assert "epochs was 3, now 4" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", "glyphs", "--arch", "lenet", "--limit", "600", "--precision", "fp32", "--out", str(tmp_path)]
+    assert run("standard", *options, "--lr", "1e18", "--optimizer", "sgd", "--epochs", "2") == 2
+    error = capsys.readouterr().err
+    assert "no longer finite in epoch" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_options_override_the_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('data = "mnist"\narch = "lenet"\nlr = 1\nbatch-size = 64\n')
+    config, _ = command.parse(["pgd-at", "--recipe", str(recipe), "--lr", "0.5", "--out", "x"])
+    assert (config.data, config.lr, config.batch_size, config.eps) == ("mnist", 0.5, 64, 0.3)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "train" / "recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_is_valid(path: Path) -> None:
+    Config(**{"method": "pgd-at", "data": "glyphs", "arch": "lenet"} | read_recipe(path))
+
+
+def test_recipes_combine_by_name(tmp_path: Path) -> None:
+    config, _ = command.parse(["--recipe", "cifar10-resnet32", "--recipe", "aalp-gd", "--out", str(tmp_path)])
+    assert (config.method, config.guided_dropout, config.arch, config.lr) == ("alp", True, "resnet32", 1e-5)
+
+
+def test_every_method_takes_a_step(tmp_path: Path) -> None:
+    """Two epochs of a few steps each; whether a method learns takes longer than a test may."""
+    size = ["--limit", "150", "--holdout", "30", "--batch-size", "50", "--epochs", "2", "--ema", "0.9"]
+    for recipe in ("raw-gd", "adv-gd", "alp", "aalp-gd", "aalp-sw", "aalp", "trades", "mart", "pgd-at-smooth",
+                   "again", "again-no-hff", "again-logit", "again-trades", "again-awp"):  # fmt: skip
+        extra = ["--awp-from", "2"] if recipe == "again-awp" else []
+        assert run("--recipe", recipe, *TINY, *size, *extra, "--out", str(tmp_path / recipe)) == 0
+        model, ckpt = attrib.load(tmp_path / recipe / "model.pt")
+        assert model(torch.rand(2, 3, 32, 32)).isfinite().all()
+        assert ("gated" in ckpt.arch_kwargs) == (recipe in ("again", "again-no-hff", "again-awp"))
+
+
+BAD = [
+    (["standard", *TINY, "--adaptive"], "--adaptive: belongs to alp, got it with standard"),
+    (["again", *TINY, "--base", "trades"], "expected --form logit"),
+    (["again", *TINY, "--alpha", "1.5"], "--alpha: expected a number in [0, 1]"),
+    (["pgd-at", *TINY, "--batch-size", "1000"], "--batch-size: expected at most the 500"),
+    ([*TINY], "a METHOD is required"),
+    (["nonsense", *TINY], "invalid choice: 'nonsense'"),
+    (["pgd-at", *TINY, "--arch", "vgg"], "invalid choice: 'vgg'"),
+    (["pgd-at", *TINY, "--data", "imagenet"], "expected one of glyphs"),
+    (["pgd-at", *TINY, "--eps", "-0.1"], "--eps: expected a number in"),
+    (["pgd-at", *TINY, "--eps", "nan"], "--eps: expected a number in"),
+    (["pgd-at", *TINY, "--lr", "0"], "--lr: expected a number > 0"),
+    (["pgd-at", *TINY, "--epochs", "0"], "--epochs: expected at least 1"),
+    (["pgd-at", *TINY, "--limit", "0"], "--limit: expected at least 2"),
+    (["pgd-at", *TINY, "--steps", "x"], "invalid int value"),
+    (["pgd-at", *TINY, "--speed", "3"], "unrecognized arguments"),
+    (["pgd-at", "--arch", "lenet"], "--data is required"),
+    (["pgd-at", *TINY, "--device", "tpu"], "device: expected auto"),
+    (["pgd-at", *TINY, "--recipe", "missing.toml"], "cannot read missing.toml"),
+    (["pgd-at", "--recipe", "{tmp}/unknown.toml"], "unknown key 'speed'"),
+    (["pgd-at", "--recipe", "{tmp}/broken.toml"], "not valid TOML"),
+    (["pgd-at", "--recipe", "{tmp}/type.toml"], "expected epochs to be int"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_options_are_one_line_and_status_2(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unknown.toml").write_text("speed = 3")
+    (tmp_path / "broken.toml").write_text("epochs = = 3")
+    (tmp_path / "type.toml").write_text('epochs = "three"')
+    given = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    assert run(*given, "--out", str(tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train: error: ")
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_last_pt_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"not a run")
+    config = Config(method="standard", data="glyphs", arch="lenet", limit=300)
+    with pytest.raises(InputError, match="not a run that can be continued"):
+        train(config, tmp_path)
+
+
+def test_schedules() -> None:
+    assert [learning_rate("step", p) for p in (0, 0.49, 0.5, 0.74, 0.99)] == [1, 1, 0.1, 0.1, 0.01]
+    assert learning_rate("onecycle", 0.3) == pytest.approx(1)
+    cycle = [learning_rate("onecycle", p / 100) for p in range(100)]
+    assert max(cycle) == cycle[30]
+    assert all(0 < rate <= 1 for rate in cycle)
+
+
+def test_augmentation_is_a_crop_of_the_padded_image_or_its_mirror() -> None:
+    image = torch.rand(40, 3, 6, 5)
+    index = torch.arange(40)
+    batch = Batch(image, torch.zeros(40, dtype=torch.long), index, None)
+    moved = augment(batch, pad=2, flip=True, seed=0, epoch=1).image
+    flipped = set()
+    for before, after in zip(image, moved, strict=True):
+        padded = torch.nn.functional.pad(before, (2, 2, 2, 2))
+        crops = {
+            (top, left, mirror): padded[:, top : top + 6, left : left + 5].flip(-1)
+            if mirror
+            else padded[:, top : top + 6, left : left + 5]
+            for top in range(5)
+            for left in range(5)
+            for mirror in (False, True)
+        }
+        found = [key for key, crop in crops.items() if torch.equal(crop, after)]
+        assert len(found) == 1
+        flipped.add(found[0])
+    assert {mirror for _, _, mirror in flipped} == {False, True}
+    assert len({(top, left) for top, left, _ in flipped}) > 10
+    alone = augment(Batch(image[7:8], batch.label[:1], index[7:8], None), pad=2, flip=True, seed=0, epoch=1)
+    assert torch.equal(alone.image, moved[7:8])
+    assert not torch.equal(augment(batch, pad=2, flip=True, seed=0, epoch=2).image, moved)
+
+
+def test_held_out_images_are_never_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from train import loop
+
+    seen: set[int] = set()
+    held: set[int] = set()
+
+    def watch_training(batch: Batch, *, pad: int, flip: bool, seed: int, epoch: int) -> Batch:
+        seen.update(batch.index.tolist())
+        return augment(batch, pad=pad, flip=flip, seed=seed, epoch=epoch)
+
+    evaluate = loop.evaluate
+
+    def watch_evaluation(*arguments: object) -> tuple[float, float]:
+        positions = arguments[2]
+        assert isinstance(positions, torch.Tensor)
+        held.update(positions.tolist())
+        return evaluate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "augment", watch_training)
+    monkeypatch.setattr(loop, "evaluate", watch_evaluation)
+    train(Config(method="standard", data="glyphs", arch="lenet", limit=300, holdout=50, epochs=1), tmp_path)
+    assert len(held) == 50
+    assert seen
+    assert not seen & held
+    assert seen | held <= set(range(len(dataset("glyphs", split="train", limit=300))))

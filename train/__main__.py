@@ -1,0 +1,91 @@
+"""``python -m train [METHOD] --data NAME --arch NAME --out DIR [--recipe RECIPE ...] [options]``."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from attrib.errors import InputError
+from train.config import METHODS, Config, read_recipe, value_type
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def parse(arguments: list[str]) -> tuple[Config, argparse.Namespace]:
+    """Command-line arguments to the configuration (recipes overridden by them) and where to run it.
+
+    Raises InputError for unknown options and bad values.
+    """
+    parsed = _parser().parse_args(arguments)
+    options: dict[str, Any] = {}
+    for recipe in parsed.recipe:
+        options |= read_recipe(recipe)
+    for option in dataclasses.fields(Config):
+        if getattr(parsed, option.name, None) is not None:
+            options[option.name] = getattr(parsed, option.name)
+    for name, said in (("method", "a METHOD"), ("data", "--data"), ("arch", "--arch")):
+        if name not in options:
+            raise InputError(f"{said} is required (on the command line or in a recipe)")
+    return Config(**options), parsed
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="python -m train", description="Train an image classifier.", allow_abbrev=False)
+    parser.add_argument("method", nargs="?", choices=METHODS, help="training method; a recipe may name it instead")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where model.pt, last.pt and log.jsonl go"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, action="append", default=[], metavar="RECIPE",
+        help="TOML file of options, or the name of one in train/recipes; repeat to combine: later ones override "
+        "earlier ones, and the command line all of them",
+    )  # fmt: skip
+    parser.add_argument("--fresh", action="store_true", help="start over instead of continuing from DIR/last.pt")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write curves for TensorBoard to DIR/tensorboard"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="where the data lies (else ATTRIB_DATA, the user cache)"
+    )
+    chosen = parser.add_argument_group("configuration, kept in the checkpoint")
+    for option in dataclasses.fields(Config):
+        if option.name == "method":
+            continue
+        flag, kind = "--" + option.name.replace("_", "-"), value_type(option)
+        choices = option.metadata.get("choices")
+        default = "" if option.default in (dataclasses.MISSING, None) else f" (default {option.default})"
+        text = option.metadata["help"] + default
+        if kind is bool:
+            chosen.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = None if choices else kind.__name__.upper()
+            chosen.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, choices=choices, metavar=metavar)
+    return parser
+
+
+def main() -> int:
+    """Run the command line; the exit status is 2 for what the user can mend, said in one line."""
+    try:
+        config, parsed = parse(sys.argv[1:])
+        from train.loop import train
+
+        train(
+            config, parsed.out,
+            device=parsed.device, root=parsed.data_root, fresh=parsed.fresh, tensorboard=parsed.tensorboard,
+        )  # fmt: skip
+    except InputError as error:
+        print(f"train: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train: interrupted; the same command continues after the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

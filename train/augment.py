@@ -1,0 +1,29 @@
+"""Augmentation on the device the images are on: pad and crop, flip."""
+
+import torch
+import torch.nn.functional as F
+
+from attrib import noise
+from attrib.data import Batch
+
+
+def augment(batch: Batch, *, pad: int, flip: bool, seed: int, epoch: int) -> Batch:
+    """The batch with every image shifted by up to ``pad`` pixels (zero-filled) and flipped with probability 1/2.
+
+    What happens to an image is fixed by (seed, epoch, index of the image). Masks are dropped: training uses none.
+    """
+    if not pad and not flip:
+        return batch._replace(mask=None)
+    image = batch.image
+    count, _, height, width = image.shape
+    draw = noise.uniform(batch.index, (3,), seed=seed, stream=epoch)
+    shift = (draw[:, :2] * (2 * pad + 1)).long()
+    rows = shift[:, :1] + torch.arange(height, device=image.device)
+    columns = shift[:, 1:] + torch.arange(width, device=image.device)
+    if flip:
+        columns = torch.where(draw[:, 2:] < 0.5, columns.flip(1), columns)
+    padded = F.pad(image, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    which = torch.arange(count, device=image.device)[:, None, None]
+    # Indexed as (N,H,W,C), whose view as (N,C,H,W) is already channels_last.
+    cropped = padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return batch._replace(image=cropped, mask=None)

@@ -1,0 +1,96 @@
+"""Adversarial weight perturbation (AWP; Wu et al. 2020): descend the loss at the worst weights nearby.
+
+    v = gamma ||w|| g / ||g||,  g = dL/dw at w, tensor by tensor      (one step of the inner maximisation)
+    w <- w - lr * dL/dw at w + v
+
+For every method, in one step of the loop, with the images attacked once, on the unperturbed weights:
+
+    attack = once(attack)
+    with perturbed(model, lambda: loss(model, batch, attack=attack)):
+        loss(model, batch, attack=attack).backward()
+    optimizer.step()
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from attrib.attack import Objective, cross_entropy
+from attrib.data import Batch
+from train.attack import Attack, Start
+
+
+@contextmanager
+def perturbed(model: nn.Module, loss: Callable[[], Tensor], *, gamma: float = 0.005) -> Iterator[None]:
+    """The model with its weights moved uphill by ``gamma`` of their norm; the very same weights again afterwards.
+
+    loss: the 0-dim loss of a forward pass of ``model`` (with DistributedDataParallel: of the module inside, for
+    the wrapper waits for a backward pass that does not come). Only tensors of more than one dimension move:
+    biases and batch norm stay. The gradients are averaged over all processes, so that every one moves alike.
+    The pass for ``loss`` leaves no trace in buffers and ``.grad``, the body's does: call ``backward`` there.
+    The weights are restored also when the body raises, before the optimizer steps; the authors' code
+    steps first, so that weight decay acts on w + v.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter.requires_grad]
+    saved = [weight.detach().clone() for weight in weights]
+    try:
+        _move(weights, _gradients(model, loss, weights), gamma)
+        torch.clear_autocast_cache()  # which would go on serving the bfloat16 copies of the old weights
+        yield
+    finally:
+        _overwrite(weights, saved)
+        torch.clear_autocast_cache()
+
+
+def once(attack: Attack) -> Attack:
+    """The attack, run at the first call only: from then on its images are returned, whatever is asked.
+
+    For one step, in which a loss is computed more than once.
+    """
+    images: list[Tensor] = []
+
+    def remembered(
+        model: nn.Module,
+        batch: Batch,
+        *,
+        objective: Objective = cross_entropy,
+        start: Start = "uniform",
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        if not images:
+            images.append(attack(model, batch, objective=objective, start=start, forward=forward))
+        return images[0]
+
+    return remembered
+
+
+def _gradients(model: nn.Module, loss: Callable[[], Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """dL/dw of each weight, zero where the loss does not depend on it; buffers are put back."""
+    buffers = list(model.buffers())
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        # Not backward(), which would add to .grad and set off the hooks of DistributedDataParallel.
+        gradients = torch.autograd.grad(loss(), weights, materialize_grads=True)
+    finally:
+        _overwrite(buffers, saved)
+    if dist.is_available() and dist.is_initialized():
+        gradients = tuple(gradient.contiguous() for gradient in gradients)  # NCCL takes no other
+        for gradient in gradients:
+            dist.all_reduce(gradient)
+            gradient /= dist.get_world_size()
+    return gradients
+
+
+@torch.no_grad()
+def _move(weights: Sequence[Tensor], gradients: Sequence[Tensor], gamma: float) -> None:
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight += gamma * weight.norm() / (gradient.norm() + 1e-12) * gradient
+
+
+@torch.no_grad()
+def _overwrite(tensors: Sequence[Tensor], saved: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, saved, strict=True):
+        tensor.copy_(value)

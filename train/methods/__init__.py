@@ -1,0 +1,46 @@
+"""One training method per file: ``loss(model, batch, *, attack, ...) -> Tensor``, beside its equations."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from train.config import Config
+from train.methods import aalp, again, alp, mart, pgd_at, standard, trades
+
+Loss = Callable[..., Tensor]
+"""``loss(model, batch, *, attack)``: the scalar that a step descends."""
+
+
+def loss_of(config: Config, *, progress: float, generator: torch.Generator) -> Loss:
+    """The method's loss with the configuration's hyper-parameters filled in.
+
+    progress: i/N in [0,1), the share of the run that is done; generator: on the CPU, for what a step draws.
+    """
+    # Set for every method that has one; the others do not look at it.
+    weight = math.nan if config.weight is None else config.weight
+    match config.method:
+        case "standard":
+            return partial(standard.loss, guided_dropout=config.guided_dropout)
+        case "pgd-at":
+            return partial(
+                pgd_at.loss, mixed=config.mixed, label_smoothing=config.label_smoothing,
+                guided_dropout=config.guided_dropout,
+            )  # fmt: skip
+        case "alp":
+            return partial(alp.loss, weight=weight, guided_dropout=config.guided_dropout, adaptive=config.adaptive)
+        case "aalp":
+            return partial(aalp.loss, alpha=weight)
+        case "trades":
+            return partial(trades.loss, beta=weight)
+        case "mart":
+            return partial(mart.loss, weight=weight)
+        case "again":
+            return partial(
+                again.loss, progress=progress, generator=generator, alpha=config.alpha, form=config.form,
+                fusion=config.fusion, schedule=config.ramp, base=config.base,
+            )  # fmt: skip
+        case other:
+            raise AssertionError(f"Config lets no method through that is not handled here: {other}")

@@ -1,0 +1,18 @@
+"""Adaptive Adversarial Logits Pairing (AALP, Eq. 10): ALP with Guided Dropout and adaptive sample weights.
+
+    CE(x) + CE(x_adv) + alpha * mean_n p_y(x_n) ||z(x_n) - z(x_n^adv)||^2
+
+All logits are those behind the mask of Guided Dropout, which clean and adversarial images share.
+"""
+
+from torch import Tensor
+
+from attrib.data import Batch
+from attrib.model import Classifier
+from train.attack import Attack
+from train.methods import alp
+
+
+def loss(model: Classifier, batch: Batch, *, attack: Attack, alpha: float = 1.0) -> Tensor:
+    """Both halves of AALP together; ``alpha`` weighs the pairing against the classification."""
+    return alp.loss(model, batch, attack=attack, weight=alpha, guided_dropout=True, adaptive=True)

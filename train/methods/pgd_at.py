@@ -1,0 +1,35 @@
+"""PGD adversarial training (Madry et al. 2018): CE(x_adv), or CE(x) + CE(x_adv) as AALP's section 1 has it.
+
+With Guided Dropout, "ADV+gd" of AALP's Table 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attrib.data import Batch
+from attrib.model import Classifier
+from train.attack import Attack
+from train.methods.guided_dropout import training_logits
+
+
+def loss(
+    model: Classifier,
+    batch: Batch,
+    *,
+    attack: Attack,
+    mixed: bool = False,
+    label_smoothing: float = 0.0,
+    guided_dropout: bool = False,
+) -> Tensor:
+    """Cross-entropy of the adversarial images; with ``mixed`` that of the clean ones is added.
+
+    label_smoothing: share of the target spread evenly over all K classes. The attack sees the plain loss, and so
+    does the mask of ``guided_dropout``, which is made of all images trained on: the clean ones only if ``mixed``.
+    """
+    image, label = attack(model, batch), batch.label
+    if mixed:
+        image, label = torch.cat([batch.image, image]), label.repeat(2)
+    logits = training_logits(model, image, label, guided_dropout=guided_dropout)
+    # The mean over both halves is half the sum of the two losses.
+    return (2 if mixed else 1) * F.cross_entropy(logits, label, label_smoothing=label_smoothing)

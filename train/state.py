@@ -1,0 +1,96 @@
+"""What a run changes, and how it gets to disk and back."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attrib.data import STATS, Dataset
+from attrib.errors import InputError
+from attrib.files import atomic
+from attrib.model import Classifier, build
+from train.config import Config
+
+
+@dataclass
+class State:
+    """Everything that training changes; with the configuration, all that resuming needs."""
+
+    model: Classifier
+    average: Classifier | None
+    """The running mean of the model's weights, where one is asked for."""
+    optimizer: torch.optim.Optimizer
+    history: list[dict[str, float]]
+    """One record per finished epoch: the lines of log.jsonl."""
+
+    @property
+    def kept(self) -> Classifier:
+        """The model that is evaluated and saved."""
+        return self.average or self.model
+
+
+def initial(config: Config, data: Dataset, device: torch.device) -> State:
+    mean, std = STATS.get(config.data, (None, None))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build(
+            config.arch, num_classes=len(data.classes), input_shape=data.shape, mean=mean, std=std, gated=config.gated
+        )
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=config.lr, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+        )
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    average = copy.deepcopy(model) if config.ema else None
+    return State(model, average, optimizer, [])
+
+
+def save(state: State, config: Config, path: Path) -> None:
+    with atomic(path) as temporary:
+        torch.save(
+            {
+                "config": config.as_dict(),
+                "model": state.model.state_dict(),
+                "average": state.average.state_dict() if state.average else None,
+                "optimizer": state.optimizer.state_dict(),
+                "history": state.history,
+            },
+            temporary,
+        )
+
+
+def resume(state: State, config: Config, path: Path) -> None:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        before = saved["config"]
+        state.history = saved["history"]
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a run that can be continued ({type(error).__name__}); --fresh starts over"
+        ) from None
+    changed = [
+        f"{key} was {before.get(key)}, now {value}"
+        for key, value in config.as_dict().items()
+        if before.get(key) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{path} was started with other options: {'; '.join(changed)};"
+            " repeat those, name another --out, or start over with --fresh"
+        )
+    state.model.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if state.average:
+        state.average.load_state_dict(saved["average"])
+
+
+def write_log(history: list[dict[str, float]], out: Path) -> None:
+    """log.jsonl is written whole from the saved history, so it never disagrees with last.pt."""
+    with atomic(out / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
