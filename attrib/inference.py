@@ -97,16 +97,16 @@ def images_per_chunk(model: nn.Module, image: Tensor) -> int:
     """
     kept = 0
 
-    def count(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> None:
+        # Nothing is handed back to be kept: a graph that keeps its own outputs would never be freed.
         nonlocal kept
         kept += tensor.nbytes
-        return tensor
 
     def keep(images: int) -> int:
         nonlocal kept
         kept = 0
         x = image[:1].detach().expand(images, *image.shape[1:]).clone().requires_grad_()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             model(x)
         return kept
 

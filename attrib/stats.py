@@ -72,5 +72,5 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
 
 
 def _batch(values: Values) -> int:
-    """Resamples to hold at a time: 2**22 numbers, so that memory does not grow with the number of images."""
-    return max(1, 2**22 // len(values))
+    """Resamples to hold at a time: 2**19 numbers, so that memory does not grow with the number of images."""
+    return max(1, 2**19 // len(values))

@@ -79,7 +79,10 @@ def test_a_run_in_two_processes_ends_where_one_ends_and_either_resumes_the_other
     image = render(torch.arange(20), seed=0)[0] / 255
     one, two = (attrib.load(tmp_path / name / "model.pt") for name in ("one", "two"))
     torch.testing.assert_close(one[0](image), two[0](image), rtol=1e-3, atol=1e-3)
-    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two")]
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
     for alone, joined in zip(*logs, strict=True):
         assert (alone["epoch"], alone["clean"], alone["robust"]) == (joined["epoch"], joined["clean"], joined["robust"])
         assert alone["loss"] == pytest.approx(joined["loss"], rel=1e-3)
