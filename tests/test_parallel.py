@@ -27,7 +27,8 @@ from train.attack import pgd_attack
 from train.config import Config
 from train.loop import LossModule
 from train.methods import loss_of
-from train.parallel import shard, synchronised, world
+from attrib.parallel import shard, world
+from train.parallel import synchronised
 
 with world("cpu") as here:
     image, label, _ = render(torch.arange(12), seed=0, split="train")

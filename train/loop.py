@@ -17,12 +17,13 @@ from attrib.errors import InputError
 from attrib.files import folder
 from attrib.inference import Precision
 from attrib.model import Classifier
+from attrib.parallel import World, shard, total, world
 from train.attack import Attack, pgd_attack
 from train.augment import augment
 from train.awp import once, perturbed
 from train.config import Config
 from train.methods import Loss, loss_of
-from train.parallel import World, shard, synchronised, total, world
+from train.parallel import synchronised
 from train.state import State, initial, resume, save, write_log
 
 SHOW_EVERY = 20
@@ -85,7 +86,9 @@ def _train(config: Config, out: Path, here: World, *, root: Path | None, fresh: 
             stale.unlink(missing_ok=True)
     module = synchronised(LossModule(state.model), here)
     if here.device.type == "cuda":
-        state.model.stages.compile()
+        for stage in state.model.stages:
+            # Stage by stage, from inside: hooks on a stage (AGAIN's fusion) stay outside what is compiled.
+            stage.forward = torch.compile(stage.forward)
 
     for epoch in range(len(state.history) + 1, config.epochs + 1):
         started = time.perf_counter()

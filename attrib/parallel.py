@@ -1,0 +1,62 @@
+"""Several processes, one per GPU or CPU share: started by ``torchrun``, each working on its part of the images."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from attrib import inference
+
+
+class World(NamedTuple):
+    """This process among all: its rank, how many there are, and the device it works on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+@contextmanager
+def world(device: str) -> Iterator[World]:
+    """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), or this one alone."""
+    if "WORLD_SIZE" not in os.environ:
+        yield World(0, 1, inference.device(device))
+        return
+    chosen = inference.device(device)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    # Python objects are gathered on the CPU, tensors where they are.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(positions: Tensor, world: World) -> Tensor:
+    """This process's share of the positions (N,): every ``world.size``-th."""
+    return positions[world.rank :: world.size]
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+Part = TypeVar("Part")
+
+
+def gather(part: Part) -> list[Part] | None:
+    """Every process's part, in the order of ranks, for the first process; None for the others."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [part]
+    parts: list[Part] | None = [part] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(part, parts)
+    return parts
