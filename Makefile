@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test notebooks lint clean
 
 setup: $(READY)
 
@@ -15,13 +15,16 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python -m train standard --recipe train/recipes/demo.toml --out runs/demo/standard
-	$(BIN)/python -m train pgd-at --recipe train/recipes/demo.toml --out runs/demo/pgd-at
+	$(BIN)/python -m train --recipe raw --recipe demo --out runs/demo/standard
+	$(BIN)/python -m train --recipe pgd-at --recipe demo --out runs/demo/pgd-at
 	$(BIN)/attrib maps --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --out runs/demo/results
 	$(BIN)/attrib span --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --limit 2000 --out runs/demo/results
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+notebooks: $(READY)
+	$(BIN)/jupyter execute notebooks/*.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -43,7 +43,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return written
 
 
-def map_grid(examples: Mapping[str, NDArray[Any]], *, title: str, spans: bool = False) -> Figure:
+def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) -> Figure:
     """Images in rows; beside each its map per model and, with ``spans``, the image with the span outlined.
 
     examples: ``image`` (E,H,W,3) floats in [0,1], ``index`` (E,), ``label`` (E,) texts, ``model`` (M,) names,
@@ -51,7 +51,7 @@ def map_grid(examples: Mapping[str, NDArray[Any]], *, title: str, spans: bool = 
     capped at the 99.5th percentile and with the square root of the value as brightness, so that neither a single
     pixel nor a model with larger scores darkens the rest.
     """
-    images, maps = examples["image"], examples["map"]
+    images, maps, predictions = examples["image"], examples["map"], np.asarray(examples["prediction"])
     models, count = maps.shape[:2]
     per_model = 2 if spans else 1
     columns = 1 + models * per_model
@@ -72,7 +72,7 @@ def map_grid(examples: Mapping[str, NDArray[Any]], *, title: str, spans: bool = 
                 cell_axes.imshow(maps[model, row], norm=scale)
                 if spans:
                     span_outline(grid[row, column + 1], images[row], examples["span"][model, row])
-                said = examples["prediction"][model, row]
+                said = predictions[model, row]
                 if said and said != examples["label"][row]:
                     cell_axes.set_xlabel(f"says {said}", labelpad=1, fontsize=5)
         grid[0, 0].set_title("image")
@@ -137,6 +137,63 @@ def coverage_distribution(
         right.legend()
         figure.suptitle(title)
     return figure
+
+
+def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
+    """Accuracy per attack, a marker and its interval for every model, side by side.
+
+    table: columns ``model``, ``attack``, ``accuracy``, ``low`` and ``high`` (fractions), in the order to be shown.
+    """
+    models, attacks = table["model"].unique(), table["attack"].unique()
+    places = np.arange(len(attacks))
+    offsets = (np.arange(len(models)) - (len(models) - 1) / 2) * min(0.16, 0.7 / len(models))
+    with style():
+        figure = Figure(figsize=(TEXT, 2.3), layout="constrained")
+        axes = figure.subplots()
+        for place in places[1::2]:
+            axes.axvspan(place - 0.5, place + 0.5, color="0.95", lw=0)
+        for name, offset in zip(models, offsets, strict=True):
+            mine = table[table["model"] == name].set_index("attack").loc[attacks]
+            _with_interval(axes, places + offset, mine, label=str(name), fmt="o", ms=3)
+        axes.set_xticks(places, attacks)
+        axes.set(ylabel="accuracy (%)", xlim=(-0.5, len(attacks) - 0.5), ylim=(-2, 102))
+        figure.legend(loc="outside right upper")
+        figure.suptitle(f"{title}; bars: 95 % intervals")
+    return figure
+
+
+def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str) -> Figure:
+    """Accuracy against the attack's radius: a colour per model, a line style per attack, bands for the intervals.
+
+    table: as for :func:`accuracies`, with a column ``eps``; attacks: those to show. Radii within 32/255 are labelled
+    in units of 1/255, as papers on colour images give them.
+    """
+    unit = 255 if 0 < table["eps"].max() <= 32 / 255 else 1
+    with style():
+        figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
+        axes = figure.subplots()
+        colours = mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9
+        for colour, name in zip(colours, table["model"].unique(), strict=False):
+            for line, attack in zip(("-", "--", ":"), attacks, strict=False):
+                mine = table[(table["model"] == name) & (table["attack"] == attack)]
+                radius = mine["eps"] * unit
+                axes.plot(
+                    radius, 100 * mine["accuracy"], line, color=colour, marker=".", ms=3, label=f"{name}, {attack}"
+                )
+                axes.fill_between(radius, 100 * mine["low"], 100 * mine["high"], color=colour, alpha=0.15, lw=0)
+        axes.set(
+            xlabel="radius eps / (1/255)" if unit == 255 else "radius eps, pixels in [0,1]", ylabel="accuracy (%)",
+            xlim=(table["eps"].min() * unit, table["eps"].max() * unit), ylim=(-2, 102),
+        )  # fmt: skip
+        axes.legend()
+        figure.suptitle(f"{title}; bands: 95 % intervals")
+    return figure
+
+
+def _with_interval(axes: Axes, x: NDArray[Any], table: pd.DataFrame, *, label: str, fmt: str, ms: float) -> None:
+    value = 100 * table["accuracy"].to_numpy(float)
+    below, above = value - 100 * table["low"].to_numpy(float), 100 * table["high"].to_numpy(float) - value
+    axes.errorbar(x, value, yerr=[below, above], label=label, fmt=fmt, ms=ms, elinewidth=0.8)
 
 
 def _picture(axes: Axes, image: NDArray[Any]) -> None:

@@ -245,6 +245,12 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> str:
     return value
 
 
+def identity(subject: Subject) -> dict[str, Any]:
+    """What a result says of its model: its name, its file, and the fingerprint of its weights where it has one."""
+    fingerprint = subject.checkpoint.fingerprint if subject.checkpoint else None
+    return {"name": subject.name, "checkpoint": subject.path, "fingerprint": fingerprint}
+
+
 def provenance() -> dict[str, str]:
     """The versions that made a result."""
     import platform

@@ -87,7 +87,7 @@ def maps(
     summary: dict[str, Any] = {
         "data": pool.name, "split": split, "map": map_name, "target": target, "seed": seed,
         "attack": settings._asdict() if settings else None,
-        "models": [{"name": subject.name, "checkpoint": subject.path} for subject in subjects],
+        "models": [common.identity(subject) for subject in subjects],
         "images": table.to_dict("records"), "versions": common.provenance(),
     }  # fmt: skip
     said = f"{map_name}, {pool.name} {split}, {f'{settings.name} images' if settings else 'clean images'}"

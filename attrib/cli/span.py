@@ -101,8 +101,8 @@ def span(
         "map": map_name if subjects else "from files", "threshold": threshold, "target": target, "seed": seed,
         "attack": settings._asdict() if settings else None,
         "models": [
-            _summary_of(found, name, path, settings, seed=seed)
-            for name, path in [(s.name, s.path) for s in subjects] + [(name, name) for name in outside]
+            named | _summary_of(found, named["name"], settings, seed=seed)
+            for named in [*map(common.identity, subjects), *({"name": name, "checkpoint": name} for name in outside)]
         ],
         "pairs": _pairs(found, names, seed=seed),
         "versions": common.provenance(),
@@ -220,9 +220,7 @@ def _rows(
     return pd.DataFrame({"model": name, "images": kind, "index": batch.index.cpu().numpy(), **arrays})
 
 
-def _summary_of(
-    found: Measured, name: str, path: str, settings: common.AttackSettings | None, *, seed: int
-) -> dict[str, Any]:
+def _summary_of(found: Measured, name: str, settings: common.AttackSettings | None, *, seed: int) -> dict[str, Any]:
     """The means of one model, on clean images and, under ``attacked``, on adversarial ones."""
     from attrib.stats import interval
     from attrib.stats import mean as mean_of
@@ -247,7 +245,7 @@ def _summary_of(
         means["curve"] = found.curves[name, kind].tolist()
         return means
 
-    summary = {"name": name, "checkpoint": path, "grid": found.grids.get(name), **of("clean")}
+    summary = {"grid": found.grids.get(name), **of("clean")}
     if settings:
         summary["attacked"] = of(settings.name)
     return summary
