@@ -86,6 +86,8 @@ def _train(config: Config, out: Path, here: World, *, root: Path | None, fresh: 
             stale.unlink(missing_ok=True)
     module = synchronised(LossModule(state.model), here)
     if here.device.type == "cuda":
+        # All stages run the code of nn.Sequential, so what each needs for training, attack and evaluation adds up.
+        torch._dynamo.config.cache_size_limit = 64
         for stage in state.model.stages:
             # Stage by stage, from inside: hooks on a stage (AGAIN's fusion) stay outside what is compiled.
             stage.forward = torch.compile(stage.forward)

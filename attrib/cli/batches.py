@@ -43,7 +43,7 @@ def over_batches(
         keep.mkdir(exist_ok=True)
     done = {number: keep / f"{number}.csv" for number in mine if keep and (keep / f"{number}.csv").exists()}
     left = [number for number in mine if number not in done]
-    rows = {number: pd.read_csv(path, float_precision="round_trip") for number, path in done.items()}
+    rows = {number: pd.read_csv(path) for number, path in done.items()}
     order = torch.cat([parts_of[number] for number in left]) if left else torch.arange(0)
     # Only a process's last batch may be smaller, so that splitting its order again gives the same batches.
     batches = data.batches(batch_size, order=order, device=here.device)

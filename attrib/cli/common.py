@@ -1,5 +1,6 @@
 """What the commands share: their options, the models they name, the data, tables and files."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -234,7 +235,8 @@ def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
 
 def warn(message: str) -> None:
     """One line on stderr that the reader of a number should know."""
-    print(f"attrib: warning: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # once, not once per process of torchrun
+        print(f"attrib: warning: {message}", file=sys.stderr)
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> str:
