@@ -57,7 +57,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 _DIGITS = tuple("0123456789")
-_CLASSES: dict[str, tuple[str, ...]] = {
+CLASSES: dict[str, tuple[str, ...]] = {
     "mnist": _DIGITS,
     "svhn": _DIGITS,
     "cifar10": _words("airplane automobile bird cat deer dog frog horse ship truck"),
@@ -185,9 +185,9 @@ def dataset(
         count = min(glyphs.COUNTS[split], limit or glyphs.COUNTS[split])
         images, labels, masks = glyphs.render(torch.arange(count), seed=seed, split=split)
         classes = glyphs.CLASSES
-    elif name in _CLASSES:
+    elif name in CLASSES:
         images, labels = sources.read(name, split=split, root=None if root is None else Path(root))
-        classes = _CLASSES[name]
+        classes = CLASSES[name]
     else:
         raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}")
     if size is not None and tuple(images.shape[2:]) != (size, size):

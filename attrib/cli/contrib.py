@@ -1,0 +1,397 @@
+"""``attrib contrib``: how contributions are distributed over the features of the last layer, and how concentrated."""
+
+from itertools import combinations, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from attrib.cli import common
+from attrib.cli.batches import over_batches
+from attrib.cli.fc import FcName, last_layers
+from attrib.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from attrib.data import Batch
+    from attrib.features import LastLayer
+
+    Array = NDArray[Any]
+    Kind = tuple[str, str]
+    """A model's name and the kind of images: clean, or the attack's name."""
+
+QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
+"""What is measured: its name in the summary, and its column in the CSVs."""
+SHOWN = {"contribution": "C", "relevance": "R", "scale_free": "C/e"}
+STATISTICS = {"mean": "1000 × mean", "gini": "Gini", "participation_ratio": "participation ratio", "high": "high"}
+"""What is asked of its distribution over features, and how the tables call it."""
+
+
+def contrib(
+    ckpt: common.Ckpt = None,
+    model: common.Model = None,
+    data: common.Data = None,
+    multiple: Annotated[float, typer.Option(help="A high contribution exceeds so many times the median.")] = 2.0,
+    fc_name: FcName = None,
+    attack: common.AttackName = None,
+    eps: common.Eps = None,
+    step_size: common.StepSize = None,
+    steps: common.Steps = None,
+    arch: common.Arch = None,
+    mean: common.Mean = None,
+    std: common.Std = None,
+    size: common.Size = None,
+    data_root: common.DataRoot = None,
+    split: common.Split = "test",
+    limit: common.Limit = None,
+    out: common.Out = None,
+    json: common.Json = False,
+    batch_size: common.BatchSize = 250,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    precision: common.PrecisionName = "auto",
+) -> None:
+    """Contributions of the last layer's features (C, R), how concentrated they are, and the paired differences."""
+    from attrib import inference, results
+    from attrib.files import folder
+    from attrib.parallel import world
+
+    if not multiple > 0:
+        raise InputError(f"--multiple: expected a number above 0, got {multiple:g}")
+    if batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
+    if not (ckpt or model):
+        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model)")
+    if out:
+        folder(out)
+    with world(device) as here:
+        inference.precision(precision, here.device)  # a wrong name is said before anything is loaded
+        subjects = common.load_subjects(
+            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, device=here.device
+        )
+        layers = last_layers(subjects, fc_name)
+        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
+        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+        sums: dict[Kind, Sums] = {}
+
+        def measure(batch: "Batch") -> "pd.DataFrame":
+            views = _views(subjects, layers, batch, settings, seed=seed, precision=precision, classes=images.classes)
+            _add(sums, views, batch, seed=seed)
+            return _image_rows(views, batch)
+
+        # Nothing is kept for a second start: the sums, unlike rows, are not on disk.
+        table = over_batches(images, measure, batch_size=batch_size, here=here, title="contrib")
+        total = _joined(sums)
+    if table is None or total is None:
+        return  # not the first process
+
+    found = {kind: _measured(table, total[kind], kind, multiple=multiple) for kind in total}
+    summary: dict[str, Any] = {
+        "data": images.name, "split": split, "multiple": multiple, "seed": seed,
+        "attack": settings._asdict() if settings else None,
+        "models": [_summary_of(found, s.name, s.path) for s in subjects],
+        "pairs": _pairs(found, [s.name for s in subjects]),
+        "versions": common.provenance(),
+    }  # fmt: skip
+    widths = {entry["name"]: entry["features"] for entry in summary["models"]}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+        common.warn(f"the models have different numbers of features ({listed}), which alone changes the counts")
+
+    written = []
+    if out:
+        import pandas as pd
+
+        features = pd.concat([each.features for each in found.values()], ignore_index=True)
+        results.write_csv(features, out / "contrib.csv")
+        results.write_csv(table, out / "contrib-images.csv")
+        results.write_json(summary, out / "contrib.json")
+        results.write_latex(_model_table(summary), out / "contrib.tex", caption=_caption(summary))
+        written = [out / name for name in ("contrib.csv", "contrib-images.csv", "contrib.json", "contrib.tex")]
+        written += _draw(features, out, summary)
+    if json:
+        typer.echo(results.to_json(summary))
+        return
+    common.print_table(_model_table(summary), title="Feature contributions", caption=_caption(summary))
+    if summary["pairs"]:
+        common.print_table(
+            _pair_table(summary), title="Paired differences",
+            caption="p: two-sided, from the bootstrap, paired by image, Holm's correction over the pairs. "
+            "It compares two files, not two methods.",
+        )  # fmt: skip
+    for path in written:
+        typer.echo(path)
+
+
+class Sums(NamedTuple):
+    """Sums over images of the three quantities: memory does not grow with the number of images."""
+
+    all: "Tensor"
+    """(3,D) float64."""
+    correct: "Tensor"
+    """(3,D) float64, over the correctly classified images."""
+    resampled: "Tensor"
+    """(3,R,D), over the images of each resample."""
+    drawn: "Tensor"
+    """(R,): how many images each resample has."""
+
+
+class Measured(NamedTuple):
+    """One model on one kind of images."""
+
+    features: "pd.DataFrame"
+    """One row per feature."""
+    images: "pd.DataFrame"
+    """One row per image: the quantities' means over features."""
+    value: "dict[str, dict[str, Array]]"
+    """Quantity to statistic to its value,"""
+    correct: "dict[str, dict[str, Array]]"
+    """to its value over the correctly classified images,"""
+    resampled: "dict[str, dict[str, Array]]"
+    """and to its values in the resamples, (R,)."""
+
+
+def _views(
+    subjects: list[common.Subject], layers: dict[str, Any], batch: "Batch", settings: common.AttackSettings | None,
+    *, seed: int, precision: str, classes: tuple[str, ...],
+) -> "dict[Kind, LastLayer]":  # fmt: skip
+    """Every model's last layer on the batch, clean and, where an attack is set, attacked."""
+    from attrib import inference
+    from attrib.features import last_layer
+
+    # An attack only has to be as strong: auto takes the fast precision for it, and fp32 for what is measured.
+    fast = inference.precision(precision, batch.image.device)
+    exact = "fp32" if precision == "auto" else fast
+    found = {}
+    for subject in subjects:
+        common.predictions(subject, batch.image[:1], classes=len(classes))  # says it where the data does not fit
+        kinds = {"clean": batch.image}
+        if settings:
+            kinds[settings.name] = common.attacked(subject, batch, settings, seed=seed, precision=fast)
+        for kind, image in kinds.items():
+            try:
+                layer = layers[subject.name]
+                found[subject.name, kind] = last_layer(subject.model, image, batch.label, fc=layer, precision=exact)
+            except InputError as error:
+                raise InputError(f"{subject.name}: {error}") from None
+    return found
+
+
+def _add(sums: "dict[Kind, Sums]", views: "dict[Kind, LastLayer]", batch: "Batch", *, seed: int) -> None:
+    """Add a batch to the sums; every model and kind of images meets the same resamples."""
+    import torch
+
+    from attrib.stats import image_weights
+
+    weights = torch.from_numpy(image_weights(batch.index.cpu().numpy(), seed=seed)).to(batch.image.device)
+    for key, view in views.items():
+        values = torch.stack([getattr(view, of) for of in QUANTITIES]).float()
+        right = (view.prediction == batch.label)[None, :, None]
+        exact = values.double()
+        part = Sums(exact.sum(1), (exact * right).sum(1), weights.T @ values, weights.sum(0))
+        sums[key] = Sums(*map(torch.add, sums[key], part)) if key in sums else part
+
+
+def _joined(sums: "dict[Kind, Sums]") -> "dict[Kind, Sums] | None":
+    """The sums over all processes, for the first one; None for the others."""
+    import torch
+
+    from attrib.parallel import gather
+
+    # Gathered and not reduced: a process without images does not know how many features there are.
+    parts = gather({key: Sums(*(tensor.cpu() for tensor in held)) for key, held in sums.items()})
+    if parts is None:
+        return None
+    first, *rest = [part for part in parts if part]
+    for part in rest:
+        first = {key: Sums(*map(torch.add, first[key], part[key])) for key in first}
+    return first
+
+
+def _image_rows(views: "dict[Kind, LastLayer]", batch: "Batch") -> "pd.DataFrame":
+    """One row per model, kind of images and image; the quantities are means over features."""
+    import pandas as pd
+
+    def column(values: "Tensor") -> "Array":
+        array: Array = values.cpu().numpy()
+        return array
+
+    tables = [
+        pd.DataFrame(
+            {
+                "model": name, "images": kind, "index": column(batch.index), "label": column(batch.label),
+                "prediction": column(view.prediction), "correct": column(view.prediction == batch.label),
+                **{short: column(getattr(view, of).double().mean(1)) for of, short in QUANTITIES.items()},
+            }
+        )
+        for (name, kind), view in views.items()
+    ]  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def _measured(table: "pd.DataFrame", sums: Sums, key: "Kind", *, multiple: float) -> Measured:
+    """The statistics of one model on one kind of images, from its sums."""
+    import pandas as pd
+
+    name, kind = key
+    mine = table[(table["model"] == name) & (table["images"] == kind)]
+    over = {"": (sums.all / len(mine)).numpy(), "_correct": (sums.correct / mine["correct"].sum()).numpy()}
+    columns = {
+        short + suffix: means[row] for suffix, means in over.items() for row, short in enumerate(QUANTITIES.values())
+    }
+    features = pd.DataFrame({"model": name, "images": kind, "feature": np.arange(sums.all.shape[1]), **columns})
+    counts = len(mine), mine["correct"].sum(), sums.drawn.numpy()
+    value, correct, resampled = (
+        {of: _statistics(values, count, multiple) for of, values in zip(QUANTITIES, each, strict=True)}
+        for each, count in zip(sums[:3], counts, strict=True)
+    )
+    if len(mine) < 2:  # one image drawn again and again varies in nothing
+        resampled = {of: {name: np.full_like(values, np.nan) for name, values in resampled[of].items()} for of in value}
+    return Measured(features, mine, value, correct, resampled)
+
+
+def _statistics(sums: "Tensor", images: Any, multiple: float) -> "dict[str, Array]":
+    """Sums of contributions (...,D) over so many images (...) to each statistic (...); NaN over none."""
+    from attrib.features import gini, high_contribution, participation_ratio
+
+    with np.errstate(invalid="ignore"):
+        mean = sums.double().mean(-1).numpy() / images
+    # The others don't change under a common factor, so sums stand for means.
+    high = high_contribution(sums, multiple=multiple).double().numpy()
+    return {
+        "mean": mean,
+        "gini": gini(sums).numpy(),
+        "participation_ratio": participation_ratio(sums).numpy(),
+        "high": np.where(np.isnan(mean), np.nan, high),
+    }
+
+
+def _summary_of(found: "dict[Kind, Measured]", name: str, path: str) -> dict[str, Any]:
+    """The numbers of one model, on clean images and, under ``attacked``, on adversarial ones."""
+    from attrib.stats import basic_interval
+
+    def of(measured: Measured) -> dict[str, Any]:
+        right = measured.images["correct"]
+        entry: dict[str, Any] = {"n": len(right), "accuracy": float(right.mean())}
+        for quantity, values in measured.value.items():
+            numbers: dict[str, Any] = {}
+            for statistic, value in values.items():
+                low, high = basic_interval(float(value), measured.resampled[quantity][statistic])
+                numbers[statistic] = float(value)
+                # No statistic is negative; of few images the basic interval may be.
+                numbers[f"{statistic}_ci"] = [float(np.maximum(low, 0)), float(np.maximum(high, 0))]
+                numbers[f"{statistic}_correct"] = float(measured.correct[quantity][statistic])
+            entry[quantity] = numbers
+        return entry
+
+    kinds = {kind: measured for (model, kind), measured in found.items() if model == name}
+    clean = kinds.pop("clean")
+    summary = {"name": name, "checkpoint": path, "features": len(clean.features), **of(clean)}
+    for measured in kinds.values():
+        summary["attacked"] = of(measured)
+    return summary
+
+
+def _pairs(found: "dict[Kind, Measured]", names: list[str]) -> list[dict[str, Any]]:
+    """Every pair's differences, a less b, paired by image, on each kind of images."""
+    from attrib.stats import basic_paired, holm
+
+    pairs = []
+    kinds = dict.fromkeys(kind for _, kind in found)
+    for kind, quantity, statistic in product(kinds, QUANTITIES, STATISTICS):
+        compared = []
+        for first, second in combinations(names, 2):
+            a, b = (
+                (float(each.value[quantity][statistic]), each.resampled[quantity][statistic], len(each.images))
+                for each in (found[first, kind], found[second, kind])
+            )
+            result = basic_paired(a[0], b[0], a[1], b[1])
+            compared.append(
+                {
+                    "a": first, "b": second, "images": kind, "of": quantity, "statistic": statistic, "n": a[2],
+                    "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
+                }
+            )  # fmt: skip
+        corrected = holm(np.array([pair["p"] for pair in compared], float))
+        pairs += [pair | {"p_holm": p} for pair, p in zip(compared, corrected.tolist(), strict=True)]
+    return pairs
+
+
+def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    """The table for people and papers: the models below one another in each statistic of each quantity."""
+    import pandas as pd
+
+    rows = []
+    for quantity, statistic in product(QUANTITIES, STATISTICS):
+        for entry in summary["models"]:
+            kinds = {"clean": entry}
+            if summary["attack"]:
+                kinds[summary["attack"]["name"]] = entry["attacked"]
+            for kind, measured in kinds.items():
+                numbers = measured[quantity]
+                row = {"of": SHOWN[quantity], "statistic": STATISTICS[statistic], "model": entry["name"]}
+                if summary["attack"]:
+                    row["images"] = kind
+                row |= {
+                    "value": _number(statistic, numbers[statistic]),
+                    "95 % CI": _interval(statistic, numbers[f"{statistic}_ci"]),
+                    "correct": _number(statistic, numbers[f"{statistic}_correct"]),
+                }
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = []
+    for pair in summary["pairs"]:
+        pair_of = f"{pair['a']} − {pair['b']}"
+        row = {"of": SHOWN[pair["of"]], "statistic": STATISTICS[pair["statistic"]], "pair": pair_of}
+        if summary["attack"]:
+            row["images"] = pair["images"]
+        p = pair["p_holm"]
+        row |= {
+            "difference": _number(pair["statistic"], pair["difference"], signed=True),
+            "95 % CI": _interval(pair["statistic"], pair["ci"], signed=True),
+            "p": "–" if p != p else f"{p:.4f}" if p >= 0.001 else "< 0.001",
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _number(statistic: str, value: float, *, signed: bool = False) -> str:
+    if value != value:
+        return "–"
+    digits = {"mean": ".4g", "gini": ".3f", "participation_ratio": ".1f", "high": ".0f"}[statistic]
+    shown = 1000 * value if statistic == "mean" else value
+    return format(shown, f"{'+' if signed else ''}{digits}").replace("-", "−")
+
+
+def _interval(statistic: str, ends: list[float], *, signed: bool = False) -> str:
+    return " to ".join(_number(statistic, end, signed=signed) for end in ends)
+
+
+def _caption(summary: dict[str, Any]) -> str:
+    said = (
+        "C: mean absolute gradient of the loss before the last layer; R: times the activation; C/e: C with the size of "
+        f"p − onehot(y) divided out; high: features above {summary['multiple']:g} × the model's median; "
+        f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; correct: over those classified "
+        "correctly; 95 % basic bootstrap intervals over images"
+    )
+    if attack := summary["attack"]:
+        said += f"; {attack['name']} eps {attack['eps']:.4g}, step {attack['step_size']:.4g}, {attack['steps']} steps"
+    return said
+
+
+def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[Path]:
+    from attrib import plot
+    from attrib.plot_features import contribution_histograms
+
+    title = f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images"
+    figure = contribution_histograms(features, multiple=summary["multiple"], title=title)
+    return plot.save(figure, out / "contrib")

@@ -1,0 +1,290 @@
+"""Contributions and valid values of the last layer: which features a decision rests on, and how many.
+
+AALP (arXiv 2005.11904), 2.1, and the AGAIN supplement, 4.4. A_fc is the (N,D) activation before the last layer, W its
+weight (K,D), p the softmax, L the cross-entropy with the true label y. With 1 - p_y = q and z the logits,
+
+    dL/dA = q * d(log sum_{j != y} exp z_j - z_y)/dA        (linear: = (p - onehot(y)) W)
+
+and both factors are computed as they stand here. Taking 1 from p_y instead would round away the gradient of every
+image that the model is sure of, and a well trained model is sure of most.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+from attrib.inference import Precision, autocast, frozen, images_per_chunk
+from attrib.layers import last_linear
+
+RULES = ("mean", "class-mean", "absolute")
+
+
+class LastLayer(NamedTuple):
+    """What happens at the last layer of every image; the three quantities below are products of its parts."""
+
+    activation: Tensor
+    """A_fc, (N,D)."""
+    direction: Tensor
+    """dL/dA_fc with |p - onehot(y)| divided out, (N,D)."""
+    error: Tensor
+    """|p - onehot(y)|, the sum of absolute values, 2 (1 - p_y): (N,) in [0,2]."""
+    prediction: Tensor
+    """The class with the highest logit, (N,)."""
+
+    @property
+    def contribution(self) -> Tensor:
+        """|dL/dA_fc|, (N,D)."""
+        return self.error[:, None] * self.scale_free
+
+    @property
+    def relevance(self) -> Tensor:
+        """|dL/dA_fc * A_fc|, (N,D)."""
+        return self.contribution * self.activation.abs()
+
+    @property
+    def scale_free(self) -> Tensor:
+        """|dL/dA_fc| / |p - onehot(y)|, (N,D)."""
+        return self.direction.abs()
+
+
+def contribution(
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+) -> Tensor:
+    """|dL/dA_fc| of every image and feature, (N,D); its mean over n is C (AALP, Eq. 5).
+
+    image: (N,C,H,W) in [0,1]; label: (N,). fc: the last layer (default: the last ``nn.Linear``). Where it is linear
+    and gives the logits, the gradient is the closed form (p - onehot(y)) W; of any other layer it is autograd's.
+    Raises InputError for images or labels of another shape, fewer than two classes, a model that does not end in
+    a linear layer where no ``fc`` is given, or one that never runs the ``fc`` given.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> batch = next(data.batches(4))
+    >>> found = attrib.contribution(model, batch.image, batch.label)
+    >>> found.shape
+    torch.Size([4, 500])
+    >>> error = model(batch.image).softmax(1) - torch.eye(10)[batch.label]
+    >>> torch.allclose(found, (error @ model.fc.weight).abs(), atol=1e-6)
+    True
+    """
+    return last_layer(model, image, label, fc=fc, precision=precision).contribution
+
+
+def relevance(
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+) -> Tensor:
+    """|dL/dA_fc * A_fc| of every image and feature, (N,D); its mean over n is R (AALP, Eq. 7).
+
+    Arguments and errors are those of :func:`contribution`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> found = attrib.relevance(model, image, label)
+    >>> torch.allclose(found, attrib.contribution(model, image, label) * model.embed(image).abs())
+    True
+    """
+    return last_layer(model, image, label, fc=fc, precision=precision).relevance
+
+
+def scale_free_contribution(
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+) -> Tensor:
+    """:func:`contribution` with |p - onehot(y)| divided out, (N,D): C's shape without the model's confidence.
+
+    |.| sums absolute values, which gives 2 (1 - p_y); so this is half the gradient's size of the log-odds of the
+    true class, log(p_y / (1 - p_y)), and stays finite where p_y rounds to 1. Every image counts alike in its mean,
+    while in C those with the largest errors do. Arguments and errors are those of :func:`contribution`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> size = (model(image).softmax(1) - torch.eye(10)[label]).abs().sum(1, keepdim=True)
+    >>> expected = attrib.contribution(model, image, label) / size
+    >>> torch.allclose(scale_free_contribution(model, image, label), expected)
+    True
+    """
+    return last_layer(model, image, label, fc=fc, precision=precision).scale_free
+
+
+def last_layer(
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+) -> LastLayer:
+    """All of the above from one forward pass, for what needs more than one of them.
+
+    Arguments and errors are those of :func:`contribution`; works through the images in chunks of bounded memory.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> found = last_layer(model, *next(data.batches(4))[:2])
+    >>> torch.equal(found.relevance, found.contribution * found.activation.abs())
+    True
+    """
+    if image.ndim != 4 or not len(image) or not image.is_floating_point():
+        raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
+    if label.shape != image.shape[:1] or label.is_floating_point():
+        raise InputError(f"label: expected integers of shape ({len(image)},), got {label.dtype} {tuple(label.shape)}")
+    fc = last_linear(model, image) if fc is None else fc
+    with frozen(model), autocast(image.device, precision):
+        size = images_per_chunk(model, image)
+        parts = [_last_layer(model, x, y, fc) for x, y in zip(image.split(size), label.split(size), strict=True)]
+    return LastLayer(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
+    """The valid values of a last layer: where an entry of W is greater than W's mean (AGAIN supplement, 4.4).
+
+    weight: (K,D). Returns bool (K,D). rule: ``mean`` takes the mean of the whole matrix, ``class-mean`` that of each
+    class's row, ``absolute`` compares absolute values with their mean. Constants have none (they exceed their mean by
+    rounding only). Under the first two rules a count is a statement about skewness: of weights that lie
+    symmetrically about their mean, half are valid whatever their size. Raises InputError for another shape or rule.
+
+    >>> valid_values(torch.tensor([[0.0, 1.0, 5.0], [-9.0, 0.0, 0.0]]))  # the mean is -0.5
+    tensor([[ True,  True,  True],
+            [False,  True,  True]])
+    >>> valid_values(torch.tensor([[0.0, 1.0, 5.0], [-9.0, 0.0, 0.0]]), rule="class-mean").sum(1)
+    tensor([1, 2])
+    >>> valid_values(torch.tensor([[0.0, 1.0, 5.0], [-9.0, 0.0, 0.0]]), rule="absolute").sum(1)
+    tensor([1, 1])
+    """
+    if rule not in RULES:
+        raise InputError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+    if weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
+        raise InputError(f"weight: expected floats of shape (K,D), got {weight.dtype} {tuple(weight.shape)}")
+    values = weight.detach().double()
+    if rule == "absolute":
+        values = values.abs()
+    together = values if rule == "class-mean" else values.reshape(1, -1)
+    varies = together.amax(1, keepdim=True) > together.amin(1, keepdim=True)
+    return (values > together.mean(1, keepdim=True)) & varies
+
+
+def gini(values: Tensor) -> Tensor:
+    """Gini coefficient over the last dimension, (...,D) to (...): 0 if all are equal, (D - 1)/D if one holds all.
+
+    The mean difference of two values drawn with replacement, over twice their mean; NaN where all are 0.
+    Raises InputError for a negative value or none.
+
+    >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 8.0]]))
+    tensor([0.0000, 0.7500], dtype=torch.float64)
+    """
+    ordered = _non_negative(values).sort(-1).values
+    count = ordered.shape[-1]
+    # Sorted, the sum of |x_i - x_j| over all pairs is a sum of ranks times values: no D x D table.
+    rank = torch.arange(1, count + 1, dtype=ordered.dtype, device=ordered.device)
+    return ((2 * rank - count - 1) * ordered).sum(-1) / (count * ordered.sum(-1))
+
+
+def participation_ratio(values: Tensor) -> Tensor:
+    """How many features take part, (sum C)^2 / sum C^2 over the last dimension: (...,D) to (...) in [1,D].
+
+    It is 1 if one holds all, D if all are equal; NaN where all are 0. Raises InputError for a negative value or none.
+
+    >>> participation_ratio(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 8.0]]))
+    tensor([4., 1.], dtype=torch.float64)
+    """
+    positive = _non_negative(values)
+    # As shares, since squares of tiny contributions would underflow.
+    share = positive / positive.sum(-1, keepdim=True)
+    return 1 / share.square().sum(-1)
+
+
+def high_contribution(values: Tensor, *, multiple: float) -> Tensor:
+    """How many values exceed ``multiple`` times their median, over the last dimension: (...,D) to (...).
+
+    The median of an even number is the mean of the middle two. Raises InputError for a negative value, or none,
+    or a multiple that is not above 0.
+
+    >>> high_contribution(torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, 40.0]), multiple=2)  # the median is 3.5
+    tensor(2)
+    """
+    if not multiple > 0:
+        raise InputError(f"multiple: expected a number above 0, got {multiple}")
+    ordered = _non_negative(values).sort(-1).values
+    count = ordered.shape[-1]
+    median = (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2  # torch.median is the lower one
+    return (ordered > multiple * median[..., None]).sum(-1)
+
+
+def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -> LastLayer:
+    entered: list[Tensor] = []
+    left: list[object] = []
+
+    def enter(_module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
+        if not inputs or not isinstance(inputs[0], Tensor):
+            raise InputError(f"fc: expected {type(fc).__name__} to be called with a tensor")
+        # The graph begins here, so that the backward pass is that of the last layer only.
+        entered.append(inputs[0].detach().requires_grad_())
+        return (entered[-1], *inputs[1:])
+
+    hooks = [
+        fc.register_forward_pre_hook(enter),
+        fc.register_forward_hook(lambda _module, _inputs, output: left.append(output)),
+    ]
+    try:
+        with torch.enable_grad():
+            logits = model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not entered:
+        raise InputError(f"fc: {type(model).__name__} never runs the {type(fc).__name__} given")
+    activation = entered[-1]
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"model: expected {type(model).__name__} to return logits (N,K) with K >= 2, got {found}")
+    if activation.ndim < 2 or len(activation) != len(image):
+        raise InputError(f"fc: expected its input to be ({len(image)},D), got {tuple(activation.shape)}")
+    if not ((label >= 0) & (label < logits.shape[1])).all():
+        raise InputError(f"label: expected classes in 0..{logits.shape[1] - 1}, got {sorted(set(label.tolist()))}")
+
+    closed = _is_linear(fc) and left[-1] is logits
+    with torch.autocast(image.device.type, enabled=False), torch.enable_grad():
+        # From bfloat16 up to float32, but float64 stays.
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        own = scores.gather(1, label[:, None]).squeeze(1)
+        others = scores.scatter(1, label[:, None], -torch.inf)
+        deficit = others.logsumexp(1) - own  # minus the log-odds of the true class; (1 - p_y) is its sigmoid
+        if closed:
+            assert isinstance(fc, nn.Linear)
+            # softmax over the others is p_j / (1 - p_y) there and 0 at y, where minus one belongs.
+            error = others.detach().softmax(1).scatter(1, label[:, None], -1.0)
+            slope = error @ fc.weight.to(error.dtype)
+        else:
+            slope = _gradient(deficit, activation, fc)
+    return LastLayer(
+        activation.detach().flatten(1).to(scores.dtype),
+        slope.detach().flatten(1).to(scores.dtype) / 2,
+        2 * deficit.detach().sigmoid(),
+        logits.argmax(1),
+    )
+
+
+def _gradient(deficit: Tensor, activation: Tensor, fc: nn.Module) -> Tensor:
+    found = torch.autograd.grad(deficit.sum(), activation, allow_unused=True)[0] if deficit.requires_grad else None
+    if found is None:
+        raise InputError(f"fc: no gradient leads from the logits to the input of the {type(fc).__name__} given")
+    return found
+
+
+def _is_linear(fc: nn.Module) -> bool:
+    """Whether it computes what ``nn.Linear`` does, also with a reparametrised weight; a subclass may not."""
+    return isinstance(fc, nn.Linear) and type(fc).forward is nn.Linear.forward
+
+
+def _non_negative(values: Tensor) -> Tensor:
+    if not values.ndim or not values.shape[-1] or not bool((values >= 0).all()):
+        raise InputError(f"values: expected at least one in the last dimension, none below 0, got {_shown(values)}")
+    return values.double()
+
+
+def _shown(values: Tensor) -> str:
+    return (
+        f"shape {tuple(values.shape)}, lowest {values.min():.4g}" if values.numel() else f"shape {tuple(values.shape)}"
+    )

@@ -1,0 +1,317 @@
+"""The commands contrib and fc as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import attrib
+from attrib import cli, parallel
+from attrib.checkpoint import Checkpoint
+from attrib.features import high_contribution, scale_free_contribution
+
+ROOT = Path(__file__).resolve().parents[1]
+QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
+STATISTICS = ("mean", "gini", "participation_ratio", "high")
+
+OWN = """
+from torch import nn
+
+def body():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def small():
+    return nn.Sequential(*body(), nn.Linear(4, 10))
+
+def mlp():
+    return nn.Sequential(*body(), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 10)))
+
+def convolutional():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 10, 1), nn.Flatten())
+
+def seven():
+    return nn.Sequential(*body(), nn.Linear(4, 7))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.pt and b.pt: lenets; wide.pt: 64 features; cifar.pt: other class names; five.pt: 5 classes; own.py."""
+    folder = tmp_path_factory.mktemp("place")
+    for seed, (name, arch, data, classes) in enumerate(
+        [
+            ("a", "lenet", "glyphs", 10), ("b", "lenet", "glyphs", 10), ("wide", "resnet32", "glyphs", 10),
+            ("cifar", "lenet", "cifar10", 10), ("five", "lenet", "unknown", 5),
+        ]
+    ):  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = attrib.build(arch, num_classes=classes, input_shape=(3, 32, 32))
+        ckpt = Checkpoint(
+            arch=arch, arch_kwargs={"mean": [0.0] * 3, "std": [1.0] * 3}, num_classes=classes,
+            input_shape=(3, 32, 32), data=data, method="standard", hyper={}, epoch=1, metrics={},
+            weights=model.state_dict(),
+        )  # fmt: skip
+        attrib.save(ckpt, folder / f"{name}.pt")
+    (folder / "own.py").write_text(OWN)
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path) -> Any:
+    """Run the command in the folder ``place``; returns status, stdout, stderr."""
+
+    def run_once(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(place)
+        monkeypatch.delenv("ATTRIB_DATA", raising=False)
+        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, printed.out, printed.err
+
+    return run_once
+
+
+def values_of(entry: dict[str, Any]) -> list[float]:
+    """All numbers of a model's entry, in a fixed order."""
+    return [
+        number
+        for quantity in QUANTITIES
+        for value in entry[quantity].values()
+        for number in (value if isinstance(value, list) else [value])
+    ]
+
+
+def test_contrib_says_what_the_notebook_s_way_says(run: Any, place: Path, tmp_path: Path) -> None:
+    status, out, err = run(
+        "contrib", "--ckpt", "first=a.pt", "--ckpt", "b.pt", "--limit", 60, "--batch-size", 17, "--json",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    summary = json.loads(out)
+    assert summary == json.loads((tmp_path / "contrib.json").read_text())
+    assert [entry["name"] for entry in summary["models"]] == ["first", "b"]
+    table, images = pd.read_csv(tmp_path / "contrib.csv"), pd.read_csv(tmp_path / "contrib-images.csv")
+    assert table.columns[:6].tolist() == ["model", "images", "feature", "C", "R", "C_scale_free"]
+    batch = next(attrib.dataset("glyphs", limit=60).batches(60))
+    for entry, path in zip(summary["models"], ("a.pt", "b.pt"), strict=True):
+        model, _ = attrib.load(place / path)
+        mine = table[table["model"] == entry["name"]]
+        rows = images[images["model"] == entry["name"]]
+        right = (model(batch.image).argmax(1) == batch.label).numpy()
+        assert rows["index"].tolist() == list(range(60))
+        assert rows["correct"].tolist() == right.tolist()
+        assert entry["n"] == 60
+        assert entry["features"] == len(mine) == 500
+        assert entry["accuracy"] == pytest.approx(right.mean())
+        by_hand = (attrib.contribution, attrib.relevance, scale_free_contribution)
+        for (quantity, column), measure in zip(QUANTITIES.items(), by_hand, strict=True):
+            expected = measure(model, batch.image, batch.label).double()
+            np.testing.assert_allclose(mine[column], expected.mean(0), rtol=1e-4, atol=1e-9)
+            np.testing.assert_allclose(rows[column], expected.mean(1), rtol=1e-4)
+            np.testing.assert_allclose(mine[f"{column}_correct"], expected[right].mean(0), rtol=1e-4, atol=1e-9)
+            numbers, written = entry[quantity], torch.tensor(mine[column].to_numpy(float))
+            assert numbers["gini"] == pytest.approx(float(attrib.gini(written)), abs=1e-9)
+            assert numbers["participation_ratio"] == pytest.approx(float(attrib.participation_ratio(written)))
+            assert numbers["high"] == int(high_contribution(written, multiple=summary["multiple"]))
+            assert numbers["mean"] == pytest.approx(mine[column].mean()) == pytest.approx(rows[column].mean())
+            assert numbers["mean_correct"] == pytest.approx(rows.loc[rows["correct"], column].mean())
+            assert numbers["mean_ci"][0] < numbers["mean"] < numbers["mean_ci"][1]
+    for pair in summary["pairs"]:
+        first, second = (entry[pair["of"]][pair["statistic"]] for entry in summary["models"])
+        assert pair["difference"] == pytest.approx(first - second)
+        assert pair["ci"][0] <= pair["ci"][1]
+        assert 0 < pair["p"] <= pair["p_holm"] <= 1
+    assert len(summary["pairs"]) == len(QUANTITIES) * len(STATISTICS)
+    for suffix in ("tex", "pdf", "png"):
+        assert (tmp_path / f"contrib.{suffix}").stat().st_size > 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_contrib_depends_on_neither_batch_size_nor_the_other_models(run: Any) -> None:
+    one = json.loads(run("contrib", "--ckpt", "a.pt", "--limit", 40, "--json")[1])
+    two = json.loads(run("contrib", "--ckpt", "b.pt", "--ckpt", "a.pt", "--limit", 40, "--batch-size", 9, "--json")[1])
+    assert values_of(two["models"][1]) == pytest.approx(values_of(one["models"][0]), rel=1e-4)
+    other = json.loads(run("contrib", "--ckpt", "a.pt", "--limit", 40, "--seed", 1, "--json")[1])
+    assert other["models"][0]["contribution"]["gini"] == pytest.approx(one["models"][0]["contribution"]["gini"])
+    assert other["models"][0]["contribution"]["gini_ci"] != one["models"][0]["contribution"]["gini_ci"]
+
+
+def test_contrib_of_the_same_model_twice_differs_by_nothing(run: Any) -> None:
+    summary = json.loads(run("contrib", "--ckpt", "a=a.pt", "--ckpt", "again=a.pt", "--limit", 20, "--json")[1])
+    for pair in summary["pairs"]:
+        assert (pair["difference"], pair["ci"], pair["p"]) == (0, [0, 0], 1)
+
+
+def test_contrib_measures_adversarial_images_beside_the_clean(run: Any, tmp_path: Path) -> None:
+    given = ("--ckpt", "b.pt", "--limit", 6, "--attack", "pgd", "--steps", 2)
+    status, out, _ = run("contrib", *given, "--out", tmp_path)
+    assert status == 0
+    assert "pgd eps 0.03137" in out
+    (entry,) = json.loads((tmp_path / "contrib.json").read_text())["models"]
+    assert entry["attacked"]["contribution"]["mean"] > entry["contribution"]["mean"]
+    assert set(pd.read_csv(tmp_path / "contrib.csv")["images"]) == {"clean", "pgd"}
+    still = json.loads(run("contrib", "--ckpt", "a.pt", *given, "--eps", 0, "--json")[1])
+    for entry in still["models"]:
+        assert values_of(entry["attacked"]) == values_of(entry)
+    assert {pair["images"] for pair in still["pairs"]} == {"clean", "pgd"}
+
+
+def test_one_image_has_no_interval(run: Any) -> None:
+    entry = json.loads(run("contrib", "--ckpt", "a.pt", "--limit", 1, "--json")[1])["models"][0]
+    assert entry["n"] == 1
+    assert entry["contribution"]["gini"] > 0
+    assert entry["contribution"]["gini_ci"] == [None, None]
+    assert run("contrib", "--ckpt", "a.pt", "--ckpt", "b.pt", "--limit", 1)[0] == 0
+
+
+def test_models_of_one_s_own(run: Any) -> None:
+    given = ("contrib", "--data", "glyphs", "--limit", 8, "--json")
+    small = json.loads(run(*given, "--model", "own:small", "--mean", "0.5,0.5,0.5")[1])["models"][0]
+    assert (small["features"], small["name"]) == (4, "small")
+    assert json.loads(run(*given, "--model", "own:mlp", "--fc", "2")[1])["models"][0]["features"] == 4
+    assert json.loads(run(*given, "--model", "own:mlp")[1])["models"][0]["features"] == 6
+    status, _, err = run(*given, "--model", "own:small", "--ckpt", "wide.pt")
+    assert status == 0
+    assert "different numbers of features (wide 64, small 4)" in err
+
+
+def test_two_processes_say_what_one_says(run: Any, place: Path, tmp_path: Path) -> None:
+    given = ["contrib", "--ckpt", "a.pt", "--ckpt", "b.pt", "--limit", "45", "--batch-size", "9", "--json"]
+    script = tmp_path / "start.py"
+    script.write_text("from attrib.cli import main\nmain()\n")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*start, *given, "--out", str(tmp_path)],
+        cwd=place, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    joined = json.loads(done.stdout)
+    alone = json.loads(run(*given)[1])
+    for one, two in zip(alone["models"], joined["models"], strict=True):
+        assert values_of(two) == pytest.approx(values_of(one), rel=1e-5)
+    for one, two in zip(alone["pairs"], joined["pairs"], strict=True):
+        assert [two["difference"], *two["ci"]] == pytest.approx([one["difference"], *one["ci"]], rel=1e-3, abs=1e-8)
+        assert two["p"] == pytest.approx(one["p"], abs=0.01)
+    rows = pd.read_csv(tmp_path / "contrib-images.csv")
+    assert rows.loc[rows["model"] == "a", "index"].tolist() == list(range(45))
+
+
+def test_a_process_without_images_adds_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("contrib", "--ckpt", "a.pt", "--limit", 5, "--json")
+    alone = run(*given)[1]
+    monkeypatch.setattr(parallel, "gather", lambda part: [{}, part, {}])
+    assert run(*given)[1] == alone
+
+
+@pytest.mark.parametrize("rule", ["mean", "class-mean", "absolute"])
+def test_fc_counts_what_valid_values_marks(run: Any, place: Path, tmp_path: Path, rule: str) -> None:
+    status, out, err = run("fc", "--ckpt", "first=a.pt", "--ckpt", "b.pt", "--rule", rule, "--json", "--out", tmp_path)
+    assert (status, err) == (0, "")
+    summary = json.loads(out)
+    assert summary == json.loads((tmp_path / "fc.json").read_text())
+    assert summary["rule"] == rule
+    table = pd.read_csv(tmp_path / "fc.csv")
+    assert table.columns.tolist() == ["model", "class", "valid", "total"]
+    counts = []
+    for entry, path in zip(summary["models"], ("a.pt", "b.pt"), strict=True):
+        mask = attrib.valid_values(attrib.load(place / path)[0].fc.weight, rule=rule)
+        counts.append(mask.sum(1).tolist())
+        mine = table[table["model"] == entry["name"]]
+        assert entry["valid"] == counts[-1] == mine["valid"].tolist()
+        assert entry["valid_mean"] == pytest.approx(mine["valid"].mean())
+        assert entry["valid_share"] == pytest.approx(float(mask.double().mean()))
+        assert mine["total"].unique().tolist() == [entry["features"]] == [500]
+        assert tuple(mine["class"].astype(str)) == tuple(entry["classes"]) == attrib.dataset("glyphs", limit=1).classes
+    (pair,) = summary["pairs"]
+    assert pair["difference"] == pytest.approx(np.mean(counts[0]) - np.mean(counts[1]))
+    assert pair["more"] == sum(a > b for a, b in zip(*counts, strict=True))
+    with Image.open(tmp_path / "fc.png") as picture:
+        assert 800 < picture.width < 1100
+    assert (tmp_path / "fc.pdf").read_bytes().startswith(b"%PDF")
+    assert r"\toprule" in (tmp_path / "fc.tex").read_text()
+
+
+def test_fc_s_picture_shows_the_mask() -> None:
+    from attrib.plot_features import valid_picture
+
+    mask = torch.rand(10, 500, generator=torch.Generator().manual_seed(0)).numpy() > 0.4
+    figure = valid_picture([mask], models=["a"], classes=[list("0123456789")], title="t")
+    drawn = np.asarray(figure.axes[0].images[0].get_array())
+    assert drawn.shape == (70, 72)
+    for row, band in zip(mask, drawn.reshape(10, -1), strict=True):
+        assert band[:500].astype(bool).tolist() == row.tolist()
+        assert (band[500:] == 2).all()
+
+
+def test_fc_names_classes_without_their_data(run: Any) -> None:
+    summary = json.loads(run("fc", "--ckpt", "cifar.pt", "--ckpt", "five.pt", "--json")[1])
+    cifar, five = (entry["classes"] for entry in summary["models"])
+    assert cifar[:2] == ["airplane", "automobile"]
+    assert five == list("01234")
+    assert summary["pairs"] == []
+    status, out, _ = run("fc", "--ckpt", "cifar.pt", "--ckpt", "a.pt", "--ckpt", "five.pt", "--ckpt", "wide.pt")
+    assert status == 0
+    assert "of 64" in out
+
+
+def test_fc_of_models_of_one_s_own(run: Any, tmp_path: Path) -> None:
+    for given in (("own:small", "--data", "glyphs"), ("own:small", "--fc", "2"), ("own:convolutional", "--fc", "2")):
+        status, out, err = run("fc", "--model", *given, "--json", "--out", tmp_path)
+        assert (status, err) == (0, "")
+        (entry,) = json.loads(out)["models"]
+        assert (entry["features"], len(entry["valid"])) == (4, 10)
+
+
+A = ("--ckpt", "a.pt")
+FEW = ("--limit", "3")
+BAD = [
+    (("contrib",), "nothing to look at"),
+    (("contrib", "--ckpt", "missing.pt"), "no such file"),
+    (("contrib", *A, "--multiple", "0"), "--multiple: expected a number above 0"),
+    (("contrib", *A, "--multiple", "nan"), "--multiple: expected a number above 0"),
+    (("contrib", *A, "--batch-size", "0"), "--batch-size: expected at least 1"),
+    (("contrib", *A, "--limit", "0"), "limit: expected at least 1"),
+    (("contrib", *A, "--precision", "fp8"), "precision: expected auto"),
+    (("contrib", *A, "--device", "tpu"), "device: expected auto"),
+    (("contrib", *A, *FEW, "--attack", "deepfool"), "--attack: expected fgsm, pgd or cw"),
+    (("contrib", *A, *FEW, "--eps", "0.1"), "need --attack"),
+    (("contrib", *A, "--fc", "fc"), "--fc names the last layer of a --model"),
+    (("contrib", *A, "--out", "own.py"), "cannot write to the folder"),
+    (("contrib", "--ckpt", "x=a.pt", "--ckpt", "x=b.pt"), "two models are called 'x'"),
+    (("contrib", "--model", "own:small"), "--data is needed"),
+    (("contrib", "--model", "own:small", "--data", "glyphs", "--fc", "9"), "--fc: Sequential has no '9'"),
+    (("contrib", "--model", "own:convolutional", "--data", "glyphs", *FEW), "linear layer"),
+    (("contrib", "--model", "own:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),
+    (("fc",), "nothing to look at"),
+    (("fc", *A, "--rule", "median"), "--rule: expected one of mean, class-mean, absolute"),
+    (("fc", *A, "--fc", "fc"), "--fc names the last layer of a --model"),
+    (("fc", *A, "--data", "imagenet"), "expected one of glyphs"),
+    (("fc", *A, "--limit", "3"), "--limit"),
+    (("fc", "--ckpt", "five.pt", "--data", "glyphs"), "10 classes"),
+    (("fc", "--model", "own:small"), "--data NAME, or named with --fc"),
+    (("fc", "--model", "own:small", "--fc", "0.0"), "expected a last layer with a weight of shape (K,D), got Conv2d"),
+    (("fc", "--model", "own:small", "--fc", "1"), "expected a last layer with a weight of shape (K,D), got Sequential"),
+    (("fc", "--model", "own:small", "--fc", "head"), "--fc: Sequential has no 'head'"),
+    (("fc", "--model", "own:convolutional", "--data", "glyphs"), "linear layer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_status_2(run: Any, arguments: tuple[str, ...], words: str) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("attrib: error: ")
+    assert words in line
