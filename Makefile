@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/attrib span --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --limit 2000 --out runs/demo/results
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 notebooks: $(READY)
 	$(BIN)/jupyter execute notebooks/*.ipynb

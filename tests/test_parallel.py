@@ -95,3 +95,23 @@ def test_a_run_in_two_processes_ends_where_one_ends_and_either_resumes_the_other
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="multiple of the 2 processes"):
         torchrun(2, "-m", "train", "pgd-at", *COMMON, "--batch-size", "31", "--out", str(tmp_path))
+
+
+def test_span_in_two_processes_prints_what_one_prints(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32))
+    made = attrib.Checkpoint(
+        arch="lenet", arch_kwargs={"mean": [0.0] * 3, "std": [1.0] * 3}, num_classes=10, input_shape=(3, 32, 32),
+        data="glyphs", method="standard", hyper={}, epoch=1, metrics={}, weights=model.state_dict(),
+    )  # fmt: skip
+    attrib.save(made, tmp_path / "a.pt")
+    given = ["-m", "attrib.cli", "span", "--ckpt", f"a={tmp_path}/a.pt", "--ckpt", f"b={tmp_path}/a.pt"]
+    for count in (1, 2):
+        out = str(tmp_path / str(count))
+        torchrun(count, *given, "--limit", "45", "--batch-size", "10", "--attack", "fgsm", "--out", out)
+    one, two = (json.loads((tmp_path / str(count) / "span.json").read_text()) for count in (1, 2))
+    assert one["models"][0].pop("curve") == pytest.approx(two["models"][0].pop("curve"))
+    assert one["models"][0]["asc_ci"] == two["models"][0]["asc_ci"]
+    assert one["pairs"] == two["pairs"]
+    assert (tmp_path / "1" / "span.csv").read_bytes() == (tmp_path / "2" / "span.csv").read_bytes()

@@ -97,13 +97,14 @@ class Examples:
             rest = [position for position in range(len(data)) if position not in set(firsts)][:count]
             index = sorted((firsts + rest)[:count])
         self.index = index
-        self._pictures: dict[int, dict[str, Any]] = {}
+        self.pictures: dict[int, dict[str, Any]] = {}
+        """Position in the data to what has been kept of it."""
 
     def add(self, model: int, batch: "Batch", explained: Explained, spans: "Tensor") -> None:
         """Keep what the picture needs of this batch."""
         for row, position in enumerate(batch.index.tolist()):
             if position in self.index:
-                picture = self._pictures.setdefault(
+                picture = self.pictures.setdefault(
                     position,
                     {
                         "image": display_images(explained.image[row : row + 1])[0],
@@ -118,7 +119,7 @@ class Examples:
 
     def arrays(self) -> dict[str, Any]:
         """What :func:`attrib.plot.map_grid` takes."""
-        pictures = [self._pictures[position] for position in self.index]
+        pictures = [self.pictures[position] for position in self.index]
         seen = [[picture[f"model {m}"] for picture in pictures] for m in range(len(self._models))]
         return {
             "image": np.stack([picture["image"] for picture in pictures]),

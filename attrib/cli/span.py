@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attrib.cli import common
 from attrib.cli.explain import Examples, Explained, How, explain
+from attrib.cli.span_tables import caption, model_table, pair_table
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrib.data import Batch, Dataset
+    from attrib.parallel import World
 
     Array = NDArray[Any]
 
@@ -62,9 +64,10 @@ def span(
     precision: common.PrecisionName = "auto",
 ) -> None:
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
-    from attrib import inference, results
+    from attrib import results
     from attrib.files import folder
     from attrib.maps import MAPS
+    from attrib.parallel import world
     from attrib.spans import parse_threshold
 
     parse_threshold(threshold)
@@ -81,21 +84,25 @@ def span(
     if out:
         folder(out)
 
-    where = inference.device(device)
-    subjects = common.load_subjects(ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=where)
-    images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
-    settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
-    how = How(map_name, target, settings, seed, precision, where)
-    how.attack_precision()
-    outside = _maps_from_files(maps_file or [], images)
-    names = [subject.name for subject in subjects] + list(outside)
-    if len(set(names)) < len(names):
-        raise InputError(f"two models are called the same: {', '.join(names)}; use NAME=PATH")
+    with world(device) as here:
+        subjects = common.load_subjects(
+            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=here.device
+        )
+        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
+        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+        how = How(map_name, target, settings, seed, precision, here.device)
+        how.attack_precision()
+        outside = _maps_from_files(maps_file or [], images)
+        names = [subject.name for subject in subjects] + list(outside)
+        if len(set(names)) < len(names):
+            raise InputError(f"two models are called the same: {', '.join(names)}; use NAME=PATH")
 
-    found = _measure(
-        subjects, outside, images, how, threshold=threshold, batch_size=batch_size,
-        save_to=out if save_maps else None,
-    )  # fmt: skip
+        found = _measure(
+            subjects, outside, images, how, threshold=threshold, batch_size=batch_size,
+            here=here, save_to=out if save_maps else None,
+        )  # fmt: skip
+    if found is None:  # not the first process of torchrun
+        return
     summary = {
         "data": images.name, "split": split,
         "map": map_name if subjects else "from files", "threshold": threshold, "target": target, "seed": seed,
@@ -114,16 +121,16 @@ def span(
     if out:
         results.write_csv(found.table, out / "span.csv")
         results.write_json(summary, out / "span.json")
-        results.write_latex(_model_table(summary, plain=True), out / "span.tex", caption=_caption(summary))
+        results.write_latex(model_table(summary, plain=True), out / "span.tex", caption=caption(summary))
         results.write_examples(out / "span-examples.npz", found.examples)
         written = _draw(found, names, out, summary)
     if json:
         typer.echo(results.to_json(summary))
         return
-    common.print_table(_model_table(summary), title="Attribution span coverage (ASC)", caption=_caption(summary))
+    common.print_table(model_table(summary), title="Attribution span coverage (ASC)", caption=caption(summary))
     if summary["pairs"]:
         common.print_table(
-            _pair_table(summary), title="Paired differences",
+            pair_table(summary), title="Paired differences",
             caption="p: two-sided permutation test, paired by image. It compares two files, not two methods.",
         )  # fmt: skip
     if out:
@@ -148,19 +155,25 @@ class Measured(NamedTuple):
 
 def _measure(
     subjects: list[common.Subject], outside: "dict[str, dict[int, Array]]", data: "Dataset", how: How,
-    *, threshold: str, batch_size: int, save_to: Path | None,
-) -> Measured:  # fmt: skip
-    """Batch by batch over all models, so that memory does not grow with the number of images."""
+    *, threshold: str, batch_size: int, here: "World", save_to: Path | None,
+) -> Measured | None:  # fmt: skip
+    """Batch by batch over all models, so that memory does not grow with the number of images; None but for rank 0."""
     import pandas as pd
     import torch
 
     from attrib import results
+    from attrib.parallel import gather
     from attrib.spans import coverage_curve, iou, span
 
     names = [subject.name for subject in subjects] + list(outside)
     examples = Examples(data, count=min(6, len(data)), models=names)
-    rows: list[pd.DataFrame] = []
-    shared: dict[tuple[str, str, str], list[Any]] = {}
+    if save_to and here.size > 1:
+        raise InputError("--save-maps writes from one process; run it without torchrun")
+    batches_of = torch.arange(len(data)).split(batch_size)
+    mine = range(here.rank, len(batches_of), here.size)
+    order = torch.cat([batches_of[number] for number in mine]) if mine else torch.arange(0)
+    rows: dict[int, list[pd.DataFrame]] = {}
+    shared: dict[int, dict[tuple[str, str, str], Any]] = {}
     curves: dict[tuple[str, str], Any] = {}
     grids: dict[str, str] = {}
     with ExitStack() as stack:
@@ -169,16 +182,16 @@ def _measure(
             for name in names:
                 writer = results.MapWriter(save_to / f"span-{name}.npz", images=len(data), size=data.shape[1:])
                 writers[name] = stack.enter_context(writer)
-        batches = data.batches(batch_size, device=how.device)
-        total = -(-len(data) // batch_size)
-        for batch in common.progress(batches, total=total, title="span"):
+        batches = data.batches(batch_size, device=how.device, order=order)
+        for number, batch in zip(mine, common.progress(batches, total=len(mine), title="span"), strict=True):
+            rows[number], shared[number] = [], {}
             views = {s.name: explain(s, batch, how, classes=len(data.classes)) for s in subjects}
             views |= {name: {"clean": _looked_up(batch, found)} for name, found in outside.items()}
             spans: dict[str, dict[str, Tensor]] = {}
             for position, (name, kinds) in enumerate(views.items()):
                 spans[name] = {kind: span(view.map, threshold=threshold) for kind, view in kinds.items()}
                 for kind, view in kinds.items():
-                    rows.append(_rows(name, kind, batch, view, spans[name], threshold=threshold))
+                    rows[number].append(_rows(name, kind, batch, view, spans[name], threshold=threshold))
                     curve = coverage_curve(view.map, LEVELS.tolist()).sum(0).cpu().numpy() / len(data)
                     curves[name, kind] = curves.get((name, kind), 0) + curve
                     if view.grid is not None:
@@ -189,9 +202,26 @@ def _measure(
                     writers[name].add(*(array.cpu().numpy() for array in arrays))
             for a, b in combinations(names, 2):
                 for kind in spans[a].keys() & spans[b].keys():
-                    shared.setdefault((kind, a, b), []).append(iou(spans[a][kind], spans[b][kind]).cpu())
-    joined = {key: torch.cat(values).double().numpy() for key, values in shared.items()}
-    return Measured(pd.concat(rows, ignore_index=True), joined, curves, grids, examples.arrays())
+                    shared[number][kind, a, b] = iou(spans[a][kind], spans[b][kind]).double().cpu().numpy()
+    gathered = gather((rows, shared, curves, grids, examples.pictures))
+    return None if gathered is None else _joined(gathered, examples)
+
+
+def _joined(parts: list[Any], examples: Examples) -> Measured:
+    """The processes' parts put together, the batches in the order of the data."""
+    import pandas as pd
+
+    rows, shared = ({number: found for part in parts for number, found in part[k].items()} for k in (0, 1))
+    curves: dict[tuple[str, str], Any] = {}
+    grids: dict[str, str] = {}
+    for _, _, summed, found, pictures in parts:
+        for key, curve in summed.items():
+            curves[key] = curves.get(key, 0) + curve
+        grids |= found
+        examples.pictures |= pictures
+    table = pd.concat([frame for number in sorted(rows) for frame in rows[number]], ignore_index=True)
+    iou = {key: np.concatenate([shared[number][key] for number in sorted(shared)]) for key in shared[0]}
+    return Measured(table, iou, curves, grids, examples.arrays())
 
 
 def _rows(
@@ -270,77 +300,6 @@ def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, An
                 }
             )  # fmt: skip
     return pairs
-
-
-def _model_table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFrame":
-    """The table for people; ``plain`` leaves out what a paper's column has no room for."""
-    import pandas as pd
-
-    def percent(value: float | None) -> str:
-        return "–" if value is None or value != value else f"{100 * value:.2f}"
-
-    rows = []
-    for entry in summary["models"]:
-        kinds = [("clean", entry)]
-        if "attacked" in entry:
-            kinds.append((summary["attack"]["name"], entry["attacked"]))
-        for kind, found in kinds:
-            low, high = found["asc_ci"]
-            row = {"model": entry["name"]}
-            if summary["attack"]:
-                row["images"] = kind
-            row |= {
-                "n": f"{found['n']:,}",
-                "accuracy %": percent(found["accuracy"]),
-                "ASC %": percent(found["asc"]),
-                "95 % CI": f"{percent(low)}–{percent(high)}",
-                "ASC % correct": percent(found["asc_correct"]),
-            }
-            if not plain:
-                if entry["grid"]:
-                    row[f"on {entry['grid']} grid %"] = percent(found["coverage_on_grid"])
-                row |= {"curve area": f"{found['curve_area']:.4f}", "empty": str(found["empty"])}
-                if summary["attack"]:
-                    row["IoU with clean"] = percent(found.get("iou_with_clean"))
-                if "pointing" in found:
-                    row |= {
-                        "in object %": percent(found.get("inside")),
-                        "object covered %": percent(found.get("object_covered")),
-                        "pointing %": percent(found["pointing"]),
-                    }
-            rows.append(row)
-    return pd.DataFrame(rows).fillna("–")
-
-
-def _pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
-    import pandas as pd
-
-    rows = []
-    for pair in summary["pairs"]:
-        low, high = pair["ci"]
-        row = {"pair": f"{pair['a']} − {pair['b']}"}
-        if summary["attack"]:
-            row["images"] = pair["images"]
-        p = pair["p"]
-        row |= {
-            "difference (points)": f"{100 * pair['difference']:+.2f}",
-            "95 % CI": f"{100 * low:+.2f} … {100 * high:+.2f}",
-            "p": "–" if p != p else f"{p:.4f}" if p >= 0.001 else "< 0.001",
-            "span IoU": f"{pair['iou']:.3f}",
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _caption(summary: dict[str, Any]) -> str:
-    count = summary["models"][0]["n"]
-    said = (
-        f"{summary['map']}, threshold {summary['threshold']}, {count:,} {summary['split']} images of {summary['data']}"
-        f", class explained: {summary['target']}; 95 % bootstrap intervals over images"
-    )
-    if attack := summary["attack"]:
-        said += f"; {attack['name']} eps {attack['eps']:.4g}, step {attack['step_size']:.4g}, {attack['steps']} steps"
-    return said
 
 
 def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any]) -> list[Path]:
