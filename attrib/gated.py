@@ -1,6 +1,5 @@
 """AGAIN's gate form: a classifier whose features are weighted, channel by channel, by the weights of a class."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -56,8 +55,9 @@ class GatedResidual(Residual):
 class GatedClassifier(Classifier):
     """A classifier with two gates, as in the authors' release of AGAIN, each with a linear head of its own.
 
-    The first gates the input of the last residual block's branch (of the last stage, where there are no residual
-    blocks: lenet), the second the final features. The latter is the last module *inside* the last stage, so all
+    The first gates the input of the last residual block's branch, the second the final features. An architecture
+    without residual blocks (lenet) has the second one only: averaged over positions, the 20 channels before its
+    last convolution tell no class, and a gate that follows a head at chance leaves the whole model there. The latter is the last module *inside* the last stage, so all
     that ``Classifier`` promises still holds: ``features`` is the output of ``stages[-1]``, ``embed`` its pooling,
     ``forward`` the last layer on that. Grad-CAM there is the same map as on the ungated final features, because a
     gate only scales channels: dz/dF_c F_c = dz/dG_c G_c for G_c = w_c F_c.
@@ -142,7 +142,7 @@ def combined_loss(logits: Tensor, label: Tensor, *, heads_weight: float = 2.0) -
 
 
 def _insert_gates(stages: nn.Sequential, num_classes: int) -> None:
-    """Put both gates into the stages; no other module, and so no other weight, changes its name."""
+    """Put the gates into the stages; no other module, and so no other weight, changes its name."""
     last = stages[-1]
     assert isinstance(last, nn.Sequential)
     blocks = [(name, module) for name, module in stages.named_modules() if isinstance(module, Residual)]
@@ -151,9 +151,6 @@ def _insert_gates(stages: nn.Sequential, num_classes: int) -> None:
         gated = GatedResidual(block, Gate(_convolutions(block.branch)[0].in_channels, num_classes))
         parent, _, child = name.rpartition(".")
         setattr(stages.get_submodule(parent), child, gated)
-    else:
-        entrance = Gate(_convolutions(last)[0].in_channels, num_classes)
-        last = stages[-1] = nn.Sequential(OrderedDict([("entrance_gate", entrance), *last.named_children()]))
     last.add_module("gate", Gate(_convolutions(last)[-1].out_channels, num_classes))
 
 

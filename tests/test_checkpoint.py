@@ -371,7 +371,7 @@ def test_contents_of_another_kind(content: object, arch: str | None, message: st
         ({"arch_kwargs": {"mean": "x"}}, "expected mean to be a list of numbers"),
         ({"arch_kwargs": {"gate": [1.0]}}, "expected mean, std and gated, got also gate"),
         ({"arch_kwargs": {"gated": 1}}, "expected gated to be true or false, got 1"),
-        ({"arch_kwargs": {"gated": True}}, r"don't fit gated lenet .*; missing: stages.1.entrance_gate.head.weight"),
+        ({"arch_kwargs": {"gated": True}}, r"don't fit gated lenet .*; missing: stages.1.gate.head.weight"),
         ({"weights": {}}, "holds no weights"),
         ({"weights": {"w": 3}}, "names to tensors"),
         ({"weights": [1]}, "weights: expected dict"),

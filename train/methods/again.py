@@ -63,7 +63,8 @@ def loss(
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha: expected a number in [0,1], got {alpha}")
     coin = float(torch.rand((), generator=generator))
-    fakes = [_permuted(batch.label, generator) for _ in range(2 if form == "gate" else 1)]
+    places = len(model.gates) if isinstance(model, GatedClassifier) else 1
+    fakes = [_permuted(batch.label, generator) for _ in range(places)]
     weight = draw_weight(generator)
     others = draw_partners(len(batch.label), generator)
     if schedule and coin >= progress:
