@@ -1,0 +1,364 @@
+"""``attrib relate``: does what a model looks at go with its robustness, image by image and model by model?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from attrib.cli import common
+from attrib.cli.batches import over_batches
+from attrib.cli.explain import Explained, How, explain
+from attrib.cli.sets import fingerprint, saved_epochs
+from attrib.errors import InputError
+from attrib.relate import MODEL, Point, image_relations, model_relations
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from attrib.data import Batch, Dataset
+    from attrib.parallel import World
+
+MEASURES = {
+    "coverage": "coverage",
+    "participation_ratio": "participation ratio",
+    "span_iou": "span IoU, clean/adversarial",
+}
+"""What is set against robustness: the CSV's column, and how tables and axes call it."""
+
+
+class Saved(NamedTuple):
+    """A saved epoch of a run."""
+
+    run: str
+    number: int
+    path: Path
+
+
+def relate(
+    ckpt: common.Ckpt = None,
+    model: common.Model = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            "--run-dir",
+            metavar="[NAME=]RUN_DIR",
+            help="The saved epochs (epoch-*.pt) of a training run as further points across models; without --ckpt the"
+            " last epoch of each run is looked at image by image. Under torchrun write --run-dir.",
+        ),
+    ] = None,
+    data: common.Data = None,
+    map_name: Annotated[str, typer.Option("--map", help="The map whose span is measured, as for attrib span.")] = (
+        "gradcam"
+    ),
+    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    attack: Annotated[str, typer.Option(help="The attack: fgsm, pgd or cw.")] = "pgd",
+    eps: common.Eps = None,
+    step_size: common.StepSize = None,
+    steps: common.Steps = None,
+    layer: common.Layer = None,
+    arch: common.Arch = None,
+    mean: common.Mean = None,
+    std: common.Std = None,
+    size: common.Size = None,
+    data_root: common.DataRoot = None,
+    split: common.Split = "test",
+    limit: common.Limit = None,
+    out: common.Out = None,
+    json: common.Json = False,
+    batch_size: common.BatchSize = 250,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    precision: common.PrecisionName = "auto",
+) -> None:
+    """Whether coverage, participation ratio and span IoU go with robustness, over images and across models."""
+    import pandas as pd
+
+    from attrib import inference, results
+    from attrib.files import folder
+    from attrib.parallel import world
+
+    check_options(map_name, threshold, attack, step_size, steps, batch_size)
+    if not (ckpt or model or run):
+        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model, or a --run)")
+    epochs = all_epochs(run or [])
+    if out:
+        folder(out)
+    with world(device) as here:
+        inference.precision(precision, here.device)
+        subjects = common.load_subjects(
+            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=here.device
+        )
+        first = [load_epoch(epoch, "cpu") for epoch in epochs[:1]]
+        if data is None:
+            check_trained_alike(subjects, epochs)
+        images = common.load_data(data, subjects or first, split=split, root=data_root, limit=limit, size=size)
+        prints = fingerprints_of(epochs, images)
+        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+        how = How(map_name, "label", settings, seed, precision, here.device)
+        check_models(subjects or first, images, here)
+
+        def measure(batch: "Batch") -> "pd.DataFrame":
+            parts = [image_rows(s, batch, how, threshold, images, epoch=MODEL) for s in subjects]
+            for epoch in epochs:
+                subject = load_epoch(epoch, here.device)
+                parts.append(image_rows(subject, batch, how, threshold, images, epoch=epoch.number))
+            return pd.concat(parts, ignore_index=True)
+
+        described = {
+            "data": images.name, "split": split, "size": size, "threshold": threshold, "layer": layer,
+            "how": [str(part) for part in how], "epochs": prints,
+            "models": [(subject.name, subject.path, fingerprint(subject.model)) for subject in subjects],
+        }  # fmt: skip
+        table = over_batches(
+            images, measure, batch_size=batch_size, here=here, title="relate", out=out, settings=described
+        )
+    if table is None:  # the first process has the rows of all
+        return
+
+    points = [Point(subject.name, MODEL, subject.path) for subject in subjects]
+    points += [Point(epoch.run, epoch.number, str(epoch.path)) for epoch in epochs]
+    lasts = {epoch.run: epoch.number for epoch in epochs}
+    chosen = points[: len(subjects)] or [point for point in points if lasts[point.name] == point.epoch]
+    assert settings is not None  # None is for commands that may do without an attack
+    summary: dict[str, Any] = {
+        "data": images.name, "split": split, "map": map_name, "threshold": threshold, "seed": seed,
+        "attack": settings._asdict(),
+        "models": image_relations(table, chosen, tuple(MEASURES), seed=seed),
+        "across": model_relations(table, points, tuple(MEASURES), seed=seed),
+        "versions": common.provenance(),
+    }  # fmt: skip
+    grids = sorted(set(table["grid"]))
+    if len(grids) > 1:
+        common.warn(f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage")
+    written: list[Path] = []
+    if out:
+        written = [out / "relate.csv", out / "relate.json", out / "relate.tex"]
+        results.write_csv(table.assign(epoch=table["epoch"].where(table["epoch"] != MODEL).astype("Int64")), written[0])
+        results.write_json(summary, written[1])
+        results.write_latex(_model_table(summary), written[2], caption=_caption(summary))
+        written += _draw(table, summary, out)
+    if json:
+        typer.echo(results.to_json(summary))
+        return
+    _print(summary)
+    for path in written:
+        typer.echo(path)
+
+
+def check_options(
+    map_name: str, threshold: str, attack: str, step_size: str | None, steps: int | None, batch_size: int
+) -> None:
+    """Raise InputError for what can be told to be wrong before anything is loaded."""
+    from attrib.maps import MAPS
+    from attrib.spans import parse_threshold
+
+    parse_threshold(threshold)
+    common.check_choice("--map", map_name, MAPS)
+    common.check_choice("--attack", attack, ("fgsm", "pgd", "cw"))
+    if batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
+    if attack == "fgsm" and (step_size, steps) != (None, None):
+        raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
+
+
+def all_epochs(runs: list[str]) -> list[Saved]:
+    """The saved epochs of every [NAME=]RUN_DIR; raises InputError where one has none, or two are called the same."""
+    named = list(common.named_pairs(runs, lambda text: Path(text).resolve().name.replace("=", "-")))
+    names = [name for name, _ in named]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two runs are called {name!r}; give each its own name with NAME=RUN_DIR")
+    return [Saved(name, *epoch) for name, path in named for epoch in saved_epochs(Path(path))]
+
+
+def load_epoch(epoch: Saved, device: "torch.device | str") -> common.Subject:
+    """The model of a saved epoch. Epochs are read anew when they are needed: one in memory at a time."""
+    from attrib import checkpoint
+
+    model, ckpt = checkpoint.load(epoch.path, device=device)
+    return common.Subject(f"{epoch.run} epoch {epoch.number}", str(epoch.path), model, None, ckpt)
+
+
+def check_trained_alike(subjects: list[common.Subject], epochs: list[Saved]) -> None:
+    """Raise InputError where models were trained on different data, of which none may be taken for granted."""
+    from attrib import checkpoint
+
+    known = {s.name: s.checkpoint.data for s in subjects if s.checkpoint}
+    known |= {epoch.run: checkpoint.read(epoch.path).data for epoch in epochs}
+    known = {name: data for name, data in known.items() if data != "unknown"}
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"{name} on {data}" for name, data in known.items())
+        raise InputError(f"the models were trained on different data ({listed}); name the one to look at with --data")
+
+
+def fingerprints_of(epochs: list[Saved], data: "Dataset") -> list[str]:
+    """The fingerprints of the epochs' weights; raises InputError where one does not fit the data."""
+    from attrib import checkpoint
+
+    found = []
+    for epoch in epochs:
+        ckpt = checkpoint.read(epoch.path)
+        try:
+            checkpoint.check_data(ckpt, classes=len(data.classes), shape=data.shape)
+        except InputError as error:
+            raise InputError(f"{epoch.path}: {error}") from None
+        found.append(f"{epoch.run} {epoch.number} {ckpt.fingerprint}")
+    return found
+
+
+def check_models(subjects: list[common.Subject], data: "Dataset", here: "World") -> None:
+    """Say before the attack, and not in the middle of it, which model does not fit; and what a gated one means."""
+    import torch
+
+    from attrib.gated import GatedClassifier
+
+    for batch in data.batches(1, order=torch.tensor([0]), device=here.device):
+        for subject in subjects:
+            common.predictions(
+                subject._replace(model=subject.model.to(here.device)), batch.image, classes=len(data.classes)
+            )
+            if isinstance(subject.model, GatedClassifier) and here.rank == 0:
+                common.warn(
+                    f"{subject.name} is gated, and its gates hide part of the gradient: an attack on the final logits"
+                    " alone flatters it; see attrib robust for the worst of its attacks"
+                )
+
+
+def image_rows(
+    subject: common.Subject, batch: "Batch", how: How, threshold: str, data: "Dataset", *, epoch: int
+) -> "pd.DataFrame":
+    """One row per image of what the model makes of it, clean and attacked; margins are z_y - max_{j != y} z_j."""
+    import pandas as pd
+    import torch
+    import torch.nn.functional as F
+
+    from attrib.attack import margin
+    from attrib.features import last_layer, participation_ratio
+    from attrib.inference import frozen
+    from attrib.spans import coverage, iou, span
+
+    assert how.attack is not None
+    views = explain(subject, batch, how, classes=len(data.classes))
+    clean, attacked = views["clean"], views[how.attack.name]
+    with frozen(subject.model), torch.no_grad():
+        z, z_adversarial = (subject.model(view.image).double() for view in (clean, attacked))
+    spans, spans_adversarial = (span(view.map, threshold=threshold) for view in (clean, attacked))
+    try:
+        last = last_layer(subject.model, batch.image, batch.label)
+    except InputError as error:
+        raise InputError(f"{subject.name}: {error}") from None
+    columns = {
+        "index": batch.index, "label": batch.label,
+        "prediction": z.argmax(1), "prediction_adversarial": z_adversarial.argmax(1),
+        "correct": z.argmax(1) == batch.label,
+        "margin": -margin(z, batch.label), "margin_adversarial": -margin(z_adversarial, batch.label),
+        "loss": F.cross_entropy(z, batch.label, reduction="none"),
+        "loss_adversarial": F.cross_entropy(z_adversarial, batch.label, reduction="none"),
+        "coverage": coverage(spans), "coverage_adversarial": coverage(spans_adversarial),
+        # A common factor does not change it, and |dL/dA| itself may underflow where the model is sure.
+        "participation_ratio": participation_ratio(last.scale_free), "span_iou": iou(spans, spans_adversarial),
+    }  # fmt: skip
+    # In float64, which a CSV gives back exactly when a stopped command continues.
+    columns = {name: values.double() if values.is_floating_point() else values for name, values in columns.items()}
+    arrays = {name: values.cpu().numpy() for name, values in columns.items()}
+    name = subject.name if epoch == MODEL else subject.name.removesuffix(f" epoch {epoch}")
+    return pd.DataFrame({"model": name, "epoch": epoch, "grid": _grid(clean), **arrays})
+
+
+def _grid(view: Explained) -> str:
+    """The size of the grid that the map was made on."""
+    return "x".join(map(str, (view.map if view.grid is None else view.grid).shape[1:]))
+
+
+def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = []
+    for entry in summary["models"]:
+        for measure, words in MEASURES.items():
+            broken, margin, partial = (entry[measure][name] for name in ("broken", "margin", "partial"))
+            rows.append(
+                {
+                    "model": _name(entry), "of": words,
+                    "broken": _number(broken["mean_broken"], measure), "stood": _number(broken["mean_stood"], measure),
+                    "difference": _with_interval(broken, "difference", measure), "p": _p(broken["p_holm"]),
+                    "ρ with margin": _with_interval(margin, "rho"), "p ": _p(margin["p_holm"]),
+                    "ρ given clean": _with_interval(partial, "rho"),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _across_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = []
+    for entry in summary["across"]["points"]:
+        row = {"model": _name(entry), "robust accuracy %": f"{100 * entry['robust_accuracy']:.2f}"}
+        rows.append(row | {words: _number(entry[measure], measure) for measure, words in MEASURES.items()})
+    found = {words: summary["across"]["correlations"][measure] for measure, words in MEASURES.items()}
+    rho = {words: _with_interval(each, "rho") for words, each in found.items()}
+    p = {words: _p(each["p_holm"]) for words, each in found.items()}
+    rows += [{"model": "ρ with robust accuracy", "robust accuracy %": "", **rho}]
+    rows += [{"model": "p (Holm)", "robust accuracy %": "", **p}]
+    return pd.DataFrame(rows)
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["name"]) if entry["epoch"] is None else f"{entry['name']} epoch {entry['epoch']}"
+
+
+def _number(value: float, measure: str | None = None, *, signed: bool = False) -> str:
+    """Coverage and IoU in percent; a participation ratio as it is; rank correlations with two decimals."""
+    if value != value:
+        return "–"
+    scale, digits = {"participation_ratio": (1, 1), None: (1, 2)}.get(measure, (100, 1))
+    return format(scale * value, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
+
+
+def _with_interval(found: dict[str, Any], key: str, measure: str | None = None) -> str:
+    value = _number(found[key], measure, signed=True)
+    low, high = (_number(end, measure, signed=True) for end in found["ci"])
+    return value if "–" in (low, high) else f"{value} ({low} to {high})"
+
+
+def _p(p: float) -> str:
+    return "–" if p != p else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _caption(summary: dict[str, Any]) -> str:
+    attack = summary["attack"]
+    said = (
+        f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; {summary['map']}, threshold"
+        f" {summary['threshold']}; {attack_words(attack)}. Means and differences of coverage and IoU in percent, among"
+        " the images that are right when clean: those the attack broke less those that stood. ρ: Spearman's rank"
+        " correlation with the adversarial margin over all images; given clean: with the clean margin held fixed."
+        " 95 % bootstrap intervals over images; permutation p, Holm's correction over the table."
+        " Span IoU is measured on the attacked image, so it is no cause of what it goes with"
+    )
+    notes = [f"{_name(entry)}: {entry['note']}" for entry in summary["models"] if entry["note"]]
+    return "; ".join([said, *notes])
+
+
+def attack_words(attack: dict[str, Any]) -> str:
+    """The attack and its settings; steps only where it takes several."""
+    said = f"{attack['name']} eps {attack['eps']:.4g}"
+    return said if attack["name"] == "fgsm" else f"{said}, step {attack['step_size']:.4g}, {attack['steps']} steps"
+
+
+def _print(summary: dict[str, Any]) -> None:
+    common.print_table(_model_table(summary), title="Image by image", caption=_caption(summary))
+    if len(summary["across"]["points"]) > 1:
+        common.print_table(_across_table(summary), title="Across models", caption=summary["across"]["note"] or "")
+
+
+def _draw(table: "pd.DataFrame", summary: dict[str, Any], out: Path) -> list[Path]:
+    from attrib import plot
+    from attrib.plot_evolve import relations
+
+    said = (
+        f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images, {attack_words(summary['attack'])}"
+    )
+    return plot.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")

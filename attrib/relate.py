@@ -1,0 +1,329 @@
+"""Does one quantity of an image, or of a model, go with another? Ranks and group means, by resampling.
+
+Plain functions of arrays, one number per image or per model; NaN entries are left out pair by pair. No torch.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrib import stats
+from attrib.errors import InputError
+from attrib.stats import RESAMPLES, Values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_MODELS = 4
+"""Below so many models a rank correlation across them has no interval; two have none at all, being always in order."""
+
+
+MODEL = -1
+"""The epoch of a row that belongs to a model of its own and not to a run."""
+
+
+class Point(NamedTuple):
+    """A model, or a saved epoch of a run."""
+
+    name: str
+    epoch: int
+    path: str
+
+
+class Difference(NamedTuple):
+    """Mean of one group less that of another, with its 95 % interval and p; NaN where the groups are too small."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n_a: int
+    n_b: int
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation with its 95 % interval and p; NaN where there is none."""
+
+    rho: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def mean_difference(a: Values, b: Values, *, seed: int = 0) -> Difference:
+    """mean(a) - mean(b) of two groups of images, its 95 % percentile bootstrap interval, and a permutation test's p.
+
+    a: (N,); b: (M,). Either group is drawn anew by itself; the test (two-sided) exchanges images between the groups.
+    An empty group gives NaN, and groups below two images no interval and no p.
+
+    >>> round(mean_difference(np.array([0.5, 0.6, 0.7, 0.6]), np.array([0.1, 0.2, 0.2, 0.3])).difference, 3)
+    0.4
+    >>> mean_difference(np.array([0.5, 0.6]), np.array([]))  # no image was left over
+    Difference(difference=nan, low=nan, high=nan, p=nan, n_a=2, n_b=0)
+    """
+    from scipy.stats import bootstrap, permutation_test
+
+    a, b = (np.asarray(values, float)[~np.isnan(values)] for values in (a, b))
+    counts = len(a), len(b)
+    if min(counts) < 2:
+        difference = float(a.mean() - b.mean()) if min(counts) else np.nan
+        return Difference(difference, np.nan, np.nan, np.nan, *counts)
+    batch = _batch(sum(counts))
+    drawn = bootstrap(
+        (a, b), _less, n_resamples=RESAMPLES, batch=batch, method="percentile", vectorized=True,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    test = permutation_test(
+        (a, b), _less, permutation_type="independent", n_resamples=RESAMPLES, batch=batch, vectorized=True,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    low, high = drawn.confidence_interval
+    return Difference(float(a.mean() - b.mean()), float(low), float(high), float(test.pvalue), *counts)
+
+
+def rank_correlation(x: Values, y: Values, *, seed: int = 0) -> Correlation:
+    """Spearman's rank correlation over images, its 95 % percentile bootstrap interval, and a permutation test's p.
+
+    x, y: (N,), one number per image; ties share their mean rank, and every resample is ranked anew. The test
+    (two-sided) pairs the values at random. NaN below two images or where one side is constant; no p and no interval
+    below three. Raises InputError for arrays of different lengths.
+
+    >>> round(rank_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 9.0, 4.0, 16.0])).rho, 3)
+    0.8
+    """
+    from scipy.stats import permutation_test, rankdata
+
+    x, y = _held(x, y)
+    rho = _spearman((x, y)) if len(x) > 1 else np.nan
+    if len(x) < 3 or np.isnan(rho):
+        return Correlation(rho, np.nan, np.nan, np.nan, len(x))
+    # Pairing anew leaves the ranks, their means and their sizes as they are: the product of the centred is enough.
+    centred = rankdata(y) - (len(y) + 1) / 2
+    test = permutation_test(
+        (rankdata(x),), lambda ranks, axis=-1: np.moveaxis(ranks, axis, -1) @ centred, permutation_type="pairings",
+        n_resamples=RESAMPLES, batch=_batch(len(x)), vectorized=True, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return Correlation(rho, *_resampled((x, y), seed=seed), float(test.pvalue), len(x))
+
+
+def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int = 0) -> Correlation:
+    """The rank correlation of x and y with ``given`` held fixed: does x say of y what ``given`` does not say already?
+
+    x, y, given: (N,). The partial correlation of the ranks with its 95 % percentile bootstrap interval; p is NaN,
+    since no permutation leaves the relation of either to ``given`` as it is. NaN as for :func:`rank_correlation`, and
+    where ``given`` ranks the images as x or y does. Raises InputError for arrays of different lengths.
+
+    >>> given = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])  # of which both others are noisy copies
+    >>> x, y = given + [1.5, 0, 0, 0, 0, 0], given + [0, 0, 0, 0, -1.5, 0]
+    >>> round(partial_rank_correlation(x, y, given).rho, 3), round(rank_correlation(x, y).rho, 3)
+    (-0.029, 0.886)
+    """
+    x, y, given = _held(x, y, given)
+    rho = _spearman((x, y, given)) if len(x) > 2 else np.nan
+    if np.isnan(rho):
+        return Correlation(rho, np.nan, np.nan, np.nan, len(x))
+    return Correlation(rho, *_resampled((x, y, given), seed=seed), np.nan, len(x))
+
+
+def relation(
+    values: Values, margin: Values, margin_adversarial: Values, correct: NDArray[np.bool_], *, seed: int = 0
+) -> dict[str, Any]:
+    """How a quantity of the images goes with the robustness of one model on them.
+
+    values: (N,), the quantity; margin, margin_adversarial: (N,), z_y - max_{j != y} z_j of the clean and of the
+    adversarial image; correct: (N,), whether the clean image is classified correctly. Returns a Difference and
+    three Correlations: ``broken`` (the attacked-and-broken less those that stood, among the correct), ``margin`` (rank
+    correlation with the adversarial margin, all images), ``margin_correct`` (the correct ones only) and ``partial``
+    (all images, the clean margin held fixed). An image is broken if it is correct and its adversarial margin is not
+    above 0.
+
+    >>> values, margin = np.array([0.1, 0.2, 0.3, 0.4]), np.array([-2.0, -1.0, 1.0, 2.0])
+    >>> found = relation(values, margin + 3, margin, np.array([True] * 4))
+    >>> round(found["broken"].difference, 3), round(found["margin"].rho, 3)
+    (-0.2, 1.0)
+    """
+    stood = margin_adversarial > 0
+    return {
+        "broken": mean_difference(values[correct & ~stood], values[correct & stood], seed=seed),
+        "margin": rank_correlation(values, margin_adversarial, seed=seed),
+        "margin_correct": rank_correlation(values[correct], margin_adversarial[correct], seed=seed),
+        "partial": partial_rank_correlation(values, margin_adversarial, margin, seed=seed),
+    }
+
+
+def across_models(x: Values, y: Values, *, seed: int = 0) -> Correlation:
+    """:func:`rank_correlation` over models, (M,) each; NaN interval where one would say nothing.
+
+    That is below FEWEST_MODELS models, and at a correlation of exactly 1 or -1: every resample then agrees, and the
+    interval would be a point however few models there are. Raises InputError for arrays of different lengths.
+
+    >>> found = across_models(np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.4]))
+    >>> round(found.rho, 3), found.low, found.p
+    (-0.5, nan, 1.0)
+    """
+    found = rank_correlation(x, y, seed=seed)
+    if found.n < 3:
+        return found._replace(rho=np.nan)
+    if found.n < FEWEST_MODELS or abs(found.rho) > 1 - 1e-12:
+        return found._replace(low=np.nan, high=np.nan)
+    return found
+
+
+def _rows_of(table: "pd.DataFrame", point: Point) -> "pd.DataFrame":
+    return table[(table["model"] == point.name) & (table["epoch"] == point.epoch)]
+
+
+def image_relations(
+    table: "pd.DataFrame", points: Sequence[Point], measures: Sequence[str], *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Every model's :func:`relation` of every measure, with Holm's correction over all that has a p.
+
+    table: a row per image and model or saved epoch: columns ``model``, ``epoch`` (MODEL where it is none), ``correct``,
+    ``margin``, ``margin_adversarial`` and the measures'. Only ``broken`` and ``margin`` count as comparisons: the
+    intervals beside them ask the same question once more.
+    """
+    entries, tested = [], []
+    for point in points:
+        mine = _rows_of(table, point)
+        correct, stood = mine["correct"].to_numpy(bool), mine["margin_adversarial"].to_numpy(float) > 0
+        broken, left = int((correct & ~stood).sum()), int((correct & stood).sum())
+        entry: dict[str, Any] = {
+            "name": point.name, "epoch": None if point.epoch == MODEL else point.epoch, "checkpoint": point.path,
+            "n": len(mine), "correct": int(correct.sum()), "broken": broken, "stood": left,
+            "accuracy": float(correct.mean()), "robust_accuracy": float(stood.mean()),
+            "note": _note(broken, left),
+        }  # fmt: skip
+        for measure in measures:
+            values, margin, margin_adversarial = (
+                mine[column].to_numpy(float) for column in (measure, "margin", "margin_adversarial")
+            )
+            found = relation(values, margin, margin_adversarial, correct, seed=seed)
+            entry[measure] = {name: _as_dict(each) for name, each in found.items()}
+            entry[measure]["broken"] |= {
+                "mean_broken": stats.mean(values[correct & ~stood]), "mean_stood": stats.mean(values[correct & stood])
+            }  # fmt: skip
+            tested += [entry[measure]["broken"], entry[measure]["margin"]]
+        entries.append(entry)
+    for part, p in zip(tested, stats.holm(np.array([part["p"] for part in tested])).tolist(), strict=True):
+        part["p_holm"] = p
+    return entries
+
+
+def _note(broken: int, stood: int) -> str | None:
+    """Why there is no difference between the broken images and the others, where there is none."""
+    if broken + stood == 0:
+        return "no image is classified correctly"
+    if broken == 0:
+        return "no broken images"
+    if stood == 0:
+        return "no image stood: the attack broke all"
+    return None
+
+
+def model_relations(
+    table: "pd.DataFrame", points: Sequence[Point], measures: Sequence[str], *, seed: int = 0
+) -> dict[str, Any]:
+    """The means of every model and saved epoch, and their rank correlations with robust accuracy.
+
+    table: as for :func:`image_relations`; Holm's correction is over the measures.
+    """
+    entries = []
+    for point in points:
+        mine = _rows_of(table, point)
+        stood = mine["margin_adversarial"].to_numpy(float) > 0
+        entry: dict[str, Any] = {
+            "name": point.name, "epoch": None if point.epoch == MODEL else point.epoch,
+            "robust_accuracy": float(stood.mean()),
+            "robust_accuracy_ci": list(stats.interval(stood.astype(float), seed=seed)),
+        }  # fmt: skip
+        for measure in measures:
+            values = mine[measure].to_numpy(float)
+            entry[measure], entry[f"{measure}_ci"] = stats.mean(values), list(stats.interval(values, seed=seed))
+        entries.append(entry)
+    robust = np.array([entry["robust_accuracy"] for entry in entries])
+    found = {
+        measure: across_models(np.array([entry[measure] for entry in entries]), robust, seed=seed)
+        for measure in measures
+    }
+    corrected = stats.holm(np.array([each.p for each in found.values()])).tolist()
+    correlations = {
+        measure: _as_dict(each) | {"p_holm": p} for (measure, each), p in zip(found.items(), corrected, strict=True)
+    }
+    runs = {point.name for point in points if point.epoch != MODEL}
+    note = None
+    if len(points) < FEWEST_MODELS:
+        note = f"{len(points)} models: an interval needs at least {FEWEST_MODELS}"
+    elif runs:
+        note = "epochs of one run are no independent models: p and intervals are too sure"
+    return {"points": entries, "correlations": correlations, "note": note}
+
+
+def _as_dict(found: Any) -> dict[str, Any]:
+    """A Difference or Correlation with its two ends as one interval."""
+    named = found._asdict()
+    return {"ci": [named.pop("low"), named.pop("high")], **named}
+
+
+def _held(*columns: Values) -> list[Values]:
+    """The columns as floats, where all of them have a value."""
+    if len({len(column) for column in columns}) > 1:
+        raise InputError(f"values: expected as many on every side, got {', '.join(str(len(c)) for c in columns)}")
+    together = np.array([np.asarray(column, float) for column in columns])
+    return list(together[:, ~np.isnan(together).any(0)])
+
+
+def _less(a: NDArray[Any], b: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    return np.asarray(a.mean(axis) - b.mean(axis))
+
+
+def _spearman(columns: Sequence[Values]) -> float:
+    """Spearman's correlation of the first two columns, with a third one held fixed where there is one."""
+    from scipy.stats import rankdata
+
+    return _correlation(np.array([rankdata(column) for column in columns]), np.ones(len(columns[0])))
+
+
+def _correlation(ranks: NDArray[Any], drawn: NDArray[Any]) -> float:
+    """The (partial) correlation of two (or three) rows of ranks (P,N), every image as often as it was drawn (N,)."""
+    centred = ranks - (ranks @ drawn / drawn.sum())[:, None]
+    cross = (centred * drawn) @ centred.T
+    size = np.sqrt(np.diag(cross))
+    if not size.all():
+        return float("nan")
+    cross = np.clip(cross / np.outer(size, size), -1, 1)
+    if len(ranks) == 2:
+        return float(cross[0, 1])
+    left = np.sqrt((1 - cross[0, 2] ** 2) * (1 - cross[1, 2] ** 2))
+    # Up to rounding, nothing is left of a column that the third one determines.
+    return float(np.clip((cross[0, 1] - cross[0, 2] * cross[1, 2]) / left, -1, 1)) if left > 1e-7 else float("nan")
+
+
+def _resampled(columns: Sequence[Values], *, seed: int) -> tuple[float, float]:
+    """The ends of the percentile interval of :func:`_spearman`, over the resamples in which it is defined.
+
+    scipy's bootstrap would sort every resample; here an image that is drawn k times counts as k ties, whose rank
+    follows from a cumulative sum over the values as sorted once, which is thirty times as fast.
+    """
+    found = np.full(RESAMPLES, np.nan)
+    places = [np.unique(column, return_inverse=True)[1] for column in columns]
+    count = len(columns[0])
+    generator = np.random.default_rng(seed)
+    for resample in range(RESAMPLES):
+        drawn = np.bincount(generator.integers(count, size=count), minlength=count)
+        ranks = np.empty((len(places), count))
+        for row, place in enumerate(places):
+            ties = np.bincount(place, drawn)
+            ranks[row] = (np.cumsum(ties) - (ties - 1) / 2)[place]
+        found[resample] = _correlation(ranks, drawn)
+    if np.isnan(found).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _batch(images: int) -> int:
+    """Resamples to hold at a time, so that memory does not grow with the number of images."""
+    return max(1, 2**19 // images)

@@ -1,0 +1,214 @@
+"""``attrib relate`` and its statistics: against scipy, loops, and what the library gives by hand."""
+
+import doctest
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import rankdata, spearmanr
+
+import attrib
+from attrib import cli, relate
+from attrib.checkpoint import Checkpoint
+from attrib.cli.relate import MEASURES
+from train.config import Config
+from train.loop import train
+
+SHORT = ("--steps", 2, "--precision", "fp32", "--device", "cpu")
+
+
+class Out(NamedTuple):
+    """What a run of the command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run_once(*arguments: object) -> Out:
+        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return Out(stopped.value.code, printed.out, printed.err)
+
+    return run_once
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that has learned a little: its folder."""
+    out = tmp_path_factory.mktemp("runs") / "standard"
+    config = Config(
+        method="standard", data="glyphs", arch="lenet", limit=1300, holdout=100, batch_size=50, epochs=2,
+        optimizer="adam", lr=3e-3, weight_decay=0, precision="fp32", steps=1, save_every=1,
+    )  # fmt: skip
+    train(config, out, device="cpu")
+    return out
+
+
+def test_examples_of_the_docstrings() -> None:
+    result = doctest.testmod(relate)
+    assert (result.failed, result.attempted > 8) == (0, True)
+
+
+def test_rank_correlation_is_scipy_s_also_with_ties_and_in_resamples() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.integers(0, 12, 60).astype(float)
+    y = x + draw.normal(size=60) * 6
+    found = relate.rank_correlation(x, y)
+    assert found.rho == pytest.approx(spearmanr(x, y).statistic)
+    assert found.low < found.rho < found.high
+    # The interval by the slow way: every resample is ranked by scipy.
+    generator, slow = np.random.default_rng(0), []
+    for _ in range(relate.RESAMPLES):
+        rows = generator.integers(60, size=60)
+        slow.append(spearmanr(x[rows], y[rows]).statistic)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+    assert found.p < 0.05
+    x[3] = np.nan
+    assert relate.rank_correlation(x, y).n == 59
+
+
+def test_partial_correlation_is_that_of_the_residuals_of_ranks() -> None:
+    draw = np.random.default_rng(1)
+    given = draw.normal(size=80)
+    x, y = given + draw.normal(size=80), given + draw.normal(size=80)
+    ranks = [rankdata(column) for column in (x, y, given)]
+    left = [column - np.polyval(np.polyfit(ranks[2], column, 1), ranks[2]) for column in ranks[:2]]
+    assert relate.partial_rank_correlation(x, y, given).rho == pytest.approx(np.corrcoef(left)[0, 1])
+    assert np.isnan(relate.partial_rank_correlation(given, y, given).rho)
+
+
+def test_difference_of_means_and_degenerate_groups() -> None:
+    draw = np.random.default_rng(2)
+    a, b = draw.normal(1, 1, 40), draw.normal(0, 1, 30)
+    found = relate.mean_difference(a, b)
+    assert found.difference == pytest.approx(sum(a) / 40 - sum(b) / 30)
+    assert found.low < found.difference < found.high
+    both, generator = np.concatenate([a, b]), np.random.default_rng(5)
+    beyond = 0
+    for _ in range(2000):
+        mixed = generator.permutation(both)
+        beyond += abs(mixed[:40].mean() - mixed[40:].mean()) >= abs(found.difference)
+    assert found.p == pytest.approx(beyond / 2000, abs=0.01)
+    assert np.isnan(relate.mean_difference(a, a[:0]).difference)
+    one = relate.mean_difference(a, b[:1])
+    assert np.isfinite(one.difference)
+    assert np.isnan([one.low, one.high, one.p]).all()
+    constant = relate.rank_correlation(np.ones(9), b[:9])
+    assert np.isnan(constant.rho)
+    with pytest.raises(attrib.InputError, match="got 3, 4"):
+        relate.rank_correlation(a[:3], b[:4])
+
+
+@pytest.mark.parametrize(("models", "interval"), [(2, False), (3, False), (6, True)])
+def test_few_models_have_no_interval(models: int, interval: bool) -> None:
+    x = np.arange(models, dtype=float)
+    y = x.copy()
+    y[[0, -1]] = y[[-1, 0]]
+    found = relate.across_models(x, y)
+    assert np.isfinite(found.low) == interval
+    assert np.isfinite(found.rho) == (models > 2)
+    assert np.isnan(relate.across_models(x, x).low)  # in perfect order, every resample agrees
+
+
+def test_csv_and_summary_are_what_the_library_gives_by_hand(run: Any, trained: Path, tmp_path: Path) -> None:
+    given = ("relate", "--ckpt", trained / "model.pt", "--run", f"way={trained}", "--limit", 90, *SHORT)
+    done = run(*given, "--batch-size", 40, "--out", tmp_path, "--json")
+    assert (done.status, done.err) == (0, "")
+    summary = json.loads(done.out)
+    assert summary == json.loads((tmp_path / "relate.json").read_text())
+    table = pd.read_csv(tmp_path / "relate.csv")
+    rows = table[table["epoch"].isna()].reset_index(drop=True)
+    assert rows["index"].tolist() == list(range(90))
+    assert len(table) == 3 * 90
+
+    model, _ = attrib.load(trained / "model.pt")
+    (batch,) = attrib.dataset("glyphs", limit=90).batches(90)
+    adversarial = attrib.pgd(model, batch.image, batch.label, eps=8 / 255, step_size=2 / 255, steps=2)
+    spans = [attrib.span(attrib.gradcam(model, image, batch.label)) for image in (batch.image, adversarial)]
+    np.testing.assert_allclose(rows["coverage"], attrib.coverage(spans[0]), atol=2e-3)
+    np.testing.assert_allclose(rows["span_iou"], attrib.iou(*spans), atol=2e-2)
+    ratio = attrib.participation_ratio(attrib.contribution(model, batch.image, batch.label))
+    np.testing.assert_allclose(rows["participation_ratio"], ratio, rtol=1e-3)
+    with torch.no_grad():
+        z = model(adversarial)
+    expected = [float(z[n, y] - max(z[n, k] for k in range(10) if k != y)) for n, y in enumerate(batch.label.tolist())]
+    np.testing.assert_allclose(rows["margin_adversarial"], expected, rtol=1e-3, atol=1e-3)
+
+    (entry,) = summary["models"]
+    right = rows["correct"]
+    broken, stood = rows[right & (rows["margin_adversarial"] <= 0)], rows[right & (rows["margin_adversarial"] > 0)]
+    assert min(len(broken), len(stood)) > 5  # nothing below is vacuous
+    assert (entry["broken"], entry["stood"], entry["note"]) == (len(broken), len(stood), None)
+    for measure in MEASURES:
+        found = entry[measure]
+        assert found["broken"]["difference"] == pytest.approx(broken[measure].mean() - stood[measure].mean())
+        assert found["margin"]["rho"] == pytest.approx(spearmanr(rows[measure], rows["margin_adversarial"]).statistic)
+        assert found["broken"]["p"] <= found["broken"]["p_holm"] <= 1
+        points = [point[measure] for point in summary["across"]["points"]]
+        assert points[0] == pytest.approx(rows[measure].mean())
+    assert [(point["name"], point["epoch"]) for point in summary["across"]["points"]] == [
+        ("standard", None), ("way", 1), ("way", 2),
+    ]  # fmt: skip
+    assert "3 models" in summary["across"]["note"]
+    for suffix in ("csv", "json", "tex", "pdf", "png"):
+        assert (tmp_path / f"relate.{suffix}").stat().st_size > 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_without_an_attack_no_image_is_broken(run: Any, trained: Path, tmp_path: Path) -> None:
+    done = run("relate", "--run", trained, "--limit", 30, "--eps", 0, *SHORT, "--out", tmp_path)
+    assert done.status == 0, done.err
+    assert "no broken images" in done.out
+    (entry,) = json.loads((tmp_path / "relate.json").read_text())["models"]
+    assert (entry["epoch"], entry["broken"], entry["note"]) == (2, 0, "no broken images")
+    assert entry["coverage"]["broken"]["difference"] is None
+    assert entry["span_iou"]["margin"]["rho"] is None  # 1 on every image
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    place = tmp_path_factory.mktemp("bad")
+    (place / "empty").mkdir()
+    (place / "model.pt").write_bytes((trained / "model.pt").read_bytes())
+    model, ckpt = attrib.load(place / "model.pt")
+    other = {field: getattr(ckpt, field) for field in ("arch", "arch_kwargs", "num_classes", "input_shape")}
+    made = Checkpoint(
+        **other, data="cifar10", method="standard", hyper={}, epoch=1, metrics={}, weights=model.state_dict()
+    )
+    attrib.save(made, place / "other.pt")
+    return place
+
+
+A = ("--ckpt", "{bad}/model.pt")
+BAD = [
+    ((), "nothing to look at"),
+    (("--run", "{bad}/empty"), "--save-every 1"),
+    (("--run", "{bad}/nowhere"), "found nothing"),
+    (("--run", "{bad}/empty", "--run", "{bad}/empty"), "two runs are called 'empty'"),
+    ((*A, "--ckpt", "{bad}/other.pt"), "trained on different data"),
+    ((*A, "--attack", "none"), "--attack: expected one of fgsm, pgd, cw"),
+    ((*A, "--threshold", "median"), "threshold: expected"),
+    ((*A, "--map", "lime"), "--map: expected one of"),
+    ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),
+    ((*A, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_status_2(run: Any, bad: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = run("relate", *(argument.format(bad=bad) for argument in arguments))
+    assert (done.status, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("attrib: error: ")
+    assert words in line
