@@ -7,7 +7,7 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from attrib.cli import info, maps, span
+from attrib.cli import check, contrib, evolve, fc, info, maps, relate, robust, sets, span
 from attrib.errors import InputError
 
 app = typer.Typer(
@@ -19,6 +19,13 @@ app = typer.Typer(
 )
 app.command("span")(span.span)
 app.command("maps")(maps.maps)
+app.command("sets")(sets.sets)
+app.command("contrib")(contrib.contrib)
+app.command("fc")(fc.fc)
+app.command("robust")(robust.robust)
+app.command("check")(check.check)
+app.command("evolve")(evolve.evolve)
+app.command("relate")(relate.relate)
 app.command("info")(info.info)
 
 

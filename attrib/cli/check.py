@@ -1,0 +1,398 @@
+"""``attrib check``: do the maps say something about the model, and does the model use what they show?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from attrib.cli import common
+from attrib.cli.batches import over_batches
+from attrib.cli.explain import Explained, How, explain
+from attrib.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from attrib.data import Batch, Dataset
+
+CURVES = ("insertion", "deletion", "insertion_random", "deletion_random")
+EDGES = "edge detector"
+
+
+class Check(NamedTuple):
+    """A line of the table: two columns of the per-image rows, the check's value and its control's."""
+
+    key: str
+    says: str
+    better: str
+    value: str
+    control: str
+    control_is: str
+
+
+CHECKS = (
+    Check("similarity", "similarity, all randomised", "lower", "similarity", "similarity_edges", EDGES),
+    Check("floor", "similarity, all randomised", "lower", "similarity", "similarity_floor", "architecture alone"),
+    Check("ssim", "SSIM, all randomised", "lower", "ssim", "ssim_edges", EDGES),
+    Check("insertion", "insertion area", "higher", "insertion", "insertion_random", "random order"),
+    Check("deletion", "deletion area", "lower", "deletion", "deletion_random", "random order"),
+    Check("span_vs_random", "drop without the span", "higher", "drop", "drop_random", "random pixels"),
+    Check("span_vs_moved", "drop without the span", "higher", "drop", "drop_moved", "the span elsewhere"),
+    Check("inside", "span on the object", "higher", "inside", "object_share", "object's share"),
+    Check("pointing", "pointing game", "higher", "pointing", "object_share", "object's share"),
+    Check("stability", "span IoU under attack", "higher", "iou", "iou_chance", "independent spans"),
+)
+CONTROLS = {
+    "similarity": "similarity_edges",
+    "ssim": "ssim_edges",
+    "inside": "inside_edges",
+    "pointing": "pointing_edges",
+}
+"""Where the edge detector has a value of its own: the others need a model."""
+
+
+class Settings(NamedTuple):
+    """What is computed for every image, beside :class:`How`."""
+
+    threshold: str
+    steps: int
+    stages: int
+    baseline: str
+
+
+def check(
+    ckpt: common.Ckpt = None,
+    model: common.Model = None,
+    data: common.Data = None,
+    map_name: Annotated[
+        str,
+        typer.Option(
+            "--map", help="gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion, guided-gradcam."
+        ),
+    ] = "gradcam",
+    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    target: common.Target = "label",
+    attack: Annotated[str, typer.Option(help="Attack of the stability check: fgsm, pgd, cw or none.")] = "pgd",
+    eps: common.Eps = None,
+    step_size: common.StepSize = None,
+    steps: common.Steps = None,
+    curve_steps: Annotated[int, typer.Option(help="Steps of the insertion and deletion curves.")] = 20,
+    stages: Annotated[int, typer.Option(help="Where the cascade of re-initialised layers is looked at.")] = 8,
+    baseline: Annotated[
+        str, typer.Option(help="What a removed pixel shows: mean (the image's colour) or black.")
+    ] = "mean",
+    layer: common.Layer = None,
+    arch: common.Arch = None,
+    mean: common.Mean = None,
+    std: common.Std = None,
+    size: common.Size = None,
+    data_root: common.DataRoot = None,
+    split: common.Split = "test",
+    limit: common.Limit = None,
+    out: common.Out = None,
+    json: common.Json = False,
+    batch_size: common.BatchSize = 250,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    precision: common.PrecisionName = "auto",
+) -> None:
+    """Sanity and faithfulness of the maps: a line per check and model, beside a control that knows nothing."""
+    from attrib import checks, results
+    from attrib.cli.sets import fingerprint
+    from attrib.files import folder
+    from attrib.maps import MAPS
+    from attrib.parallel import world
+    from attrib.spans import parse_threshold
+
+    parse_threshold(threshold)
+    common.check_choice("--map", map_name, MAPS)
+    common.check_choice("--target", target, ("label", "prediction"))
+    common.check_choice("--attack", attack, ("fgsm", "pgd", "cw", "none"))
+    common.check_choice("--baseline", baseline, checks.BASELINES)
+    for option, number in (("--batch-size", batch_size), ("--curve-steps", curve_steps), ("--stages", stages)):
+        if number < 1:
+            raise InputError(f"{option}: expected at least 1, got {number}")
+    if not (ckpt or model):
+        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model)")
+    if out:
+        folder(out)
+
+    with world(device) as here:
+        subjects = common.load_subjects(
+            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=here.device
+        )
+        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
+        strength = common.attack_settings(
+            None if attack == "none" else attack, data=images.name, eps=eps, step_size=step_size, steps=steps
+        )
+        how = How(map_name, target, strength, seed, precision, here.device)
+        how.attack_precision()
+        asked = Settings(threshold, curve_steps, stages, baseline)
+        cascades = _cascades(subjects, images, how, asked)
+        rows = over_batches(
+            images, lambda batch: _measure(subjects, batch, how, asked, classes=len(images.classes)),
+            batch_size=batch_size, here=here, title="check", out=out,
+            settings={
+                "data": images.name, "split": split, "size": size, "layer": layer, "how": how[:-1], "asked": asked,
+                "models": [(subject.name, subject.path, fingerprint(subject.model)) for subject in subjects],
+            },
+        )  # fmt: skip
+        if rows is None:  # the first process has those of all
+            return
+
+        names = [subject.name for subject in subjects]
+        parts = {name: rows[rows["model"] == name].dropna(axis=1, how="all") for name in names}
+        summary: dict[str, Any] = {
+            "data": images.name, "split": split, "map": map_name, "threshold": threshold, "target": target,
+            "baseline": baseline, "attack": strength._asdict() if strength else None, "seed": seed,
+            "fractions": checks.fractions(images.shape[1] * images.shape[2], curve_steps),
+            "models": [
+                common.identity(subject) | _summary_of(parts[subject.name], cascades[subject.name], asked, seed=seed)
+                for subject in subjects
+            ],
+            "control": {"name": EDGES, "checks": _control_lines(parts[names[0]], seed=seed)},
+            "versions": common.provenance(),
+        }  # fmt: skip
+        written = []
+        if out:
+            import pandas as pd
+
+            written = [out / name for name in ("check.csv", "check.json", "check.tex")]
+            results.write_csv(pd.concat(parts.values(), ignore_index=True), written[0])
+            results.write_json(summary, written[1])
+            results.write_latex(_table(summary, plain=True), written[2], caption=_caption(summary))
+            written += _draw(summary, out)
+        if json:
+            typer.echo(results.to_json(summary))
+            return
+        common.print_table(_table(summary), title="Do the maps mean anything?", caption=_caption(summary))
+        for path in written:
+            typer.echo(path)
+
+
+def _cascades(
+    subjects: list[common.Subject], data: "Dataset", how: How, asked: Settings
+) -> dict[str, list[tuple[int, str]]]:
+    """How many layers each stage re-initialises and the lowest of them, per model; says now what doesn't fit."""
+    import torch
+
+    from attrib import checks
+
+    checks.fractions(data.shape[1] * data.shape[2], asked.steps)
+    found = {}
+    for batch in data.batches(1, order=torch.tensor([0]), device=how.device):
+        for subject in subjects:
+            common.predictions(subject, batch.image, classes=len(data.classes))
+            layers = checks.parameter_layers(subject.model, batch.image)
+            counts = checks.stage_counts(len(layers), asked.stages)
+            found[subject.name] = [(count, layers[count - 1]) for count in counts]
+    return found
+
+
+def _measure(
+    subjects: list[common.Subject], batch: "Batch", how: How, asked: Settings, *, classes: int
+) -> "pd.DataFrame":
+    """One row per image and model."""
+    import pandas as pd
+
+    parts = []
+    for subject in subjects:
+        views = explain(subject, batch, how, classes=classes)
+        # The class explained is the trained model's, also where the randomised one would predict another.
+        explained = batch._replace(label=batch.label if how.target == "label" else views["clean"].prediction)
+        columns = {
+            "label": batch.label,
+            "prediction": views["clean"].prediction,
+            **_of_randomisation(subject, explained, views["clean"].map, how, asked, classes=classes),
+            **_of_curves(subject, explained, views["clean"].map, how, asked),
+            **_of_spans(subject, explained, views, how, asked),
+        }
+        arrays = {key: value.cpu().numpy() for key, value in columns.items()}
+        parts.append(pd.DataFrame({"model": subject.name, "index": batch.index.cpu().numpy(), **arrays}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _of_randomisation(
+    subject: common.Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings, *, classes: int
+) -> dict[str, "Tensor"]:
+    """Similarity to the trained model's map after every stage, and that of the edge detector's map."""
+    from attrib import checks
+
+    clean = how._replace(target="label", attack=None)
+    columns = {}
+    for stage in checks.cascade(subject.model, batch.image, layer=subject.layer, stages=asked.stages, seed=how.seed):
+        copied = subject._replace(model=stage.model, layer=stage.layer)
+        other = explain(copied, batch, clean, classes=classes)["clean"].map
+        columns["similarity"] = columns[f"similarity_{stage.layers}"] = checks.spearman(maps, other)
+        columns["ssim"] = columns[f"ssim_{stage.layers}"] = checks.ssim(maps, other)
+    # The last copy is random altogether; on noise it knows of the image as little as of the training.
+    empty = batch._replace(image=checks.noise_images(batch.image, batch.index, seed=how.seed))
+    random = explain(copied, empty, clean, classes=classes)
+    columns["similarity_floor"] = checks.spearman(maps, random["clean"].map)
+    # Computed from the image again, as for any map: this one just doesn't ask the model.
+    before, after = checks.edges(batch.image), checks.edges(batch.image)
+    return columns | {"similarity_edges": checks.spearman(before, after), "ssim_edges": checks.ssim(before, after)}
+
+
+def _of_curves(
+    subject: common.Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings
+) -> dict[str, "Tensor"]:
+    """Insertion and deletion in the map's order and in a random one: areas and all points."""
+    from attrib import checks
+
+    height, width = batch.image.shape[2:]
+    random = checks.random_maps(batch.index, (height, width), seed=how.seed)
+    columns = {}
+    for name in CURVES:
+        run = checks.insertion if name.startswith("insertion") else checks.deletion
+        order = random if name.endswith("random") else maps
+        curve = run(subject.model, batch.image, batch.label, order, steps=asked.steps, baseline=asked.baseline)
+        columns[name] = checks.area(curve, height * width)
+        columns |= {f"{name}_{step}": points for step, points in enumerate(curve.unbind(1))}
+    return columns
+
+
+def _of_spans(
+    subject: common.Subject, batch: "Batch", views: dict[str, Explained], how: How, asked: Settings
+) -> dict[str, "Tensor"]:
+    """What the span is worth, where it lies, and whether it stays there under the attack."""
+    from attrib import checks, spans
+
+    maps = views["clean"].map
+    mask = spans.span(maps, threshold=asked.threshold)
+    dropped = checks.span_deletion(
+        subject.model, batch.image, batch.label, mask, index=batch.index, seed=how.seed, baseline=asked.baseline
+    )
+    columns = {
+        "coverage": spans.coverage(mask),
+        "drop": dropped.span, "drop_random": dropped.random, "drop_moved": dropped.moved,
+    }  # fmt: skip
+    if batch.mask is not None:
+        edges = checks.edges(batch.image)
+        columns |= {
+            "inside": spans.inside(mask, batch.mask),
+            "pointing": spans.pointing(maps, batch.mask),
+            "object_share": spans.coverage(batch.mask),
+            "inside_edges": spans.inside(spans.span(edges, threshold=asked.threshold), batch.mask),
+            "pointing_edges": spans.pointing(edges, batch.mask),
+        }
+    if how.attack:
+        attacked = spans.span(views[how.attack.name].map, threshold=asked.threshold)
+        columns |= {"iou": spans.iou(mask, attacked), "iou_chance": checks.chance_iou(mask, attacked)}
+    return columns
+
+
+def _summary_of(table: "pd.DataFrame", cascade: list[tuple[int, str]], asked: Settings, *, seed: int) -> dict[str, Any]:
+    """One model's checks, its cascade stage by stage, and its mean curves."""
+    from attrib import stats
+
+    right = (table["prediction"] == table["label"]).to_numpy()
+    stages = []
+    for count, name in cascade:
+        stage: dict[str, Any] = {"layers": count, "of": cascade[-1][0], "lowest": name}
+        for kind in ("similarity", "ssim"):
+            values = _column(table, f"{kind}_{count}")
+            stage |= {kind: stats.mean(values), f"{kind}_ci": list(stats.interval(values, seed=seed))}
+        stages.append(stage)
+    lines = []
+    for line in CHECKS:
+        if line.control not in table:  # no masks, or no attack
+            continue
+        value, control = _column(table, line.value), _column(table, line.control)
+        margin = value - control
+        lines.append(
+            {
+                "check": line.key, "says": line.says, "better": line.better,
+                "n": int((value == value).sum()), "value": stats.mean(value),
+                "ci": list(stats.interval(value, seed=seed)), "value_correct": stats.mean(value[right]),
+                "control": stats.mean(control), "control_is": line.control_is,
+                "margin": stats.mean(margin), "margin_ci": list(stats.interval(margin, seed=seed)),
+            }
+        )  # fmt: skip
+    return {
+        "n": len(table), "accuracy": float(right.mean()), "checks": lines, "cascade": stages,
+        "curves": {
+            name: [stats.mean(_column(table, f"{name}_{step}")) for step in range(asked.steps + 1)] for name in CURVES
+        },
+    }  # fmt: skip
+
+
+def _control_lines(table: "pd.DataFrame", *, seed: int) -> list[dict[str, Any]]:
+    """The edge detector's own lines: the same for every model, since it asks none."""
+    from attrib import stats
+
+    lines = []
+    for line in CHECKS:
+        column = CONTROLS.get(line.key)
+        if column and column in table:
+            values = _column(table, column)
+            lines.append(
+                {
+                    "check": line.key, "says": line.says, "better": line.better, "n": int((values == values).sum()),
+                    "value": stats.mean(values), "ci": list(stats.interval(values, seed=seed)),
+                }
+            )  # fmt: skip
+    return lines
+
+
+def _column(table: "pd.DataFrame", name: str) -> Any:
+    """One number per image; NaN throughout where the column fell out because no image has one."""
+    import numpy as np
+
+    return table[name].to_numpy(float) if name in table else np.full(len(table), np.nan)
+
+
+def _table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFrame":
+    """A line per check and model; ``plain`` leaves out what a paper's column has no room for."""
+    import pandas as pd
+
+    def number(value: float) -> str:
+        return "–" if value != value else f"{value:.3f}"
+
+    def with_interval(value: float, ci: list[float]) -> str:
+        return number(value) if ci[0] != ci[0] else f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
+
+    rows = []
+    for check in CHECKS:
+        for entry in (*summary["models"], summary["control"]):
+            for line in entry["checks"]:
+                if line["check"] != check.key:
+                    continue
+                arrow = "" if plain else "↑ " if check.better == "higher" else "↓ "
+                row = {
+                    "check": check.says, "model": entry["name"], "better": arrow + check.better,
+                    "value, 95 % CI": with_interval(line["value"], line["ci"]),
+                }  # fmt: skip
+                if "margin" in line:
+                    row |= {
+                        "correct": number(line["value_correct"]),
+                        "control": f"{number(line['control'])} {line['control_is']}",
+                        "value − control, 95 % CI": with_interval(line["margin"], line["margin_ci"]),
+                        "n": f"{line['n']:,}",
+                    }
+                rows.append(row)
+    table = pd.DataFrame(rows).fillna("–")
+    return table.drop(columns=["correct", "n"]) if plain else table
+
+
+def _caption(summary: dict[str, Any]) -> str:
+    said = (
+        f"{summary['map']}, threshold {summary['threshold']}, {summary['models'][0]['n']:,} {summary['split']} images"
+        f" of {summary['data']}, class explained: {summary['target']}; a removed pixel is"
+        f" {'the mean colour of its image' if summary['baseline'] == 'mean' else 'black'};"
+        f" similarity: Spearman; all layers randomised, one draw of weights (seed {summary['seed']});"
+        " 95 % bootstrap intervals over images"
+    )
+    if attack := summary["attack"]:
+        said += f"; {attack['name']} eps {attack['eps']:.4g}, step {attack['step_size']:.4g}, {attack['steps']} steps"
+    return said
+
+
+def _draw(summary: dict[str, Any], out: Path) -> list[Path]:
+    from attrib import plot, plot_checks
+
+    figure = plot_checks.cascade_and_curves(
+        summary, title=f"{summary['map']}, {summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images"
+    )
+    return plot.save(figure, out / "check")

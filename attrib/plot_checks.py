@@ -1,0 +1,76 @@
+"""The figure of ``attrib check``: the cascade of re-initialised layers, insertion and deletion. No torch, no model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from attrib.plot import TEXT, style
+
+CONTROL = "0.45"
+
+
+def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
+    """(a) similarity against layers re-initialised, per model and for the edge detector; (b) insertion; (c) deletion.
+
+    summary: what ``attrib check --json`` prints: ``models`` (``name``, ``checks``, ``cascade``, ``curves``),
+    ``control``, ``baseline`` and ``fractions``.
+    """
+    models = summary["models"]
+    with style():
+        colours = mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9
+        figure = Figure(figsize=(TEXT, 2.5), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+        for entry, colour in zip(models, colours, strict=False):
+            _cascade(left, entry, colour)
+            for axes, name in ((middle, "insertion"), (right, "deletion")):
+                share = 100 * np.array(summary["fractions"])
+                axes.plot(share, entry["curves"][name], color=colour)
+                axes.plot(share, entry["curves"][f"{name}_random"], color=colour, ls=":", lw=0.9)
+        _edges_and_axis(left, summary)
+        removed = "the image's mean colour" if summary["baseline"] == "mean" else "black"
+        for axes, verb, better in ((middle, "inserted", "higher"), (right, "deleted", "lower")):
+            axes.set(xlabel=f"pixels {verb} (%)", ylabel="probability of the class", xlim=(0, 100), ylim=(0, 1))
+            axes.set_title(f"({'b' if verb == 'inserted' else 'c'}) {verb[:-2]}ion, {better} is better")
+        left.plot([], [], color="0.3", ls="-.", lw=0.7, label="architecture alone")
+        left.plot([], [], color="0.3", ls=":", lw=0.9, label="random order of pixels")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        figure.suptitle(f"{title}; a removed pixel shows {removed}; bands: 95 % intervals")
+    return figure
+
+
+def _cascade(axes: Axes, entry: Mapping[str, Any], colour: str) -> None:
+    """Mean similarity and its 95 % interval after each stage; before the first the map is the map itself."""
+    stages = entry["cascade"]
+    share = [0.0, *(100 * stage["layers"] / stage["of"] for stage in stages)]
+    low, high = np.array([(1.0, 1.0), *(stage["similarity_ci"] for stage in stages)], float).T
+    axes.plot(
+        share, [1.0, *(stage["similarity"] for stage in stages)], color=colour, marker="o", ms=2.5, label=entry["name"],
+        clip_on=False,
+    )  # fmt: skip
+    (floor,) = (line["control"] for line in entry["checks"] if line["check"] == "floor")
+    axes.axhline(floor, color=colour, ls="-.", lw=0.7)
+    axes.fill_between(share, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def _edges_and_axis(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """The edge detector's line, and the layers' names below it where all models have the same."""
+    (value,) = (line["value"] for line in summary["control"]["checks"] if line["check"] == "similarity")
+    axes.axhline(value, color=CONTROL, ls="--", lw=0.9, label=summary["control"]["name"])
+    axes.axhline(0, color="0.8", lw=0.6, zorder=0)
+    stages = summary["models"][0]["cascade"]
+    names = [stage["lowest"] for stage in stages]
+    if all([stage["lowest"] for stage in entry["cascade"]] == names for entry in summary["models"]):
+        axes.set_xticks(
+            [0, *(100 * stage["layers"] / stage["of"] for stage in stages)], ["none", *names],
+            rotation=40, ha="right", rotation_mode="anchor",
+        )  # fmt: skip
+        axes.set_xlabel("re-initialised from the top, down to")
+    else:
+        axes.set_xlabel("layers re-initialised, from the top (%)")
+    lowest = min(stage["similarity_ci"][0] for entry in summary["models"] for stage in entry["cascade"])
+    axes.set(ylabel="rank correlation of the maps", xlim=(0, 100), ylim=(min(-0.15, lowest - 0.02), 1.08))
+    axes.set_title("(a) randomisation, lower is better")
