@@ -41,12 +41,15 @@ def ascend(
     step_size: float,
     steps: Collection[int],
     worst: bool = False,
+    confirm: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[int, Tensor]:
     """Signed gradient ascent in the eps-ball from ``start``, with a snapshot after each number in ``steps``.
 
-    image, start: (N,C,H,W); label: (N,); forward: images to logits, of which ``objective`` makes the score.
-    With ``worst`` an image stops moving at the first iterate that is misclassified, so a snapshot holds the
-    worst case over all steps up to it, and later steps cost only the images that still stand.
+    image, start: (N,C,H,W); label: (N,); forward: images to logits, of which ``objective`` makes the score: (N,K),
+    or (1 + heads,N,K) of which the first decide. With ``worst`` an image stops moving at the first iterate that is
+    misclassified, so a snapshot holds the worst case over all steps up to it, and later steps cost only the images
+    that still stand; ``confirm`` (images to logits) has the last word there, where ``forward`` is less exact.
+    An image that no gradient reaches stays where it is.
     """
     lower, upper = (image - eps).clamp(min=0), (image + eps).clamp(max=1)
     adversarial = start.clamp(lower, upper)
@@ -59,10 +62,15 @@ def ascend(
         with torch.enable_grad():
             x = adversarial[standing].detach().requires_grad_()
             logits = forward(x)
-            gradient = input_gradient(objective(logits.float(), label[standing]), x)
+            score = objective(logits.float(), label[standing])
+            # A model that rounds or detaches on the way leaves no graph at all.
+            gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
         moved = (x.detach() + step_size * gradient.sign()).clamp(lower[standing], upper[standing])
         if isinstance(standing, Tensor):
-            right = logits.argmax(-1) == label[standing]
+            right = (logits if logits.ndim == 2 else logits[0]).argmax(-1) == label[standing]
+            broken = torch.nonzero(~right).squeeze(1)
+            if confirm is not None and len(broken):
+                right[broken] = confirm(x.detach()[broken]).argmax(-1) == label[standing[broken]]
             standing = standing[right]
             adversarial = adversarial.index_copy(0, standing, moved[right])
         else:
@@ -143,19 +151,30 @@ def snapshots(
     index: Tensor | None = None,
     worst: bool = False,
     precision: Precision = "fp32",
+    forward: Callable[[Tensor], Tensor] | None = None,
+    restart: int = 0,
 ) -> dict[int, Tensor]:
     """The adversarial images after each number of ``steps``: PGD-10, -20 and -100 are prefixes of one run.
 
-    ``objective`` is :func:`cross_entropy` (PGD), :func:`margin` (CW) or one of your own; the rest as for :func:`pgd`.
+    ``objective`` is :func:`cross_entropy` (PGD), :func:`margin` (CW) or one of your own, of the model's logits or
+    of what ``forward`` makes of the images; every ``restart`` has random starts of its own; the rest as for
+    :func:`pgd`.
     """
     _check(image, label, eps=eps, step_size=step_size, steps=steps)
     if index is None:
         index = torch.arange(len(image), device=image.device)
-    start = image + eps * (2 * noise.uniform(index, image.shape[1:], seed=seed) - 1)
+    start = image + eps * (2 * noise.uniform(index, image.shape[1:], seed=seed, stream=restart) - 1)
+
+    def exact(x: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(image.device, "fp32"):
+            logits: Tensor = model(x)
+        return logits
+
     with frozen(model), autocast(image.device, precision):
         return ascend(
-            model, objective, image, label,
+            forward or model, objective, image, label,
             start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,
+            confirm=exact if precision == "bf16" else None,
         )  # fmt: skip
 
 

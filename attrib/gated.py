@@ -57,10 +57,11 @@ class GatedClassifier(Classifier):
 
     The first gates the input of the last residual block's branch, the second the final features. An architecture
     without residual blocks (lenet) has the second one only: averaged over positions, the 20 channels before its
-    last convolution tell no class, and a gate that follows a head at chance leaves the whole model there. The latter is the last module *inside* the last stage, so all
-    that ``Classifier`` promises still holds: ``features`` is the output of ``stages[-1]``, ``embed`` its pooling,
-    ``forward`` the last layer on that. Grad-CAM there is the same map as on the ungated final features, because a
-    gate only scales channels: dz/dF_c F_c = dz/dG_c G_c for G_c = w_c F_c.
+    last convolution tell no class, and a gate that follows a head at chance leaves the whole model there. The gate
+    of the final features is the last module *inside* the last stage, so all that ``Classifier`` promises still
+    holds: ``features`` is the output of ``stages[-1]``, ``embed`` its pooling, ``forward`` the last layer on that.
+    Grad-CAM there is the same map as on the ungated final features, because a gate only scales channels:
+    dz/dF_c F_c = dz/dG_c G_c for G_c = w_c F_c.
 
     ``forward`` stays one function of x: the gates follow their heads' predictions, except inside ``gated_by``.
     A prediction is an argmax, so no gradient says how to change it: an attack on the final logits alone can

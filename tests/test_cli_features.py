@@ -44,7 +44,7 @@ def seven():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a.pt and b.pt: lenets; wide.pt: 64 features; cifar.pt: other class names; five.pt: 5 classes; own.py."""
+    """a.pt and b.pt: lenets; wide.pt: 64 features; cifar.pt: other class names; five.pt: 5 classes; mine.py."""
     folder = tmp_path_factory.mktemp("place")
     for seed, (name, arch, data, classes) in enumerate(
         [
@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights=model.state_dict(),
         )  # fmt: skip
         attrib.save(ckpt, folder / f"{name}.pt")
-    (folder / "own.py").write_text(OWN)
+    (folder / "mine.py").write_text(OWN)
     return folder
 
 
@@ -177,11 +177,11 @@ def test_one_image_has_no_interval(run: Any) -> None:
 
 def test_models_of_one_s_own(run: Any) -> None:
     given = ("contrib", "--data", "glyphs", "--limit", 8, "--json")
-    small = json.loads(run(*given, "--model", "own:small", "--mean", "0.5,0.5,0.5")[1])["models"][0]
+    small = json.loads(run(*given, "--model", "mine:small", "--mean", "0.5,0.5,0.5")[1])["models"][0]
     assert (small["features"], small["name"]) == (4, "small")
-    assert json.loads(run(*given, "--model", "own:mlp", "--fc", "2")[1])["models"][0]["features"] == 4
-    assert json.loads(run(*given, "--model", "own:mlp")[1])["models"][0]["features"] == 6
-    status, _, err = run(*given, "--model", "own:small", "--ckpt", "wide.pt")
+    assert json.loads(run(*given, "--model", "mine:mlp", "--fc", "2")[1])["models"][0]["features"] == 4
+    assert json.loads(run(*given, "--model", "mine:mlp")[1])["models"][0]["features"] == 6
+    status, _, err = run(*given, "--model", "mine:small", "--ckpt", "wide.pt")
     assert status == 0
     assert "different numbers of features (wide 64, small 4)" in err
 
@@ -267,7 +267,7 @@ def test_fc_names_classes_without_their_data(run: Any) -> None:
 
 
 def test_fc_of_models_of_one_s_own(run: Any, tmp_path: Path) -> None:
-    for given in (("own:small", "--data", "glyphs"), ("own:small", "--fc", "2"), ("own:convolutional", "--fc", "2")):
+    for given in (("mine:small", "--data", "glyphs"), ("mine:small", "--fc", "2"), ("mine:convolutional", "--fc", "2")):
         status, out, err = run("fc", "--model", *given, "--json", "--out", tmp_path)
         assert (status, err) == (0, "")
         (entry,) = json.loads(out)["models"]
@@ -288,23 +288,23 @@ BAD = [
     (("contrib", *A, *FEW, "--attack", "deepfool"), "--attack: expected fgsm, pgd or cw"),
     (("contrib", *A, *FEW, "--eps", "0.1"), "need --attack"),
     (("contrib", *A, "--fc", "fc"), "--fc names the last layer of a --model"),
-    (("contrib", *A, "--out", "own.py"), "cannot write to the folder"),
+    (("contrib", *A, "--out", "mine.py"), "cannot write to the folder"),
     (("contrib", "--ckpt", "x=a.pt", "--ckpt", "x=b.pt"), "two models are called 'x'"),
-    (("contrib", "--model", "own:small"), "--data is needed"),
-    (("contrib", "--model", "own:small", "--data", "glyphs", "--fc", "9"), "--fc: Sequential has no '9'"),
-    (("contrib", "--model", "own:convolutional", "--data", "glyphs", *FEW), "linear layer"),
-    (("contrib", "--model", "own:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),
+    (("contrib", "--model", "mine:small"), "--data is needed"),
+    (("contrib", "--model", "mine:small", "--data", "glyphs", "--fc", "9"), "--fc: Sequential has no '9'"),
+    (("contrib", "--model", "mine:convolutional", "--data", "glyphs", *FEW), "linear layer"),
+    (("contrib", "--model", "mine:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),
     (("fc",), "nothing to look at"),
     (("fc", *A, "--rule", "median"), "--rule: expected one of mean, class-mean, absolute"),
     (("fc", *A, "--fc", "fc"), "--fc names the last layer of a --model"),
     (("fc", *A, "--data", "imagenet"), "expected one of glyphs"),
     (("fc", *A, "--limit", "3"), "--limit"),
     (("fc", "--ckpt", "five.pt", "--data", "glyphs"), "10 classes"),
-    (("fc", "--model", "own:small"), "--data NAME, or named with --fc"),
-    (("fc", "--model", "own:small", "--fc", "0.0"), "expected a last layer with a weight of shape (K,D), got Conv2d"),
-    (("fc", "--model", "own:small", "--fc", "1"), "expected a last layer with a weight of shape (K,D), got Sequential"),
-    (("fc", "--model", "own:small", "--fc", "head"), "--fc: Sequential has no 'head'"),
-    (("fc", "--model", "own:convolutional", "--data", "glyphs"), "linear layer"),
+    (("fc", "--model", "mine:small"), "--data NAME, or named with --fc"),
+    (("fc", "--model", "mine:small", "--fc", "0.0"), "expected a last layer with a weight of shape (K,D), got Conv2d"),
+    (("fc", "--model", "mine:small", "--fc", "1"), "expected a last layer with a weight of shape (K,D), got Sequential"),
+    (("fc", "--model", "mine:small", "--fc", "head"), "--fc: Sequential has no 'head'"),
+    (("fc", "--model", "mine:convolutional", "--data", "glyphs"), "linear layer"),
 ]  # fmt: skip
 
 

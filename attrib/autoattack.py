@@ -1,0 +1,103 @@
+"""AutoAttack (Croce & Hein 2020), standard version, through the authors' own package pyautoattack."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+from attrib.files import atomic
+from attrib.inference import autocast, frozen
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+TARGETS = 9
+"""Target classes of the targeted parts, where there are as many others than the true one."""
+
+
+def require() -> None:
+    """Raise InputError where pyautoattack is not installed."""
+    try:
+        import pyautoattack  # noqa: F401
+    except ImportError:
+        raise InputError("AutoAttack needs the package pyautoattack: pip install attrib[autoattack]") from None
+
+
+def parts(classes: int) -> tuple[str, ...]:
+    """The parts of the standard version that that many classes allow: apgd-t's loss compares four logits."""
+    return STANDARD if classes >= 4 else tuple(part for part in STANDARD if part != "apgd-t")
+
+
+def autoattack(
+    model: nn.Module, image: Tensor, label: Tensor, *, eps: float, seed: int = 0, state: Path | None = None
+) -> tuple[Tensor, list[str]]:
+    """AutoAttack's adversarial images, and by which of its parts each was broken ("clean", a part, or "" for none).
+
+    image: (N,C,H,W) in [0,1]; label: (N,). Returns (N,C,H,W), the image itself where nothing broke it, and N names.
+    Run in float32, since its step sizes follow small differences in the loss. ``state`` is a file that is written
+    after each part and from which an interrupted call continues; it must belong to the same arguments, and goes when
+    all is done. (The package's own state file cannot be read back in its version 0.2.0, which writes the set of its
+    attacks as a text.) The draws follow one another through the batch, so they depend on which images are in it.
+    Raises InputError where pyautoattack is missing.
+    """
+    require()
+    from pyautoattack import AutoAttack
+
+    adversarial, done = image.clone(), 0
+    with frozen(model), autocast(image.device, "fp32"), _contained():
+        with torch.no_grad():
+            logits = model(image)
+        applicable = parts(logits.shape[1])
+        if eps == 0:  # nothing but the image itself lies in the ball
+            applicable = ()
+        elif not _differentiable(model, image[:1]):
+            applicable = ("square",)
+        # Which part broke it: 0 none yet, 1 the clean image is wrong already, 2.. the parts in their order.
+        broken_by = (logits.argmax(1) != label).long()
+        if state and state.exists():
+            kept = torch.load(state, map_location=image.device, weights_only=True)
+            adversarial, broken_by, done = kept["adversarial"], kept["broken_by"], kept["done"]
+        for number, part in enumerate(applicable[done:], start=done):
+            rows = torch.nonzero(broken_by == 0).squeeze(1)
+            if len(rows):
+                attack = AutoAttack(model, eps=eps, seed=seed, device=image.device, version="standard")
+                attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(TARGETS, logits.shape[1] - 1)
+                attack.attacks_to_run = [part]
+                found, _ = attack.run_standard_evaluation(image[rows], label[rows], batch_size=len(rows))
+                with torch.no_grad():
+                    fell = model(found).argmax(1) != label[rows]
+                adversarial[rows[fell]] = found[fell]
+                broken_by[rows[fell]] = number + 2
+            if state:
+                with atomic(state) as temporary:
+                    torch.save({"adversarial": adversarial, "broken_by": broken_by, "done": number + 1}, temporary)
+    if state:
+        state.unlink(missing_ok=True)
+    names = ("", "clean", *applicable)
+    return adversarial, [names[number] for number in broken_by.tolist()]
+
+
+def _differentiable(model: nn.Module, image: Tensor) -> bool:
+    """Whether any gradient can reach the image; Square alone needs none."""
+    with torch.enable_grad():
+        logits: Tensor = model(image.detach().requires_grad_())
+    return logits.requires_grad
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """What the package changes of the process is as before afterwards: generators, tracing, its warnings on stderr."""
+    log, trace = logging.getLogger("auto-attack"), sys.gettrace()
+    level = log.level
+    # It seeds the current GPU too, whichever device it works on.
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            log.setLevel(logging.ERROR)
+            yield
+        finally:
+            log.setLevel(level)
+            sys.settrace(trace)

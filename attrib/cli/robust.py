@@ -1,0 +1,268 @@
+"""``attrib robust``: how accurate is each model under attack, and is the difference real?"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import numpy as np
+import typer
+
+from attrib.cli import common
+from attrib.cli import robust_tables as tables
+from attrib.cli.batches import over_batches
+from attrib.cli.robust_summary import How, Radius, doubts, rights_of, summary_of
+from attrib.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from attrib.data import Batch, Dataset
+    from attrib.parallel import World
+
+
+CLEAN = -1
+"""Instead of the position of a radius, for images that nobody attacked."""
+
+
+class Work(NamedTuple):
+    """Images, and what is done to them."""
+
+    data: "Dataset"
+    how: How
+
+
+def robust(
+    ckpt: common.Ckpt = None,
+    model: common.Model = None,
+    data: common.Data = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="Radius, as 0.03 or 8/255 (default: the data set's), or a sweep FROM:TO:COUNT, as 0:16/255:9;"
+            " the steps of a sweep grow with its radius unless --step-size fixes them."
+        ),
+    ] = None,
+    step_size: common.StepSize = None,
+    steps: Annotated[str, typer.Option(help="The k of PGD-k and CW-k, snapshots of one run each.")] = "10,20,40,100",
+    worst: Annotated[bool, typer.Option(help="An image that any step breaks, or wrong when clean, is broken.")] = False,
+    restarts: Annotated[int, typer.Option(help="Random starts of PGD and CW; the worst counts, image by image.")] = 1,
+    autoattack: Annotated[
+        bool, typer.Option(help="AutoAttack too (standard version, fp32; its draws depend on --batch-size).")
+    ] = False,
+    gap: Annotated[bool, typer.Option(help="As many training images too, and how much better they do.")] = False,
+    arch: common.Arch = None,
+    mean: common.Mean = None,
+    std: common.Std = None,
+    size: common.Size = None,
+    data_root: common.DataRoot = None,
+    split: common.Split = "test",
+    limit: common.Limit = None,
+    out: common.Out = None,
+    json: common.Json = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images at a time, and between two savings of unfinished work (default: CPU 100, GPU 500)."),
+    ] = None,
+    seed: common.Seed = 0,
+    device: common.Device = "auto",
+    precision: common.PrecisionName = "auto",
+) -> None:
+    """Accuracy clean and under FGSM, PGD-k, CW-k (and AutoAttack), with intervals, and paired differences."""
+    import pandas as pd
+
+    from attrib import inference, results
+    from attrib.autoattack import require
+    from attrib.files import folder
+    from attrib.parallel import world
+
+    counts = _steps(steps)
+    for option, value in (("--restarts", restarts), ("--batch-size", 1 if batch_size is None else batch_size)):
+        if value < 1:
+            raise InputError(f"{option}: expected at least 1, got {value}")
+    if gap and split != "test":
+        raise InputError("--gap compares the training with the test images; leave out --split")
+    if not (ckpt or model):
+        raise InputError("nothing to attack: name a checkpoint with --ckpt PATH (or a --model)")
+    if autoattack:
+        require()
+    if out:
+        folder(out)
+
+    with world(device) as here:
+        subjects = common.load_subjects(
+            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, device=here.device
+        )
+        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
+        radii = _radii(eps, step_size, data=images.name)
+        how = How(radii, counts, restarts, worst, autoattack, seed, inference.precision(precision, here.device))
+        _check(subjects, images, here.device)
+        batch_size = batch_size or (500 if here.device.type == "cuda" else 100)
+        work = [Work(images, how)]
+        if gap:
+            # A sweep asks for one gap, not for one at each radius.
+            train = _training_images(images, root=data_root, size=size)
+            work.append(Work(train, how._replace(radii=radii[-1:])))
+        places = [_unfinished(out, subjects, part, batch_size) if out else None for part in work]
+        found = [
+            _measure(subjects, part, batch_size=batch_size, here=here, keep=keep)
+            for part, keep in zip(work, places, strict=True)
+        ]
+        if here.rank > 0:  # the first process has the rows of all
+            return
+        table = pd.concat(found, ignore_index=True)
+        rights = rights_of(table)
+        summary = summary_of(rights, subjects, images, how)
+        summary["warnings"] = doubts(table, rights, subjects, images, how)
+        for line in summary["warnings"]:
+            common.warn(line)
+        written: list[Path] = []
+        if out:
+            written = [out / "robust.csv", out / "robust.json", out / "robust.tex"]
+            results.write_csv(table, written[0])
+            results.write_json(summary, written[1])
+            results.write_latex(tables.paper_table(summary), written[2], caption=tables.paper_caption(summary))
+            written += tables.draw(summary, out)
+        for keep in places:
+            if keep:
+                shutil.rmtree(keep, ignore_errors=True)
+        if json:
+            typer.echo(results.to_json(summary))
+            return
+        tables.print_all(summary)
+        for path in written:
+            typer.echo(path)
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise InputError(f"--steps: expected numbers separated by commas, as 10,20, got {text!r}") from None
+    if counts[0] < 1:
+        raise InputError(f"--steps: expected at least 1, got {counts[0]}")
+    return counts
+
+
+def _radii(eps: str | None, step_size: str | None, *, data: str) -> list[Radius]:
+    """The radii, by rising eps, and the step at each: one, or those of a sweep FROM:TO:COUNT."""
+
+    def settings(radius: str | None) -> common.AttackSettings:
+        found = common.attack_settings("pgd", data=data, eps=radius, step_size=step_size, steps=None)
+        assert found is not None  # None is for commands that may do without an attack
+        return found
+
+    if eps is None or ":" not in eps:
+        one = settings(eps)
+        return [Radius(one.eps, one.step_size)]
+    first, _, rest = eps.partition(":")
+    last, _, count = rest.partition(":")
+    if not count.isdecimal() or int(count) < 2:
+        raise InputError(f"--eps: expected a radius or FROM:TO:COUNT with at least 2 radii, as 0:16/255:9, got {eps!r}")
+    low, high, usual = settings(first).eps, settings(last).eps, settings(None)
+    if low >= high:
+        raise InputError(f"--eps: expected a sweep from a smaller to a larger radius, got {eps!r}")
+    return [
+        Radius(radius, usual.step_size if step_size else usual.step_size * radius / usual.eps)
+        for radius in np.linspace(low, high, int(count)).tolist()
+    ]
+
+
+def _check(subjects: list[common.Subject], data: "Dataset", device: "torch.device") -> None:
+    """Say now, and not in the middle of the work, which model does not fit the data."""
+    import torch
+
+    for batch in data.batches(1, order=torch.tensor([0]), device=device):
+        for subject in subjects:
+            common.predictions(subject, batch.image, classes=len(data.classes))
+
+
+def _training_images(test: "Dataset", *, root: Path | None, size: int | None) -> "Dataset":
+    """As many training images as there are test images."""
+    from attrib.data import dataset
+
+    if test.name.startswith("npz:"):
+        raise InputError("--gap needs data with training and test images; an npz file holds one set")
+    folder = test.name.startswith("folder:")
+    return dataset(test.name, split="train", root=root, limit=len(test), size=size if folder else None)
+
+
+def _unfinished(out: Path, subjects: list[common.Subject], work: Work, batch_size: int) -> Path:
+    """The folder for the finished part of this very work: other models or settings have another."""
+    from attrib.cli.sets import fingerprint
+    from attrib.results import to_json
+
+    described = {
+        "models": [(subject.path, fingerprint(subject.model)) for subject in subjects],
+        "data": [work.data.name, work.data.split, len(work.data), work.data.shape],
+        "how": work.how._asdict(), "batch_size": batch_size,
+    }  # fmt: skip
+    place = out / f".robust-{hashlib.sha256(to_json(described).encode()).hexdigest()[:12]}"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def _measure(
+    subjects: list[common.Subject], work: Work, *, batch_size: int, here: "World", keep: Path | None
+) -> "pd.DataFrame | None":
+    """One row per image, model, attack and radius, for the first process; what is finished is kept in ``keep``."""
+    import pandas as pd
+
+    from attrib.results import write_csv
+
+    def measure(batch: "Batch") -> "pd.DataFrame":
+        parts = [_rows(subject, place, batch, work, keep=keep) for place, subject in enumerate(subjects)]
+        return pd.concat(parts, ignore_index=True)
+
+    whole = keep / "all.csv" if keep else None
+    if whole and whole.exists():  # the test images were through when --gap's training images were interrupted
+        table = pd.read_csv(whole)
+    else:
+        found = over_batches(work.data, measure, batch_size=batch_size, here=here, title="robust", out=keep)
+        if found is None:
+            return None
+        table = found
+        if whole:
+            write_csv(table, whole)
+    # Positions until now: a CSV gives a model called 1 or NA back as something else, and a radius not to the last bit.
+    table["model"] = table["model"].map(dict(enumerate(subject.name for subject in subjects)))
+    table["eps"] = table["eps"].map({CLEAN: 0.0} | dict(enumerate(radius.eps for radius in work.how.radii)))
+    return table
+
+
+def _rows(subject: common.Subject, place: int, batch: "Batch", work: Work, *, keep: Path | None) -> "pd.DataFrame":
+    """The rows of one model and batch; model and radius by their positions."""
+    import pandas as pd
+
+    from attrib import robust as library
+    from attrib.autoattack import autoattack
+
+    model, how, (image, label, index, _) = subject.model, work.how, batch
+    names = [way.name for way in library.ways(model)]
+    clean = library.judge(model, image, label)
+    found = [("clean", CLEAN, clean, ["-"] * len(label))]
+    for number, (eps, step_size) in enumerate(how.radii):
+        outcomes = library.attacked(
+            model, image, label, eps=eps, step_size=step_size, steps=how.steps, seed=how.seed, index=index,
+            restarts=how.restarts, worst=how.worst, precision=how.precision,
+        )  # fmt: skip
+        for attack, outcome in outcomes.items():
+            found.append((attack, number, outcome, [names[way] for way in outcome.way.tolist()]))
+        if how.autoattack:
+            state = keep / f"autoattack-{place}-{number}-{int(index[0])}.pt" if keep else None
+            images, via = autoattack(model, image, label, eps=eps, seed=how.seed, state=state)
+            found.append(("autoattack", number, library.judge(model, images, label), [part or "-" for part in via]))
+    gradient = library.gradient_size(model, image, label).cpu().numpy()
+    parts = [
+        pd.DataFrame(
+            {
+                "model": place, "split": work.data.split, "index": index.cpu().numpy(), "label": label.cpu().numpy(),
+                "attack": attack, "eps": radius, "prediction": outcome.prediction.cpu().numpy(),
+                "correct": (outcome.prediction == label).cpu().numpy(), "margin": outcome.margin.double().cpu().numpy(),
+                "via": via, "gradient": gradient,
+            }
+        )
+        for attack, radius, outcome, via in found
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)

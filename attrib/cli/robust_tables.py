@@ -1,0 +1,191 @@
+"""What ``attrib robust`` prints, writes for a paper and draws, from its summary."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrib.cli import common
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def title_of(attack: str) -> str:
+    """The attack as papers write it."""
+    special = {"clean": "clean", "autoattack": "AutoAttack"}
+    return special.get(attack) or attack.upper()
+
+
+def print_all(summary: dict[str, Any]) -> None:
+    """Every table for people, on stdout."""
+    common.print_table(accuracy_table(summary), title="Accuracy under attack (%)", caption=caption(summary))
+    if "sweep" in summary["models"][0]:
+        common.print_table(
+            sweep_table(summary), title="Accuracy by radius (%)", caption="the first table: the largest radius"
+        )
+    if summary["pairs"]:
+        common.print_table(
+            pair_table(summary), title="Paired differences to the first model",
+            caption="p: exact paired test (McNemar), one for each attack, not corrected for their number."
+            " It compares two files, not two methods.",
+        )  # fmt: skip
+    if "gap" in summary["models"][0]:
+        common.print_table(
+            gap_table(summary), title="Robust generalisation gap: training less test accuracy (points)",
+            caption=f"the first {summary['models'][0]['gap']['n_train']:,} training images, held-out ones among them",
+        )  # fmt: skip
+
+
+def accuracy_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    """Attacks in rows, so that several models fit side by side, each with its intervals."""
+    import pandas as pd
+
+    models = summary["models"]
+    columns, rows = ["attack"], []
+    for entry in models:
+        columns += [entry["name"], "95 % CI"]
+    for attack in models[0]["accuracies"]:
+        row = [title_of(attack)]
+        for entry in models:
+            row += [_percent(entry["accuracies"][attack]), "–".join(map(_percent, entry["intervals"][attack]))]
+        rows.append(row)
+    if _any_gated(models):
+        row = ["attacks on"]
+        for entry in models:
+            gated = len(entry["attacked"]) > 1
+            row += ["worst of", ", ".join(entry["attacked"])] if gated else ["logits", ""]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=columns)
+
+
+def sweep_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    """Model and radius in rows, attacks in columns."""
+    import pandas as pd
+
+    rows = []
+    for entry in summary["models"]:
+        for point in entry["sweep"]:
+            row = {"model": entry["name"], "eps": f"{point['eps']:.4g}", "step": f"{point['step_size']:.4g}"}
+            rows.append(row | {title_of(attack): _percent(value) for attack, value in point["accuracies"].items()})
+    return pd.DataFrame(rows)
+
+
+def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    """One row per pair and attack."""
+    import pandas as pd
+
+    rows = []
+    for pair in summary["pairs"]:
+        low, high = pair["ci"]
+        p = pair["p"]
+        rows.append(
+            {
+                "pair": f"{pair['a']} − {pair['b']}",
+                "attack": title_of(pair["attack"]),
+                "difference (points)": f"{100 * pair['difference']:+.2f}",
+                "95 % CI": f"{100 * low:+.2f} … {100 * high:+.2f}",
+                "p": "–" if p != p else f"{p:.4f}" if p >= 0.001 else "< 0.001",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def gap_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    """One row per model and attack."""
+    import pandas as pd
+
+    rows = []
+    for entry in summary["models"]:
+        for attack, difference in entry["gap"]["difference"].items():
+            low, high = entry["gap"]["intervals"][attack]
+            rows.append(
+                {
+                    "model": entry["name"],
+                    "attack": title_of(attack),
+                    "train %": _percent(entry["gap"]["train"][attack]),
+                    "test %": _percent(entry["accuracies"][attack]),
+                    "gap": f"{100 * difference:+.2f}",
+                    "95 % CI": f"{100 * low:+.2f} … {100 * high:+.2f}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
+    """AALP's Table 2: a row per model (and radius of a sweep), a column per attack, percentages."""
+    import pandas as pd
+
+    rows = []
+    for entry in summary["models"]:
+        for point in entry.get("sweep", [entry]):
+            row = {"Data set": summary["data"], "Method": entry["name"]}
+            if "sweep" in entry:
+                row["Radius"] = f"{point['eps']:.4g}"
+            if _any_gated(summary["models"]):
+                row["Attacks on"] = ", ".join(entry["attacked"])
+            for attack, value in point["accuracies"].items():
+                row[title_of(attack).replace("-", "").replace("clean", "Clean")] = f"{100 * value:.2f}%"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def caption(summary: dict[str, Any]) -> str:
+    """Everything that the numbers rest on."""
+    said = (
+        f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; L-infinity, eps"
+        f" {summary['eps']:.4g}, step {summary['step_size']:.4g}; attacks in {summary['precision']}, judged in fp32"
+    )
+    if summary["restarts"] > 1:
+        said += f"; worst of {summary['restarts']} random starts"
+    said += "; broken is what any step breaks" if summary["worst"] else "; the last step counts"
+    if _any_gated(summary["models"]):
+        said += "; a gated model's accuracy is the worst, image by image, of attacks on logits, combined loss and heads"
+    if summary["autoattack"]:
+        used = summary["autoattack"]["parts"]
+        said += f"; AutoAttack standard ({', '.join(used)})"
+        if len(used) < 4:
+            said += ", without apgd-t, which needs four classes"
+    return f"{said}; 95 % bootstrap intervals over images"
+
+
+def paper_caption(summary: dict[str, Any]) -> str:
+    """As :func:`caption`, and how wide the intervals are, which the table has no room for."""
+    points = [point for entry in summary["models"] for point in entry.get("sweep", [entry])]
+    widest = max((high - low) / 2 for point in points for low, high in point["intervals"].values())
+    said = f"Accuracy under attack: {caption(summary)}"
+    return said if widest != widest else f"{said}; none is wider than {100 * widest:.1f} points either way."
+
+
+def draw(summary: dict[str, Any], out: Path) -> list[Path]:
+    """The figure of the table, and the curves of a sweep; returns the files written."""
+    import pandas as pd
+
+    from attrib import plot
+
+    def rows(entry: dict[str, Any], point: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {
+                "model": entry["name"], "attack": title_of(attack), "eps": point.get("eps", summary["eps"]),
+                "accuracy": value, "low": point["intervals"][attack][0], "high": point["intervals"][attack][1],
+            }
+            for attack, value in point["accuracies"].items()
+        ]  # fmt: skip
+
+    models = summary["models"]
+    heading = f"{summary['data']} {summary['split']}, {models[0]['n']:,} images"
+    bars = pd.DataFrame([row for entry in models for row in rows(entry, entry)])
+    title = f"{heading}, eps {summary['eps']:.4g}"
+    written = plot.save(plot.accuracies(bars, title=title), out / "robust")
+    if "sweep" in models[0]:
+        curves = pd.DataFrame([row for entry in models for point in entry["sweep"] for row in rows(entry, point)])
+        longest = max(summary["steps"])
+        shown = [f"PGD-{longest}", f"CW-{longest}", *(["AutoAttack"] if summary["autoattack"] else [])]
+        written += plot.save(plot.eps_curves(curves, attacks=shown, title=heading), out / "robust-eps")
+    return written
+
+
+def _any_gated(models: list[dict[str, Any]]) -> bool:
+    return any(len(entry["attacked"]) > 1 for entry in models)
+
+
+def _percent(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.2f}"

@@ -1,0 +1,308 @@
+"""Accuracy under attack: one model, one batch, every attack of a table row at the cost of the longest two.
+
+PGD-10, -20, -40 and -100 are snapshots of one run, and so are the CW-k. The attacks may run in bfloat16, since a
+direction is all they need; what they made is judged in float32, since it is the deployed model's answer that is
+counted and eight bits of logit turn near ties around.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attrib import attack
+from attrib.attack import Objective, cross_entropy, margin
+from attrib.gated import GatedClassifier, combined_loss, heads_loss
+from attrib.inference import Precision, autocast, frozen, input_gradient
+from attrib.stats import RESAMPLES, Paired
+
+TABLE_STEPS = (10, 20, 40, 100)
+"""The numbers of steps of AALP's Table 2."""
+
+Right = NDArray[np.bool_]
+"""Whether each image was classified correctly, (N,)."""
+
+
+class Way(NamedTuple):
+    """A way of attacking a model: what it is asked for, and the scores of that which FGSM and PGD, and CW, drive up."""
+
+    name: str
+    forward: Callable[[Tensor], Tensor]
+    loss: Objective
+    margin: Objective
+
+
+class Outcome(NamedTuple):
+    """What a model says of a batch of images, (N,) each."""
+
+    prediction: Tensor
+    margin: Tensor
+    """max_{j != y} z_j - z_y in float32: positive where misclassified, and by how much."""
+    way: Tensor
+    """The position in :func:`ways` of the attack that did best on the image."""
+
+
+def ways(model: nn.Module) -> list[Way]:
+    """The ways to attack a model: through its logits; a gated one also through the combined loss and its heads alone.
+
+    The prediction of a gate's head is an argmax, which no gradient of the final logits sees: the robustness of a
+    gated model is the worst, image by image, of all three.
+    """
+    plain = Way("logits", model, cross_entropy, margin)
+    if not isinstance(model, GatedClassifier):
+        return [plain]
+    return [
+        plain,
+        Way("combined", model.all_logits, combined_loss, _combined_margin),
+        Way("heads", model.all_logits, heads_loss, _heads_margin),
+    ]
+
+
+def columns(steps: Collection[int]) -> list[str]:
+    """The attacks of a table row: fgsm, pgd-k and cw-k for every k."""
+    return ["fgsm", *(f"{kind}-{k}" for kind in ("pgd", "cw") for k in sorted(steps))]
+
+
+def judge(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
+    """The deployed model's answer in float32: image (N,C,H,W) in [0,1], label (N,)."""
+    with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
+        logits = model(image).float()
+    return Outcome(logits.argmax(1), margin(logits, label), torch.zeros_like(label))
+
+
+def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+    """The largest entry of \\|dL/dx\\| of each clean image in float32, (N,): 0 where attacks by gradient are blind.
+
+    image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity where the gradient holds them.
+    """
+    with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
+        x = image.detach().requires_grad_()
+        score = cross_entropy(model(x).float(), label)
+        gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
+    return gradient.abs().flatten(1).amax(1)
+
+
+def attacked(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: Collection[int] = TABLE_STEPS,
+    restarts: int = 1,
+    worst: bool = False,
+    seed: int = 0,
+    index: Tensor | None = None,
+    precision: Precision = "fp32",
+) -> dict[str, Outcome]:
+    """Every attack of a table row (see :func:`columns`) on a batch, judged in float32 (AALP, Table 2).
+
+    image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` and the number
+    of the restart fix the random starts (default: positions in the batch). An image counts as broken by PGD-k
+    where the k-th iterate of any restart is misclassified, in any of the model's :func:`ways`; with ``worst`` where
+    the clean image, the random start or any iterate up to the k-th is. Raises InputError as :func:`attrib.pgd` does.
+    """
+    clean = judge(model, image, label)
+    names = columns(steps)
+    if eps == 0:  # nothing but the image itself lies in the ball
+        return dict.fromkeys(names, clean)
+    if index is None:
+        index = torch.arange(len(image), device=image.device)
+    if precision == "bf16":  # the layout on which convolutions are faster in bfloat16, and on CPUs only there
+        image = image.contiguous(memory_format=torch.channels_last)
+    found = dict.fromkeys(names, clean) if worst else {}
+    # With `worst` a clean image that is wrong is broken already; in each later try, what no attack has left standing.
+    rows = torch.nonzero(clean.prediction == label).squeeze(1) if worst else torch.arange(len(image)).to(label.device)
+    for restart in range(restarts):
+        for number, way in enumerate(ways(model)):
+            if not len(rows):
+                return found
+            tries = _tries(
+                model, way, image[rows], label[rows], index[rows],
+                eps=eps, step_size=step_size, steps=steps, restart=restart, worst=worst, seed=seed, precision=precision,
+            )  # fmt: skip
+            for name, images in tries:
+                outcome = judge(model, images, label[rows])._replace(way=torch.full_like(rows, number))
+                found[name] = _worse(found[name], rows, outcome, label) if name in found else outcome
+            standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
+            rows = torch.nonzero(standing).squeeze(1)
+    return found
+
+
+def _tries(
+    model: nn.Module, way: Way, image: Tensor, label: Tensor, index: Tensor,
+    *, eps: float, step_size: float, steps: Collection[int], restart: int, worst: bool, seed: int,
+    precision: Precision,
+) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
+    """The adversarial images (n,C,H,W) of each column, one run of PGD and one of CW."""
+    if restart == 0:  # FGSM has no random start
+        with frozen(model), autocast(image.device, precision):
+            once = attack.ascend(
+                way.forward, way.loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,)
+            )  # fmt: skip
+        yield "fgsm", once[1]
+    for kind, objective in (("pgd", way.loss), ("cw", way.margin)):
+        taken = attack.snapshots(
+            model, image, label, objective=objective, forward=way.forward, eps=eps, step_size=step_size, steps=steps,
+            seed=seed, index=index, restart=restart, worst=worst, precision=precision,
+        )  # fmt: skip
+        for k, images in taken.items():
+            yield f"{kind}-{k}", images
+
+
+def _worse(before: Outcome, rows: Tensor, now: Outcome, label: Tensor) -> Outcome:
+    """Per image the worse of what was found before, (N,), and what was now found on ``rows``, (n,)."""
+    wrong = before.prediction[rows] != label[rows], now.prediction != label[rows]
+    # By the verdict first: where logits tie, the margin of a wrong answer is 0, as that of a right one can be.
+    replace = (wrong[1] & ~wrong[0]) | ((wrong[1] == wrong[0]) & (now.margin > before.margin[rows]))
+    chosen = rows[replace]
+    return Outcome(*(old.index_copy(0, chosen, new[replace]) for old, new in zip(before, now, strict=True)))
+
+
+def _heads_margin(logits: Tensor, label: Tensor) -> Tensor:
+    """The mean of the heads' margins: (1 + heads, N, K) and (N,) -> (N,)."""
+    return torch.stack([margin(head, label) for head in logits[1:]]).mean(0)
+
+
+def _combined_margin(logits: Tensor, label: Tensor) -> Tensor:
+    """CW's counterpart of :func:`attrib.gated.combined_loss`, with the same weight of the heads."""
+    return margin(logits[0], label) + 2 * _heads_margin(logits, label)
+
+
+def interval(right: Right) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of an accuracy, exactly and without resampling; (nan, nan) below two.
+
+    right: (N,). N draws with replacement hold Binomial(N, accuracy) right ones, so its quantiles are the interval.
+    Where all or none are right there is nothing to resample, and Clopper and Pearson's bound stands on the open side.
+    """
+    from scipy.stats import binom
+
+    if len(right) < 2:
+        return float("nan"), float("nan")
+    if right.all() or not right.any():
+        bound = 0.025 ** (1 / len(right))
+        return (bound, 1.0) if right.all() else (0.0, 1 - bound)
+    low, high = (float(binom.ppf(q, len(right), right.mean())) / len(right) for q in (0.025, 0.975))
+    return low, high
+
+
+def paired(a: Right, b: Right, *, seed: int = 0) -> Paired:
+    """Accuracy a - accuracy b over the same images, its 95 % bootstrap interval, and the exact paired test.
+
+    a, b: (N,) in the same order. Only images on which the two differ tell them apart: the two-sided permutation test
+    that swaps the models image by image is then a binomial one on those (McNemar's exact test). NaN below two.
+    """
+    from scipy.stats import binomtest
+
+    only_a, only_b, count = int((a & ~b).sum()), int((b & ~a).sum()), len(a)
+    if count < 2:
+        return Paired(float("nan"), float("nan"), float("nan"), float("nan"))
+    shares = np.array([only_a, only_b, count - only_a - only_b]) / count
+    drawn = np.random.default_rng(seed).multinomial(count, shares, size=RESAMPLES)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / count, [0.025, 0.975])
+    differing = only_a + only_b
+    p = float(binomtest(only_a, differing).pvalue) if differing else 1.0
+    return Paired((only_a - only_b) / count, float(low), float(high), p)
+
+
+def gap(train: Right, test: Right, *, seed: int = 0) -> tuple[float, float, float]:
+    """Accuracy on training images less that on test images, with its 95 % bootstrap interval (unpaired)."""
+    generator = np.random.default_rng(seed)
+    drawn = [generator.binomial(len(right), right.mean(), size=RESAMPLES) / len(right) for right in (train, test)]
+    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    return float(train.mean() - test.mean()), float(low), float(high)
+
+
+class Point(NamedTuple):
+    """A model's accuracies at one radius: whether each image stood, per attack, (N,) each."""
+
+    eps: float
+    step_size: float
+    right: dict[str, Right]
+
+
+EXPLODING = 1e6
+"""In float32 a pixel near 1 moves by no less than 6e-8, which at this slope still changes the loss by 0.06."""
+
+
+def reaches(eps: float, step_size: float, steps: int) -> bool:
+    """Whether that many steps lead from the image to the edge of the eps-ball, but for rounding."""
+    return steps * step_size >= eps * (1 - 1e-9)
+
+
+def doubts(
+    clean: Right, label: NDArray[Any], gradient: NDArray[np.floating], points: Sequence[Point],
+    *, classes: int, steps: Collection[int],
+) -> list[str]:  # fmt: skip
+    """What an expert would object to in one model's accuracies, a sentence each (after Carlini et al. 2019).
+
+    clean, label, gradient: (N,) right on the clean image, true class, :func:`gradient_size`; points: by rising eps.
+    """
+    # Always naming one class is right as often as that class comes.
+    chance = max(1 / classes, float(np.bincount(label).max()) / len(label))
+    attacked = [point for point in points if point.eps > 0]
+    found = []
+    if not interval(clean)[0] > chance:
+        found.append(
+            f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
+        )
+    found += _about_gradients(gradient)
+    for point in attacked:
+        found += _about_one(point, steps=sorted(steps), chance=chance)
+    for smaller, larger in pairwise(attacked):
+        found += _about_two(smaller, larger, longest=max(steps))
+    return found
+
+
+def _about_gradients(size: NDArray[np.floating]) -> Iterator[str]:
+    blind, wild = int((size == 0).sum()), int((~(size <= EXPLODING)).sum())
+    if blind:
+        yield (
+            f"the gradient of the loss is zero on {blind:,} of {len(size):,} images: that they withstand attacks by"
+            " gradient proves nothing; see --autoattack, whose Square needs none"
+        )
+    if wild:
+        yield (
+            f"the gradient of the loss is not finite or beyond {EXPLODING:.0e} on {wild:,} of {len(size):,} images:"
+            " exploding gradients lead attacks astray"
+        )
+
+
+def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str]:
+    longest = steps[-1]
+    eps = f"eps {point.eps:.4g}"
+    lead = paired(point.right[f"pgd-{longest}"], point.right["fgsm"])
+    # FGSM's one step reaches the edge of the ball; where those of PGD together do not, it may well be stronger.
+    if reaches(point.eps, point.step_size, longest) and lead.difference > 0 and lead.p < 0.05:
+        yield (
+            f"at {eps} FGSM breaks {100 * lead.difference:.1f} points more than PGD-{longest}: one step stronger than"
+            " many is a sign of masked gradients"
+        )
+    if len(steps) > 1 and reaches(point.eps, point.step_size, steps[-2]):
+        late = paired(point.right[f"pgd-{steps[-2]}"], point.right[f"pgd-{longest}"])
+        if late.difference >= 0.01 and late.p < 0.05:
+            yield (
+                f"at {eps} PGD breaks {100 * late.difference:.1f} points more from step {steps[-2]} to {longest}: it"
+                " has not converged, and the accuracy is an upper bound; see --restarts and --autoattack"
+            )
+    for name in (f"pgd-{longest}", f"cw-{longest}"):
+        if point.eps >= 0.5 and interval(point.right[name])[0] > chance:
+            yield (
+                f"{name.upper()} at {eps} leaves {point.right[name].mean():.1%} standing, where every image can be"
+                " made the same grey: it is the attack that fails"
+            )
+
+
+def _about_two(smaller: Point, larger: Point, *, longest: int) -> Iterator[str]:
+    for name in (f"pgd-{longest}", f"cw-{longest}"):
+        rise = paired(larger.right[name], smaller.right[name])
+        if rise.difference > 0 and rise.p < 0.05:
+            yield (
+                f"{name.upper()} accuracy rises by {100 * rise.difference:.1f} points from eps {smaller.eps:.4g} to"
+                f" {larger.eps:.4g}, where it can only fall: the attack fails"
+            )
