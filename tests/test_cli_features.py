@@ -302,7 +302,7 @@ BAD = [
     (("fc", "--ckpt", "five.pt", "--data", "glyphs"), "10 classes"),
     (("fc", "--model", "mine:small"), "--data NAME, or named with --fc"),
     (("fc", "--model", "mine:small", "--fc", "0.0"), "expected a last layer with a weight of shape (K,D), got Conv2d"),
-    (("fc", "--model", "mine:small", "--fc", "1"), "expected a last layer with a weight of shape (K,D), got Sequential"),
+    (("fc", "--model", "mine:small", "--fc", "1"), "a last layer with a weight of shape (K,D), got Sequential"),
     (("fc", "--model", "mine:small", "--fc", "head"), "--fc: Sequential has no 'head'"),
     (("fc", "--model", "mine:convolutional", "--data", "glyphs"), "linear layer"),
 ]  # fmt: skip
