@@ -97,7 +97,7 @@ def three():
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose module own.py makes models, to be the current one."""
+    """A folder whose module yours.py makes models, to be the current one."""
     place = tmp_path_factory.mktemp("own")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -111,7 +111,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nn.functional.cross_entropy(model(pixels), label).backward()
         descent.step()
     torch.save(model.state_dict(), place / "weights.pt")
-    (place / "own.py").write_text(OWN.format(weights=place / "weights.pt"))
+    (place / "yours.py").write_text(OWN.format(weights=place / "weights.pt"))
     return place
 
 
@@ -122,8 +122,19 @@ def here(own: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return own
 
 
-FITTED = ("--model", "own:fitted", "--data", "npz:easy.npz", "--eps", "0.02", "--step-size", "0.005", "--steps", "4,8")
-BOTH = (*FITTED, "--model", "again=own:fitted")
+FITTED = (
+    "--model",
+    "yours:fitted",
+    "--data",
+    "npz:easy.npz",
+    "--eps",
+    "0.02",
+    "--step-size",
+    "0.005",
+    "--steps",
+    "4,8",
+)
+BOTH = (*FITTED, "--model", "again=yours:fitted")
 
 
 def accuracies(done: Out) -> list[dict[str, float]]:
@@ -187,7 +198,7 @@ def test_csv_holds_what_the_library_says(run: Any, here: Path, tmp_path: Path) -
 
 
 def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(run: Any, tmp_path: Path) -> None:
-    sweep = ("--model", "own:fitted", "--data", "npz:easy.npz", "--limit", 60, "--steps", 5, "--out", tmp_path)
+    sweep = ("--model", "yours:fitted", "--data", "npz:easy.npz", "--limit", 60, "--steps", 5, "--out", tmp_path)
     done = run(*sweep, "--eps", "0:8/255:3", "--json")
     summary = json.loads(done.out)
     (entry,) = summary["models"]
@@ -207,7 +218,7 @@ def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(run: Any, tmp_pa
 
 
 def test_the_gap_is_that_of_two_runs(run: Any) -> None:
-    glyphs = ("--model", "own:fitted", "--data", "glyphs", "--steps", 3)
+    glyphs = ("--model", "yours:fitted", "--data", "glyphs", "--steps", 3)
     both = run(*glyphs, "--limit", 60, "--gap", "--json")
     (entry,) = json.loads(both.out)["models"]
     (test,), (train,) = (
@@ -245,7 +256,7 @@ def test_same_seed_same_answer_whatever_the_batch_size(run: Any) -> None:
 @pytest.mark.parametrize("stop_at", [2, 8])
 def test_an_interrupted_run_continues(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     """Stopped in the test images, and, at the eighth of ten batches, in --gap's training images."""
-    both = ("--model", "own:fitted", "--model", "NA=own:untrained", "--data", "glyphs", "--steps", 3)
+    both = ("--model", "yours:fitted", "--model", "NA=yours:untrained", "--data", "glyphs", "--steps", 3)
     command = (*both, "--limit", 50, "--batch-size", 10, "--gap", "--json")
     expected = run(*command).out
     attacked, calls = library.attacked, 0
@@ -288,7 +299,7 @@ def test_two_processes_give_what_one_gives(run: Any, here: Path, tmp_path: Path)
     [("saturated", "gradient of the loss is zero on"), ("Detached", "is zero on 80 of 80"), ("untrained", "chance")],
 )
 def test_what_an_expert_would_object_to(run: Any, factory: str, words: str) -> None:
-    done = run("--model", f"own:{factory}", *FITTED[2:], "--limit", 80, "--json")
+    done = run("--model", f"yours:{factory}", *FITTED[2:], "--limit", 80, "--json")
     assert done.status == 0
     assert f"attrib: warning: {factory}: " in done.err
     assert words in done.err
@@ -334,7 +345,7 @@ def test_autoattack_below_four_classes_says_what_ran(run: Any, tmp_path: Path) -
     images = (batch.image * 255).byte().permute(0, 2, 3, 1).numpy()
     np.savez(tmp_path / "three.npz", images=images, labels=np.array([0, 1, 2, 0]))
     done = run(
-        "--model", "own:three", "--data", f"npz:{tmp_path}/three.npz", "--eps", "0.5", "--steps", 2, "--autoattack"
+        "--model", "yours:three", "--data", f"npz:{tmp_path}/three.npz", "--eps", "0.5", "--steps", 2, "--autoattack"
     )  # fmt: skip
     assert done.status == 0, done.err
     said = " ".join(done.out.split())
@@ -356,9 +367,9 @@ BAD = [
     ((*FITTED, "--gap"), "an npz file holds one set"),
     ((*FITTED, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
     ((*FITTED, "--device", "tpu"), "device: expected auto"),
-    ((*FITTED, "--out", "own.py"), "cannot write to the folder"),
+    ((*FITTED, "--out", "yours.py"), "cannot write to the folder"),
     ((*FITTED, "--ckpt", "missing.pt"), "no such file"),
-    (("--model", "own:three", "--data", "glyphs"), "expected logits of shape (N,10)"),
+    (("--model", "yours:three", "--data", "glyphs"), "expected logits of shape (N,10)"),
 ]
 
 

@@ -64,8 +64,24 @@ def _parser() -> _Parser:
             chosen.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             metavar = None if choices else kind.__name__.upper()
-            chosen.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=text, choices=choices, metavar=metavar)
+            chosen.add_argument(
+                flag,
+                type=_number if kind is float else kind,
+                default=argparse.SUPPRESS,
+                help=text,
+                choices=choices,
+                metavar=metavar,
+            )
     return parser
+
+
+def _number(text: str) -> float:
+    """A number as 0.03 or 8/255."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"expected a number like 0.03 or 8/255, got {text!r}") from None
 
 
 def main() -> int:

@@ -138,7 +138,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = tomllib.load(file)
     except OSError as error:
-        raise InputError(f"--recipe: cannot read {path}: {error.strerror}") from None
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+        raise InputError(f"--recipe: cannot read {path}: {error.strerror}; train/recipes has {known}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"--recipe: {path} is not valid TOML: {error}") from None
     options = {option.name: option for option in dataclasses.fields(Config)}

@@ -131,6 +131,8 @@ def load_data(
     if name is None and not known:
         raise InputError("--data is needed: no model given says what it was trained on")
     name = name or next(iter(known.values()))
+    if size and not name.startswith("folder:") and all(subject.checkpoint for subject in subjects):
+        raise InputError("--size is for a --model, or for the pictures of folder:DIR; a checkpoint knows its own size")
     # The pictures of a folder are cut to the model's size; other data is resized in front of the model.
     data = dataset(name, split=split, root=root, limit=limit, size=size if name.startswith("folder:") else None)
     for subject in subjects:
@@ -224,12 +226,12 @@ def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
 
     drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for column, name in enumerate(table.columns):
-        drawn.add_column(name, justify="left" if column == 0 else "right", no_wrap=True)
+        drawn.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
     for row in table.itertuples(index=False):
         drawn.add_row(*map(str, row))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+        console = Console(highlight=False, markup=False, width=200)
     console.print(drawn)
 
 

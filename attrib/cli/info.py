@@ -45,7 +45,7 @@ def _card(path: str, model: Any, ckpt: Any) -> dict[str, Any]:
         "architecture": ckpt.arch,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "classes": ckpt.num_classes,
-        "input": list(ckpt.input_shape),
+        "input": "x".join(map(str, ckpt.input_shape)),
         "data": ckpt.data,
         "method": ckpt.method,
         "epoch": ckpt.epoch,
@@ -61,7 +61,7 @@ def _line(value: Any) -> str:
     if isinstance(value, dict):
         return "  ".join(f"{key}={_line(item)}" for key, item in value.items()) or "–"
     if isinstance(value, list | tuple):
-        return "x".join(map(str, value))
+        return ", ".join(map(_line, value))
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):

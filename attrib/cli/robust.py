@@ -76,6 +76,7 @@ def robust(
     from attrib.autoattack import require
     from attrib.files import folder
     from attrib.parallel import world
+    from attrib.robust import fast_layout
 
     counts = _steps(steps)
     for option, value in (("--restarts", restarts), ("--batch-size", 1 if batch_size is None else batch_size)):
@@ -98,6 +99,9 @@ def robust(
         radii = _radii(eps, step_size, data=images.name)
         how = How(radii, counts, restarts, worst, autoattack, seed, inference.precision(precision, here.device))
         _check(subjects, images, here.device)
+        if how.precision == "bf16":
+            for subject in subjects:
+                fast_layout(subject.model)
         batch_size = batch_size or (500 if here.device.type == "cuda" else 100)
         work = [Work(images, how)]
         if gap:
