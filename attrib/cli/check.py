@@ -99,7 +99,7 @@ def check(
 ) -> None:
     """Sanity and faithfulness of the maps: a line per check and model, beside a control that knows nothing."""
     from attrib import checks, results
-    from attrib.cli.sets import fingerprint
+    from attrib.cli.common import fingerprint
     from attrib.files import folder
     from attrib.maps import MAPS
     from attrib.parallel import world

@@ -255,6 +255,17 @@ def identity(subject: Subject) -> dict[str, Any]:
     return {"name": subject.name, "checkpoint": subject.path, "fingerprint": fingerprint}
 
 
+def fingerprint(model: "nn.Module") -> str:
+    """What tells one model from another in unfinished work: its weights and buffers, --mean and --std among them."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().float().numpy().data)
+    return digest.hexdigest()[:12]
+
+
 def provenance() -> dict[str, str]:
     """The versions that made a result."""
     import platform

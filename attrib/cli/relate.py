@@ -7,8 +7,9 @@ import typer
 
 from attrib.cli import common
 from attrib.cli.batches import over_batches
+from attrib.cli.common import fingerprint
 from attrib.cli.explain import Explained, How, explain
-from attrib.cli.sets import fingerprint, saved_epochs
+from attrib.cli.sets import saved_epochs
 from attrib.errors import InputError
 from attrib.relate import MODEL, Point, image_relations, model_relations
 

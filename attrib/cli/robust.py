@@ -194,7 +194,7 @@ def _training_images(test: "Dataset", *, root: Path | None, size: int | None) ->
 
 def _unfinished(out: Path, subjects: list[common.Subject], work: Work, batch_size: int) -> Path:
     """The folder for the finished part of this very work: other models or settings have another."""
-    from attrib.cli.sets import fingerprint
+    from attrib.cli.common import fingerprint
     from attrib.results import to_json
 
     described = {

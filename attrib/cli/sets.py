@@ -16,7 +16,6 @@ from attrib.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from torch import nn
 
     from attrib.consistency import LogitPairs
     from attrib.data import Batch, Dataset
@@ -112,7 +111,7 @@ def sets(
             title="sets", out=out,
             settings={
                 "data": images.name, "split": split, "size": size, "how": [settings, *how[1:]], "epochs": fingerprints,
-                "models": [(subject.name, subject.path, fingerprint(subject.model)) for subject in subjects],
+                "models": [(subject.name, subject.path, common.fingerprint(subject.model)) for subject in subjects],
             },
         )  # fmt: skip
         if rows is None:  # the first process has those of all
@@ -159,17 +158,6 @@ def saved_epochs(run: Path) -> list[Epoch]:
     if not epochs:
         raise InputError(f"--run: no epoch-*.pt in {run}; train with --save-every 1 to keep the epochs")
     return epochs
-
-
-def fingerprint(model: "nn.Module") -> str:
-    """What tells one model from another in unfinished work: its weights and buffers, --mean and --std among them."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().data)
-    return digest.hexdigest()[:12]
 
 
 def _check(subjects: list[common.Subject], data: "Dataset", device: "torch.device") -> None:
