@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attrib import zoo
 from attrib.errors import InputError
 from attrib.files import atomic
 from attrib.model import ARCHITECTURES, Classifier, Shape, build
@@ -176,13 +177,15 @@ def read(
 ) -> Checkpoint:
     """What is in the file: a checkpoint, or bare weights (also wrapped, or prefixed, or safetensors).
 
+    ``zoo:NAME`` instead of a path reads a model that comes with the package (``attrib zoo`` lists them).
+
     Bare weights need ``arch``; the numbers of classes and channels come from them, the size from
     ``input_shape`` (default 32x32, for lenet from the weights), mean and std from the file unless given.
     For a checkpoint that describes itself, what is given must agree with it.
     Weights come back as float32, on the CPU. Raises InputError, one line that says what was found, for
     anything else; no code in the file is ever run.
     """
-    content = content_of(Path(path))
+    content = content_of(zoo.file(path))
     try:
         if "format_version" not in content:
             return _from_weights(state_dict(unwrapped(content)), arch, input_shape, mean, std)

@@ -1,0 +1,47 @@
+"""``attrib zoo``: which trained models come with the package?"""
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from attrib.cli import common
+
+if TYPE_CHECKING:
+    from attrib.checkpoint import Checkpoint
+
+
+def zoo(json: common.Json = False) -> None:
+    """The models that come with the package, for --ckpt zoo:NAME, and what was measured of them."""
+    import pandas as pd
+
+    from attrib import checkpoint, results
+    from attrib import zoo as models
+
+    cards = [_card(name, checkpoint.read(f"{models.PREFIX}{name}")) for name in models.names()]
+    if json:
+        typer.echo(results.to_json({"models": cards}))
+        return
+    rows = [
+        {
+            "--ckpt": card["checkpoint"], "method": card["method"], "recipe": card["recipe"], "seed": card["seed"],
+            "clean %": f"{100 * card['clean']:.2f}", "robust %": f"{100 * card['robust']:.2f}",
+            "attack": f"{card['attack']}, eps {card['eps']:.3g}", "images": f"{card['images']:,}",
+            "fingerprint": card["fingerprint"],
+        }
+        for card in cards
+    ]  # fmt: skip
+    common.print_table(
+        pd.DataFrame(rows), title="Models that come with attrib",
+        caption="Accuracy on the first so many test images, measured by python -m train.zoo with these half-precision"
+        " weights; robust: after the attack from one random start",
+    )  # fmt: skip
+
+
+def _card(name: str, ckpt: "Checkpoint") -> dict[str, Any]:
+    measured = {key: ckpt.metrics[key] for key in ("clean", "robust", "eps")}
+    return {
+        "name": name, "checkpoint": f"zoo:{name}", "data": ckpt.data, "architecture": ckpt.arch,
+        "method": ckpt.method, "recipe": ckpt.hyper["recipe"], "seed": ckpt.hyper["seed"], "epoch": ckpt.epoch,
+        **measured, "attack": f"PGD-{ckpt.metrics['steps']:.0f}", "images": int(ckpt.metrics["images"]),
+        "fingerprint": ckpt.fingerprint,
+    }  # fmt: skip

@@ -1,0 +1,27 @@
+"""The small trained models that come with the package: ``zoo:NAME`` wherever a checkpoint's path is expected.
+
+Each is a checkpoint of half-precision weights; its metrics are what ``python -m train.zoo`` measured of those weights.
+"""
+
+from pathlib import Path
+
+from attrib.errors import InputError
+
+PREFIX = "zoo:"
+HERE = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The models' names, sorted: data set, architecture and training method, as in mnist-lenet-alp."""
+    return sorted(path.stem for path in HERE.glob("*.pt"))
+
+
+def file(path: str | Path) -> Path:
+    """The file that ``zoo:NAME`` stands for; any other path as it is. Raises InputError for an unknown name."""
+    text = str(path)
+    if not text.startswith(PREFIX):
+        return Path(path)
+    name = text.removeprefix(PREFIX)
+    if name not in names():
+        raise InputError(f"{text}: no such model in the zoo; it holds {', '.join(names()) or 'none'}")
+    return HERE / f"{name}.pt"
