@@ -1,27 +1,22 @@
-"""AGAIN supplement, Figure 2: an illustration of attribution spans. ``python -m figures.again_figure2``.
+"""AGAIN supplement, Figure 2: attribution spans under standard training, PGD-AT and AGAIN.
 
-Reads what ``attrib span --out`` left in ``span-examples.npz``.
+The paper does not print its threshold; here a pixel belongs to the span when Grad-CAM there exceeds the map's mean.
 """
 
 from pathlib import Path
 
-import numpy as np
+from figures import names, pictures, shared
 
-from attrib import plot
+TASKS = ("span",)
+MODELS = (names.STANDARD, names.PGD_AT, names.AGAIN)
 
-HERE = Path(__file__).parent
 
-
-def main() -> None:
-    """Write again-figure2-mnist.pdf and .png."""
-    with np.load(HERE / "data" / "mnist-lenet" / "span-examples.npz") as saved:
-        examples = {name: saved[name] for name in saved.files}
-    few = {name: examples[name][:4] for name in ("image", "index", "label")}
-    few |= {name: examples[name][:, :4] for name in ("map", "span", "prediction")} | {"model": examples["model"]}
-    figure = plot.map_grid(few, title="Grad-CAM, threshold mean, MNIST test", spans=True)
-    for path in plot.save(figure, HERE / "again-figure2-mnist"):
-        print(path)
+def draw(data: Path, out: Path) -> list[Path]:
+    """Write again-figure2."""
+    found = shared.panels(data, "span", wanted=MODELS, needed=(names.STANDARD, names.PGD_AT))
+    title = "Grad-CAM of the true class; span: above the map's mean"
+    return pictures.save(found, "span", out, "again-figure2", title=title, spans=True)
 
 
 if __name__ == "__main__":
-    main()
+    shared.alone(draw)

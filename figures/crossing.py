@@ -1,0 +1,88 @@
+"""The two papers crossed: spans of AALP's models, contributions of AGAIN's. A table of our own.
+
+AGAIN says that robust models should use more of the image, AALP that they use fewer features.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from figures import names, shared
+
+TASKS = ("span", "contrib", "robust")
+
+
+def draw(data: Path, out: Path) -> list[Path]:
+    """Write crossing."""
+    rows = []
+    for panel in shared.panels(data, "robust"):
+        if not {"span", "contrib"} <= shared.manifest(panel.folder).keys():
+            continue
+        of_place = measured(panel)
+        rows += [
+            {
+                "Data set": panel.title, "Model": names.label(each["name"]),
+                "ASC %": f"{shared.percent(each['asc'])} ({shared.percents(each['asc_ci'])})",
+                "features used (PR of C / D) %":
+                    f"{shared.percent(each['used'], 1)} ({shared.percents(each['used_ci'], 1)})",
+                "clean %": shared.percent(each["clean"], 1),
+                f"{names.attack(each['attack'])} %": shared.percent(each["robust"], 1),
+            }
+            for each in of_place
+        ]  # fmt: skip
+        words = {"asc": "ASC %", "used": "features used (PR of C / D) %"}
+        if len(of_place) > 2:
+            row = {
+                "Data set": panel.title,
+                "Model": f"rank correlation with accuracy under attack, {len(of_place)} models",
+            }
+            said = {key: f"{value:+.2f}".replace("-", "−") for key, value in correlations(of_place).items()}
+            rows.append(row | {words[key]: value for key, value in said.items()})
+    if not rows:
+        raise shared.Missing(
+            f"no span, contrib and robust results of the same folder in {data};"
+            " python -m figures.run --ckpts DIR makes them"
+        )
+    caption = (
+        "How much of the image (ASC: Grad-CAM above its mean) and how many of the features before the last layer"
+        " (participation ratio of C as a share of their number) every model uses, on clean test images, beside its"
+        " accuracy; 95 % intervals over images"
+    )
+    return shared.save_table(pd.DataFrame(rows).fillna(""), out, "crossing", caption=caption)
+
+
+def measured(panel: shared.Panel) -> list[dict[str, Any]]:
+    """Per model its coverage, the share of features used, and accuracy clean and under the longest PGD."""
+    span, contrib, robust = (panel.json(task) for task in TASKS)
+    found = []
+    for name in sorted(panel.models, key=names.order):
+        accuracies = shared.entry(robust, name)["accuracies"]
+        attack = [column for column in accuracies if column.startswith("pgd-")][-1]
+        concentration, image = shared.entry(contrib, name), shared.entry(span, name)
+        of, count = concentration["contribution"], concentration["features"]
+        found.append(
+            {
+                "name": name, "asc": image["asc"], "asc_ci": image["asc_ci"],
+                "used": of["participation_ratio"] / count,
+                "used_ci": [end / count if end is not None else None for end in of["participation_ratio_ci"]],
+                "clean": accuracies["clean"], "robust": accuracies[attack], "attack": attack,
+            }
+        )  # fmt: skip
+    return found
+
+
+def correlations(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Spearman's rank correlation of coverage and of the share of features with robust accuracy, over the models.
+
+    Empty where all models are equally robust.
+    """
+    robust = [each["robust"] for each in found]
+    if min(robust) == max(robust):
+        return {}
+    return {key: float(spearmanr([each[key] for each in found], robust).statistic) for key in ("asc", "used")}
+
+
+if __name__ == "__main__":
+    shared.alone(draw)

@@ -1,0 +1,69 @@
+"""Which checkpoint a paper's model is, and what checkpoints, data sets, architectures and attacks are called."""
+
+import re
+
+Role = tuple[str, ...]
+"""A model of a paper: the names of checkpoints that may stand for it, the one wanted first."""
+
+STANDARD: Role = ("raw", "standard")
+ADV: Role = ("madry", "pgd-at")
+"""AALP's adversarial training: the loss of clean and adversarial images."""
+PGD_AT: Role = ("pgd-at", "madry")
+"""AGAIN's: the loss of adversarial images alone."""
+SMOOTH: Role = ("pgd-at-smooth",)
+ALP: Role = ("alp",)
+TRADES: Role = ("trades",)
+AALP_GD: Role = ("aalp-gd",)
+AALP_SW: Role = ("aalp-sw",)
+AALP: Role = ("aalp",)
+NO_FUSION: Role = ("again-no-hff",)
+AGAIN: Role = ("again", "again-logit")
+LOGIT: Role = ("again-logit",)
+
+LABELS = {
+    "raw": "standard", "standard": "standard", "madry": "Madry adv", "pgd-at": "PGD-AT",
+    "pgd-at-smooth": "PGD-AT, smoothing 0.4", "alp": "ALP", "trades": "TRADES", "mart": "MART", "aalp-gd": "AALP-gd",
+    "aalp-sw": "AALP-sw", "aalp": "AALP", "again-no-hff": "AGAIN w/o HFF", "again": "AGAIN",
+    "again-logit": "AGAIN (logit form)", "again-awp": "AGAIN + AWP", "again-trades": "AGAIN on TRADES",
+    "raw-gd": "standard + gd", "adv-gd": "Madry adv + gd",
+}  # fmt: skip
+"""Checkpoints as figures call them, in the order in which they are shown; other names stand for themselves."""
+DATA = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "glyphs": "glyphs"}
+ARCHITECTURES = {
+    "lenet": "LeNet", "resnet9": "ResNet-9", "resnet32": "ResNet-32", "resnet18": "ResNet-18",
+    "preactresnet18": "PreAct ResNet-18", "wrn-34-10": "WRN-34-10",
+}  # fmt: skip
+
+SWEEP = re.compile(r"(aalp|again|again-logit)-alpha-(\d+(?:\.\d+)?)")
+"""The name of a checkpoint that belongs to a sweep over alpha."""
+SEED = re.compile(r"(.+)-seed\d+")
+"""The name of one more seed of a checkpoint."""
+
+
+def label(name: str) -> str:
+    """A checkpoint as figures call it."""
+    return LABELS.get(name, name)
+
+
+def order(name: str) -> tuple[int, str]:
+    """The key by which checkpoints are sorted: as in LABELS, others behind by name."""
+    known = list(LABELS)
+    return (known.index(name) if name in known else len(known), name)
+
+
+def place(folder: str) -> str:
+    """A folder of results, ``mnist-lenet``, as figures call it: ``MNIST, LeNet``."""
+    data, _, arch = folder.partition("-")
+    return f"{DATA.get(data, data)}, {ARCHITECTURES.get(arch, arch)}"
+
+
+def place_order(folder: str) -> tuple[int, str]:
+    """The key by which folders of results are sorted."""
+    known = list(DATA)
+    data = folder.partition("-")[0]
+    return (known.index(data) if data in known else len(known), folder)
+
+
+def attack(column: str) -> str:
+    """``pgd-10`` as papers write it: ``PGD-10``."""
+    return {"clean": "clean", "autoattack": "AutoAttack"}.get(column, column.upper())

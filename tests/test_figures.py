@@ -1,0 +1,355 @@
+"""figures/: the run command on tiny models, every script on what it leaves, the page, and the papers' numbers."""
+
+import json
+import re
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import attrib
+from attrib import checkpoint, plot
+from attrib.model import Classifier, build
+from figures import claims, compare, judges, names, readme, reproduce, run, shared, tasks
+from figures.__main__ import SCRIPTS
+from figures.__main__ import main as draw_all
+from train.__main__ import parse
+
+NAMES = ("raw", "madry", "alp", "aalp", "aalp-gd", "again-logit", "aalp-alpha-0.5", "aalp-alpha-1")
+COUNT, ATTACKED = 16, 6
+GLYPHS = attrib.dataset("glyphs", limit=1)
+CLASSES, SHAPE = len(GLYPHS.classes), GLYPHS.shape
+
+
+def _save(place: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = build("lenet", num_classes=CLASSES, input_shape=SHAPE, mean=(0.3,) * 3, std=(0.3,) * 3)
+    _fit(model)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    described: Any = {
+        "arch": "lenet", "arch_kwargs": {"mean": [0.3] * 3, "std": [0.3] * 3}, "num_classes": CLASSES,
+        "input_shape": SHAPE,
+        "data": "glyphs", "method": "standard", "hyper": {"seed": seed, "epochs": 3}, "epoch": 1, "metrics": {},
+        "weights": model.state_dict(),
+    }  # fmt: skip
+    checkpoint.save(checkpoint.Checkpoint(**described), place)
+
+
+def _fit(model: Classifier) -> None:
+    """Ridge regression of the last layer, so that the model is right about some images without any training."""
+    (batch,) = attrib.dataset("glyphs", split="train", limit=400).batches(400)
+    with torch.no_grad():
+        features = model.embed(batch.image)
+        wanted = F.one_hot(batch.label, CLASSES).float()
+        ridge = features.T @ features + 0.1 * torch.eye(features.shape[1])
+        model.fc.weight.copy_(10 * torch.linalg.solve(ridge, features.T @ wanted).T)
+
+
+@pytest.fixture(scope="module")
+def ckpts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of LeNets of which only the last layer is fitted, ALP's and AALP's with epochs."""
+    place = tmp_path_factory.mktemp("ckpts")
+    for number, name in enumerate(NAMES):
+        _save(place / name / "model.pt", number)
+        if name in ("alp", "aalp"):
+            for epoch in (2, 10):
+                _save(place / name / f"epoch-{epoch}.pt", 100 * epoch + number)
+    return place
+
+
+@pytest.fixture(scope="module")
+def data(ckpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What figures.run makes of them: a folder with the folder glyphs-lenet."""
+    place = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "RULES", ("otsu",))
+        patch.setattr(tasks, "OTHER_MAPS", ("eq6",))
+        patch.setattr(tasks, "SHOWN", 2)
+        patch.setattr(plot, "save", lambda *_: [])  # the commands' own figures, which are not kept
+        done = _make(ckpts, place / "glyphs-lenet")
+    assert done == place / "glyphs-lenet"
+    return place
+
+
+@pytest.fixture(scope="module")
+def drawn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path] | shared.Missing]:
+    """What every script makes of that."""
+    out, found = tmp_path_factory.mktemp("rendered"), {}
+    for name in SCRIPTS:
+        try:
+            found[name] = import_module(f"figures.{name}").draw(data, out)
+        except shared.Missing as error:
+            found[name] = error
+    return found
+
+
+def _make(ckpts: Path, out: Path) -> Path:
+    return run.make(
+        ckpts, data=None, limit=COUNT, attacked=ATTACKED, autoattack=None, out=out, work=out.parent / "work",
+        device="cpu",
+    )  # fmt: skip
+
+
+def test_run_leaves_small_files_and_says_where_they_come_from(ckpts: Path, data: Path) -> None:
+    place = data / "glyphs-lenet"
+    done = shared.manifest(place)
+    assert {"fc", "span", "span-otsu", "span-eq6-mean", "contrib", "smoothgrad", "eq6", "eq6-epochs", "sets", "robust",
+            "sets-epochs", "evolve", "gap", "gd-alp", "alpha-aalp"} == done.keys() - {"span-eq6-otsu"}  # fmt: skip
+    assert all((place / file).stat().st_size < 300_000 for record in done.values() for file in record["files"])
+    assert done["span"]["images"] == COUNT
+    assert done["robust"]["images"] == ATTACKED
+    assert done["robust"]["command"].startswith("attrib robust --ckpt alp=")
+    for name in ("raw", "alp"):
+        assert done["span"]["models"][name] == [checkpoint.read(ckpts / name / "model.pt").fingerprint]
+    epochs = [checkpoint.read(ckpts / "alp" / f"epoch-{n}.pt").fingerprint for n in (2, 10)]
+    assert done["sets-epochs"]["models"]["alp"] == epochs
+    assert not any((data / "work" / "glyphs-lenet").iterdir())
+
+
+def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
+    ckpts: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "RULES", ("otsu",))
+    monkeypatch.setattr(tasks, "OTHER_MAPS", ("eq6",))
+    monkeypatch.setattr(tasks, "SHOWN", 2)
+    moved, out = tmp_path / "moved", tmp_path / "data" / "glyphs-lenet"
+    shutil.copytree(ckpts, moved)
+    shutil.copytree(data / "glyphs-lenet", out)
+    asked: list[str] = []
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(arguments: list[str]) -> None:
+        asked.append(arguments[0])
+        raise StoppedError
+
+    monkeypatch.setattr(run, "_attrib", stop)
+    _make(moved, out)  # the same weights elsewhere
+    assert not asked
+    (out / "sets.csv").unlink()
+    with pytest.raises(StoppedError):
+        _make(moved, out)
+    assert asked == ["sets"]
+    _save(moved / "raw" / "model.pt", 77)
+    with pytest.raises(StoppedError):
+        _make(moved, out)
+    assert asked[1:] == ["fc"]
+
+
+def test_what_is_kept_is_what_the_library_gives(ckpts: Path, data: Path) -> None:
+    place = data / "glyphs-lenet"
+    model, _ = attrib.load(ckpts / "alp" / "model.pt")
+    (batch,) = attrib.dataset("glyphs", limit=COUNT).batches(COUNT)
+    weight = model.fc.weight.detach()
+    with np.load(place / "fc.npz") as arrays:
+        assert (arrays["valid alp"] == np.array([[w > weight.mean() for w in row] for row in weight])).all()
+        np.testing.assert_allclose(arrays["norm alp"], weight.square().sum(0).sqrt(), rtol=1e-5)
+    budget = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 10}
+    record = shared.read_json(place / "sets.json")["attack"]
+    assert {key: pytest.approx(value, abs=1e-5) for key, value in budget.items()} == {k: record[k] for k in budget}
+    attacked = attrib.pgd(model, batch.image, batch.label, **budget, index=batch.index)  # type: ignore[arg-type]
+    with torch.no_grad():
+        probability = [model(x).softmax(1)[torch.arange(COUNT), batch.label] for x in (batch.image, attacked)]
+    shift = shared.read_json(place / "sets-shift.json")["models"][0]
+    assert shift["shift"] == pytest.approx(float((probability[0] - probability[1]).abs().mean()), abs=1e-5)
+
+
+def test_several_seeds_stand_behind_one_name(ckpts: Path, tmp_path: Path) -> None:
+    for name in ("alp", "raw"):
+        shutil.copytree(ckpts / name, tmp_path / name)
+    _save(tmp_path / "alp-seed1" / "model.pt", 50)
+    raw, alp = run.models_of(tmp_path)
+    assert (raw.name, alp.name, len(alp.paths), list(alp.epochs)) == ("raw", "alp", 2, [2, 10])
+    assert alp.ckpt == f"alp={tmp_path}/alp/model.pt,{tmp_path}/alp-seed1/model.pt"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_draws(name: str, drawn: dict[str, list[Path] | shared.Missing]) -> None:
+    written = drawn[name]
+    if name == "again_figure4":  # no sweep of AGAIN among the models
+        assert isinstance(written, shared.Missing)
+        return
+    assert not isinstance(written, shared.Missing), written
+    kinds = {".tex", ".md"} if "table" in name or name in ("asc_rules", "crossing") else {".pdf", ".png"}
+    assert {path.suffix for path in written} == kinds
+    for path in written:
+        content = path.read_bytes()
+        assert content
+        if path.suffix == ".pdf":
+            assert b"/Type3" not in content  # fonts are embedded as TrueType
+        elif path.suffix == ".tex":
+            assert b"\\toprule" in content
+
+
+def test_tables_hold_the_papers_numbers_and_ours(data: Path, drawn: dict[str, list[Path] | shared.Missing]) -> None:
+    robust = shared.read_json(data / "glyphs-lenet" / "robust.json")
+    table = _markdown(drawn["aalp_table2"])
+    assert [cell for cell in table[0] if "-" in cell] == [f"{a}-{n}" for a in ("PGD", "CW") for n in (10, 20, 40, 100)]
+    ours = next(row for row in table if row[1] == "AALP")
+    accuracies = shared.entry(robust, "aalp")["accuracies"]
+    assert ours[3:] == [f"{100 * value:.1f}" for value in accuracies.values()]
+    spans = _markdown(drawn["asc_rules"])
+    assert len(spans) == 1 + 4  # gradcam and eq6, each with two rules
+
+
+def _markdown(written: list[Path] | shared.Missing) -> list[list[str]]:
+    """The rows of a table, the header first."""
+    assert not isinstance(written, shared.Missing)
+    (path,) = (path for path in written if path.suffix == ".md")
+    rows = [line for line in path.read_text().splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_page_is_the_same_every_time_and_its_links_lead_somewhere(
+    ckpts: Path, data: Path, drawn: dict[str, list[Path] | shared.Missing], tmp_path: Path
+) -> None:
+    page = readme.write(data, tmp_path / "README.md", drawn)
+    text = page.read_text()
+    assert readme.write(data, tmp_path / "README.md", drawn).read_text() == text
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    assert all((tmp_path / link).resolve().exists() for link in links)
+    for name in NAMES:
+        assert checkpoint.read(ckpts / name / "model.pt").fingerprint in text
+    for claim in claims.CLAIMS:
+        assert claim.said in text
+    assert "$" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # nothing of the template is left
+
+
+def test_every_claim_is_judged_and_most_have_results(data: Path) -> None:
+    judged = claims.judged(data)
+    assert all(
+        finding.verdict in (compare.REPRODUCED, compare.REFUTED, compare.OPEN)
+        for _, found in judged for _, finding in found
+    )  # fmt: skip
+    without = {claim.source for claim, found in judged if not found}
+    assert without <= {"AGAIN, Figure 4", "ours", "AALP, section 4.2", "AALP, Table 1", "AALP, Figure 4"}
+
+
+@pytest.mark.parametrize(
+    ("inconsistent", "consistent", "expected"),
+    [
+        ((0.2, 0.9), (0.5, 0.1), compare.REPRODUCED),
+        ((0.2, 0.9), (0.1, 0.5), compare.REFUTED),
+        ((0.2, 0.25), (0.5, 0.1), compare.OPEN),
+    ],
+)
+def test_a_claim_about_a_history_is_judged_by_its_ends(
+    tmp_path: Path, inconsistent: tuple[float, float], consistent: tuple[float, float], expected: str
+) -> None:
+    epochs = [
+        {"epoch": epoch, "sets": {kind: {"n": 9, "alp": mean, "alp_ci": [mean - 0.05, mean + 0.05]}
+                                  for kind, mean in (("inconsistent", a), ("consistent", b))}}
+        for epoch, a, b in zip((1, 2), inconsistent, consistent, strict=True)
+    ]  # fmt: skip
+    (tmp_path / "sets-epochs.json").write_text(json.dumps({"epochs": {"epochs": epochs}}))
+    (tmp_path / shared.MANIFEST).write_text(json.dumps({"sets-epochs": {"models": {"alp": []}}}))
+    (finding,) = judges.rising_loss(shared.Panel(tmp_path, "here", ["alp"]))
+    assert finding.verdict == expected
+    assert f"{inconsistent[1] - inconsistent[0]:+.3f}" in finding.numbers
+
+
+def test_without_results_a_script_alone_fails_and_all_together_skip(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SCRIPTS:
+        if name != "aalp_figure5":  # a drawing
+            with pytest.raises(shared.Missing, match=r"figures\.run --ckpts"):
+                import_module(f"figures.{name}").draw(tmp_path, tmp_path / "out")
+    places = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["aalp_table2", *places])
+    with pytest.raises(SystemExit) as stopped:
+        shared.alone(import_module("figures.aalp_table2").draw)
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith("figures: error: ")
+    monkeypatch.setattr(sys, "argv", ["figures", *places, "--page", str(tmp_path / "README.md")])
+    assert draw_all() == 0
+    said = capsys.readouterr()
+    assert (said.err, said.out.count("skipped ")) == ("", len(SCRIPTS) - 1)
+
+
+def test_bad_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--ckpts", str(tmp_path)]) == 2
+    assert "expected a folder of NAME/model.pt" in capsys.readouterr().err
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "model.pt").write_bytes(b"no")
+    assert run.main(["--ckpts", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_papers_tables_are_complete() -> None:
+    again, aalp = shared.papers()["again"], shared.papers()["aalp"]
+    assert [again["table1"][key] for key in ("standard", "pgd-at", "again")] == [54.86, 51.80, 53.54]
+    assert (again["table2"]["again"], again["table2"]["pgd-at"]) == (308, 272.3)
+    sets = ("mnist", "svhn", "cifar10")
+    methods = ["raw", "madry", "alp", "trades", "aalp-gd", "aalp-sw", "aalp"]
+    for name in sets:
+        assert [len(aalp["table1"][name][kind]) for kind in ("consistent", "inconsistent")] == [4, 4]
+        assert list(aalp["table2"][name]) == methods
+        assert np.shape([aalp["table2"][name][method] for method in methods]) == (7, 10)
+        assert len(aalp["table4"][name]) == 2
+    assert len(aalp["table2"]["columns"]) == 10
+    assert np.shape(list(aalp["table3"]["svhn"].values())) == (6, 3)
+    # A few cells in all corners, typed from the paper's pages once more.
+    cells = aalp["table2"]
+    assert (cells["mnist"]["raw"][1], cells["svhn"]["aalp-sw"][1], cells["cifar10"]["aalp"][9]) == (7.72, 62.83, 59.30)
+    assert (cells["svhn"]["trades"][5], cells["cifar10"]["madry"][6], cells["mnist"]["aalp-gd"][9]) == (
+        38.78,
+        46.2,
+        96.39,
+    )
+    assert (aalp["table1"]["svhn"]["consistent"][2], aalp["table1"]["cifar10"]["inconsistent"][3]) == (5.1866, 2.7438)
+    assert (aalp["table3"]["svhn"]["adv-gd"][2], aalp["table4"]["mnist"]) == (34.51, [94.91, 96.03])
+    table2, table3 = aalp["table2"]["svhn"], aalp["table3"]["svhn"]
+    for method, (clean, pgd, cw) in table3.items():
+        if method in table2:
+            assert (table2[method][0], table2[method][2]) == (clean, pgd)
+            assert table2[method][6] != cw  # the contradiction
+    assert aalp["table4"]["cifar10"][0] < aalp["table2"]["cifar10"]["alp"][2] - 10
+
+
+def test_differences_and_verdicts() -> None:
+    pairs = [{"a": "x", "b": "y", "attack": "pgd", "difference": 0.3, "ci": [0.1, 0.4]}]
+    assert compare.between(pairs, "x", "y", attack="pgd") == (0.3, 0.1, 0.4)
+    assert compare.between(pairs, "y", "x") == (-0.3, -0.4, -0.1)
+    assert compare.between(pairs, "x", "y", attack="cw") is None
+    # For two symmetric intervals it is the interval of a difference of independent normals.
+    found = compare.apart(5, (4, 6), 3, (1, 5))
+    assert found is not None
+    np.testing.assert_allclose(found, (2, 2 - 5**0.5, 2 + 5**0.5))
+    assert compare.apart(5, (4, float("nan")), 3, (1, 5)) is None
+    up, down, wide = compare.Difference(1, 0.5, 2), compare.Difference(-1, -2, -0.5), compare.Difference(1, -1, 3)
+    cases: list[tuple[list[compare.Difference | None], str]] = [
+        ([up], compare.REPRODUCED), ([up, wide], compare.OPEN), ([up, down], compare.REFUTED), ([], compare.OPEN),
+        ([up, None], compare.OPEN), ([None, down], compare.REFUTED),
+    ]  # fmt: skip
+    for given, expected in cases:
+        assert compare.verdict(given) == expected
+
+
+@pytest.mark.parametrize("rows", [reproduce.LONG + reproduce.SWEEPS, reproduce.SHORT + reproduce.SHORT_SWEEPS])
+def test_what_is_reproduced_can_be_trained(rows: list[reproduce.Row]) -> None:
+    places = [(row.place, row.name) for row in rows]
+    assert len(set(places)) == len(places)
+    for row in rows:
+        command = reproduce.training(row, device="cpu")
+        config, options = parse(command[3:])
+        assert f"{config.data}-{config.arch}" == row.place
+        assert options.out.parts[-2:] == (row.place, row.name)
+        if match := names.SWEEP.fullmatch(row.name):
+            swept = config.weight if match[1] == "aalp" else config.alpha
+            assert swept == float(match[2])
+        assert (config.seed > 0) == ("-seed" in row.name)
+
+
+def test_results_are_plain_json(data: Path) -> None:
+    for path in (data / "glyphs-lenet").glob("*.json"):
+        assert json.loads(path.read_text()) is not None
