@@ -10,40 +10,71 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attrib.attack import cw, fgsm, pgd
     from attrib.checkpoint import Checkpoint, load, save
+    from attrib.checks import (
+        area,
+        cascade,
+        chance_iou,
+        deletion,
+        edges,
+        fractions,
+        insertion,
+        moved,
+        noise_images,
+        probability,
+        random_maps,
+        random_pixels,
+        span_deletion,
+        spearman,
+        ssim,
+    )
     from attrib.consistency import alp_loss, logit_pairs
     from attrib.data import Batch, dataset
     from attrib.errors import InputError
-    from attrib.features import contribution, gini, participation_ratio, relevance, valid_values
-    from attrib.layers import locate
-    from attrib.maps import (
-        eq6,
-        gradcam,
-        gradient,
-        guided_gradcam,
-        integrated_gradients,
-        occlusion,
-        smoothgrad,
+    from attrib.explorer import explore
+    from attrib.features import (
+        contribution,
+        gini,
+        high_contribution,
+        participation_ratio,
+        relevance,
+        scale_free_contribution,
+        valid_values,
     )
+    from attrib.layers import locate
+    from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
     from attrib.model import Classifier, build
-    from attrib.spans import coverage, coverage_curve, curve_area, iou, span
+    from attrib.relate import across_models, mean_difference, partial_rank_correlation, rank_correlation, relation
+    from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
+    from attrib.stats import holm, interval, paired
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Batch": "data", "Checkpoint": "checkpoint", "Classifier": "model", "InputError": "errors",
-    "alp_loss": "consistency", "build": "model", "contribution": "features", "coverage": "spans",
-    "coverage_curve": "spans", "curve_area": "spans", "cw": "attack", "dataset": "data", "eq6": "maps",
-    "fgsm": "attack", "gini": "features", "gradcam": "maps", "gradient": "maps", "guided_gradcam": "maps",
-    "integrated_gradients": "maps", "iou": "spans", "load": "checkpoint", "locate": "layers",
-    "logit_pairs": "consistency", "occlusion": "maps", "participation_ratio": "features", "pgd": "attack",
-    "relevance": "features", "save": "checkpoint", "smoothgrad": "maps", "span": "spans", "valid_values": "features",
+    "across_models": "relate", "alp_loss": "consistency", "area": "checks", "build": "model", "cascade": "checks",
+    "chance_iou": "checks", "contribution": "features", "coverage": "spans", "coverage_curve": "spans",
+    "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "checks", "edges": "checks",
+    "eq6": "maps", "explore": "explorer", "fgsm": "attack", "fractions": "checks", "gini": "features",
+    "gradcam": "maps", "gradient": "maps", "guided_gradcam": "maps", "high_contribution": "features",
+    "holm": "stats", "insertion": "checks", "inside": "spans", "integrated_gradients": "maps", "interval": "stats",
+    "iou": "spans", "load": "checkpoint", "locate": "layers", "logit_pairs": "consistency",
+    "mean_difference": "relate", "moved": "checks", "noise_images": "checks", "object_covered": "spans",
+    "occlusion": "maps", "paired": "stats", "partial_rank_correlation": "relate", "participation_ratio": "features",
+    "pgd": "attack", "pointing": "spans", "probability": "checks", "random_maps": "checks",
+    "random_pixels": "checks", "rank_correlation": "relate", "relation": "relate", "relevance": "features",
+    "save": "checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans",
+    "span_deletion": "checks", "spearman": "checks", "ssim": "checks", "valid_values": "features",
 }  # fmt: skip
 
 __all__ = [
-    "Batch", "Checkpoint", "Classifier", "InputError", "alp_loss", "build", "contribution", "coverage",
-    "coverage_curve", "curve_area", "cw", "dataset", "eq6", "fgsm", "gini", "gradcam", "gradient", "guided_gradcam",
-    "integrated_gradients", "iou", "load", "locate", "logit_pairs", "occlusion", "participation_ratio", "pgd",
-    "relevance", "save", "smoothgrad", "span", "valid_values",
+    "Batch", "Checkpoint", "Classifier", "InputError", "across_models", "alp_loss", "area", "build", "cascade",
+    "chance_iou", "contribution", "coverage", "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges",
+    "eq6", "explore", "fgsm", "fractions", "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution",
+    "holm", "insertion", "inside", "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs",
+    "mean_difference", "moved", "noise_images", "object_covered", "occlusion", "paired", "partial_rank_correlation",
+    "participation_ratio", "pgd", "pointing", "probability", "random_maps", "random_pixels", "rank_correlation",
+    "relation", "relevance", "save", "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman",
+    "ssim", "valid_values",
 ]  # fmt: skip
 
 

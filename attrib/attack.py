@@ -5,6 +5,7 @@ The model that is attacked is the deployed one: eval mode, no dropout.
 """
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
+from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, autocast, frozen, input_gradient
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -84,10 +86,19 @@ def fgsm(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, precisio
     """One signed gradient step of ``eps``, no random start (Goodfellow et al. 2015).
 
     image: (N,C,H,W) in [0,1]; label: (N,). Returns (N,C,H,W). Raises InputError as :func:`pgd` does.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> adversarial = attrib.fgsm(model, image, label, eps=8 / 255)
+    >>> moved = (adversarial - image).abs()
+    >>> bool(moved.max() <= 8 / 255 + 1e-6), float(adversarial.min()) >= 0, float(adversarial.max()) <= 1
+    (True, True, True)
     """
     _check(image, label, eps=eps, step_size=eps, steps=(1,))
-    with frozen(model), autocast(image.device, precision):
-        return ascend(model, cross_entropy, image, label, start=image, eps=eps, step_size=eps, steps=(1,))[1]
+    with prepared(model, image.device, precision) as fast:
+        return ascend(fast.model, cross_entropy, image, label, start=image, eps=eps, step_size=eps, steps=(1,))[1]
 
 
 def pgd(
@@ -108,6 +119,18 @@ def pgd(
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
     random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see :func:`ascend`.
     Raises InputError for images outside [0,1], labels of another length, negative eps or no steps.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> adversarial = attrib.pgd(model, image, label, eps=8 / 255, step_size=2 / 255, steps=5)
+    >>> before, after = (cross_entropy(model(x), label).mean() for x in (image, adversarial))
+    >>> bool(after > before), bool((adversarial - image).abs().max() <= 8 / 255 + 1e-6)
+    (True, True)
+    >>> one = attrib.pgd(model, image[3:], label[3:], eps=8 / 255, step_size=2 / 255, steps=5, index=torch.tensor([3]))
+    >>> bool((adversarial[3:] - one).abs().mean() < 1e-3)  # the start belongs to the image, not to the batch
+    True
     """
     return snapshots(
         model, image, label, objective=cross_entropy, eps=eps, step_size=step_size, steps=(steps,),
@@ -131,6 +154,14 @@ def cw(
     """CW-k: the loop of PGD on the margin ``max_{j!=y} z_j - z_y`` of Carlini & Wagner (2017).
 
     Arguments, result and errors as for :func:`pgd`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> adversarial = attrib.cw(model, image, label, eps=8 / 255, step_size=2 / 255, steps=5)
+    >>> bool(margin(model(adversarial), label).mean() > margin(model(image), label).mean())
+    True
     """
     return snapshots(
         model, image, label, objective=margin, eps=eps, step_size=step_size, steps=(steps,),
@@ -170,9 +201,11 @@ def snapshots(
             logits: Tensor = model(x)
         return logits
 
-    with frozen(model), autocast(image.device, precision):
+    # Whoever brings a forward pass of their own has made it fast already.
+    run = nullcontext(Prepared(model)) if forward else prepared(model, image.device, precision)
+    with frozen(model), autocast(image.device, precision), run as fast:
         return ascend(
-            forward or model, objective, image, label,
+            forward or fast.model, objective, image, label,
             start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,
             confirm=exact if precision == "bf16" else None,
         )  # fmt: skip

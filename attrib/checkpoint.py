@@ -71,6 +71,18 @@ def save(ckpt: Checkpoint, path: StrPath) -> None:
     """Write the checkpoint to one file that ``torch.load(weights_only=True)`` reads; all of it or nothing.
 
     Raises InputError if the file cannot be written, TypeError for a value in it that is not plain.
+
+    >>> import attrib, tempfile
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=(1, 28, 28))
+    >>> ckpt = Checkpoint(
+    ...     arch="lenet", arch_kwargs={"mean": [0.0], "std": [1.0]}, num_classes=10, input_shape=(1, 28, 28),
+    ...     data="mnist", method="standard", hyper={}, epoch=1, metrics={}, weights=model.state_dict(),
+    ... )
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     attrib.save(ckpt, f"{place}/model.pt")
+    ...     again, read_back = attrib.load(f"{place}/model.pt")
+    >>> read_back.fingerprint == ckpt.fingerprint
+    True
     """
     content: dict[str, object] = {item.name: getattr(ckpt, item.name) for item in fields(ckpt)}
     # A clone: a view would be saved with the storage behind it, channels-last weights with their strides.
@@ -98,6 +110,14 @@ def load(
 
     Raises InputError for whatever is wrong with the file (never running code from it), and if its weights
     don't fit its architecture.
+
+    >>> import attrib, tempfile
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=(1, 28, 28))
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     torch.save(model.state_dict(), f"{place}/bare.pt")  # somebody else's file
+    ...     again, ckpt = attrib.load(f"{place}/bare.pt", arch="lenet")
+    >>> torch.equal(again.fc.weight, model.fc.weight), again.training, ckpt.data
+    (True, False, 'unknown')
     """
     ckpt = read(path, arch=arch, input_shape=input_shape, mean=mean, std=std)
     try:

@@ -82,6 +82,17 @@ def cascade(
     Weights are drawn from He's normal distribution by a generator of our own; biases become 0 and the scales of
     normalisation layers 1. Batch-norm statistics become those of a new model, 0 and 1, since they were learned too.
     Raises InputError for a model without parameters, or that cannot be copied.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> maps = attrib.gradcam(model, image, label)
+    >>> for stage in cascade(model, image, stages=2):
+    ...     other = attrib.gradcam(stage.model, image, label)
+    ...     print(stage.layers, stage.lowest, spearman(maps, other).shape)
+    1 fc torch.Size([4])
+    4 stages.0.0 torch.Size([4])
     """
     names = parameter_layers(model, example)
     stops = stage_counts(len(names), stages)
@@ -114,7 +125,13 @@ def _reinitialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def edges(image: Tensor) -> Tensor:
-    """The Sobel edge detector, a map that knows no model: (N,C,H,W) to (N,H,W), the mean magnitude over channels."""
+    """The Sobel edge detector, a map that knows no model: (N,C,H,W) to (N,H,W), the mean magnitude over channels.
+
+    >>> image = torch.zeros(1, 1, 3, 4)
+    >>> image[..., 2:] = 1  # dark on the left, bright on the right
+    >>> edges(image)[0, 1]
+    tensor([0., 1., 1., 0.])
+    """
     padded = F.pad(image.float(), (1, 1, 1, 1), mode="replicate")
     # Smoothed one way and then subtracted the other way: exactly 0 where an image is flat, as a convolution is not.
     beside = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
@@ -127,6 +144,10 @@ def spearman(original: Tensor, other: Tensor) -> Tensor:
     """Spearman's rank correlation of two maps (N,H,W) of the same image, as (N,); ties share their mean rank.
 
     A constant ``other`` correlates 0: it has none of the original's order. NaN where the original is constant.
+
+    >>> a = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+    >>> spearman(a, a**3), spearman(a, -a), spearman(a, torch.ones(1, 2, 2))
+    (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     a, b = (ranks - ranks.mean(1, keepdim=True) for ranks in (_ranks(original), _ranks(other)))
     scale = (a.square().sum(1) * b.square().sum(1)).sqrt()
@@ -138,6 +159,10 @@ def ssim(original: Tensor, other: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, scikit-image) of two maps (N,H,W), each scaled to [0,1], as (N,).
 
     NaN where the original is constant. Raises InputError for maps smaller than 3x3.
+
+    >>> a = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> ssim(a, 3 * a).round(decimals=3)  # each is scaled to [0,1]
+    tensor([1., 1.])
     """
     from skimage.metrics import structural_similarity
 
@@ -157,6 +182,14 @@ def insertion(
     Returns (N,steps+1), the probabilities at :func:`fractions`; ties go to the lower pixel index. The baseline is the
     image's own mean colour (``mean``) or ``black``. (The paper inserts into a blurred image, which already shows
     small images' content.) Raises InputError for other baselines, shapes or steps < 1.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> curve = insertion(model, image, label, attrib.gradcam(model, image, label), steps=4)
+    >>> curve.shape, torch.allclose(curve[:, -1], probability(model, image, label))  # at the end the image is whole
+    (torch.Size([4, 5]), True)
     """
     return _curve(model, image, label, maps, steps=steps, start=_baseline(image, baseline), end=image)
 
@@ -167,6 +200,14 @@ def deletion(
     """Deletion (Petsiuk et al. 2018): p_y while pixels are replaced by the baseline, those highest in the map first.
 
     Otherwise as :func:`insertion`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> curve = deletion(model, image, label, attrib.gradcam(model, image, label), steps=4)
+    >>> torch.allclose(curve[:, 0], probability(model, image, label))  # it begins with the whole image
+    True
     """
     return _curve(model, image, label, maps, steps=steps, start=image, end=_baseline(image, baseline))
 
@@ -175,6 +216,9 @@ def fractions(pixels: int, steps: int) -> list[float]:
     """The shares of the pixels that are changed at each point of a curve: 0 to 1, in whole pixels.
 
     Raises InputError for steps < 1 or more than pixels.
+
+    >>> fractions(10, 4)
+    [0.0, 0.2, 0.5, 0.8, 1.0]
     """
     if not 1 <= steps <= pixels:
         raise InputError(f"steps: expected 1 to {pixels}, the number of pixels, got {steps}")
@@ -185,6 +229,9 @@ def area(curve: Tensor, pixels: int) -> Tensor:
     """The area under curves (N,steps+1) by the trapezoidal rule over :func:`fractions`, as (N,).
 
     For a constant probability it is that probability.
+
+    >>> area(torch.tensor([[0.0, 0.5, 1.0], [0.7, 0.7, 0.7]]), 4)
+    tensor([0.5000, 0.7000])
     """
     share = torch.tensor(fractions(pixels, curve.shape[1] - 1), dtype=curve.dtype, device=curve.device)
     return torch.trapezoid(curve, share, dim=1)
@@ -194,6 +241,10 @@ def random_maps(index: Tensor, size: tuple[int, int], *, seed: int = 0) -> Tenso
     """A map of random numbers for every image, (N,H,W): the order of pixels that knows nothing, as a control.
 
     index: (N,) positions in the data set, which with the seed fix the numbers.
+
+    >>> both = random_maps(torch.tensor([7, 3]), (4, 4))
+    >>> torch.equal(both[1:], random_maps(torch.tensor([3]), (4, 4)))  # whatever batch an image comes in
+    True
     """
     return noise.uniform(index, size, seed=seed, stream=_ORDER)
 
@@ -203,6 +254,9 @@ def noise_images(image: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
 
     The map of a randomised model and a noise image knows neither model nor image. What similarity it still has is the
     architecture's (strides and borders favour the same pixels always), and the floor of :func:`cascade`.
+
+    >>> noise_images(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])).shape
+    torch.Size([2, 3, 4, 4])
     """
     return noise.uniform(index, image.shape[1:], seed=seed, stream=_IMAGE)
 
@@ -227,6 +281,16 @@ def span_deletion(
     Scattered pixels damage a picture in another way than a patch does, hence the second control, the span moved
     around the image (over its edges). Both are functions of (seed, index). mask: the span, bool (N,H,W).
     Raises InputError for other baselines or shapes.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> mask = attrib.span(attrib.gradcam(model, image, label))
+    >>> drop = span_deletion(model, image, label, mask, index=torch.arange(4))
+    >>> nothing = span_deletion(model, image, label, mask & False, index=torch.arange(4))
+    >>> drop.span.shape, nothing.span.abs().max() < 1e-6
+    (torch.Size([4]), tensor(True))
     """
     _check(image, label, mask)
     gone = _baseline(image, baseline)
@@ -237,13 +301,24 @@ def span_deletion(
 
 
 def random_pixels(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
-    """As many random pixels as the mask (N,H,W) has in each image, bool (N,H,W), fixed by (seed, index (N,))."""
+    """As many random pixels as the mask (N,H,W) has in each image, bool (N,H,W), fixed by (seed, index (N,)).
+
+    >>> mask = torch.tensor([[[True, True], [False, False]]])
+    >>> random_pixels(mask, torch.tensor([0])).sum()
+    tensor(2)
+    """
     order = _positions(noise.uniform(index, mask.shape[1:], seed=seed, stream=_PIXELS))
     return (order < mask.flatten(1).sum(1, keepdim=True)).view_as(mask)
 
 
 def moved(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
-    """The mask (N,H,W) of each image moved by a random distance, over the edges, fixed by (seed, index (N,))."""
+    """The mask (N,H,W) of each image moved by a random distance, over the edges, fixed by (seed, index (N,)).
+
+    >>> mask = torch.tensor([[[True, False], [False, False]]])
+    >>> elsewhere = moved(mask, torch.tensor([0]))
+    >>> elsewhere.sum(), (elsewhere & mask).any()
+    (tensor(1), tensor(False))
+    """
     height, width = mask.shape[1:]
     by = noise.uniform(index, (2,), seed=seed, stream=_MOVE)
     # Never by (0, 0): one of the other H*W - 1 distances.
@@ -257,6 +332,10 @@ def chance_iou(a: Tensor, b: Tensor) -> Tensor:
     """The IoU of two spans (N,H,W) if their pixels were drawn independently: expected overlap over union, (N,).
 
     NaN where both are empty.
+
+    >>> half = torch.tensor([[[True, False], [True, False]]])
+    >>> chance_iou(half, half)  # a quarter of the pixels in both, three quarters in either
+    tensor([0.3333], dtype=torch.float64)
     """
     first, second = (mask.flatten(1).double().mean(1) for mask in (a, b))
     overlap = first * second
@@ -264,7 +343,12 @@ def chance_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
-    """The softmax probability of each image's label, (N,) float64, from logits in fp32."""
+    """The softmax probability of each image's label, (N,) float64, from logits in fp32.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Identity())  # two pixels, taken for logits
+    >>> probability(model, torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([1]))
+    tensor([0.7311], dtype=torch.float64)
+    """
     with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
         size = images_per_chunk(model, image)
         return torch.cat([_probability(model, *part) for part in _chunks(size, image, label)])

@@ -44,12 +44,17 @@ class LogitPairs(NamedTuple):
 
 MEANS = LogitPairs._fields[3:]
 """The quantities of which a set has a mean."""
+SHARES = ("share", "probability_clean", "probability_adversarial", "alp_share")
+"""Those that lie in [0,1]; the others are losses, and only cannot be negative."""
 
 
 def alp_loss(clean: Tensor, adversarial: Tensor) -> Tensor:
     """The ALP loss of each image, ||z(x) - z(x_adv)||^2 summed over the classes (AALP, Eq. 1).
 
     clean, adversarial: logits (N,K). Returns (N,). Raises InputError for other or different shapes.
+
+    >>> alp_loss(torch.tensor([[1.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 3.0], [1.0, 1.0]]))
+    tensor([9., 2.])
     """
     if clean.ndim != 2 or clean.shape != adversarial.shape:
         raise InputError(
@@ -64,6 +69,13 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
 
     clean, adversarial: logits (N,K) in whatever precision, computed on in float64, since the cross-entropy of a sure
     and right answer is below what float32 resolves; label: (N,) int64. Raises InputError for shapes that don't fit.
+
+    >>> clean, adversarial = torch.tensor([[2.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> found = logit_pairs(clean, adversarial, torch.tensor([0, 0]))
+    >>> [SETS[position] for position in found.membership.tolist()]
+    ['consistent', 'inconsistent']
+    >>> found.probability_clean.round(decimals=3)
+    tensor([0.8810, 0.9530], dtype=torch.float64)
     """
     clean, adversarial = clean.detach().double(), adversarial.detach().double()
     alp = alp_loss(clean, adversarial)
@@ -80,25 +92,32 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
     )  # fmt: skip
 
 
-def summary(pairs: LogitPairs, *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Table 1 of AALP: of each set in SETS how many images, their share, and the means, with 95 % bootstrap intervals.
+def summary(*pairs: LogitPairs, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Table 1 of AALP: of each set in SETS how many images, their share, and the means, with 95 % intervals.
 
-    Keys of a set: ``n``; ``share`` (of all images), every name in MEANS (the mean over the set's images, NaN where it
-    is empty) and ``alp_share_of_total`` (the set's ALP loss over its total loss, which is how the paper reads its
-    table; ``alp_share`` is the mean of the images' own shares), each with its interval under ``..._ci``.
+    pairs: of one model, or of several seeds of a method over the same images. Keys of a set: ``n`` (of seeds: mean);
+    ``share`` (of all images), every name in MEANS (the mean over the set's images, NaN where it is empty) and
+    ``alp_share_of_total`` (the set's ALP loss over its total loss, which is how the paper reads its table;
+    ``alp_share`` is the mean of the images' own shares), each with its interval under ``..._ci``: bootstrap over
+    images, or, of seeds, that of :mod:`attrib.stats` over seeds and images.
     """
-    columns = {name: values.cpu().numpy() for name, values in pairs._asdict().items()}
+    columns = {
+        name: np.array([getattr(of_file, name).cpu().numpy() for of_file in pairs]) for name in LogitPairs._fields
+    }
     found = {}
     for position, name in enumerate(SETS):
         inside = columns["membership"] == position
-        entry: dict[str, Any] = {"n": int(inside.sum())}
-        means = {"share": inside.astype(float)} | {quantity: columns[quantity][inside] for quantity in MEANS}
+        count = float(inside.sum(1).mean())
+        entry: dict[str, Any] = {"n": int(count) if len(pairs) == 1 else count}
+        means = {"share": inside.astype(float)}
+        means |= {quantity: np.where(inside, columns[quantity], np.nan) for quantity in MEANS}
         for quantity, values in means.items():
+            bounds = (0.0, 1.0 if quantity in SHARES else np.inf)
             entry[quantity] = stats.mean(values)
-            entry[f"{quantity}_ci"] = list(stats.interval(values, seed=seed))
+            entry[f"{quantity}_ci"] = list(stats.interval(values, seed=seed, within=bounds))
         alp, total = means["alp"], means["ce_sum"] + means["alp"]
-        entry["alp_share_of_total"] = float(_ratio(alp, total)) if len(alp) else float("nan")
-        entry["alp_share_of_total_ci"] = list(_ratio_interval(alp, total, seed=seed))
+        entry["alp_share_of_total"], ends = _ratio_interval(alp, total, seed=seed)
+        entry["alp_share_of_total_ci"] = list(ends)
         found[name] = entry
     return found
 
@@ -109,14 +128,27 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any], axis: int = 0) -> NDArray[An
     return np.asarray(part / np.where(whole > 0, whole, 1))
 
 
-def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of :func:`_ratio`, images drawn with both their numbers."""
+def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tuple[float, tuple[float, float]]:
+    """:func:`_ratio` over images that have both, (S,N), and its 95 % interval; of several files, the mean of theirs.
+
+    One file: percentile bootstrap, images drawn with both their numbers. Of seeds, every image's number is what it
+    adds to the ratio to first order, whose mean is the ratio.
+    """
     from scipy.stats import bootstrap
 
+    if len(part) > 1:
+        totals = np.nansum(part, 1, keepdims=True), np.nansum(whole, 1, keepdims=True)
+        ratio = totals[0] / np.where(totals[1] > 0, totals[1], 1)
+        size = totals[1] / np.maximum((~np.isnan(whole)).sum(1, keepdims=True), 1)
+        linear = ratio + (part - ratio * whole) / np.where(size > 0, size, 1)
+        return stats.mean(linear), stats.interval(linear, seed=seed, within=(0.0, 1.0))
+    held = ~np.isnan(part[0])
+    part, whole = part[0, held], whole[0, held]
+    value = float(_ratio(part, whole)) if len(part) else float("nan")
     if len(part) < 2:
-        return float("nan"), float("nan")
+        return value, (float("nan"), float("nan"))
     result = bootstrap(
         (part, whole), _ratio, paired=True, vectorized=True, n_resamples=stats.RESAMPLES,
         batch=max(1, 2**19 // len(part)), method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return value, (float(result.confidence_interval.low), float(result.confidence_interval.high))

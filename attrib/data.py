@@ -167,6 +167,13 @@ def dataset(
 
     Raises InputError for an unknown name or split, a limit or size below 1, and files that are missing or
     not what they should be.
+
+    >>> data = dataset("glyphs", split="test", limit=100)
+    >>> len(data), data.shape, data.classes[:2]
+    (100, (3, 32, 32), ('0', '1'))
+    >>> batch = next(data.batches(8))
+    >>> batch.image.shape, batch.index.tolist()
+    (torch.Size([8, 3, 32, 32]), [0, 1, 2, 3, 4, 5, 6, 7])
     """
     if split not in SPLITS:
         raise InputError(f"split: expected train or test, got {split!r}")

@@ -8,6 +8,8 @@ left as it was. Batches of any size are worked through in chunks of bounded memo
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import captum.attr
 import torch
@@ -16,11 +18,26 @@ from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
-from attrib.inference import Precision, autocast, frozen, images_per_chunk
+from attrib.fast import Prepared, prepared
+from attrib.inference import Precision, images_per_chunk
 from attrib.layers import feature_layer
 
-Explain = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Images, labels and indices of one chunk to their attributions."""
+
+class Chunk(NamedTuple):
+    """Images (N,C,H,W), labels and positions (N,) that are worked on together."""
+
+    image: Tensor
+    label: Tensor
+    rows: Tensor
+    room: int
+    """How many images fit one forward and backward pass."""
+
+
+Explain = Callable[[Prepared, Chunk], Tensor]
+"""The model (and layer) to run, and what on, to attributions."""
+
+BUSY = 64
+"""Images that keep a CPU busy; more of them in one pass only leave its caches."""
 
 
 def gradient(
@@ -29,6 +46,17 @@ def gradient(
     """The gradient d z_y / dx (Simonyan et al. 2014): (N,C,H,W) images to (N,H,W).
 
     Raises InputError for images or labels of another shape.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.gradient(model, image, label).shape
+    torch.Size([4, 32, 32])
+    >>> x = image.clone().requires_grad_()
+    >>> model(x).gather(1, label[:, None]).sum().backward()
+    >>> torch.allclose(attrib.gradient(model, image, label), x.grad.abs().sum(1), atol=1e-5)
+    True
     """
     return smoothgrad(model, image, label, samples=1, sigma=0, signed=signed, precision=precision)
 
@@ -50,19 +78,33 @@ def smoothgrad(
     sigma: the noise's standard deviation as a share of the input range, which is 1; 0 gives :func:`gradient`.
     index: (N,) positions in the data set, which with ``seed`` fix the noise (default: positions in the batch).
     Returns (N,H,W). Raises InputError for images or labels of another shape, samples < 1 or sigma < 0.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> found = attrib.smoothgrad(model, image, label, samples=8)
+    >>> found.shape, bool((found >= 0).all())
+    (torch.Size([4, 32, 32]), True)
+    >>> still = attrib.smoothgrad(model, image, label, samples=2, sigma=0)  # no noise: the gradient
+    >>> torch.allclose(still, attrib.gradient(model, image, label), atol=1e-4)
+    True
     """
     if samples < 1 or not sigma >= 0:
         raise InputError(f"smoothgrad: expected samples >= 1 and sigma >= 0, got {samples} and {sigma}")
-    saliency = captum.attr.Saliency(model)
+    count = samples if sigma else 1
 
-    def explain(x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        x, y, rows, room = chunk
+        saliency = captum.attr.Saliency(fast.model)
         total = torch.zeros_like(x)
-        for sample in range(samples if sigma else 1):
-            noisy = x
-            if sigma:
-                noisy = x + sigma * noise.normal(rows, x.shape[1:], seed=seed, stream=1 + sample)
-            total += saliency.attribute(noisy.detach().requires_grad_(), target=y, abs=False)
-        return total / (samples if sigma else 1)
+        together = max(1, (room if x.is_cuda else min(room, BUSY)) // len(x))
+        for first in range(1, 1 + count, together):
+            streams = range(first, min(first + together, 1 + count))
+            noisy = torch.cat([_noisy(x, rows, sigma=sigma, seed=seed, stream=stream) for stream in streams])
+            found = saliency.attribute(noisy.requires_grad_(), target=y.repeat(len(streams)), abs=False)
+            total += found.unflatten(0, (-1, len(x))).sum(0)
+        return total / count
 
     return _over_channels(_in_chunks(model, image, label, explain, index=index, precision=precision), signed)
 
@@ -79,6 +121,16 @@ def gradcam(
     """Grad-CAM (Selvaraju et al. 2017) at the last stage, or at ``layer``: bilinear to (N,H,W).
 
     Raises InputError where no layer is given and none with a 4-D activation is found.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> maps = attrib.gradcam(model, image, label)  # at the last stage
+    >>> maps.shape, bool((maps >= 0).all())
+    (torch.Size([4, 32, 32]), True)
+    >>> torch.equal(maps, attrib.gradcam(model, image, label, layer=model.stages[-1]))
+    True
     """
     grid = gradcam_grid(model, image, label, layer=layer, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
@@ -94,13 +146,14 @@ def gradcam_grid(
     precision: Precision = "fp32",
 ) -> Tensor:
     """:func:`gradcam` on the layer's own grid, (N,h,w)."""
-    explainer = captum.attr.LayerGradCam(model, layer or _stage(model, image, label))
+    layer = layer or _stage(model, image, label)
 
-    def explain(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
-        cam: Tensor = explainer.attribute(x, target=y, relu_attributions=not signed)
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        explainer = captum.attr.LayerGradCam(fast.model, fast.layer)
+        cam: Tensor = explainer.attribute(chunk.image, target=chunk.label, relu_attributions=not signed)
         return cam
 
-    return _in_chunks(model, image, label, explain, precision=precision).squeeze(1)
+    return _in_chunks(model, image, label, explain, layer=layer, precision=precision).squeeze(1)
 
 
 def eq6(
@@ -116,6 +169,14 @@ def eq6(
 
     The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means "supports the class".
     Raises InputError where no layer is given and none with a 4-D activation is found.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> maps = attrib.eq6(model, image, label)
+    >>> maps.shape, bool((maps >= 0).all())
+    (torch.Size([4, 32, 32]), True)
     """
     grid = eq6_grid(model, image, label, layer=layer, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
@@ -131,17 +192,17 @@ def eq6_grid(
     precision: Precision = "fp32",
 ) -> Tensor:
     """:func:`eq6` on the layer's own grid, (N,h,w)."""
+    layer = layer or _stage(model, image, label)
 
-    def minus_loss(x: Tensor, y: Tensor) -> Tensor:
-        return -F.cross_entropy(model(x).float(), y, reduction="none")
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        def minus_loss(x: Tensor, y: Tensor) -> Tensor:
+            return -F.cross_entropy(fast.model(x).float(), y, reduction="none")
 
-    explainer = captum.attr.LayerGradientXActivation(minus_loss, layer or _stage(model, image, label))
-
-    def explain(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
-        product: Tensor = explainer.attribute(x, additional_forward_args=y)
+        explainer = captum.attr.LayerGradientXActivation(minus_loss, fast.layer)
+        product: Tensor = explainer.attribute(chunk.image, additional_forward_args=chunk.label)
         return product if signed else product.relu()
 
-    return _in_chunks(model, image, label, explain, precision=precision).sum(1)
+    return _in_chunks(model, image, label, explain, layer=layer, precision=precision).sum(1)
 
 
 def integrated_gradients(
@@ -156,14 +217,25 @@ def integrated_gradients(
     """Integrated gradients (Sundararajan et al. 2017) from a black image, ``steps`` Gauss-Legendre nodes: (N,H,W).
 
     Raises InputError for images or labels of another shape, or steps < 1.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> signed = attrib.integrated_gradients(model, image, label, steps=64, signed=True)
+    >>> rise = (model(image) - model(torch.zeros_like(image))).gather(1, label[:, None]).squeeze(1)
+    >>> bool(((signed.sum((1, 2)) - rise).abs() < 0.05).all())  # what the pixels add up to
+    True
     """
     if steps < 1:
         raise InputError(f"integrated_gradients: expected steps >= 1, got {steps}")
-    explainer = captum.attr.IntegratedGradients(model)
 
-    def explain(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        explainer = captum.attr.IntegratedGradients(fast.model)
         # Captum would put all steps of all images into one forward pass; a chunk's worth at a time is enough.
-        integral: Tensor = explainer.attribute(x, target=y, n_steps=steps, internal_batch_size=len(x))
+        integral: Tensor = explainer.attribute(
+            chunk.image, target=chunk.label, n_steps=steps, internal_batch_size=len(chunk.image)
+        )
         return integral
 
     return _over_channels(_in_chunks(model, image, label, explain, precision=precision), signed)
@@ -183,18 +255,25 @@ def occlusion(
 
     Every pixel gets the mean drop of the windows that cover it. Raises InputError for images or labels of another
     shape, or a window or stride that does not fit the image.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.occlusion(model, image[:1], label[:1]).shape
+    torch.Size([1, 32, 32])
     """
     height, width = image.shape[-2:]
     if not (1 <= stride <= window <= min(height, width)):
         raise InputError(
             f"occlusion: expected 1 <= stride <= window <= {min(height, width)}, got stride {stride}, window {window}"
         )
-    explainer = captum.attr.Occlusion(model)
     shape = (image.shape[1], window, window)
 
-    def explain(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        explainer = captum.attr.Occlusion(fast.model)
         drop: Tensor = explainer.attribute(
-            x, sliding_window_shapes=shape, strides=(image.shape[1], stride, stride), target=y
+            chunk.image, sliding_window_shapes=shape, strides=(image.shape[1], stride, stride), target=chunk.label
         )
         return drop[:, :1]  # the window spans the channels, so all of them hold the same value
 
@@ -214,16 +293,26 @@ def guided_gradcam(
 
     Guided backpropagation acts on ``nn.ReLU`` modules; functional ReLUs are passed as they are.
     Raises InputError where no layer is given and none with a 4-D activation is found.
-    """
-    explainer = captum.attr.GuidedGradCam(model, layer or _stage(model, image, label))
 
-    def explain(x: Tensor, y: Tensor, _: Tensor) -> Tensor:
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.guided_gradcam(model, image, label).shape
+    torch.Size([4, 32, 32])
+    """
+    layer = layer or _stage(model, image, label)
+
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        explainer = captum.attr.GuidedGradCam(fast.model, fast.layer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")
-            guided: Tensor = explainer.attribute(x, target=y, interpolate_mode="bilinear")
+            guided: Tensor = explainer.attribute(
+                chunk.image.requires_grad_(), target=chunk.label, interpolate_mode="bilinear"
+            )
         return guided
 
-    return _over_channels(_in_chunks(model, image, label, explain, precision=precision), signed)
+    return _over_channels(_in_chunks(model, image, label, explain, layer=layer, precision=precision), signed)
 
 
 def upsample(grid: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
@@ -251,17 +340,33 @@ def _in_chunks(
     explain: Explain,
     *,
     index: Tensor | None = None,
+    layer: nn.Module | None = None,
     precision: Precision,
 ) -> Tensor:
-    """Attributions of every image, worked through in chunks that fit a memory budget."""
+    """Attributions of every image, worked through in chunks that fit a memory budget.
+
+    The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
+    """
     _check(image, label)
     if index is None:
         index = torch.arange(len(image), device=image.device)
-    with frozen(model), torch.enable_grad(), autocast(image.device, precision):
-        size = images_per_chunk(model, image)
-        parts = zip(image.split(size), label.split(size), index.split(size), strict=True)
-        found = [explain(x.detach().requires_grad_(), y, rows).detach() for x, y, rows in parts]
+    with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():
+        size = _room(model, fast.model, image, precision)
+        parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
+        found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
     return torch.cat(found).float()
+
+
+_known_room: WeakKeyDictionary[nn.Module, dict[tuple[torch.Size, Precision], int]] = WeakKeyDictionary()
+
+
+def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision) -> int:
+    """How many images fit one pass, measured at the first batch of a model: measuring costs two passes."""
+    known = _known_room.setdefault(model, {})
+    key = image.shape[1:], precision
+    if key not in known:
+        known[key] = images_per_chunk(fast, image)
+    return known[key]
 
 
 def _stage(model: nn.Module, image: Tensor, label: Tensor) -> nn.Module:
@@ -274,6 +379,10 @@ def _check(image: Tensor, label: Tensor) -> None:
         raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
     if label.shape != image.shape[:1]:
         raise InputError(f"label: expected shape ({len(image)},), got {tuple(label.shape)}")
+
+
+def _noisy(x: Tensor, rows: Tensor, *, sigma: float, seed: int, stream: int) -> Tensor:
+    return x + sigma * noise.normal(rows, x.shape[1:], seed=seed, stream=stream) if sigma else x
 
 
 def _over_channels(attribution: Tensor, signed: bool) -> Tensor:

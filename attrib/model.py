@@ -276,6 +276,11 @@ def build(
     With ``gated`` it is AGAIN's ``GatedClassifier``, and its other weights are those of the ungated one.
     The weights follow torch's global generator. Raises InputError for an unknown name, no classes, an input
     too small for the architecture, or mean and std that don't fit the channels.
+
+    >>> import torch
+    >>> model = build("lenet", num_classes=10, input_shape=(1, 28, 28))
+    >>> model(torch.zeros(2, 1, 28, 28)).shape, model.features(torch.zeros(2, 1, 28, 28)).shape
+    (torch.Size([2, 10]), torch.Size([2, 50, 8, 8]))
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {arch!r}")

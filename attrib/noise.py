@@ -37,8 +37,9 @@ def uniform(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) 
     device of ``index``. ``stream`` separates independent uses under one seed.
     """
     positions = torch.arange(1, math.prod(shape) + 1, device=index.device, dtype=torch.int64)
-    key = _mix(torch.tensor(_signed(seed * 0x2545F4914F6CDD1D + stream + 1)) * _GOLDEN)
-    keys = _mix(_mix((index.long() + 1) * _GOLDEN) ^ key.to(index.device))
+    # A number, made on the CPU: to copy a tensor to a GPU would make the host wait for it.
+    key = int(_mix(torch.tensor(_signed(seed * 0x2545F4914F6CDD1D + stream + 1)) * _GOLDEN))
+    keys = _mix(_mix((index.long() + 1) * _GOLDEN) ^ key)
     bits = _mix(keys[:, None] + positions * _GOLDEN)
     # 23 bits and a half are what a float32 below 1 holds exactly; the half keeps 0 and 1 out.
     return (((bits >> 41) & 0x7FFFFF).float().add_(0.5) * 2.0**-23).view(-1, *shape)

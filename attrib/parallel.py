@@ -22,7 +22,10 @@ class World(NamedTuple):
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), or this one alone."""
+    """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), or this one alone.
+
+    Inside another one it is that one: processes that have met don't meet a second time.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1, inference.device(device))
         return
@@ -30,6 +33,9 @@ def world(device: str) -> Iterator[World]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
+    if dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+        return
     # Python objects are gathered on the CPU, tensors where they are.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:

@@ -6,6 +6,7 @@ Widths are those of a two-column paper, in inches.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def style() -> Iterator[None]:
         yield
 
 
+def model_colours(models: Sequence[str]) -> dict[str, str]:
+    """Each model's colour, the same in every figure that shows them in this order; inside :func:`style`."""
+    return dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
+
+
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write the figure beside each other as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
     written = []
@@ -47,33 +53,40 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
     """Images in rows; beside each its map per model and, with ``spans``, the image with the span outlined.
 
     examples: ``image`` (E,H,W,3) floats in [0,1], ``index`` (E,), ``label`` (E,) texts, ``model`` (M,) names,
-    ``map`` (M,E,H,W), ``span`` bool (M,E,H,W), ``prediction`` (M,E) texts. All maps share one colour scale,
+    ``map`` (M,E,H,W), ``span`` bool (M,E,H,W), ``prediction`` (M,E) texts. With ``attacked_map``, ``attacked_span``,
+    ``attacked_prediction`` and ``attacked_image`` (M,E,H,W,3), each model being attacked by itself, a second row below
+    each image shows what the attack makes of it. All maps share one colour scale,
     capped at the 99.5th percentile and with the square root of the value as brightness, so that neither a single
     pixel nor a model with larger scores darkens the rest.
     """
-    images, maps, predictions = examples["image"], examples["map"], np.asarray(examples["prediction"])
-    models, count = maps.shape[:2]
+    images = examples["image"]
+    kinds = ("", "attacked_") if "attacked_map" in examples else ("",)
+    models, count = examples["map"].shape[:2]
     per_model = 2 if spans else 1
-    columns = 1 + models * per_model
-    top = float(np.percentile(maps, 99.5)) or 1.0
+    columns, rows = 1 + models * per_model, count * len(kinds)
+    top = float(np.percentile([examples[f"{kind}map"] for kind in kinds], 99.5)) or 1.0
     scale = PowerNorm(0.5, 0, top)
     cell = min(0.85, (TEXT - 0.6) / columns)
     with style():
-        figure = Figure(figsize=(cell * columns + 0.75, cell * count + 0.55), layout="constrained")
-        grid = figure.subplots(count, columns, squeeze=False)
-        for row in range(count):
-            _picture(grid[row, 0], images[row])
-            grid[row, 0].set_ylabel(
-                f"{examples['label'][row]}\n#{examples['index'][row]}", rotation=0, ha="right", va="center"
-            )
+        figure = Figure(figsize=(cell * columns + 0.75, cell * rows + 0.55), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for row, (example, kind) in enumerate(product(range(count), kinds)):
+            if kind:
+                grid[row, 0].text(1, 0.5, "attacked", ha="right", va="center", transform=grid[row, 0].transAxes)
+            else:
+                _picture(grid[row, 0], images[example])
+                grid[row, 0].set_ylabel(
+                    f"{examples['label'][example]}\n#{examples['index'][example]}", rotation=0, ha="right", va="center"
+                )
             for model in range(models):
                 column = 1 + model * per_model
                 cell_axes = grid[row, column]
-                cell_axes.imshow(maps[model, row], norm=scale)
+                cell_axes.imshow(examples[f"{kind}map"][model, example], norm=scale)
                 if spans:
-                    span_outline(grid[row, column + 1], images[row], examples["span"][model, row])
-                said = predictions[model, row]
-                if said and said != examples["label"][row]:
+                    below = examples["attacked_image"][model, example] if kind else images[example]
+                    span_outline(grid[row, column + 1], below, examples[f"{kind}span"][model, example])
+                said = np.asarray(examples[f"{kind}prediction"])[model, example]
+                if said and said != examples["label"][example]:
                     cell_axes.set_xlabel(f"says {said}", labelpad=1, fontsize=5)
         grid[0, 0].set_title("image")
         for model, name in enumerate(examples["model"]):
@@ -115,7 +128,7 @@ def coverage_distribution(
         figure = Figure(figsize=(TEXT, 2.1), layout="constrained")
         left, right = figure.subplots(1, 2)
         percent = table.assign(coverage=100 * table["coverage"])
-        colours = dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
+        colours = model_colours(models)
         bins = np.linspace(0, 100, 51)
         seaborn.histplot(
             percent, x="coverage", hue="model", hue_order=list(models), palette=colours, bins=bins,
@@ -139,22 +152,28 @@ def coverage_distribution(
     return figure
 
 
-def accuracies(table: pd.DataFrame, *, title: str) -> Figure:
+def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = None) -> Figure:
     """Accuracy per attack, a marker and its interval for every model, side by side.
 
     table: columns ``model``, ``attack``, ``accuracy``, ``low`` and ``high`` (fractions), in the order to be shown.
+    seeds: columns ``model``, ``attack`` and ``accuracy`` of single seeds, small dots beside their model's marker.
     """
-    models, attacks = table["model"].unique(), table["attack"].unique()
+    models, attacks = list(table["model"].unique()), table["attack"].unique()
     places = np.arange(len(attacks))
     offsets = (np.arange(len(models)) - (len(models) - 1) / 2) * min(0.16, 0.7 / len(models))
     with style():
         figure = Figure(figsize=(TEXT, 2.3), layout="constrained")
         axes = figure.subplots()
+        colours = model_colours(models)
         for place in places[1::2]:
             axes.axvspan(place - 0.5, place + 0.5, color="0.95", lw=0)
         for name, offset in zip(models, offsets, strict=True):
             mine = table[table["model"] == name].set_index("attack").loc[attacks]
             _with_interval(axes, places + offset, mine, label=str(name), fmt="o", ms=3)
+            for place, attack in zip(places + offset, attacks, strict=True):
+                if seeds is not None and len(seeds):
+                    one = seeds.loc[(seeds["model"] == name) & (seeds["attack"] == attack), "accuracy"]
+                    axes.plot([place + 0.05] * len(one), 100 * one, ".", color=colours[name], ms=3, mew=0, alpha=0.7)
         axes.set_xticks(places, attacks)
         axes.set(ylabel="accuracy (%)", xlim=(-0.5, len(attacks) - 0.5), ylim=(-2, 102))
         figure.legend(loc="outside right upper")
@@ -172,8 +191,7 @@ def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str) -> Fi
     with style():
         figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
         axes = figure.subplots()
-        colours = mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9
-        for colour, name in zip(colours, table["model"].unique(), strict=False):
+        for name, colour in model_colours(list(table["model"].unique())).items():
             for line, attack in zip(("-", "--", ":"), attacks, strict=False):
                 mine = table[(table["model"] == name) & (table["attack"] == attack)]
                 radius = mine["eps"] * unit

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrib.plot import TEXT, style
+from attrib.plot import TEXT, model_colours, style
 
 CONTROL = "0.45"
 
@@ -21,10 +20,10 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
     """
     models = summary["models"]
     with style():
-        colours = mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9
+        colours = model_colours([entry["name"] for entry in models]).values()
         figure = Figure(figsize=(TEXT, 2.5), layout="constrained")
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-        for entry, colour in zip(models, colours, strict=False):
+        for entry, colour in zip(models, colours, strict=True):
             _cascade(left, entry, colour)
             for axes, name in ((middle, "insertion"), (right, "deletion")):
                 share = 100 * np.array(summary["fractions"])
@@ -38,7 +37,9 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
         left.plot([], [], color="0.3", ls="-.", lw=0.7, label="architecture alone")
         left.plot([], [], color="0.3", ls=":", lw=0.9, label="random order of pixels")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
-        figure.suptitle(f"{title}; a removed pixel shows {removed}; bands: 95 % intervals")
+        ends = [end for entry in models for stage in entry["cascade"] for end in stage["similarity_ci"]]
+        bands = "; bands: 95 % intervals" if np.isfinite(np.array(ends, float)).all() else ""
+        figure.suptitle(f"{title}; a removed pixel shows {removed}{bands}")
     return figure
 
 

@@ -3,18 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plot import TEXT, style
+from attrib.plot import TEXT, model_colours, style
 from attrib.plot_features import QUANTITIES
-from attrib.plot_sets import COLOURS
 
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
     "clean CE (nats); dotted: training loss": (("loss", "-"),),
@@ -25,6 +24,8 @@ PANELS: dict[str, tuple[tuple[str, str], ...]] = {
     "Gini coefficient of C; dotted: of C/e": (("gini", "-"), ("gini_scale_free", ":")),
 }
 """What a panel's title says, and the columns drawn in it."""
+WRONG = "#777777"
+"""Images that are wrong already when clean."""
 SHARES = {"accuracy", "robust_accuracy", "asc"}
 
 
@@ -36,7 +37,7 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
     """
     runs = list(table["run"].unique())
     with style():
-        colours = dict(zip(runs, mpl.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+        colours = model_colours(runs)
         figure = Figure(figsize=(TEXT, 3.6), layout="constrained")
         grid = figure.subplots(2, 3, sharex=True)
         for axes, (label, columns) in zip(grid.flat, PANELS.items(), strict=True):
@@ -80,7 +81,7 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str) -> 
     runs = list(table["run"].unique())
     columns = ("C", "C_scale_free")
     with style():
-        colours = dict(zip(runs, mpl.rcParams["axes.prop_cycle"].by_key()["color"], strict=False))
+        colours = model_colours(runs)
         figure = Figure(figsize=(TEXT, 0.75 * len(epochs) + 0.9), layout="constrained")
         grid = figure.subplots(len(epochs), len(columns), squeeze=False, sharex="col")
         for place, column in enumerate(columns):
@@ -114,80 +115,87 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str) -> 
 def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapping[str, str], title: str) -> Figure:
     """Each measure against the adversarial margin, a row of panels per model; below, the models' means.
 
-    table and summary: the CSV and the JSON of ``attrib relate``; measures: columns and what the axes call them.
+    table and summary: the CSV and the JSON of ``attrib relate``; measures: columns and what the axes call them. Of
+    several seeds, the images are those of the first. A model keeps its colour: above, its images that stood have it,
+    and those that the attack broke (below the line) a paler one; below, its mean has it, and single seeds are dots.
     """
     entries, across = summary["models"], summary["across"]
     rows = len(entries) + (len(across["points"]) > 1)
     with style():
         figure = Figure(figsize=(TEXT, 1.9 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, len(measures), squeeze=False)
+        colours = model_colours(list(dict.fromkeys(point["name"] for point in across["points"])))
         for panels, entry in zip(grid, entries, strict=False):
             epoch = -1 if entry["epoch"] is None else entry["epoch"]
-            mine = table[(table["model"] == entry["name"]) & (table["epoch"] == epoch)]
+            mine = table[(table["model"] == entry["name"]) & (table["seed"] == 0) & (table["epoch"] == epoch)]
             for axes, (measure, words) in zip(panels, measures.items(), strict=True):
-                _margins(axes, mine, measure)
+                _margins(axes, mine, measure, colours[entry["name"]])
                 axes.set(xlabel=_axis(measure, words), title=_rho(entry[measure]["margin"]))
             name = entry["name"] if entry["epoch"] is None else f"{entry['name']} epoch {epoch}"
-            panels[0].set_ylabel(f"{name}\nadversarial margin (logits)")
+            panels[0].set_ylabel(f"{name}{', first seed' if 'seeds' in entry else ''}\nadversarial margin (logits)")
         if len(across["points"]) > 1:
             for axes, (measure, words) in zip(grid[-1], measures.items(), strict=True):
-                _means(axes, across["points"], measure)
+                _means(axes, across["points"], measure, colours)
                 axes.set(xlabel=f"mean {_axis(measure, words)}", title=_rho(across["correlations"][measure]))
             grid[-1, 0].legend()
             grid[-1, 0].set_ylabel("across models\nrobust accuracy (%)")
+        kinds = {"stood": "0.25", "broken by the attack (paler)": _paler("0.25"), "clean wrong": WRONG}
         handles = [
-            Line2D([], [], color=colour, marker="o", ms=3, lw=0, label=words)
-            for words, colour in _kinds(table.iloc[:0])[0].items()
+            Line2D([], [], color=colour, marker="x" if colour == WRONG else "o", ms=3, lw=0, label=words)
+            for words, colour in kinds.items()
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.suptitle(title)
     return figure
 
 
-def _kinds(rows: pd.DataFrame) -> tuple[dict[str, str], list[NDArray[np.bool_]]]:
-    """What the images are, with its colour, and which rows are so."""
+def _paler(colour: str) -> str:
+    red, green, blue = (0.45 * part + 0.55 for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str) -> None:
     correct, stood = rows["correct"].to_numpy(bool), rows["margin_adversarial"].to_numpy(float) > 0
-    colours = {
-        "clean wrong": COLOURS["clean-wrong"], "broken by the attack": COLOURS["inconsistent"],
-        "stood": COLOURS["consistent"],
-    }  # fmt: skip
-    return colours, [~correct, correct & ~stood, correct & stood]
-
-
-def _margins(axes: Axes, rows: pd.DataFrame, measure: str) -> None:
-    colours, kinds = _kinds(rows)
     scale = 1 if measure == "participation_ratio" else 100
     axes.axhline(0, color="black", lw=0.6, ls="--")
-    for colour, inside in zip(colours.values(), kinds, strict=True):
+    kinds = ((_paler(colour), correct & ~stood), (colour, correct & stood))
+    # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
+    wrong = rows[~correct]
+    axes.scatter(
+        scale * wrong[measure], wrong["margin_adversarial"], s=5, marker="x", color=WRONG, linewidths=0.6,
+        rasterized=True,
+    )  # fmt: skip
+    for shown, inside in kinds:
         points = rows[inside]
-        # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
         axes.scatter(
-            scale * points[measure], points["margin_adversarial"], s=5, color=colour, alpha=0.5, linewidths=0,
+            scale * points[measure], points["margin_adversarial"], s=5, color=shown, alpha=0.6, linewidths=0,
             rasterized=True,
         )  # fmt: skip
 
 
-def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str) -> None:
-    """A marker per model in colours not used above, a line through the epochs of a run, bars for the intervals."""
+def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str, colours: Mapping[str, str]) -> None:
+    """A square per model, a line through the epochs of a run, bars for the intervals, small dots for single seeds."""
     names = list(dict.fromkeys((point["name"], point["epoch"] is None) for point in points))
     scale = 1 if measure == "participation_ratio" else 100
-    for (name, alone), colour in zip(names, mpl.rcParams["axes.prop_cycle"].by_key()["color"][2:] * 9, strict=False):
+
+    def places(of: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return np.array([scale * p[measure] for p in of]), np.array([100 * p["robust_accuracy"] for p in of])
+
+    for name, alone in names:
         mine = [point for point in points if (point["name"], point["epoch"] is None) == (name, alone)]
-        x, y = (
-            np.array([scale * point[measure] for point in mine]),
-            np.array([100 * p["robust_accuracy"] for p in mine]),
-        )
+        x, y = places(mine)
         ends_x = np.array([point[f"{measure}_ci"] for point in mine], float).T * scale
         ends_y = np.array([point["robust_accuracy_ci"] for point in mine], float).T * 100
         axes.errorbar(
-            x, y, xerr=np.abs(ends_x - x), yerr=np.abs(ends_y - y), color=colour, fmt="s" if alone else "o-", ms=3,
-            lw=0.7, elinewidth=0.6, label=name,
+            x, y, xerr=np.abs(ends_x - x), yerr=np.abs(ends_y - y), color=colours[name], fmt="s" if alone else "o-",
+            ms=3, lw=0.7, elinewidth=0.6, label=name,
         )  # fmt: skip
+        axes.plot(*places([seed for point in mine for seed in point.get("seeds", ())]), ".", color=colours[name], ms=2)
         if not alone:
             for place in (0, -1):
                 axes.annotate(str(mine[place]["epoch"]), (x[place], y[place]), xytext=(3, 3),
-                              textcoords="offset points", fontsize=5, color=colour)  # fmt: skip
-    axes.set_ylim(0, max(5.0, axes.get_ylim()[1]))
+                              textcoords="offset points", fontsize=5, color=colours[name])  # fmt: skip
+    axes.set_ylim(0, max(5.0, 1.03 * axes.get_ylim()[1]))
 
 
 def _axis(measure: str, words: str) -> str:
@@ -200,4 +208,4 @@ def _rho(found: Mapping[str, Any]) -> str:
     if found["rho"] != found["rho"]:
         return "no rank correlation"
     said = f"Spearman ρ = {found['rho']:.2f}"
-    return said if low != low else f"{said} ({low:.2f} to {high:.2f})"
+    return (said if low != low else f"{said} ({low:.2f} to {high:.2f})").replace("-", "−")

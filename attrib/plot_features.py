@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attrib.plot import COLUMN, TEXT, style
+from attrib.plot import COLUMN, TEXT, model_colours, style
 
 QUANTITIES = {
     "C": "C = mean |∂L/∂A|",
@@ -29,7 +28,7 @@ def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str)
     """
     kinds, models = list(table["images"].unique()), list(table["model"].unique())
     with style():
-        colours = dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
+        colours = model_colours(models)
         figure = Figure(figsize=(COLUMN if len(kinds) == 1 else TEXT, 4.2), layout="constrained")
         grid = figure.subplots(len(QUANTITIES), len(kinds), squeeze=False)
         for row, (column, label) in enumerate(QUANTITIES.items()):

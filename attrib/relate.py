@@ -29,7 +29,8 @@ class Point(NamedTuple):
 
     name: str
     epoch: int
-    path: str
+    path: str | list[str]
+    """The file; of several seeds, the files."""
 
 
 class Difference(NamedTuple):
@@ -39,8 +40,9 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    n_a: int
-    n_b: int
+    n_a: float
+    n_b: float
+    """How many images; of seeds, the mean."""
 
 
 class Correlation(NamedTuple):
@@ -50,7 +52,8 @@ class Correlation(NamedTuple):
     low: float
     high: float
     p: float
-    n: int
+    n: float
+    """How many images; of seeds, the mean."""
 
 
 def mean_difference(a: Values, b: Values, *, seed: int = 0) -> Difference:
@@ -94,19 +97,7 @@ def rank_correlation(x: Values, y: Values, *, seed: int = 0) -> Correlation:
     >>> round(rank_correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 9.0, 4.0, 16.0])).rho, 3)
     0.8
     """
-    from scipy.stats import permutation_test, rankdata
-
-    x, y = _held(x, y)
-    rho = _spearman((x, y)) if len(x) > 1 else np.nan
-    if len(x) < 3 or np.isnan(rho):
-        return Correlation(rho, np.nan, np.nan, np.nan, len(x))
-    # Pairing anew leaves the ranks, their means and their sizes as they are: the product of the centred is enough.
-    centred = rankdata(y) - (len(y) + 1) / 2
-    test = permutation_test(
-        (rankdata(x),), lambda ranks, axis=-1: np.moveaxis(ranks, axis, -1) @ centred, permutation_type="pairings",
-        n_resamples=RESAMPLES, batch=_batch(len(x)), vectorized=True, rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return Correlation(rho, *_resampled((x, y), seed=seed), float(test.pvalue), len(x))
+    return _rank_correlation(x, y, seed=seed)[0]
 
 
 def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int = 0) -> Correlation:
@@ -121,11 +112,7 @@ def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int =
     >>> round(partial_rank_correlation(x, y, given).rho, 3), round(rank_correlation(x, y).rho, 3)
     (-0.029, 0.886)
     """
-    x, y, given = _held(x, y, given)
-    rho = _spearman((x, y, given)) if len(x) > 2 else np.nan
-    if np.isnan(rho):
-        return Correlation(rho, np.nan, np.nan, np.nan, len(x))
-    return Correlation(rho, *_resampled((x, y, given), seed=seed), np.nan, len(x))
+    return _rank_correlation(x, y, given, seed=seed)[0]
 
 
 def relation(
@@ -145,13 +132,47 @@ def relation(
     >>> round(found["broken"].difference, 3), round(found["margin"].rho, 3)
     (-0.2, 1.0)
     """
+    return relations(values[None], margin[None], margin_adversarial[None], correct[None], seed=seed)[0]
+
+
+def relations(
+    values: Values, margin: Values, margin_adversarial: Values, correct: NDArray[np.bool_], *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """:func:`relation` of each of S files, (S,N) instead of (N,), and behind them, where S >= 2, of their method.
+
+    The latter are the means over the files, seeds of one method, with intervals and p (also of ``partial``, which else
+    has none) over seeds and images as :mod:`attrib.stats` has them; what a file lacks is left out.
+
+    >>> values, margin = np.array([[0.1, 0.2, 0.3], [0.1, 0.3, 0.2]]), np.array([[-2.0, -1.0, 1.0], [-1.0, 1.0, 2.0]])
+    >>> *seeds, method = relations(values, margin + 3, margin, margin > -9)
+    >>> [round(found["margin"].rho, 3) for found in (*seeds, method)]
+    [1.0, 0.5, 0.75]
+    """
     stood = margin_adversarial > 0
-    return {
-        "broken": mean_difference(values[correct & ~stood], values[correct & stood], seed=seed),
-        "margin": rank_correlation(values, margin_adversarial, seed=seed),
-        "margin_correct": rank_correlation(values[correct], margin_adversarial[correct], seed=seed),
-        "partial": partial_rank_correlation(values, margin_adversarial, margin, seed=seed),
+    of_correct = np.where(correct, values, np.nan)
+    found: list[dict[str, Any]] = [
+        {"broken": mean_difference(row[~held], row[held], seed=seed)}
+        for row, held in zip(of_correct, stood, strict=True)
+    ]
+    if len(values) > 1:
+        groups = [np.where(side, of_correct, np.nan) for side in (~stood, stood)]
+        counts = (float((~np.isnan(group)).sum(1).mean()) for group in groups)
+        found.append({"broken": Difference(*stats.groups_over_seeds(*groups), *counts)})
+    asked = {
+        "margin": (values, margin_adversarial),
+        "margin_correct": (of_correct, margin_adversarial),
+        "partial": (values, margin_adversarial, margin),
     }
+    for name, columns in asked.items():
+        each = [_rank_correlation(*rows, seed=seed) for rows in zip(*columns, strict=True)]
+        correlations = [correlation for correlation, _ in each]
+        if len(values) > 1:
+            rho = np.array([correlation.rho for correlation in correlations])
+            over = stats.over_seeds(rho, np.array([resampled for _, resampled in each]), within=(-1, 1))
+            correlations.append(Correlation(*over, float(np.mean([found.n for found in correlations]))))
+        for entry, correlation in zip(found, correlations, strict=True):
+            entry[name] = correlation
+    return found
 
 
 def across_models(x: Values, y: Values, *, seed: int = 0) -> Correlation:
@@ -172,8 +193,18 @@ def across_models(x: Values, y: Values, *, seed: int = 0) -> Correlation:
     return found
 
 
-def _rows_of(table: "pd.DataFrame", point: Point) -> "pd.DataFrame":
-    return table[(table["model"] == point.name) & (table["epoch"] == point.epoch)]
+def _files_of(table: "pd.DataFrame", point: Point) -> "list[pd.DataFrame]":
+    rows = table[(table["model"] == point.name) & (table["epoch"] == point.epoch)]
+    return [of_file for _, of_file in rows.groupby("seed")]
+
+
+def _paths(point: Point) -> list[str]:
+    return [point.path] if isinstance(point.path, str) else point.path
+
+
+def _column(files: "Sequence[pd.DataFrame]", name: str) -> Values:
+    """A column of every file, (S,N)."""
+    return np.array([rows[name].to_numpy(float) for rows in files])
 
 
 def image_relations(
@@ -181,30 +212,34 @@ def image_relations(
 ) -> list[dict[str, Any]]:
     """Every model's :func:`relation` of every measure, with Holm's correction over all that has a p.
 
-    table: a row per image and model or saved epoch: columns ``model``, ``epoch`` (MODEL where it is none), ``correct``,
-    ``margin``, ``margin_adversarial`` and the measures'. Only ``broken`` and ``margin`` count as comparisons: the
-    intervals beside them ask the same question once more.
+    table: a row per image and file of a model or saved epoch: columns ``model``, ``seed`` (the file's position),
+    ``epoch`` (MODEL where it is none), ``correct``, ``margin``, ``margin_adversarial`` and the measures'. Only
+    ``broken`` and ``margin`` count as comparisons: the intervals beside them ask the same question once more. Of
+    several seeds the entry is that of the method, and ``seeds`` holds each one's own, which is no further comparison.
     """
     entries, tested = [], []
     for point in points:
-        mine = _rows_of(table, point)
-        correct, stood = mine["correct"].to_numpy(bool), mine["margin_adversarial"].to_numpy(float) > 0
-        broken, left = int((correct & ~stood).sum()), int((correct & stood).sum())
-        entry: dict[str, Any] = {
-            "name": point.name, "epoch": None if point.epoch == MODEL else point.epoch, "checkpoint": point.path,
-            "n": len(mine), "correct": int(correct.sum()), "broken": broken, "stood": left,
-            "accuracy": float(correct.mean()), "robust_accuracy": float(stood.mean()),
-            "note": _note(broken, left),
-        }  # fmt: skip
+        files = _files_of(table, point)
+        targets = [
+            (_entry(point._replace(path=path), [rows]), [rows]) for rows, path in zip(files, _paths(point), strict=True)
+        ]
+        seeds = [entry for entry, _ in targets]
+        if len(files) > 1:
+            targets.append((_entry(point, files) | {"seeds": seeds}, files))
+        entry = targets[-1][0]
         for measure in measures:
             values, margin, margin_adversarial = (
-                mine[column].to_numpy(float) for column in (measure, "margin", "margin_adversarial")
+                _column(files, name) for name in (measure, "margin", "margin_adversarial")
             )
-            found = relation(values, margin, margin_adversarial, correct, seed=seed)
-            entry[measure] = {name: _as_dict(each) for name, each in found.items()}
-            entry[measure]["broken"] |= {
-                "mean_broken": stats.mean(values[correct & ~stood]), "mean_stood": stats.mean(values[correct & stood])
-            }  # fmt: skip
+            found = relations(values, margin, margin_adversarial, _column(files, "correct") > 0, seed=seed)
+            for (target, rows), each in zip(targets, found, strict=True):
+                correct, stood = _column(rows, "correct") > 0, _column(rows, "margin_adversarial") > 0
+                values = _column(rows, measure)
+                target[measure] = {name: _as_dict(part) for name, part in each.items()}
+                target[measure]["broken"] |= {
+                    "mean_broken": stats.mean(np.where(correct & ~stood, values, np.nan)),
+                    "mean_stood": stats.mean(np.where(correct & stood, values, np.nan)),
+                }
             tested += [entry[measure]["broken"], entry[measure]["margin"]]
         entries.append(entry)
     for part, p in zip(tested, stats.holm(np.array([part["p"] for part in tested])).tolist(), strict=True):
@@ -212,7 +247,20 @@ def image_relations(
     return entries
 
 
-def _note(broken: int, stood: int) -> str | None:
+def _entry(point: Point, files: "Sequence[pd.DataFrame]") -> dict[str, Any]:
+    """How many images of a model are what, over its files; of several the mean."""
+    correct, stood = _column(files, "correct") > 0, _column(files, "margin_adversarial") > 0
+    counts = [float(held.sum(1).mean()) for held in (correct, correct & ~stood, correct & stood)]
+    n_correct, broken, left = counts if len(files) > 1 else map(int, counts)
+    return {
+        "name": point.name, "epoch": None if point.epoch == MODEL else point.epoch, "checkpoint": point.path,
+        "n": len(files[0]), "correct": n_correct, "broken": broken, "stood": left,
+        "accuracy": float(correct.mean()), "robust_accuracy": float(stood.mean()),
+        "note": _note(broken, left),
+    }  # fmt: skip
+
+
+def _note(broken: float, stood: float) -> str | None:
     """Why there is no difference between the broken images and the others, where there is none."""
     if broken + stood == 0:
         return "no image is classified correctly"
@@ -228,20 +276,29 @@ def model_relations(
 ) -> dict[str, Any]:
     """The means of every model and saved epoch, and their rank correlations with robust accuracy.
 
-    table: as for :func:`image_relations`; Holm's correction is over the measures.
+    table: as for :func:`image_relations`; Holm's correction is over the measures. Of several seeds a model's point is
+    the mean, and ``seeds`` holds each.
     """
+
+    def means(files: "Sequence[pd.DataFrame]") -> dict[str, Any]:
+        stood = (_column(files, "margin_adversarial") > 0).astype(float)
+        found: dict[str, Any] = {
+            "robust_accuracy": stats.mean(stood),
+            "robust_accuracy_ci": list(stats.interval(stood, seed=seed, within=(0, 1))),
+        }
+        for measure in measures:
+            values = _column(files, measure)
+            found[measure] = stats.mean(values)
+            shares = np.nanmax(values, initial=0) <= 1
+            found[f"{measure}_ci"] = list(stats.interval(values, seed=seed, within=(0, 1 if shares else np.inf)))
+        return found
+
     entries = []
     for point in points:
-        mine = _rows_of(table, point)
-        stood = mine["margin_adversarial"].to_numpy(float) > 0
-        entry: dict[str, Any] = {
-            "name": point.name, "epoch": None if point.epoch == MODEL else point.epoch,
-            "robust_accuracy": float(stood.mean()),
-            "robust_accuracy_ci": list(stats.interval(stood.astype(float), seed=seed)),
-        }  # fmt: skip
-        for measure in measures:
-            values = mine[measure].to_numpy(float)
-            entry[measure], entry[f"{measure}_ci"] = stats.mean(values), list(stats.interval(values, seed=seed))
+        files = _files_of(table, point)
+        entry = {"name": point.name, "epoch": None if point.epoch == MODEL else point.epoch, **means(files)}
+        if len(files) > 1:
+            entry["seeds"] = [means([rows]) for rows in files]
         entries.append(entry)
     robust = np.array([entry["robust_accuracy"] for entry in entries])
     found = {
@@ -267,12 +324,36 @@ def _as_dict(found: Any) -> dict[str, Any]:
     return {"ci": [named.pop("low"), named.pop("high")], **named}
 
 
-def _held(*columns: Values) -> list[Values]:
-    """The columns as floats, where all of them have a value."""
+def _held(*columns: Values) -> tuple[NDArray[np.bool_], list[Values]]:
+    """Where all columns have a value, (N,), and the columns there, as floats."""
     if len({len(column) for column in columns}) > 1:
         raise InputError(f"values: expected as many on every side, got {', '.join(str(len(c)) for c in columns)}")
     together = np.array([np.asarray(column, float) for column in columns])
-    return list(together[:, ~np.isnan(together).any(0)])
+    held = ~np.isnan(together).any(0)
+    return held, list(together[:, held])
+
+
+def _rank_correlation(*columns: Values, seed: int) -> tuple[Correlation, Values]:
+    """The correlation of two columns (N,), with a third one held fixed where there is one, and in resamples, (R,)."""
+    from scipy.stats import permutation_test, rankdata
+
+    held, values = _held(*columns)
+    count = len(values[0])
+    rho = _spearman(values) if count >= len(values) else np.nan
+    if count < 3 or np.isnan(rho):
+        return Correlation(rho, np.nan, np.nan, np.nan, count), np.full(RESAMPLES, np.nan)
+    resampled = _resampled(values, held, seed=seed)
+    p = np.nan
+    if len(values) == 2:
+        # Pairing anew leaves the ranks, their means and their sizes as they are: the product of the centred is enough.
+        centred = rankdata(values[1]) - (count + 1) / 2
+        test = permutation_test(
+            (rankdata(values[0]),), lambda ranks, axis=-1: np.moveaxis(ranks, axis, -1) @ centred,
+            permutation_type="pairings", n_resamples=RESAMPLES, batch=_batch(count), vectorized=True,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        p = float(test.pvalue)
+    return Correlation(rho, *_percentiles(resampled), p, count), resampled
 
 
 def _less(a: NDArray[Any], b: NDArray[Any], axis: int = -1) -> NDArray[Any]:
@@ -288,6 +369,8 @@ def _spearman(columns: Sequence[Values]) -> float:
 
 def _correlation(ranks: NDArray[Any], drawn: NDArray[Any]) -> float:
     """The (partial) correlation of two (or three) rows of ranks (P,N), every image as often as it was drawn (N,)."""
+    if not drawn.any():  # of few images that have a value, a resample may hold none
+        return float("nan")
     centred = ranks - (ranks @ drawn / drawn.sum())[:, None]
     cross = (centred * drawn) @ centred.T
     size = np.sqrt(np.diag(cross))
@@ -301,26 +384,31 @@ def _correlation(ranks: NDArray[Any], drawn: NDArray[Any]) -> float:
     return float(np.clip((cross[0, 1] - cross[0, 2] * cross[1, 2]) / left, -1, 1)) if left > 1e-7 else float("nan")
 
 
-def _resampled(columns: Sequence[Values], *, seed: int) -> tuple[float, float]:
-    """The ends of the percentile interval of :func:`_spearman`, over the resamples in which it is defined.
+def _resampled(columns: Sequence[Values], held: NDArray[np.bool_], *, seed: int) -> Values:
+    """:func:`_spearman` in each resample of the images, (R,), from the columns of those that are ``held``, (N,).
 
-    scipy's bootstrap would sort every resample; here an image that is drawn k times counts as k ties, whose rank
+    All images are drawn, so that several models meet the same resamples whatever each is missing. scipy's bootstrap
+    would sort every resample; here an image that is drawn k times counts as k ties, whose rank
     follows from a cumulative sum over the values as sorted once, which is thirty times as fast.
     """
     found = np.full(RESAMPLES, np.nan)
     places = [np.unique(column, return_inverse=True)[1] for column in columns]
-    count = len(columns[0])
-    generator = np.random.default_rng(seed)
+    generator, images = np.random.default_rng(seed), len(held)
     for resample in range(RESAMPLES):
-        drawn = np.bincount(generator.integers(count, size=count), minlength=count)
-        ranks = np.empty((len(places), count))
+        drawn = np.bincount(generator.integers(images, size=images), minlength=images)[held]
+        ranks = np.empty((len(places), len(drawn)))
         for row, place in enumerate(places):
             ties = np.bincount(place, drawn)
             ranks[row] = (np.cumsum(ties) - (ties - 1) / 2)[place]
         found[resample] = _correlation(ranks, drawn)
-    if np.isnan(found).all():
+    return found
+
+
+def _percentiles(resampled: Values) -> tuple[float, float]:
+    """The ends of the percentile interval, over the resamples in which there is a correlation."""
+    if np.isnan(resampled).all():
         return float("nan"), float("nan")
-    low, high = np.nanquantile(found, [0.025, 0.975])
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
     return float(low), float(high)
 
 

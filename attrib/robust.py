@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attrib import attack
 from attrib.attack import Objective, cross_entropy, margin
+from attrib.fast import prepared
 from attrib.gated import GatedClassifier, combined_loss, heads_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
 from attrib.stats import RESAMPLES, Paired
@@ -86,12 +87,6 @@ def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     return gradient.abs().flatten(1).amax(1)
 
 
-def fast_layout(model: nn.Module) -> nn.Module:
-    """The model, its weights laid anew in place, channels innermost: convolutions in bfloat16 are faster so."""
-    laid: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return laid
-
-
 def attacked(
     model: nn.Module,
     image: Tensor,
@@ -123,22 +118,21 @@ def attacked(
         return found
     if index is None:
         index = torch.arange(len(image), device=image.device)
-    if precision == "bf16":  # as in fast_layout; in float32 on CPUs it is slower so
-        image = image.contiguous(memory_format=torch.channels_last)
-    for restart in range(restarts):
-        for number, way in enumerate(ways(model)):
-            if not len(rows):
-                return found
-            tries = _tries(
-                model, way, image[rows], label[rows], index[rows],
-                eps=eps, step_size=step_size, steps=steps, restart=restart, worst=worst, seed=seed, precision=precision,
-            )  # fmt: skip
-            for name, images in tries:
-                outcome = judge(model, images, label[rows])._replace(way=torch.full_like(rows, number))
-                found[name] = _worse(found[name], rows, outcome, label) if name in found else outcome
-            # The next try is spared what no column has left standing.
-            standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
-            rows = torch.nonzero(standing).squeeze(1)
+    with prepared(model, image.device, precision) as fast:
+        for restart in range(restarts):
+            for number, way in enumerate(ways(fast.model)):
+                if not len(rows):
+                    return found
+                tries = _tries(
+                    model, way, image[rows], label[rows], index[rows], eps=eps, step_size=step_size, steps=steps,
+                    restart=restart, worst=worst, seed=seed, precision=precision,
+                )  # fmt: skip
+                for name, images in tries:
+                    outcome = judge(model, images, label[rows])._replace(way=torch.full_like(rows, number))
+                    found[name] = _worse(found[name], rows, outcome, label) if name in found else outcome
+                # The next try is spared what no column has left standing.
+                standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
+                rows = torch.nonzero(standing).squeeze(1)
     return found
 
 
@@ -147,12 +141,9 @@ def _tries(
     *, eps: float, step_size: float, steps: Collection[int], restart: int, worst: bool, seed: int,
     precision: Precision,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
-    """The adversarial images (n,C,H,W) of each column, one run of PGD and one of CW."""
+    """The adversarial images (n,C,H,W) of each column: one run of PGD, one of CW. ``way``: of the model's fast copy."""
     if restart == 0:  # FGSM has no random start
-        with frozen(model), autocast(image.device, precision):
-            once = attack.ascend(
-                way.forward, way.loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,)
-            )  # fmt: skip
+        once = attack.ascend(way.forward, way.loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,))
         yield "fgsm", once[1]
     for kind, objective in (("pgd", way.loss), ("cw", way.margin)):
         taken = attack.snapshots(

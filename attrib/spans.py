@@ -29,6 +29,12 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
     - ``mass:q``: the fewest pixels that hold the share q of relu(M); ties go to the lower pixel index.
 
     Raises InputError for another rule or maps of another shape.
+
+    >>> span(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]))  # the mean is 3
+    tensor([[[False, False],
+             [False,  True]]])
+    >>> span(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]), threshold="mass:0.7").sum()  # 6 + 3 of 12
+    tensor(2)
     """
     name, parameter = parse_threshold(threshold)
     _check(maps)
@@ -59,14 +65,22 @@ def parse_threshold(rule: str) -> tuple[str, float]:
 
 
 def empty(maps: Tensor) -> Tensor:
-    """Which maps (N,H,W) have no span under any rule, as bool (N,): constant ones and those nowhere positive."""
+    """Which maps (N,H,W) have no span under any rule, as bool (N,): constant ones and those nowhere positive.
+
+    >>> empty(torch.tensor([[[0.3, 0.3]], [[-2.0, -1.0]], [[0.0, 1.0]]]))
+    tensor([ True,  True, False])
+    """
     flat = maps.flatten(1)
     highest = flat.amax(1)
     return (highest == flat.amin(1)) | ~(highest > 0)
 
 
 def coverage(mask: Tensor) -> Tensor:
-    """The attribution span coverage |S| / (H*W) of every span (N,H,W), as (N,) in [0,1]; its mean is the ASC."""
+    """The attribution span coverage |S| / (H*W) of every span (N,H,W), as (N,) in [0,1]; its mean is the ASC.
+
+    >>> coverage(torch.tensor([[[True, False], [False, False]], [[True, True], [False, False]]]))
+    tensor([0.2500, 0.5000])
+    """
     return mask.flatten(1).float().mean(1)
 
 
@@ -74,6 +88,9 @@ def coverage_curve(maps: Tensor, levels: Sequence[float]) -> Tensor:
     """Coverage under ``max:t`` for every t in ``levels``: (N,H,W) maps to (N,len(levels)) in [0,1].
 
     t = 1 is allowed here, where the coverage of any map is 0.
+
+    >>> coverage_curve(torch.tensor([[[0.0, 1.0], [2.0, 4.0]]]), [0, 0.25, 0.5, 1])
+    tensor([[0.7500, 0.5000, 0.2500, 0.0000]])
     """
     _check(maps)
     flat = maps.flatten(1)
@@ -86,6 +103,13 @@ def curve_area(maps: Tensor) -> Tensor:
     """Area under the coverage curve over t in [0,1]: mean(relu M) / max M of every map (N,H,W), as (N,).
 
     It needs no threshold: the integral over t of the share of pixels above t * max is that quotient.
+
+    >>> maps = torch.tensor([[[-1.0, 1.0], [2.0, 4.0]]])
+    >>> curve_area(maps)  # 7 / 4, over 4
+    tensor([0.4375])
+    >>> levels = torch.arange(1000) / 1000
+    >>> round(float(coverage_curve(maps, levels.tolist()).mean()), 2)
+    0.44
     """
     _check(maps)
     flat = maps.flatten(1)
@@ -94,17 +118,30 @@ def curve_area(maps: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of two spans (N,H,W) each, as (N,); NaN where both are empty."""
+    """Intersection over union of two spans (N,H,W) each, as (N,); NaN where both are empty.
+
+    >>> a, b = torch.tensor([[[True, True, False]]]), torch.tensor([[[False, True, True]]])
+    >>> iou(a, b), iou(a, a)
+    (tensor([0.3333]), tensor([1.]))
+    """
     return (a & b).flatten(1).sum(1) / (a | b).flatten(1).sum(1)
 
 
 def inside(mask: Tensor, object_mask: Tensor) -> Tensor:
-    """Share of the span that lies inside the object, both bool (N,H,W), as (N,); NaN for an empty span."""
+    """Share of the span that lies inside the object, both bool (N,H,W), as (N,); NaN for an empty span.
+
+    >>> inside(torch.tensor([[[True, True, True, False]]]), torch.tensor([[[False, True, True, True]]]))
+    tensor([0.6667])
+    """
     return (mask & object_mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
 
 
 def object_covered(mask: Tensor, object_mask: Tensor) -> Tensor:
-    """Share of the object that the span covers, both bool (N,H,W), as (N,); NaN for an empty object."""
+    """Share of the object that the span covers, both bool (N,H,W), as (N,); NaN for an empty object.
+
+    >>> object_covered(torch.tensor([[[True, True, False, False]]]), torch.tensor([[[False, True, True, True]]]))
+    tensor([0.3333])
+    """
     return inside(object_mask, mask)
 
 
@@ -113,6 +150,10 @@ def pointing(maps: Tensor, object_mask: Tensor) -> Tensor:
 
     Maps tie at their maximum where they are flat (or saturate); then it is the share of tied pixels on the
     object, which is what a random choice among them scores on average.
+
+    >>> on = torch.tensor([[[True, False, False]]])
+    >>> pointing(torch.tensor([[[0.9, 0.1, 0.2]]]), on), pointing(torch.tensor([[[0.5, 0.5, 0.2]]]), on)
+    (tensor([1.]), tensor([0.5000]))
     """
     flat = maps.flatten(1)
     top = flat == flat.amax(1, keepdim=True)

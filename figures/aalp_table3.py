@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from figures import names, shared
+from figures.compare import between
 
 TASKS = ("gd-raw", "gd-madry", "gd-alp")
 COLUMNS = ("clean", "pgd-10", "cw-10")
@@ -47,9 +48,10 @@ def draw(data: Path, out: Path) -> list[Path]:
 
 def _difference(summary: dict[str, Any], title: str) -> dict[str, str]:
     row = {"Data set": title, "Method": "difference", "images": ""}
-    for pair in summary["pairs"]:
-        if pair["attack"] in COLUMNS:
-            row[names.attack(pair["attack"])] = shared.signed(pair["difference"], *pair["ci"], digits=1)
+    without, guided = (model["name"] for model in summary["models"])
+    for column in COLUMNS:
+        if found := between(summary["pairs"], guided, without, attack=column):
+            row[names.attack(column)] = shared.signed(*found, digits=1)
     return row
 
 

@@ -50,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"figures.run: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("figures.run: interrupted; the same command continues", file=sys.stderr)
+        return 130
     if options.no_draw:
         return 0
     drawn = ["--data", str(place.parent), *(["--out", str(place.parent / "rendered")] if options.out else [])]
@@ -150,9 +153,13 @@ def _attrib(arguments: list[str]) -> None:
 
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
-            cli.app(arguments, standalone_mode=False)
+            status = cli.app(arguments, standalone_mode=False)
         except InputError as error:
             raise InputError(f"attrib {arguments[0]}: {error}") from None
+        except cli.batches.Stopped:
+            status = cli.INTERRUPTED
+    if status == cli.INTERRUPTED:  # typer makes a status of it; the tasks after this one must not start
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -1,12 +1,88 @@
 """What several test files share."""
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
 # Tests run side by side, each on one thread; set before anything imports torch, and inherited by subprocesses.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+class Out(NamedTuple):
+    """What a run of the command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Out]:
+    """Run ``attrib`` with some arguments, in this process."""
+    from attrib import cli
+
+    def run_once(*arguments: object) -> Out:
+        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return Out(stopped.value.code, printed.out, printed.err)
+
+    return run_once
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., Any]:
+    """Run ``attrib`` with some arguments in two gloo processes, as a user would; returns the JSON it prints."""
+
+    def run_both(*arguments: object, cwd: Path | None = None) -> Any:
+        root = Path(__file__).resolve().parents[1]
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+        done = subprocess.run(
+            [sys.executable, *start, sys.executable, "-m", "attrib.cli", *map(str, arguments), "--device", "cpu"],
+            cwd=cwd, capture_output=True, text=True, check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (root, cwd or root)))},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout)
+
+    return run_both
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[..., Path]:
+    """Write a checkpoint of a model as it is made, another one for every seed; returns its path."""
+    import torch
+
+    import attrib
+
+    def write(
+        path: Path, seed: int = 0, *, arch: str = "lenet", data: str = "glyphs", classes: int = 10, channels: int = 3,
+        gated: bool = False,
+    ) -> Path:  # fmt: skip
+        extra = {"gated": True} if gated else {}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = attrib.build(arch, num_classes=classes, input_shape=(channels, 32, 32), gated=gated)
+        arguments: dict[str, Any] = {"mean": [0.0] * channels, "std": [1.0] * channels, **extra}
+        made = attrib.Checkpoint(
+            arch=arch, arch_kwargs=arguments, num_classes=classes, input_shape=(channels, 32, 32), data=data,
+            method="standard", hyper={"lr": 0.1}, epoch=1, metrics={"holdout_clean": 0.5}, weights=model.state_dict(),
+        )  # fmt: skip
+        attrib.save(made, path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +93,28 @@ def real_data() -> Path:
     if not (place / "mnist").is_dir() or not (place / "cifar-10-batches-bin").is_dir():
         pytest.skip(f"no mnist and cifar-10-batches-bin in {place}; set ATTRIB_DATA to their folder")
     return place
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
+    """A headless Chromium (Debian's packages chromium and chromium-driver) that goes nowhere by itself.
+
+    Its console is kept: ``browser.get_log("browser")`` returns what has been said since the last call. Tests that need
+    it are skipped where it is not installed.
+    """
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+    if not chromium.exists() or not driver.exists():
+        pytest.skip(f"no {chromium} and {driver}; on Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(chromium)
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}", "window-size=1200,900", "force-device-scale-factor=1",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(driver)))
+    yield opened
+    opened.quit()

@@ -13,52 +13,19 @@ import torch
 from PIL import Image
 
 import attrib
-from attrib import cli, spans
-from attrib.checkpoint import Checkpoint
-
-
-class Out:
-    """What a run of the command printed, and its exit status."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run_once(*arguments: object) -> Out:
-        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Out(stopped.value.code, printed.out, printed.err)
-
-    return run_once
-
-
-def checkpoint(
-    seed: int, *, arch: str = "lenet", data: str = "glyphs", classes: int = 10, channels: int = 3
-) -> Checkpoint:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = attrib.build(arch, num_classes=classes, input_shape=(channels, 32, 32))
-    return Checkpoint(
-        arch=arch, arch_kwargs={"mean": [0.0] * channels, "std": [1.0] * channels}, num_classes=classes,
-        input_shape=(channels, 32, 32), data=data, method="standard", hyper={"lr": 0.1}, epoch=1,
-        metrics={"holdout_clean": 0.5}, weights=model.state_dict(),
-    )  # fmt: skip
+from attrib import spans
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory, untrained: Any) -> Path:
     """a.pt and b.pt: lenets; wide.pt: another grid; grey.pt, five.pt: for other data."""
     place = tmp_path_factory.mktemp("models")
-    for name, made in {
-        "a": checkpoint(1), "b": checkpoint(2), "wide": checkpoint(3, arch="resnet32"),
-        "grey": checkpoint(4, channels=1), "five": checkpoint(5, classes=5),
-    }.items():  # fmt: skip
-        attrib.save(made, place / f"{name}.pt")
+    others: dict[str, dict[str, Any]] = {
+        "a": {}, "b": {}, "wide": {"arch": "resnet32"}, "grey": {"channels": 1}, "five": {"classes": 5},
+        "cifar": {"data": "cifar10"},
+    }  # fmt: skip
+    for seed, (name, options) in enumerate(others.items(), start=1):
+        untrained(place / f"{name}.pt", seed, **options)
     return place
 
 
@@ -178,6 +145,37 @@ def test_different_grids_are_warned_about(run: Any, models: Path) -> None:
     assert len(json.loads(done.out)["pairs"]) == 1
 
 
+def test_a_command_that_is_stopped_says_whether_anything_was_written(
+    run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    given = ("span", "--ckpt", models / "a.pt", "--limit", 5, "--out", tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("attrib.plot.map_grid", stop)
+        stopped = run(*given)
+    assert (stopped.status, stopped.out) == (130, "")
+    assert stopped.err == "attrib: error: interrupted; some files are written, and some are not\n"
+    monkeypatch.setattr("attrib.cli.span.explain", stop)
+    stopped = run(*given)
+    assert (stopped.status, stopped.out) == (130, "")
+    assert stopped.err == "attrib: error: interrupted; nothing was written\n"
+
+
+def test_span_shows_the_attacked_images_beside_the_clean(run: Any, models: Path, tmp_path: Path) -> None:
+    given = ("--limit", 20, "--attack", "fgsm", "--out", tmp_path)
+    assert run("span", "--ckpt", models / "a.pt", "--ckpt", models / "b.pt", *given).status == 0
+    with np.load(tmp_path / "span-examples.npz") as saved:
+        assert saved["attacked_map"].shape == saved["attacked_span"].shape == saved["map"].shape == (2, 4, 32, 32)
+        change = np.abs(saved["attacked_image"] - saved["image"])
+        assert 0 < change.max() <= 8 / 255 + 1e-6
+        assert (saved["attacked_image"][0] != saved["attacked_image"][1]).any()  # each model is attacked by itself
+        table = pd.read_csv(tmp_path / "span.csv")
+        rows = table[(table["model"] == "b") & (table["images"] == "fgsm")].set_index("index").loc[saved["index"]]
+        np.testing.assert_allclose(saved["attacked_span"][1].mean((1, 2)), rows["coverage"], atol=1e-6)
+
+
 def test_maps_command(run: Any, models: Path, tmp_path: Path) -> None:
     done = run(
         "maps", "--ckpt", models / "a.pt", "--ckpt", models / "b.pt", "--images", 3, "--map", "gradient",
@@ -243,7 +241,7 @@ class Malicious:
 
 
 @pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+def bad(tmp_path_factory: pytest.TempPathFactory, models: Path, untrained: Any) -> Path:
     """A folder of things that are not what they should be."""
     place = tmp_path_factory.mktemp("bad")
     (place / "page.pt").write_text("<!DOCTYPE html><html>404</html>")
@@ -263,7 +261,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     np.savez(place / "few.npz", map=np.zeros((3, 32, 32), np.float32))
     (place / "file").write_text("in the way")
     (place / "own_bad.py").write_text(OUTSIDE)
-    attrib.save(checkpoint(6, data="pictures", classes=2), place / "two.pt")
+    untrained(place / "two.pt", 6, data="pictures", classes=2)
     return place
 
 
@@ -281,6 +279,8 @@ BAD = [
     (("span", "--ckpt", "{models}/five.pt"), "10 classes"),
     (("span", "--ckpt", "{models}/a.pt", "--data", "npz:{bad}/grey.npz"), "grey"),
     (("span", "--ckpt", "a={models}/a.pt", "--ckpt", "a={models}/b.pt"), "two models are called 'a'"),
+    (("span", *A, "--ckpt", "{models}/cifar.pt"), "trained on different data (a on glyphs, cifar on cifar10)"),
+    (("span", *A, "--attack", "fgsm", "--steps", "3"), "belong to pgd and cw"),
     (("span", *A, "--data", "imagenet"), "expected one of glyphs"),
     (("span", *A, "--data", "folder:{bad}/empty"), "one folder per class"),
     (("span", *A, "--data", "folder:{bad}/no-pictures"), "no pictures"),

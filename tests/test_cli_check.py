@@ -1,59 +1,32 @@
 """``attrib check``: its keys, the same whole or in pieces, and its files."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import attrib
-from attrib import checks, cli, spans
-from attrib.checkpoint import Checkpoint
+from attrib import checks, spans
 from attrib.cli import check as command
 
 SHORT = ("--steps", 2, "--curve-steps", 4, "--precision", "fp32")
 
 
-class Out(NamedTuple):
-    """What a run of the command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run_once(*arguments: object) -> Out:
-        monkeypatch.setattr(sys, "argv", ["attrib", "check", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Out(stopped.value.code, printed.out, printed.err)
-
-    return run_once
+def run(run: Any) -> Any:
+    return partial(run, "check")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """a.pt and b.pt: lenets as they are made."""
+def models(tmp_path_factory: pytest.TempPathFactory, untrained: Any) -> Path:
+    """a.pt, b.pt and c.pt: lenets as they are made."""
     place = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate("ab"):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32))
-        made = Checkpoint(
-            arch="lenet", arch_kwargs={"mean": [0.0] * 3, "std": [1.0] * 3}, num_classes=10, input_shape=(3, 32, 32),
-            data="glyphs", method="standard", hyper={}, epoch=1, metrics={}, weights=model.state_dict(),
-        )  # fmt: skip
-        attrib.save(made, place / f"{name}.pt")
+    for seed, name in enumerate("abc"):
+        untrained(place / f"{name}.pt", seed)
     return place
 
 
@@ -132,18 +105,9 @@ def test_without_masks_or_an_attack_their_lines_are_left_out(run: Any, models: P
     assert [stage["layers"] for stage in entry["cascade"]] == [1, 4]
 
 
-def test_two_processes_print_what_one_does(run: Any, models: Path) -> None:
-    given = ["--ckpt", f"{models}/a.pt", "--limit", "12", "--batch-size", "6", "--json", *map(str, SHORT)]
-    alone = run(*given)
-    together = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
-            Path(sys.executable).with_name("attrib"), "check", *given, "--device", "cpu",
-        ],
-        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert together.returncode == 0, together.stderr
-    assert json.loads(together.stdout) == json.loads(alone.out)
+def test_two_processes_print_what_one_does(run: Any, models: Path, two_processes: Any) -> None:
+    given = ["--ckpt", models / "a.pt", "--limit", 12, "--batch-size", 6, "--json", *SHORT]
+    assert two_processes("check", *given) == json.loads(run(*given).out)
 
 
 BAD = [
@@ -156,7 +120,7 @@ BAD = [
     (("--ckpt", "{models}/a.pt", "--stages", "0"), "--stages: expected at least 1"),
     (("--ckpt", "{models}/a.pt", "--curve-steps", "2000", "--limit", "5"), "steps: expected 1 to 1024"),
     (("--ckpt", "{models}/a.pt", "--batch-size", "0"), "--batch-size: expected at least 1"),
-    (("--ckpt", "{models}/c.pt"), "no such file"),
+    (("--ckpt", "{models}/d.pt"), "no such file"),
 ]  # fmt: skip
 
 

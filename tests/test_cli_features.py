@@ -1,9 +1,6 @@
 """The commands contrib and fc as a user runs them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,7 @@ import torch
 from PIL import Image
 
 import attrib
-from attrib import cli, parallel
-from attrib.checkpoint import Checkpoint
+from attrib import parallel
 from attrib.features import high_contribution, scale_free_contribution
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +39,7 @@ def seven():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, untrained: Any) -> Path:
     """a.pt and b.pt: lenets; wide.pt: 64 features; cifar.pt: other class names; five.pt: 5 classes; mine.py."""
     folder = tmp_path_factory.mktemp("place")
     for seed, (name, arch, data, classes) in enumerate(
@@ -52,34 +48,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("cifar", "lenet", "cifar10", 10), ("five", "lenet", "unknown", 5),
         ]
     ):  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = attrib.build(arch, num_classes=classes, input_shape=(3, 32, 32))
-        ckpt = Checkpoint(
-            arch=arch, arch_kwargs={"mean": [0.0] * 3, "std": [1.0] * 3}, num_classes=classes,
-            input_shape=(3, 32, 32), data=data, method="standard", hyper={}, epoch=1, metrics={},
-            weights=model.state_dict(),
-        )  # fmt: skip
-        attrib.save(ckpt, folder / f"{name}.pt")
+        untrained(folder / f"{name}.pt", seed, arch=arch, data=data, classes=classes)
     (folder / "mine.py").write_text(OWN)
     return folder
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path) -> Any:
+def run(run: Any, monkeypatch: pytest.MonkeyPatch, place: Path) -> Any:
     """Run the command in the folder ``place``; returns status, stdout, stderr."""
-
-    def run_once(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.chdir(place)
-        monkeypatch.delenv("ATTRIB_DATA", raising=False)
-        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return stopped.value.code, printed.out, printed.err
-
-    return run_once
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("ATTRIB_DATA", raising=False)
+    return run
 
 
 def values_of(entry: dict[str, Any]) -> list[float]:
@@ -102,7 +81,7 @@ def test_contrib_says_what_the_notebook_s_way_says(run: Any, place: Path, tmp_pa
     assert summary == json.loads((tmp_path / "contrib.json").read_text())
     assert [entry["name"] for entry in summary["models"]] == ["first", "b"]
     table, images = pd.read_csv(tmp_path / "contrib.csv"), pd.read_csv(tmp_path / "contrib-images.csv")
-    assert table.columns[:6].tolist() == ["model", "images", "feature", "C", "R", "C_scale_free"]
+    assert table.columns[:6].tolist() == ["model", "seed", "images", "feature", "C", "R"]
     batch = next(attrib.dataset("glyphs", limit=60).batches(60))
     for entry, path in zip(summary["models"], ("a.pt", "b.pt"), strict=True):
         model, _ = attrib.load(place / path)
@@ -186,18 +165,9 @@ def test_models_of_one_s_own(run: Any) -> None:
     assert "different numbers of features (wide 64, small 4)" in err
 
 
-def test_two_processes_say_what_one_says(run: Any, place: Path, tmp_path: Path) -> None:
+def test_two_processes_say_what_one_says(run: Any, place: Path, tmp_path: Path, two_processes: Any) -> None:
     given = ["contrib", "--ckpt", "a.pt", "--ckpt", "b.pt", "--limit", "45", "--batch-size", "9", "--json"]
-    script = tmp_path / "start.py"
-    script.write_text("from attrib.cli import main\nmain()\n")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*start, *given, "--out", str(tmp_path)],
-        cwd=place, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    joined = json.loads(done.stdout)
+    joined = two_processes(*given, "--out", tmp_path, cwd=place)
     alone = json.loads(run(*given)[1])
     for one, two in zip(alone["models"], joined["models"], strict=True):
         assert values_of(two) == pytest.approx(values_of(one), rel=1e-5)
@@ -223,7 +193,7 @@ def test_fc_counts_what_valid_values_marks(run: Any, place: Path, tmp_path: Path
     assert summary == json.loads((tmp_path / "fc.json").read_text())
     assert summary["rule"] == rule
     table = pd.read_csv(tmp_path / "fc.csv")
-    assert table.columns.tolist() == ["model", "class", "valid", "total"]
+    assert table.columns.tolist() == ["model", "seed", "class", "valid", "total"]
     counts = []
     for entry, path in zip(summary["models"], ("a.pt", "b.pt"), strict=True):
         mask = attrib.valid_values(attrib.load(place / path)[0].fc.weight, rule=rule)

@@ -1,9 +1,8 @@
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,32 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import attrib
-from attrib import cli
 from attrib import robust as library
-from attrib.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Out(NamedTuple):
-    """What a run of the command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run_once(*arguments: object) -> Out:
-        monkeypatch.setattr(sys, "argv", ["attrib", "robust", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Out(stopped.value.code, printed.out, printed.err)
-
-    return run_once
+def run(run: Any) -> Any:
+    return partial(run, "robust")
 
 
 class Small(nn.Module):
@@ -137,7 +118,7 @@ FITTED = (
 BOTH = (*FITTED, "--model", "again=yours:fitted")
 
 
-def accuracies(done: Out) -> list[dict[str, float]]:
+def accuracies(done: Any) -> list[dict[str, float]]:
     return [entry["accuracies"] for entry in json.loads(done.out)["models"]]
 
 
@@ -162,7 +143,7 @@ def test_json_is_one_object_with_the_keys_of_the_design(run: Any, tmp_path: Path
     found = summary["models"][0]["accuracies"]
     assert found["clean"] > 0.8 > found["pgd-8"] > 0.1
     assert [pair["attack"] for pair in summary["pairs"]] == names
-    assert {(pair["a"], pair["b"]) for pair in summary["pairs"]} == {("again", "fitted")}
+    assert {(pair["a"], pair["b"]) for pair in summary["pairs"]} == {("fitted", "again")}
     assert {(pair["difference"], pair["p"]) for pair in summary["pairs"]} == {(0.0, 1.0)}  # it is the same model
     assert json.loads((tmp_path / "robust.json").read_text()) == summary
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -175,7 +156,8 @@ def test_csv_holds_what_the_library_says(run: Any, here: Path, tmp_path: Path) -
     assert done.status == 0
     table = pd.read_csv(tmp_path / "robust.csv")
     assert list(table) == [
-        "model", "split", "index", "label", "attack", "eps", "prediction", "correct", "margin", "via", "gradient",
+        "model", "seed", "split", "index", "label", "attack", "eps", "prediction", "correct", "margin", "via",
+        "gradient",
     ]  # fmt: skip
     model = Small()
     model.load_state_dict(torch.load(here / "weights.pt"))
@@ -271,6 +253,7 @@ def test_an_interrupted_run_continues(run: Any, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(library, "attacked", counted)
     stopped = run(*command, "--out", tmp_path)
     assert (stopped.status, stopped.out) == (130, "")
+    assert stopped.err.endswith("interrupted; the same command continues where it stopped\n")
     assert list(tmp_path.glob(".robust-*"))
     done = run(*command, "--out", tmp_path)
     assert calls == 2 * stop_at + 2 * (10 - stop_at + 1)  # only what was missing
@@ -278,18 +261,10 @@ def test_an_interrupted_run_continues(run: Any, tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.glob(".*"))
 
 
-def test_two_processes_give_what_one_gives(run: Any, here: Path, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("from attrib import cli\ncli.main()\n")
-    command = ("robust", *BOTH, "--limit", "50", "--batch-size", "8", "--json", "--out")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    two = subprocess.run(
-        [*torchrun, script, *command, tmp_path / "two"], cwd=here, capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{here}"},
-    )  # fmt: skip
-    assert two.returncode == 0, two.stderr[-3000:]
-    one = run(*command[1:], tmp_path / "one")
-    assert json.loads(one.out) == json.loads(two.stdout)
+def test_two_processes_give_what_one_gives(run: Any, here: Path, tmp_path: Path, two_processes: Any) -> None:
+    command = (*BOTH, "--limit", 50, "--batch-size", 8, "--json", "--out")
+    two = two_processes("robust", *command, tmp_path / "two", cwd=here)
+    assert json.loads(run(*command, tmp_path / "one").out) == two
     tables = [(tmp_path / name / "robust.csv").read_text() for name in ("one", "two")]
     assert tables[0] == tables[1]
 
@@ -311,13 +286,8 @@ def test_steps_too_short_are_told(run: Any) -> None:
     assert "10 steps of 0.01 cannot reach the edge of eps 0.3" in done.err
 
 
-def test_a_gated_model_says_which_attacks_count(run: Any, tmp_path: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32), gated=True)
-    arguments = {"mean": [0.5] * 3, "std": [0.3] * 3, "gated": True}
-    made = Checkpoint("lenet", arguments, 10, (3, 32, 32), "glyphs", "again", {}, 1, {}, model.state_dict())
-    attrib.save(made, tmp_path / "gated.pt")
+def test_a_gated_model_says_which_attacks_count(run: Any, tmp_path: Path, untrained: Any) -> None:
+    untrained(tmp_path / "gated.pt", gated=True)
     command = ("--ckpt", tmp_path / "gated.pt", "--limit", 6, "--steps", 2, "--out", tmp_path)
     assert json.loads(run(*command, "--json").out)["models"][0]["attacked"] == ["logits", "combined", "heads"]
     assert "logits, combined, heads" in run(*command).out
@@ -353,7 +323,7 @@ def test_autoattack_below_four_classes_says_what_ran(run: Any, tmp_path: Path) -
 
 
 BAD = [
-    ((), "nothing to attack"),
+    ((), "nothing to look at"),
     ((*FITTED, "--steps", "ten"), "--steps: expected numbers"),
     ((*FITTED, "--steps", "0,5"), "--steps: expected at least 1"),
     ((*FITTED, "--eps", "8"), "--eps: expected a number in [0,1]"),

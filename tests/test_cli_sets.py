@@ -1,12 +1,11 @@
 """``attrib sets``: the same as by hand, whole or in pieces, and its files."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,6 @@ import torch
 from PIL import Image
 
 import attrib
-from attrib import cli
-from attrib.checkpoint import Checkpoint
 from attrib.cli import common
 from attrib.cli import sets as command
 from attrib.consistency import MEANS, SETS, logit_pairs
@@ -25,27 +22,6 @@ from train.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ("--eps", "8/255", "--step-size", "0.01", "--steps", 3, "--precision", "fp32")
-
-
-class Out(NamedTuple):
-    """What a run of the command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run_once(*arguments: object) -> Out:
-        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Out(stopped.value.code, printed.out, printed.err)
-
-    return run_once
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +34,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     train(config, out, device="cpu")
     return out
-
-
-def untrained(path: Path, *, channels: int = 3, gated: bool = False) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = attrib.build("lenet", num_classes=10, input_shape=(channels, 32, 32), gated=gated)
-    arguments: dict[str, Any] = {"mean": [0.0] * channels, "std": [1.0] * channels}
-    made = Checkpoint(
-        arch="lenet", arch_kwargs=arguments | ({"gated": True} if gated else {}), num_classes=10,
-        input_shape=(channels, 32, 32), data="glyphs", method="standard", hyper={}, epoch=1, metrics={},
-        weights=model.state_dict(),
-    )  # fmt: skip
-    attrib.save(made, path)
-    return path
 
 
 def test_csv_and_summary_are_what_the_library_gives_by_hand(
@@ -89,7 +51,7 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(
     assert summary.keys() >= {"data", "split", "attack", "seed", "precision", "models", "pairs", "epochs", "versions"}
     assert summary["attack"] == {"name": "pgd", "eps": 8 / 255, "step_size": 0.01, "steps": 3}
     table = pd.read_csv(tmp_path / "sets.csv")
-    assert list(table.columns[:6]) == ["model", "index", "label", "set", "prediction", "prediction_adversarial"]
+    assert list(table.columns[:6]) == ["model", "seed", "index", "label", "set", "prediction"]
 
     for entry, path in zip(summary["models"], (last, first), strict=True):
         assert entry.keys() == {"name", "checkpoint", "fingerprint", "n", "accuracy", "adversarial_accuracy", "sets"}
@@ -225,7 +187,7 @@ def test_the_answer_depends_on_the_seed_and_not_on_the_batch_size(
     for name, extra in {"whole": ("--batch-size", 45), "parts": ("--batch-size", 7), "other": ("--seed", 1)}.items():
         assert run(*given, *extra, "--out", tmp_path / name).status == 0
         tables[name] = pd.read_csv(tmp_path / name / "sets.csv")
-    assert tables["whole"].iloc[:, :6].equals(tables["parts"].iloc[:, :6])
+    assert tables["whole"].iloc[:, :7].equals(tables["parts"].iloc[:, :7])
     np.testing.assert_allclose(tables["whole"]["alp"], tables["parts"]["alp"], rtol=1e-3, atol=1e-6)
     assert not np.allclose(tables["whole"]["alp"], tables["other"]["alp"], rtol=1e-3)
 
@@ -257,18 +219,11 @@ def test_a_stopped_command_continues(run: Any, trained: Path, tmp_path: Path, mo
     assert not list((tmp_path / "pieces").glob(".*"))
 
 
-def test_two_processes_give_what_one_gives(run: Any, trained: Path) -> None:
-    given = ["--limit", 50, "--batch-size", 16, *SHORT, "--json", "--device", "cpu"]
-    alone = run("sets", "--run", trained, *given)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def test_two_processes_give_what_one_gives(run: Any, trained: Path, two_processes: Any) -> None:
+    given = ["--limit", 50, "--batch-size", 16, *SHORT, "--json"]
+    alone = json.loads(run("sets", "--run", trained, *given).out)
     # torchrun takes --run for an option of its own.
-    arguments = [Path(sys.executable).with_name("attrib"), "sets", "--run-dir", trained, *given]
-    done = subprocess.run(
-        [*start, *map(str, arguments)],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (dict(numbers(json.loads(text))) for text in (alone.out, done.stdout))
+    one, two = (dict(numbers(found)) for found in (alone, two_processes("sets", "--run-dir", trained, *given)))
     assert len(one) > 100
     assert two == pytest.approx(one, rel=1e-3, abs=1e-6, nan_ok=True)
 
@@ -290,7 +245,7 @@ def test_other_attacks(run: Any, trained: Path, attack: tuple[object, ...]) -> N
     assert ("steps" in done.out) == (attack[0] == "cw")
 
 
-def test_a_gated_model_is_warned_about(run: Any, tmp_path: Path) -> None:
+def test_a_gated_model_is_warned_about(run: Any, tmp_path: Path, untrained: Any) -> None:
     path = untrained(tmp_path / "gated.pt", gated=True)
     done = run("sets", "--ckpt", path, "--limit", 5, "--attack", "fgsm", "--json")
     assert done.status == 0, done.err
@@ -299,7 +254,7 @@ def test_a_gated_model_is_warned_about(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+def bad(tmp_path_factory: pytest.TempPathFactory, trained: Path, untrained: Any) -> Path:
     """Folders that are not runs."""
     place = tmp_path_factory.mktemp("bad")
     for name in ("empty", "broken", "grey"):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -129,3 +130,23 @@ def test_shapes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         logit_pairs(torch.zeros(clean), torch.zeros(adversarial), torch.zeros(label, dtype=torch.int64))
+
+
+def test_summary_of_seeds() -> None:
+    """Means of the files' own numbers; of the same file twice, about the intervals of one."""
+    generator = torch.Generator().manual_seed(7)
+    label = torch.randint(3, (200,), generator=generator)
+    files = []
+    for _ in range(3):
+        clean = 2 * torch.randn(200, 3, generator=generator) + 3 * torch.eye(3)[label]
+        files.append(logit_pairs(clean, clean + 2 * torch.randn(200, 3, generator=generator), label))
+    each, together, twice = [summary(one) for one in files], summary(*files), summary(files[0], files[0])
+    for kind in SETS:
+        for name in ("n", "share", *MEANS, "alp_share_of_total"):
+            assert together[kind][name] == pytest.approx(np.mean([found[kind][name] for found in each])), name
+            if name == "n":
+                continue
+            low, high = together[kind][f"{name}_ci"]
+            assert low <= together[kind][name] <= high
+            one = each[0][kind][f"{name}_ci"]
+            assert twice[kind][f"{name}_ci"] == pytest.approx(one, abs=0.2 * (one[1] - one[0])), name

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,34 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 import attrib
-from attrib import cli
 from attrib.cli import common
 from attrib.cli import evolve as command
 from train.config import Config
 from train.loop import train
 
 SHORT = ("--steps", 2, "--precision", "fp32", "--device", "cpu")
-
-
-class Out(NamedTuple):
-    """What a run of the command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run_once(*arguments: object) -> Out:
-        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Out(stopped.value.code, printed.out, printed.err)
-
-    return run_once
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +103,24 @@ def test_a_stopped_command_continues(run: Any, runs: Path, tmp_path: Path, monke
         return attacked(*arguments, **named)
 
     monkeypatch.setattr("attrib.cli.explain.attacked", stopping)
-    assert run(*given, "--out", tmp_path / "pieces").status == 130  # in the second of two batches
+    stopped = run(*given, "--out", tmp_path / "pieces")  # in the second of two batches
+    assert (stopped.status, stopped.out) == (130, "")
+    assert "the same command continues where it stopped" in stopped.err
     left = 2  # what that batch needs
     assert run(*given, "--out", tmp_path / "pieces").status == 0
     for name in ("evolve.csv", "evolve.json", "evolve-contrib.csv"):
         assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_two_processes_say_what_one_says(run: Any, runs: Path, two_processes: Any) -> None:
+    given = ("evolve", runs / "other", "--limit", 25, "--batch-size", 10, *SHORT[:-2], "--json")
+    one, two = json.loads(run(*given).out), two_processes(*given)
+    (alone,), (joined,) = one["runs"], two["runs"]
+    for entry, other in zip(alone["epochs"], joined["epochs"], strict=True):
+        assert entry.keys() == other.keys()
+        for name, value in entry.items():
+            if isinstance(value, float | list):
+                assert other[name] == pytest.approx(value, rel=1e-3), name
 
 
 def test_at_most_six_epochs_are_drawn() -> None:

@@ -43,7 +43,9 @@ def test_maps_and_spans_do_not_import_one_another(one: str) -> None:
     assert not names & {f"attrib.{other}" for other in ("maps", "spans") if other != one}
 
 
-@pytest.mark.parametrize("module", ["attrib", "attrib.cli", "attrib.plot", "attrib.results", "attrib.stats"])
+@pytest.mark.parametrize(
+    "module", ["attrib", "attrib.cli", "attrib.plot", "attrib.report", "attrib.results", "attrib.stats"]
+)
 def test_torch_is_imported_only_where_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

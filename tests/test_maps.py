@@ -9,7 +9,7 @@ from captum.attr import NoiseTunnel, Saliency
 from torch import Tensor, nn
 
 import attrib
-from attrib import inference, maps
+from attrib import inference, maps, noise
 from attrib.errors import InputError
 
 
@@ -93,6 +93,17 @@ def test_smoothgrad_averages_signed_gradients(model: PoolHead, image: Tensor) ->
     torch.testing.assert_close(ours.mean(), theirs.mean(), rtol=0.05, atol=0)
 
 
+def test_smoothgrad_is_the_mean_over_its_noisy_copies(model: PoolHead, image: Tensor) -> None:
+    """However many of them share a pass: one after the other, with the noise of their stream."""
+    index = torch.tensor([9, 4, 7, 1, 30])
+    expected = torch.zeros_like(image)
+    for stream in range(1, 31):
+        noisy = image + 0.2 * noise.normal(index, image.shape[1:], seed=3, stream=stream)
+        expected += plain_gradient(model, noisy, LABEL) / 30
+    found = maps.smoothgrad(model, image, LABEL, samples=30, sigma=0.2, seed=3, index=index)
+    torch.testing.assert_close(found, expected.abs().sum(1))
+
+
 def test_smoothgrad_noise_belongs_to_the_image(model: PoolHead, image: Tensor) -> None:
     index = torch.tensor([9, 4, 7, 1, 30])
     whole = maps.smoothgrad(model, image, LABEL, samples=4, seed=3, index=index)
@@ -165,7 +176,7 @@ def test_no_map_depends_on_the_batch_or_the_chunk(
     index = torch.arange(5)
     extra = {"index": index} if name == "smoothgrad" else {}
     whole = maps.MAPS[name](model, image, LABEL, **extra)
-    monkeypatch.setattr(maps, "images_per_chunk", lambda *_: 2)
+    monkeypatch.setattr(maps, "_room", lambda *_: 2)
     torch.testing.assert_close(maps.MAPS[name](model, image, LABEL, **extra), whole)
 
 
@@ -213,6 +224,24 @@ def test_chunks_are_measured(model: PoolHead) -> None:
     small = inference.images_per_chunk(model, torch.rand(1, 3, 32, 32))
     large = inference.images_per_chunk(model, torch.rand(1, 3, 64, 64))
     assert 3.5 < small / large < 4.5
+
+
+def test_gradcam_keeps_no_graph_of_what_lies_before_the_layer(model: PoolHead, image: Tensor) -> None:
+    shapes = []
+
+    def see(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    hidden = model.body[0](image).shape
+    for layer, seen in ((model.body[0], True), (model.body, False)):
+        maps.gradcam_grid(model, image, LABEL, layer=layer)  # which also measures how many images fit one pass
+        shapes.clear()
+        with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+            maps.gradcam_grid(model, image, LABEL, layer=layer)
+        assert shapes
+        assert image.shape not in shapes
+        assert (hidden in shapes) == seen
 
 
 def test_bad_input_is_named(model: PoolHead, image: Tensor) -> None:

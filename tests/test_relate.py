@@ -2,9 +2,8 @@
 
 import doctest
 import json
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,34 +12,13 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 import attrib
-from attrib import cli, relate
+from attrib import relate
 from attrib.checkpoint import Checkpoint
 from attrib.cli.relate import MEASURES
 from train.config import Config
 from train.loop import train
 
 SHORT = ("--steps", 2, "--precision", "fp32", "--device", "cpu")
-
-
-class Out(NamedTuple):
-    """What a run of the command printed, and its exit status."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run_once(*arguments: object) -> Out:
-        monkeypatch.setattr(sys, "argv", ["attrib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        printed = capsys.readouterr()
-        assert isinstance(stopped.value.code, int)
-        return Out(stopped.value.code, printed.out, printed.err)
-
-    return run_once
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +86,30 @@ def test_difference_of_means_and_degenerate_groups() -> None:
     assert np.isnan(constant.rho)
     with pytest.raises(attrib.InputError, match="got 3, 4"):
         relate.rank_correlation(a[:3], b[:4])
+
+
+def test_relations_of_seeds_are_means_with_intervals_over_seeds_and_images() -> None:
+    draw = np.random.default_rng(3)
+    margin = draw.normal(1, 1, 90) + draw.normal(0, 0.3, (3, 90))
+    values, correct = margin + draw.normal(0, 2, (3, 90)), draw.random((3, 90)) < 0.8
+    attacked = margin - 1 + draw.normal(0, 0.5, (3, 90))
+    *each, method = relate.relations(values, margin, attacked, correct)
+    for row, found in enumerate(each):
+        assert found == relate.relation(values[row], margin[row], attacked[row], correct[row])
+    for name in ("margin", "margin_correct", "partial"):
+        rho = [found[name].rho for found in each]
+        assert method[name].rho == pytest.approx(np.mean(rho))
+        assert method[name].low < method[name].rho < method[name].high
+        assert 0 < method[name].p <= 1
+    assert method["broken"].difference == pytest.approx(np.mean([found["broken"].difference for found in each]))
+    # Three files alike: no spread over seeds, and about the interval of one.
+    x, y, z = (np.repeat(array[:1], 3, 0) for array in (values, margin, attacked))
+    alike = relate.relations(x, y, z, np.repeat(correct[:1], 3, 0))[-1]
+    for name in ("broken", "margin"):
+        one = each[0][name]
+        assert (alike[name].low, alike[name].high) == pytest.approx(
+            (one.low, one.high), abs=0.15 * (one.high - one.low)
+        )
 
 
 @pytest.mark.parametrize(("models", "interval"), [(2, False), (3, False), (6, True)])
@@ -197,7 +199,7 @@ BAD = [
     (("--run", "{bad}/nowhere"), "found nothing"),
     (("--run", "{bad}/empty", "--run", "{bad}/empty"), "two runs are called 'empty'"),
     ((*A, "--ckpt", "{bad}/other.pt"), "trained on different data"),
-    ((*A, "--attack", "none"), "--attack: expected one of fgsm, pgd, cw"),
+    ((*A, "--attack", "none"), "--attack: expected fgsm, pgd or cw"),
     ((*A, "--threshold", "median"), "threshold: expected"),
     ((*A, "--map", "lime"), "--map: expected one of"),
     ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),

@@ -1,9 +1,17 @@
+import doctest
 import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test
 
 from attrib import stats
+from attrib.stats import Values
+
+
+def test_examples_of_the_docstrings() -> None:
+    result = doctest.testmod(stats)
+    assert (result.failed, result.attempted > 12) == (0, True)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -63,3 +71,134 @@ def test_the_same_seed_gives_the_same_numbers_and_no_other_state_is_touched() ->
     assert stats.interval(values, seed=5) == stats.interval(values, seed=5)
     assert stats.interval(values, seed=5) != stats.interval(values, seed=6)
     assert (np.random.get_state()[1] == before).all()  # type: ignore[index]  # noqa: NPY002
+
+
+@pytest.mark.parametrize(("count", "slack"), [(7, 1e-12), (10, 1e-12), (11, 0.03), (400, 0.03)])
+def test_sign_flips_are_scipy_s_permutation_test(count: int, slack: float) -> None:
+    """Up to ten images all flips are tried, and the answer is the same; then both draw, each for itself."""
+    draw = np.random.default_rng(count)
+    for values in (draw.normal(0.3, 1, count) / np.sqrt(count / 10), draw.integers(-1, 2, count) / 10):
+        test = permutation_test(
+            (values,), np.mean, permutation_type="samples", n_resamples=stats.RESAMPLES, vectorized=True, rng=draw
+        )
+        assert stats.paired(values, np.zeros(count)).p == pytest.approx(test.pvalue, abs=slack)
+
+
+def seeds_of(draw: np.random.Generator, image: Values, *, seeds: int, between: float) -> Values:
+    """Values (S,N) of seeds that differ by ``between`` on the whole and by 0.5 image by image; their mean is 0."""
+    return image + draw.normal(0, between, (seeds, 1)) + draw.normal(0, 0.5, (seeds, len(image)))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("between", [0.0, 0.07, 0.5], ids=["images dominate", "both alike", "seeds dominate"])
+def test_the_interval_over_seeds_and_images_holds_the_truth(seeds: int, between: float) -> None:
+    draw = np.random.default_rng(0)
+    hits, shown = 0, 0
+    for _ in range(300):
+        a, b = (seeds_of(draw, draw.normal(0, 1, 200), seeds=seeds, between=between) for _ in "ab")
+        low, high = stats.interval(a)
+        hits += low <= 0 <= high
+        found = stats.paired(a, b)
+        shown += found.low <= 0 <= found.high
+        assert (found.p > 0.05) == (found.low < 0 < found.high)
+    assert 0.93 <= hits / 300 <= 1 - 0.01 * (seeds > 2)
+    assert 0.93 <= shown / 300 <= 0.995
+
+
+@pytest.mark.parametrize("between", [0.1, 0.3])
+@pytest.mark.parametrize("other", [1, 3])
+def test_p_between_methods_is_uniform_where_there_is_no_difference(between: float, other: int) -> None:
+    draw = np.random.default_rng(1)
+    p = []
+    for _ in range(400):
+        image = draw.normal(0, 1, 200)
+        a, b = (seeds_of(draw, image, seeds=count, between=between) for count in (3, other))
+        p.append(stats.paired(a, b).p)
+    for level in (0.05, 0.2, 0.5):
+        # A little too unsure at most: what differs image by image is counted with the seeds and with the images.
+        assert 0.4 * level <= np.mean(np.array(p) < level) <= level + 0.04
+
+
+def test_seeds_that_agree_leave_the_interval_over_images() -> None:
+    draw = np.random.default_rng(2)
+    a, b = draw.random(500), draw.random(500)
+    assert stats.interval(np.array([a, a, a])) == pytest.approx(stats.interval(a), abs=2e-3)
+    alone, many = stats.paired(a, b), stats.paired(np.array([a, a]), np.array([b, b, b]))
+    assert many == pytest.approx(alone, abs=4e-3, rel=0.1)
+    assert stats.paired(np.array([a, a, a]), np.array([a, a])) == pytest.approx((0, 0, 0, 1))
+    one = np.full((3, 50), 0.25)
+    assert stats.interval(one) == (0.25, 0.25)
+    assert stats.paired(one, one[:2]) == stats.Paired(0.0, 0.0, 0.0, 1.0)
+
+
+def test_seeds_without_an_effect_of_images_are_student_s_t() -> None:
+    """Every image alike: what is left is the textbook's interval of the mean of S numbers, and its two-sample test."""
+    from scipy.stats import t, ttest_ind
+
+    a, b = np.array([1.0, 3.0, 4.0]), np.array([0.0, 0.5])
+    wide = [np.repeat(side[:, None], 9, 1) for side in (a, b)]
+    expected = t.interval(0.95, 2, a.mean(), a.std(ddof=1) / np.sqrt(3))
+    assert stats.interval(wide[0]) == pytest.approx(expected)
+    test = ttest_ind(a, b)
+    found = stats.paired(*wide)
+    ends = test.confidence_interval()
+    assert found == pytest.approx((a.mean() - b.mean(), ends.low, ends.high, test.pvalue))
+    # One file has no spread of its own: Student's test then is that of one more number from the same distribution.
+    single = stats.paired(wide[0], wide[1][0])
+    assert single.p == pytest.approx(ttest_ind(a, b[:1]).pvalue)
+
+
+def test_what_seeds_miss_is_left_out_file_by_file() -> None:
+    draw = np.random.default_rng(3)
+    values = draw.random((3, 40))
+    values[0, :10] = np.nan
+    values[1, 5:30] = np.nan
+    means = [np.nanmean(row) for row in values]
+    assert stats.mean(values) == pytest.approx(np.mean(means))
+    low, high = stats.interval(values)
+    assert (low + high) / 2 == pytest.approx(np.mean(means))
+    # The images' part by brute force: images drawn anew, each file's mean over those that it has.
+    drawn = draw.integers(40, size=(4000, 40))
+    resampled = np.array([[np.nanmean(row[rows]) for row in values] for rows in drawn])
+    half = np.hypot(4.3027 * np.std(means, ddof=1) / np.sqrt(3), 1.96 * resampled.mean(1).std())
+    assert (high - low) / 2 == pytest.approx(half, rel=0.04)
+    values[2] = np.nan
+    assert stats.interval(values) == stats.interval(values[:2])
+    assert np.isnan(stats.interval(np.full((2, 3), np.nan))).all()
+    assert np.isnan(stats.interval(np.array([[0.1], [0.2]]))).all()
+    assert np.isnan(stats.paired(np.full((2, 3), np.nan), np.ones(3))).all()
+
+
+def test_a_mean_s_resamples_say_what_the_mean_says() -> None:
+    """Of a mean, the way for other statistics gives what the way for means gives, up to resampling."""
+    draw = np.random.default_rng(4)
+    a, b = draw.random((3, 300)) + 0.1 * np.arange(3)[:, None], draw.random((2, 300))
+    weights = stats.image_weights(np.arange(300))
+    a_drawn, b_drawn = (side @ weights / weights.sum(0) for side in (a, b))
+    within = (0.0, 1.0)
+    assert stats.basic_interval(a.mean(1), a_drawn, within=within) == pytest.approx(
+        stats.interval(a, within=within), abs=0.004
+    )
+    assert stats.basic_paired(a.mean(1), b.mean(1), a_drawn, b_drawn) == pytest.approx(stats.paired(a, b), abs=0.01)
+    found = stats.over_seeds(a.mean(1), a_drawn)
+    assert (found.low, found.high) == pytest.approx(stats.interval(a), abs=0.004)
+
+
+def test_groups_that_differ_between_seeds_against_resampling() -> None:
+    draw = np.random.default_rng(5)
+    values = draw.normal(0, 1, (3, 120)) + np.array([[0.0], [0.2], [0.1]])
+    first = draw.random((3, 120)) < 0.3
+    a, b = np.where(first, values, np.nan), np.where(first, np.nan, values)
+    found = stats.groups_over_seeds(a, b)
+    each = np.nanmean(a, 1) - np.nanmean(b, 1)
+    assert found.difference == pytest.approx(each.mean())
+    drawn = draw.integers(120, size=(3000, 120))
+    resampled = [(np.nanmean(a[:, rows], 1) - np.nanmean(b[:, rows], 1)).mean() for rows in drawn]
+    half = np.hypot(4.3027 * each.std(ddof=1) / np.sqrt(3), 1.96 * np.std(resampled))
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
+    # Of the same images in every seed, and all of them, it is the comparison of two means.
+    whole = stats.groups_over_seeds(values, np.zeros((3, 120)))
+    assert whole == pytest.approx(tuple(stats.mean_over_seeds(values)))
+    one = a.copy()
+    one[1:] = np.nan  # only one seed has the group at all
+    assert np.isnan(stats.groups_over_seeds(one, b)[1:]).all()

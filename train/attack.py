@@ -1,6 +1,7 @@
 """The inner maximisation of adversarial training, as the loss functions are given it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.attack import Objective, ascend, cross_entropy
 from attrib.data import Batch
+from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, autocast, frozen
 
 Start = Literal["uniform", "normal"]
@@ -50,9 +52,11 @@ def pgd_attack(*, eps: float, step_size: float, steps: int, seed: int, epoch: in
             offset = eps * (2 * noise.uniform(batch.index, shape, seed=seed, stream=stream) - 1)
         else:
             offset = 0.001 * noise.normal(batch.index, shape, seed=seed, stream=stream)
-        with frozen(model), autocast(batch.image.device, precision):
+        # The weights are new at every step of training, but a copy costs less than one pass of the attack.
+        run = nullcontext(Prepared(model)) if forward else prepared(model, batch.image.device, precision)
+        with frozen(model), autocast(batch.image.device, precision), run as fast:
             return ascend(
-                forward or model, objective, batch.image, batch.label,
+                forward or fast.model, objective, batch.image, batch.label,
                 start=batch.image + offset, eps=eps, step_size=step_size, steps=(steps,),
             )[steps]  # fmt: skip
 

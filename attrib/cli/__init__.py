@@ -7,8 +7,11 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from attrib.cli import check, contrib, evolve, fc, info, maps, relate, robust, sets, span
+from attrib.cli import batches, check, contrib, evolve, fc, info, maps, relate, report, robust, sets, span, zoo
 from attrib.errors import InputError
+
+INTERRUPTED = 130
+"""The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
 
 app = typer.Typer(
     name="attrib",
@@ -26,7 +29,9 @@ app.command("robust")(robust.robust)
 app.command("check")(check.check)
 app.command("evolve")(evolve.evolve)
 app.command("relate")(relate.relate)
+app.command("report")(report.report)
 app.command("info")(info.info)
+app.command("zoo")(zoo.zoo)
 
 
 def main() -> None:
@@ -34,18 +39,19 @@ def main() -> None:
     warnings.showwarning = _show_warning
     sys.path.insert(0, os.getcwd())  # so that --model finds the user's own module
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        message = "interrupted; nothing was written" if status == INTERRUPTED else ""
     except InputError as error:
         message, status = str(error), 2
     except TyperException as error:
         message, status = error.format_message(), 2
-    except (KeyboardInterrupt, typer.Abort):
-        message, status = "interrupted", 130
+    except batches.Stopped as stop:
+        message, status = f"interrupted; {stop}", INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; a second attempt to flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    if message:  # none where the command line was empty and the help was printed instead
+    if message:  # none where all went well, or the command line was empty and the help was printed instead
         print(f"attrib: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrib.cli.common import progress
+from attrib.cli.common import Loaded, progress
+from attrib.cli.subjects import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,32 +20,71 @@ Measure = Callable[["Batch"], "pd.DataFrame"]
 """A batch to rows, one per image and model, with a column ``index``."""
 
 
+class Stopped(Exception):
+    """The user stopped the command where there is something to say about it."""
+
+
+@contextmanager
+def stoppable(message: str) -> Iterator[None]:
+    """Where the command is stopped inside, the user is told so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(message) from None
+
+
+@contextmanager
+def unfinished(
+    out: Path | None, title: str, work: Loaded, *, batch_size: int, settings: Mapping[str, Any]
+) -> Iterator[Path | None]:
+    """A folder below ``out`` for the finished part of this very work, which goes when the body is through.
+
+    What the rows depend on tells one piece of work from another: models, data and ``settings``. A body that is
+    stopped leaves what there is for the same command to continue. None without ``out``.
+    """
+    from attrib.results import to_json
+
+    if not out:
+        yield None
+        return
+    images = work.images
+    described = {
+        "models": [(subject.name, subject.path, fingerprint(subject.model)) for subject in work.subjects],
+        "data": [images.name, images.split, len(images), images.shape], "batch_size": batch_size,
+        "attack": work.attack, **settings,
+    }  # fmt: skip
+    keep = out / f".{title}-{hashlib.sha256(to_json(described).encode()).hexdigest()[:12]}"
+    keep.mkdir(exist_ok=True)
+    try:
+        yield keep
+    except KeyboardInterrupt:
+        if any(keep.iterdir()):
+            raise Stopped("the same command continues where it stopped") from None
+        keep.rmdir()
+        raise
+    if work.here.rank == 0:
+        shutil.rmtree(keep, ignore_errors=True)
+
+
 def over_batches(
-    data: "Dataset", measure: Measure, *, batch_size: int, here: "World", title: str,
-    out: Path | None = None, settings: Mapping[str, Any] | None = None,
-) -> "pd.DataFrame | None":  # fmt: skip
+    data: "Dataset", measure: Measure, *, batch_size: int, here: "World", title: str, keep: Path | None = None
+) -> "pd.DataFrame | None":
     """The rows of all batches, in the order of the data, for the first process; None for the others.
 
-    With ``out`` the rows of every finished batch are kept below it until all are there, so that a command that
-    was stopped continues; ``settings`` (everything that the rows depend on, the models' fingerprints among it)
-    tells one piece of work from another.
+    With ``keep``, the folder of :func:`unfinished`, the rows of every finished batch are kept there, and are not made
+    again.
     """
     import pandas as pd
     import torch
 
     from attrib.parallel import gather
-    from attrib.results import to_json, write_csv
+    from attrib.results import write_csv
 
     parts_of = list(torch.arange(len(data)).split(batch_size))
     mine = range(here.rank, len(parts_of), here.size)
-    keep = None
-    if out:
-        described = to_json({"batch_size": batch_size, "images": len(data), **(settings or {})})
-        keep = out / f".{title}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
-        keep.mkdir(exist_ok=True)
     done = {number: keep / f"{number}.csv" for number in mine if keep and (keep / f"{number}.csv").exists()}
     left = [number for number in mine if number not in done]
-    rows = {number: pd.read_csv(path) for number, path in done.items()}
+    rows = {number: read_rows(path) for number, path in done.items()}
     order = torch.cat([parts_of[number] for number in left]) if left else torch.arange(0)
     # Only a process's last batch may be smaller, so that splitting its order again gives the same batches.
     batches = data.batches(batch_size, order=order, device=here.device)
@@ -56,6 +97,11 @@ def over_batches(
     if gathered is None:
         return None
     joined = {number: part for rank in gathered for number, part in rank.items()}
-    if keep:
-        shutil.rmtree(keep, ignore_errors=True)
     return pd.concat([joined[number] for number in sorted(joined)], ignore_index=True)
+
+
+def read_rows(path: Path) -> "pd.DataFrame":
+    """Rows as they were written: a model may be called 1 or NA."""
+    import pandas as pd
+
+    return pd.read_csv(path, dtype={"model": str}, keep_default_na=False, na_values=[""])

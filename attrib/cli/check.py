@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import numpy as np
 import typer
 
-from attrib.cli import common
-from attrib.cli.batches import over_batches
+from attrib.cli import common, texts
+from attrib.cli.batches import over_batches, unfinished
 from attrib.cli.explain import Explained, How, explain
+from attrib.cli.subjects import Subject, column, entry_of, groups, rows_of
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from torch import Tensor
 
     from attrib.data import Batch, Dataset
+    from attrib.stats import Values
 
 CURVES = ("insertion", "deletion", "insertion_random", "deletion_random")
 EDGES = "edge detector"
@@ -98,11 +103,10 @@ def check(
     precision: common.PrecisionName = "auto",
 ) -> None:
     """Sanity and faithfulness of the maps: a line per check and model, beside a control that knows nothing."""
+    import pandas as pd
+
     from attrib import checks, results
-    from attrib.cli.common import fingerprint
-    from attrib.files import folder
     from attrib.maps import MAPS
-    from attrib.parallel import world
     from attrib.spans import parse_threshold
 
     parse_threshold(threshold)
@@ -110,59 +114,50 @@ def check(
     common.check_choice("--target", target, ("label", "prediction"))
     common.check_choice("--attack", attack, ("fgsm", "pgd", "cw", "none"))
     common.check_choice("--baseline", baseline, checks.BASELINES)
-    for option, number in (("--batch-size", batch_size), ("--curve-steps", curve_steps), ("--stages", stages)):
+    for option, number in (("--curve-steps", curve_steps), ("--stages", stages)):
         if number < 1:
             raise InputError(f"{option}: expected at least 1, got {number}")
-    if not (ckpt or model):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model)")
-    if out:
-        folder(out)
+    common.check_given(ckpt, model, batch_size=batch_size, out=out)
 
-    with world(device) as here:
-        subjects = common.load_subjects(
-            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=here.device
-        )
-        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
-        strength = common.attack_settings(
-            None if attack == "none" else attack, data=images.name, eps=eps, step_size=step_size, steps=steps
-        )
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, data=data, split=split, root=data_root,
+        limit=limit, attack=None if attack == "none" else attack, eps=eps, step_size=step_size, steps=steps,
+        device=device, precision=precision,
+    ) as work:  # fmt: skip
+        here, subjects, images, strength = work
         how = How(map_name, target, strength, seed, precision, here.device)
-        how.attack_precision()
         asked = Settings(threshold, curve_steps, stages, baseline)
         cascades = _cascades(subjects, images, how, asked)
-        rows = over_batches(
-            images, lambda batch: _measure(subjects, batch, how, asked, classes=len(images.classes)),
-            batch_size=batch_size, here=here, title="check", out=out,
-            settings={
-                "data": images.name, "split": split, "size": size, "layer": layer, "how": how[:-1], "asked": asked,
-                "models": [(subject.name, subject.path, fingerprint(subject.model)) for subject in subjects],
-            },
-        )  # fmt: skip
-        if rows is None:  # the first process has those of all
-            return
+        described = {"size": size, "layer": layer, "how": how[:-1], "asked": asked}
+        with unfinished(out, "check", work, batch_size=batch_size, settings=described) as keep:
+            rows = over_batches(
+                images, lambda batch: _measure(subjects, batch, how, asked, classes=len(images.classes)),
+                batch_size=batch_size, here=here, title="check", keep=keep,
+            )  # fmt: skip
+            if rows is None:  # the first process has those of all
+                return
 
-        names = [subject.name for subject in subjects]
-        parts = {name: rows[rows["model"] == name].dropna(axis=1, how="all") for name in names}
-        summary: dict[str, Any] = {
-            "data": images.name, "split": split, "map": map_name, "threshold": threshold, "target": target,
-            "baseline": baseline, "attack": strength._asdict() if strength else None, "seed": seed,
-            "fractions": checks.fractions(images.shape[1] * images.shape[2], curve_steps),
-            "models": [
-                common.identity(subject) | _summary_of(parts[subject.name], cascades[subject.name], asked, seed=seed)
-                for subject in subjects
-            ],
-            "control": {"name": EDGES, "checks": _control_lines(parts[names[0]], seed=seed)},
-            "versions": common.provenance(),
-        }  # fmt: skip
-        written = []
-        if out:
-            import pandas as pd
+            def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
+                parts = [rows_of(rows, file.group)[file.seed] for file in files]
+                return _summary_of(parts, cascades[files[0].name], asked, seed=seed)
 
-            written = [out / name for name in ("check.csv", "check.json", "check.tex")]
-            results.write_csv(pd.concat(parts.values(), ignore_index=True), written[0])
-            results.write_json(summary, written[1])
-            results.write_latex(_table(summary, plain=True), written[2], caption=_caption(summary))
-            written += _draw(summary, out)
+            seeds = groups(subjects)
+            summary: dict[str, Any] = {
+                "data": images.name, "split": split, "map": map_name, "threshold": threshold, "target": target,
+                "baseline": baseline, "attack": strength._asdict() if strength else None, "seed": seed,
+                "fractions": checks.fractions(images.shape[1] * images.shape[2], curve_steps),
+                "models": [entry_of(files, numbers) for files in seeds.values()],
+                "control": {"name": EDGES, "checks": _control_lines(rows_of(rows, subjects[0].group)[0], seed=seed)},
+                "versions": common.provenance(),
+            }  # fmt: skip
+            written = []
+            if out:
+                written = [out / name for name in ("check.csv", "check.json", "check.tex")]
+                by_file = [part.dropna(axis=1, how="all") for name in seeds for part in rows_of(rows, name)]
+                results.write_csv(pd.concat(by_file, ignore_index=True), written[0])
+                results.write_json(summary, written[1])
+                results.write_latex(_table(summary, plain=True), written[2], caption=_caption(summary))
+                written += _draw(summary, out)
         if json:
             typer.echo(results.to_json(summary))
             return
@@ -171,10 +166,8 @@ def check(
             typer.echo(path)
 
 
-def _cascades(
-    subjects: list[common.Subject], data: "Dataset", how: How, asked: Settings
-) -> dict[str, list[tuple[int, str]]]:
-    """How many layers each stage re-initialises and the lowest of them, per model; says now what doesn't fit."""
+def _cascades(subjects: list[Subject], data: "Dataset", how: How, asked: Settings) -> dict[str, list[tuple[int, str]]]:
+    """How many layers each stage re-initialises and the lowest of them, per model; says now what has none."""
     import torch
 
     from attrib import checks
@@ -183,16 +176,13 @@ def _cascades(
     found = {}
     for batch in data.batches(1, order=torch.tensor([0]), device=how.device):
         for subject in subjects:
-            common.predictions(subject, batch.image, classes=len(data.classes))
             layers = checks.parameter_layers(subject.model, batch.image)
             counts = checks.stage_counts(len(layers), asked.stages)
             found[subject.name] = [(count, layers[count - 1]) for count in counts]
     return found
 
 
-def _measure(
-    subjects: list[common.Subject], batch: "Batch", how: How, asked: Settings, *, classes: int
-) -> "pd.DataFrame":
+def _measure(subjects: list[Subject], batch: "Batch", how: How, asked: Settings, *, classes: int) -> "pd.DataFrame":
     """One row per image and model."""
     import pandas as pd
 
@@ -209,12 +199,13 @@ def _measure(
             **_of_spans(subject, explained, views, how, asked),
         }
         arrays = {key: value.cpu().numpy() for key, value in columns.items()}
-        parts.append(pd.DataFrame({"model": subject.name, "index": batch.index.cpu().numpy(), **arrays}))
+        index = batch.index.cpu().numpy()
+        parts.append(pd.DataFrame({"model": subject.group, "seed": subject.seed, "index": index, **arrays}))
     return pd.concat(parts, ignore_index=True)
 
 
 def _of_randomisation(
-    subject: common.Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings, *, classes: int
+    subject: Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings, *, classes: int
 ) -> dict[str, "Tensor"]:
     """Similarity to the trained model's map after every stage, and that of the edge detector's map."""
     from attrib import checks
@@ -235,9 +226,7 @@ def _of_randomisation(
     return columns | {"similarity_edges": checks.spearman(before, after), "ssim_edges": checks.ssim(before, after)}
 
 
-def _of_curves(
-    subject: common.Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings
-) -> dict[str, "Tensor"]:
+def _of_curves(subject: Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings) -> dict[str, "Tensor"]:
     """Insertion and deletion in the map's order and in a random one: areas and all points."""
     from attrib import checks
 
@@ -254,7 +243,7 @@ def _of_curves(
 
 
 def _of_spans(
-    subject: common.Subject, batch: "Batch", views: dict[str, Explained], how: How, asked: Settings
+    subject: Subject, batch: "Batch", views: dict[str, Explained], how: How, asked: Settings
 ) -> dict[str, "Tensor"]:
     """What the span is worth, where it lies, and whether it stays there under the attack."""
     from attrib import checks, spans
@@ -283,37 +272,40 @@ def _of_spans(
     return columns
 
 
-def _summary_of(table: "pd.DataFrame", cascade: list[tuple[int, str]], asked: Settings, *, seed: int) -> dict[str, Any]:
-    """One model's checks, its cascade stage by stage, and its mean curves."""
+def _summary_of(
+    files: "Sequence[pd.DataFrame]", cascade: list[tuple[int, str]], asked: Settings, *, seed: int
+) -> dict[str, Any]:
+    """One model's checks over some of its files, its cascade stage by stage, and its mean curves."""
     from attrib import stats
 
-    right = (table["prediction"] == table["label"]).to_numpy()
+    right = column(files, "prediction") == column(files, "label")
     stages = []
     for count, name in cascade:
         stage: dict[str, Any] = {"layers": count, "of": cascade[-1][0], "lowest": name}
         for kind in ("similarity", "ssim"):
-            values = _column(table, f"{kind}_{count}")
-            stage |= {kind: stats.mean(values), f"{kind}_ci": list(stats.interval(values, seed=seed))}
+            values = column(files, f"{kind}_{count}")
+            stage |= {kind: stats.mean(values), f"{kind}_ci": _ends(values, seed=seed)}
         stages.append(stage)
     lines = []
     for line in CHECKS:
-        if line.control not in table:  # no masks, or no attack
+        value, control = column(files, line.value), column(files, line.control)
+        if np.isnan(control).all():  # no masks, or no attack
             continue
-        value, control = _column(table, line.value), _column(table, line.control)
         margin = value - control
+        n = float((value == value).sum(1).mean())
         lines.append(
             {
                 "check": line.key, "says": line.says, "better": line.better,
-                "n": int((value == value).sum()), "value": stats.mean(value),
-                "ci": list(stats.interval(value, seed=seed)), "value_correct": stats.mean(value[right]),
+                "n": int(n) if len(files) == 1 else n, "value": stats.mean(value),
+                "ci": _ends(value, seed=seed), "value_correct": stats.mean(np.where(right, value, np.nan)),
                 "control": stats.mean(control), "control_is": line.control_is,
                 "margin": stats.mean(margin), "margin_ci": list(stats.interval(margin, seed=seed)),
             }
         )  # fmt: skip
     return {
-        "n": len(table), "accuracy": float(right.mean()), "checks": lines, "cascade": stages,
+        "n": right.shape[1], "accuracy": float(right.mean()), "checks": lines, "cascade": stages,
         "curves": {
-            name: [stats.mean(_column(table, f"{name}_{step}")) for step in range(asked.steps + 1)] for name in CURVES
+            name: [stats.mean(column(files, f"{name}_{step}")) for step in range(asked.steps + 1)] for name in CURVES
         },
     }  # fmt: skip
 
@@ -324,23 +316,22 @@ def _control_lines(table: "pd.DataFrame", *, seed: int) -> list[dict[str, Any]]:
 
     lines = []
     for line in CHECKS:
-        column = CONTROLS.get(line.key)
-        if column and column in table:
-            values = _column(table, column)
+        values = column([table], CONTROLS.get(line.key, ""))
+        if not np.isnan(values).all():
             lines.append(
                 {
                     "check": line.key, "says": line.says, "better": line.better, "n": int((values == values).sum()),
-                    "value": stats.mean(values), "ci": list(stats.interval(values, seed=seed)),
+                    "value": stats.mean(values), "ci": _ends(values, seed=seed),
                 }
             )  # fmt: skip
     return lines
 
 
-def _column(table: "pd.DataFrame", name: str) -> Any:
-    """One number per image; NaN throughout where the column fell out because no image has one."""
-    import numpy as np
+def _ends(values: "Values", *, seed: int) -> list[float]:
+    """The interval of a check's mean: shares, correlations and drops of probabilities all lie in [-1,1]."""
+    from attrib import stats
 
-    return table[name].to_numpy(float) if name in table else np.full(len(table), np.nan)
+    return list(stats.interval(values, seed=seed, within=(-1, 1)))
 
 
 def _table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFrame":
@@ -348,10 +339,7 @@ def _table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFrame":
     import pandas as pd
 
     def number(value: float) -> str:
-        return "–" if value != value else f"{value:.3f}"
-
-    def with_interval(value: float, ci: list[float]) -> str:
-        return number(value) if ci[0] != ci[0] else f"{value:.3f} [{ci[0]:.3f}, {ci[1]:.3f}]"
+        return texts.number(value, ".3f")
 
     rows = []
     for check in CHECKS:
@@ -361,15 +349,16 @@ def _table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFrame":
                     continue
                 arrow = "" if plain else "↑ " if check.better == "higher" else "↓ "
                 row = {
-                    "check": check.says, "model": entry["name"], "better": arrow + check.better,
-                    "value, 95 % CI": with_interval(line["value"], line["ci"]),
+                    "check": check.says, "model": entry["name"], **texts.seeds_column(entry, summary["models"]),
+                    "better": arrow + check.better,
+                    "value, 95 % CI": texts.with_interval(line["value"], line["ci"], number),
                 }  # fmt: skip
                 if "margin" in line:
                     row |= {
                         "correct": number(line["value_correct"]),
                         "control": f"{number(line['control'])} {line['control_is']}",
-                        "value − control, 95 % CI": with_interval(line["margin"], line["margin_ci"]),
-                        "n": f"{line['n']:,}",
+                        "value − control, 95 % CI": texts.with_interval(line["margin"], line["margin_ci"], number),
+                        "n": texts.count(line["n"]),
                     }
                 rows.append(row)
     table = pd.DataFrame(rows).fillna("–")
@@ -382,11 +371,9 @@ def _caption(summary: dict[str, Any]) -> str:
         f" of {summary['data']}, class explained: {summary['target']}; a removed pixel is"
         f" {'the mean colour of its image' if summary['baseline'] == 'mean' else 'black'};"
         f" similarity: Spearman; all layers randomised, one draw of weights (seed {summary['seed']});"
-        " 95 % bootstrap intervals over images"
+        f" {texts.interval_words(summary['models'])}"
     )
-    if attack := summary["attack"]:
-        said += f"; {attack['name']} eps {attack['eps']:.4g}, step {attack['step_size']:.4g}, {attack['steps']} steps"
-    return said
+    return f"{said}; {texts.attack_words(summary['attack'])}" if summary["attack"] else said
 
 
 def _draw(summary: dict[str, Any], out: Path) -> list[Path]:

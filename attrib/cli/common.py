@@ -1,27 +1,33 @@
-"""What the commands share: their options, the models they name, the data, tables and files."""
+"""What the commands share: their options, how they begin, the attack, tables and warnings."""
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
+from attrib.cli.subjects import Subject, load_subjects, predictions
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from attrib.checkpoint import Checkpoint
     from attrib.data import Batch, Dataset
     from attrib.inference import Precision
+    from attrib.parallel import World
 
 Ckpt = Annotated[
     list[str] | None,
-    typer.Option("--ckpt", metavar="[NAME=]PATH", help="A checkpoint; repeat to compare several."),
+    typer.Option(
+        "--ckpt",
+        metavar="[NAME=]PATH",
+        help="A checkpoint; repeat to compare several. NAME=A.pt,B.pt,...: several seeds of one method.",
+    ),
 ]
 Model = Annotated[
     list[str] | None,
@@ -51,7 +57,7 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many images."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 PrecisionName = Annotated[
     str,
-    typer.Option("--precision", help="auto, fp32 or bf16; auto is bf16 for attacks where it is fast, fp32 for maps."),
+    typer.Option("--precision", help="auto, fp32 or bf16; auto: fp32, but bf16 for attacks and SmoothGrad if fast."),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images at a time; no result depends on it.")]
 Seed = Annotated[int, typer.Option(help="Seed of noise, attack starts and resampling.")]
@@ -64,18 +70,6 @@ StepSize = Annotated[str | None, typer.Option(help="Step of the attack, as 0.01 
 Steps = Annotated[int | None, typer.Option(help="Steps of the attack.")]
 
 
-class Subject(NamedTuple):
-    """A model under analysis."""
-
-    name: str
-    path: str
-    """The checkpoint's path, or the factory's name."""
-    model: "nn.Module"
-    layer: "nn.Module | None"
-    """Where Grad-CAM and Eq. 6 look; None: found by :func:`attrib.locate`."""
-    checkpoint: "Checkpoint | None"
-
-
 class AttackSettings(NamedTuple):
     """Which attack, and how strong."""
 
@@ -85,44 +79,68 @@ class AttackSettings(NamedTuple):
     steps: int
 
 
-def load_subjects(
-    ckpts: Sequence[str] | None, models: Sequence[str] | None, *,
-    arch: str | None, mean: str | None, std: str | None, size: int | None, layer: str | None,
-    device: "torch.device",
-) -> list[Subject]:  # fmt: skip
-    """The models that ``--ckpt`` and ``--model`` name, on the device, in eval mode.
+class Loaded(NamedTuple):
+    """What an analysis works on."""
 
-    Raises InputError for files and factories that give no model, and for names given twice.
+    here: "World"
+    subjects: list[Subject]
+    images: "Dataset"
+    attack: AttackSettings | None
+
+
+def check_given(
+    *given: Sequence[str] | None, batch_size: int | None = None, out: Path | None = None, what: str = "a --model"
+) -> None:
+    """What every analysis asks before it loads anything: something to look at, and a place to write to.
+
+    given: the options that name models; what: the other ones than --ckpt, for the message. Raises InputError.
     """
-    from attrib import checkpoint
-    from attrib.layers import Normalized, load_factory, named
+    from attrib.files import folder
 
-    subjects = []
-    for name, path in named_pairs(ckpts or (), _name_of_path):
-        model, ckpt = checkpoint.load(path, arch=arch, device=device)
-        subjects.append(Subject(name, path, model, named(model, layer) if layer else None, ckpt))
-    for name, factory in named_pairs(models or (), lambda text: text.rpartition(":")[2]):
-        inner = load_factory(factory)
-        found = named(inner, layer) if layer else None
-        outside = inner
-        if (mean, std, size) != (None, None, None):
-            means, stds = _floats(mean, "--mean"), _floats(std, "--std")
-            outside = Normalized(inner, means or [0.0] * len(stds or "RGB"), stds or [1.0] * len(means or "RGB"), size)
-        subjects.append(Subject(name, factory, outside.to(device).eval(), found, None))
-    names = [subject.name for subject in subjects]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two models are called {name!r}; give each its own with --ckpt NAME=PATH")
-    return subjects
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
+    if not any(given):
+        raise InputError(f"nothing to look at: name a checkpoint with --ckpt PATH (or {what})")
+    if out:
+        folder(out)
+
+
+@contextmanager
+def loaded(
+    ckpts: Sequence[str] | None, models: Sequence[str] | None, *,
+    arch: str | None, mean: str | None, std: str | None, size: int | None, data: str | None, split: str,
+    root: Path | None, limit: int | None, device: str, precision: str, layer: str | None = None,
+    attack: str | None = None, eps: str | None = None, step_size: str | None = None, steps: int | None = None,
+    others: Sequence[Subject] = (),
+) -> Iterator[Loaded]:  # fmt: skip
+    """The models, the data and the attack that the options name, among the processes of torchrun.
+
+    others: models that the caller reads by itself, and that have to fit as well (on the CPU). Says before any work,
+    and not in the middle of it, which model does not fit the data, and which a gradient-based attack flatters.
+    Raises InputError.
+    """
+    from attrib import inference
+    from attrib.parallel import world
+
+    with world(device) as here:
+        inference.precision(precision, here.device)  # a wrong name is said before anything is loaded
+        subjects = load_subjects(
+            ckpts, models, arch=arch, mean=mean, std=std, size=size, layer=layer, where=here.device
+        )
+        asked = [*subjects, *others]
+        images = load_data(data, asked, split=split, root=root, limit=limit, size=size)
+        settings = attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+        _check_models(asked, images, here, attacked=settings is not None)
+        yield Loaded(here, subjects, images, settings)
 
 
 def load_data(
     name: str | None, subjects: Sequence[Subject], *, split: str, root: Path | None, limit: int | None,
     size: int | None = None,
 ) -> "Dataset":  # fmt: skip
-    """The data set named, or the one that the first checkpoint was trained on; checked against every checkpoint.
+    """The data set named, or the one that the checkpoints were trained on; checked against every checkpoint.
 
-    Raises InputError where no data set is known, or one does not fit a model.
+    Raises InputError where no data set is known, or more than one, or it does not fit a model.
     """
     from attrib import checkpoint
     from attrib.data import dataset
@@ -130,6 +148,9 @@ def load_data(
     known = {s.name: s.checkpoint.data for s in subjects if s.checkpoint and s.checkpoint.data != "unknown"}
     if name is None and not known:
         raise InputError("--data is needed: no model given says what it was trained on")
+    if name is None and len(set(known.values())) > 1:
+        listed = ", ".join(f"{model} on {trained_on}" for model, trained_on in known.items())
+        raise InputError(f"the models were trained on different data ({listed}); name the one to look at with --data")
     name = name or next(iter(known.values()))
     if size and not name.startswith("folder:") and all(subject.checkpoint for subject in subjects):
         raise InputError("--size is for a --model, or for the pictures of folder:DIR; a checkpoint knows its own size")
@@ -151,7 +172,7 @@ def attack_settings(
 ) -> AttackSettings | None:
     """The attack named with the data set's settings, single ones overridden; None where none is asked for.
 
-    Raises InputError for unknown attacks, negative numbers, or settings without an attack.
+    Raises InputError for unknown attacks, negative numbers, or settings without an attack or not of this one.
     """
     from attrib.data import ATTACK, DEFAULT_ATTACK
 
@@ -161,6 +182,8 @@ def attack_settings(
         return None
     if name not in ("fgsm", "pgd", "cw"):
         raise InputError(f"--attack: expected fgsm, pgd or cw, got {name!r}")
+    if name == "fgsm" and (step_size, steps) != (None, None):
+        raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
     usual = ATTACK.get(data, DEFAULT_ATTACK)
     if steps is not None and steps < 1:
         raise InputError(f"--steps: expected at least 1, got {steps}")
@@ -187,25 +210,20 @@ def attacked(
     )  # fmt: skip
 
 
-def predictions(subject: Subject, image: "Tensor", *, classes: int) -> "Tensor":
-    """The predicted class of every image, (N,); raises InputError where the model does not return (N,K) logits."""
+def _check_models(subjects: Sequence[Subject], data: "Dataset", here: "World", *, attacked: bool) -> None:
     import torch
 
-    from attrib.inference import frozen
+    from attrib.gated import GatedClassifier
 
-    with frozen(subject.model), torch.no_grad():
-        try:
-            logits = subject.model(image)
-        except RuntimeError as error:
-            shape = "x".join(map(str, image.shape[1:]))
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{subject.name}: the model does not take {shape} images ({reason}); see --size") from None
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
-        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(
-            f"{subject.name}: expected logits of shape (N,{classes}), one per class of the data, got {found}"
-        )
-    return logits.argmax(1)
+    for batch in data.batches(1, order=torch.tensor([0]), device=here.device):
+        for subject in subjects:
+            moved = subject._replace(model=subject.model.to(here.device))
+            predictions(moved, batch.image, classes=len(data.classes))
+            if attacked and isinstance(subject.model, GatedClassifier):
+                warn(
+                    f"{subject.name} is gated, and its gates hide part of the gradient: an attack on the final logits"
+                    " alone flatters it; see attrib robust for the worst of its attacks"
+                )
 
 
 Item = TypeVar("Item")
@@ -218,8 +236,40 @@ def progress(items: Iterable[Item], *, total: int, title: str) -> Iterator[Item]
     yield from tqdm(items, total=total, desc=title, unit="batch", leave=False, disable=not sys.stderr.isatty())
 
 
+class Printed(NamedTuple):
+    """A table for people."""
+
+    table: "pd.DataFrame"
+    title: str
+    caption: str
+
+
+class Said(NamedTuple):
+    """What a command has to say to people."""
+
+    tables: list[Printed]
+    warnings: list[str]
+
+
+_collected: ContextVar[Said | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[Said]:
+    """Inside, tables and warnings are collected instead of printed."""
+    said = Said([], [])
+    token = _collected.set(said)
+    try:
+        yield said
+    finally:
+        _collected.reset(token)
+
+
 def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
     """A table of texts for people, on stdout."""
+    if said := _collected.get():
+        said.tables.append(Printed(table, title, caption))
+        return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -237,8 +287,16 @@ def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
 
 def warn(message: str) -> None:
     """One line on stderr that the reader of a number should know."""
-    if os.environ.get("RANK", "0") == "0":  # once, not once per process of torchrun
+    if said := _collected.get():
+        said.warnings.append(message)
+        return
+    if is_first():
         print(f"attrib: warning: {message}", file=sys.stderr)
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes: the only one, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> str:
@@ -247,23 +305,6 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise InputError(f"{option}: expected one of {', '.join(choices)}, got {value!r}")
     return value
-
-
-def identity(subject: Subject) -> dict[str, Any]:
-    """What a result says of its model: its name, its file, and the fingerprint of its weights where it has one."""
-    fingerprint = subject.checkpoint.fingerprint if subject.checkpoint else None
-    return {"name": subject.name, "checkpoint": subject.path, "fingerprint": fingerprint}
-
-
-def fingerprint(model: "nn.Module") -> str:
-    """What tells one model from another in unfinished work: its weights and buffers, --mean and --std among them."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().data)
-    return digest.hexdigest()[:12]
 
 
 def provenance() -> dict[str, str]:
@@ -285,32 +326,6 @@ def display_images(image: "Tensor") -> Any:
     """Images (N,C,H,W) as a picture shows them: (N,H,W,3) floats, grey repeated."""
     rgb = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
     return rgb.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def named_pairs(given: Iterable[str], default: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Split every NAME=PATH; where no name is given, ``default`` makes one of the path."""
-    for text in given:
-        name, separator, value = text.partition("=")
-        # A path may itself hold an equals sign; a name holds no slash.
-        if not separator or "/" in name:
-            name, value = default(text), text
-        if not name or not value:
-            raise InputError(f"expected NAME=PATH with both, got {text!r}")
-        yield name, value
-
-
-def _name_of_path(text: str) -> str:
-    """runs/pgd-at/model.pt is called pgd-at, since every run's file has the same name."""
-    path = Path(text)
-    generic = path.stem in ("model", "last", "best", "checkpoint") and path.parent.name
-    return path.parent.name if generic else path.stem
-
-
-def _floats(text: str | None, option: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise InputError(f"{option}: expected numbers separated by commas, got {text!r}") from None
 
 
 def _fraction(text: str, option: str) -> float:

@@ -8,12 +8,15 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from attrib.cli import common
-from attrib.cli.batches import over_batches
+from attrib.cli import common, texts
+from attrib.cli.batches import over_batches, stoppable
 from attrib.cli.fc import FcName, last_layers
+from attrib.cli.subjects import Subject, entry_of, groups
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from torch import Tensor
 
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
     from attrib.features import LastLayer
 
     Array = NDArray[Any]
-    Kind = tuple[str, str]
-    """A model's name and the kind of images: clean, or the attack's name."""
+    Kind = tuple[str, int, str]
+    """A model's name, the position of the file among its seeds, and the images: clean, or the attack's name."""
 
 QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
 """What is measured: its name in the summary, and its column in the CSVs."""
@@ -56,30 +59,23 @@ def contrib(
     precision: common.PrecisionName = "auto",
 ) -> None:
     """Contributions of the last layer's features (C, R), how concentrated they are, and the paired differences."""
-    from attrib import inference, results
-    from attrib.files import folder
-    from attrib.parallel import world
+    import pandas as pd
+
+    from attrib import results
 
     if not multiple > 0:
         raise InputError(f"--multiple: expected a number above 0, got {multiple:g}")
-    if batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
-    if not (ckpt or model):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model)")
-    if out:
-        folder(out)
-    with world(device) as here:
-        inference.precision(precision, here.device)  # a wrong name is said before anything is loaded
-        subjects = common.load_subjects(
-            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, device=here.device
-        )
+    common.check_given(ckpt, model, batch_size=batch_size, out=out)
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, data=data, split=split, root=data_root, limit=limit,
+        attack=attack, eps=eps, step_size=step_size, steps=steps, device=device, precision=precision,
+    ) as work:  # fmt: skip
+        here, subjects, images, settings = work
         layers = last_layers(subjects, fc_name)
-        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
-        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
         sums: dict[Kind, Sums] = {}
 
         def measure(batch: "Batch") -> "pd.DataFrame":
-            views = _views(subjects, layers, batch, settings, seed=seed, precision=precision, classes=images.classes)
+            views = _views(subjects, layers, batch, settings, seed=seed, precision=precision)
             _add(sums, views, batch, seed=seed)
             return _image_rows(views, batch)
 
@@ -90,11 +86,12 @@ def contrib(
         return  # not the first process
 
     found = {kind: _measured(table, total[kind], kind, multiple=multiple) for kind in total}
+    seeds = groups(subjects)
     summary: dict[str, Any] = {
         "data": images.name, "split": split, "multiple": multiple, "seed": seed,
         "attack": settings._asdict() if settings else None,
-        "models": [_summary_of(found, s.name, s.path) for s in subjects],
-        "pairs": _pairs(found, [s.name for s in subjects]),
+        "models": [entry_of(files, lambda files: _summary_of(found, files)) for files in seeds.values()],
+        "pairs": _pairs(found, seeds),
         "versions": common.provenance(),
     }  # fmt: skip
     widths = {entry["name"]: entry["features"] for entry in summary["models"]}
@@ -104,25 +101,23 @@ def contrib(
 
     written = []
     if out:
-        import pandas as pd
-
         features = pd.concat([each.features for each in found.values()], ignore_index=True)
-        results.write_csv(features, out / "contrib.csv")
-        results.write_csv(table, out / "contrib-images.csv")
-        results.write_json(summary, out / "contrib.json")
-        results.write_latex(_model_table(summary), out / "contrib.tex", caption=_caption(summary))
-        written = [out / name for name in ("contrib.csv", "contrib-images.csv", "contrib.json", "contrib.tex")]
-        written += _draw(features, out, summary)
+        with stoppable("some files are written, and some are not"):
+            results.write_csv(features, out / "contrib.csv")
+            results.write_csv(table, out / "contrib-images.csv")
+            results.write_json(summary, out / "contrib.json")
+            results.write_latex(_model_table(summary), out / "contrib.tex", caption=_caption(summary))
+            written = [out / name for name in ("contrib.csv", "contrib-images.csv", "contrib.json", "contrib.tex")]
+            written += _draw(features, out, summary)
     if json:
         typer.echo(results.to_json(summary))
         return
     common.print_table(_model_table(summary), title="Feature contributions", caption=_caption(summary))
     if summary["pairs"]:
+        said = texts.p_words(summary["models"], "two-sided, from the bootstrap, paired by image")
         common.print_table(
-            _pair_table(summary), title="Paired differences",
-            caption="p: two-sided, from the bootstrap, paired by image, Holm's correction over the pairs. "
-            "It compares two files, not two methods.",
-        )  # fmt: skip
+            _pair_table(summary), title="Paired differences", caption=f"{said} Holm's correction over the pairs."
+        )
     for path in written:
         typer.echo(path)
 
@@ -141,7 +136,7 @@ class Sums(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One model on one kind of images."""
+    """One file of a model on one kind of images."""
 
     features: "pd.DataFrame"
     """One row per feature."""
@@ -156,8 +151,8 @@ class Measured(NamedTuple):
 
 
 def _views(
-    subjects: list[common.Subject], layers: dict[str, Any], batch: "Batch", settings: common.AttackSettings | None,
-    *, seed: int, precision: str, classes: tuple[str, ...],
+    subjects: list[Subject], layers: dict[str, Any], batch: "Batch", settings: common.AttackSettings | None,
+    *, seed: int, precision: str,
 ) -> "dict[Kind, LastLayer]":  # fmt: skip
     """Every model's last layer on the batch, clean and, where an attack is set, attacked."""
     from attrib import inference
@@ -168,16 +163,16 @@ def _views(
     exact = "fp32" if precision == "auto" else fast
     found = {}
     for subject in subjects:
-        common.predictions(subject, batch.image[:1], classes=len(classes))  # says it where the data does not fit
         kinds = {"clean": batch.image}
         if settings:
             kinds[settings.name] = common.attacked(subject, batch, settings, seed=seed, precision=fast)
         for kind, image in kinds.items():
             try:
                 layer = layers[subject.name]
-                found[subject.name, kind] = last_layer(subject.model, image, batch.label, fc=layer, precision=exact)
+                view = last_layer(subject.model, image, batch.label, fc=layer, precision=exact)
             except InputError as error:
                 raise InputError(f"{subject.name}: {error}") from None
+            found[subject.group, subject.seed, kind] = view
     return found
 
 
@@ -223,27 +218,30 @@ def _image_rows(views: "dict[Kind, LastLayer]", batch: "Batch") -> "pd.DataFrame
     tables = [
         pd.DataFrame(
             {
-                "model": name, "images": kind, "index": column(batch.index), "label": column(batch.label),
+                "model": name, "seed": position, "images": kind, "index": column(batch.index),
+                "label": column(batch.label),
                 "prediction": column(view.prediction), "correct": column(view.prediction == batch.label),
                 **{short: column(getattr(view, of).double().mean(1)) for of, short in QUANTITIES.items()},
             }
         )
-        for (name, kind), view in views.items()
+        for (name, position, kind), view in views.items()
     ]  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
 
 def _measured(table: "pd.DataFrame", sums: Sums, key: "Kind", *, multiple: float) -> Measured:
-    """The statistics of one model on one kind of images, from its sums."""
+    """The statistics of one file on one kind of images, from its sums."""
     import pandas as pd
 
-    name, kind = key
-    mine = table[(table["model"] == name) & (table["images"] == kind)]
+    name, position, kind = key
+    mine = table[(table["model"] == name) & (table["seed"] == position) & (table["images"] == kind)]
     over = {"": (sums.all / len(mine)).numpy(), "_correct": (sums.correct / mine["correct"].sum()).numpy()}
     columns = {
         short + suffix: means[row] for suffix, means in over.items() for row, short in enumerate(QUANTITIES.values())
     }
-    features = pd.DataFrame({"model": name, "images": kind, "feature": np.arange(sums.all.shape[1]), **columns})
+    features = pd.DataFrame(
+        {"model": name, "seed": position, "images": kind, "feature": np.arange(sums.all.shape[1]), **columns}
+    )
     counts = len(mine), mine["correct"].sum(), sums.drawn.numpy()
     value, correct, resampled = (
         {of: _statistics(values, count, multiple) for of, values in zip(QUANTITIES, each, strict=True)}
@@ -270,49 +268,58 @@ def _statistics(sums: "Tensor", images: Any, multiple: float) -> "dict[str, Arra
     }
 
 
-def _summary_of(found: "dict[Kind, Measured]", name: str, path: str) -> dict[str, Any]:
+def _of(found: "dict[Kind, Measured]", files: "Sequence[Subject]", kind: str) -> list[Measured]:
+    return [found[file.group, file.seed, kind] for file in files]
+
+
+def _values(files: "Sequence[Measured]", quantity: str, statistic: str) -> "tuple[Array, Array]":
+    """A statistic of every file, (S,), and in the resamples, (S,R)."""
+    value, resampled = ([getattr(file, part)[quantity][statistic] for file in files] for part in ("value", "resampled"))
+    return np.array(value, float), np.array(resampled, float)
+
+
+def _summary_of(found: "dict[Kind, Measured]", files: "Sequence[Subject]") -> dict[str, Any]:
     """The numbers of one model, on clean images and, under ``attacked``, on adversarial ones."""
     from attrib.stats import basic_interval
 
-    def of(measured: Measured) -> dict[str, Any]:
-        right = measured.images["correct"]
-        entry: dict[str, Any] = {"n": len(right), "accuracy": float(right.mean())}
-        for quantity, values in measured.value.items():
+    def of(measured: list[Measured]) -> dict[str, Any]:
+        right = np.array([file.images["correct"] for file in measured])
+        entry: dict[str, Any] = {"n": right.shape[1], "accuracy": float(right.mean())}
+        for quantity in QUANTITIES:
             numbers: dict[str, Any] = {}
-            for statistic, value in values.items():
-                low, high = basic_interval(float(value), measured.resampled[quantity][statistic])
-                numbers[statistic] = float(value)
+            for statistic in STATISTICS:
+                value, resampled = _values(measured, quantity, statistic)
+                numbers[statistic] = float(value.mean())
                 # No statistic is negative; of few images the basic interval may be.
-                numbers[f"{statistic}_ci"] = [float(np.maximum(low, 0)), float(np.maximum(high, 0))]
-                numbers[f"{statistic}_correct"] = float(measured.correct[quantity][statistic])
+                numbers[f"{statistic}_ci"] = list(basic_interval(value, resampled, within=(0, np.inf)))
+                correct = [float(file.correct[quantity][statistic]) for file in measured]
+                numbers[f"{statistic}_correct"] = float(np.mean(correct))
             entry[quantity] = numbers
         return entry
 
-    kinds = {kind: measured for (model, kind), measured in found.items() if model == name}
-    clean = kinds.pop("clean")
-    summary = {"name": name, "checkpoint": path, "features": len(clean.features), **of(clean)}
-    for measured in kinds.values():
-        summary["attacked"] = of(measured)
+    clean = _of(found, files, "clean")
+    summary = {"features": len(clean[0].features), **of(clean)}
+    for kind in dict.fromkeys(kind for _, _, kind in found if kind != "clean"):
+        summary["attacked"] = of(_of(found, files, kind))
     return summary
 
 
-def _pairs(found: "dict[Kind, Measured]", names: list[str]) -> list[dict[str, Any]]:
+def _pairs(found: "dict[Kind, Measured]", seeds: dict[str, list[Subject]]) -> list[dict[str, Any]]:
     """Every pair's differences, a less b, paired by image, on each kind of images."""
     from attrib.stats import basic_paired, holm
 
     pairs = []
-    kinds = dict.fromkeys(kind for _, kind in found)
+    kinds = dict.fromkeys(kind for _, _, kind in found)
     for kind, quantity, statistic in product(kinds, QUANTITIES, STATISTICS):
         compared = []
-        for first, second in combinations(names, 2):
-            a, b = (
-                (float(each.value[quantity][statistic]), each.resampled[quantity][statistic], len(each.images))
-                for each in (found[first, kind], found[second, kind])
-            )
-            result = basic_paired(a[0], b[0], a[1], b[1])
+        for first, second in combinations(seeds, 2):
+            a, b = (_of(found, seeds[name], kind) for name in (first, second))
+            values = [_values(side, quantity, statistic) for side in (a, b)]
+            result = basic_paired(values[0][0], values[1][0], values[0][1], values[1][1])
             compared.append(
                 {
-                    "a": first, "b": second, "images": kind, "of": quantity, "statistic": statistic, "n": a[2],
+                    "a": first, "b": second, "images": kind, "of": quantity, "statistic": statistic,
+                    "n": len(a[0].images),
                     "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
@@ -334,6 +341,7 @@ def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
             for kind, measured in kinds.items():
                 numbers = measured[quantity]
                 row = {"of": SHOWN[quantity], "statistic": STATISTICS[statistic], "model": entry["name"]}
+                row |= texts.seeds_column(entry, summary["models"])
                 if summary["attack"]:
                     row["images"] = kind
                 row |= {
@@ -354,26 +362,22 @@ def _pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
         row = {"of": SHOWN[pair["of"]], "statistic": STATISTICS[pair["statistic"]], "pair": pair_of}
         if summary["attack"]:
             row["images"] = pair["images"]
-        p = pair["p_holm"]
         row |= {
             "difference": _number(pair["statistic"], pair["difference"], signed=True),
             "95 % CI": _interval(pair["statistic"], pair["ci"], signed=True),
-            "p": "–" if p != p else f"{p:.4f}" if p >= 0.001 else "< 0.001",
+            "p": texts.p_value(pair["p_holm"]),
         }
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _number(statistic: str, value: float, *, signed: bool = False) -> str:
-    if value != value:
-        return "–"
-    digits = {"mean": ".4g", "gini": ".3f", "participation_ratio": ".1f", "high": ".0f"}[statistic]
-    shown = 1000 * value if statistic == "mean" else value
-    return format(shown, f"{'+' if signed else ''}{digits}").replace("-", "−")
+    digits = {"mean": ".4g", "gini": ".3f", "participation_ratio": ".1f", "high": ".4g"}[statistic]
+    return texts.number(value, f"{'+' if signed else ''}{digits}", scale=1000 if statistic == "mean" else 1)
 
 
 def _interval(statistic: str, ends: list[float], *, signed: bool = False) -> str:
-    return " to ".join(_number(statistic, end, signed=signed) for end in ends)
+    return texts.interval(ends, lambda end: _number(statistic, end, signed=signed))
 
 
 def _caption(summary: dict[str, Any]) -> str:
@@ -381,11 +385,9 @@ def _caption(summary: dict[str, Any]) -> str:
         "C: mean absolute gradient of the loss before the last layer; R: times the activation; C/e: C with the size of "
         f"p − onehot(y) divided out; high: features above {summary['multiple']:g} × the model's median; "
         f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; correct: over those classified "
-        "correctly; 95 % basic bootstrap intervals over images"
+        f"correctly; {texts.interval_words(summary['models'], 'basic bootstrap')}"
     )
-    if attack := summary["attack"]:
-        said += f"; {attack['name']} eps {attack['eps']:.4g}, step {attack['step_size']:.4g}, {attack['steps']} steps"
-    return said
+    return f"{said}; {texts.attack_words(summary['attack'])}" if summary["attack"] else said
 
 
 def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[Path]:
@@ -393,5 +395,6 @@ def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[
     from attrib.plot_features import contribution_histograms
 
     title = f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images"
-    figure = contribution_histograms(features, multiple=summary["multiple"], title=title)
+    title += texts.first_seeds(summary["models"])
+    figure = contribution_histograms(features[features["seed"] == 0], multiple=summary["multiple"], title=title)
     return plot.save(figure, out / "contrib")

@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from attrib.cli import common
-from attrib.cli.batches import over_batches
+from attrib.cli import common, texts
+from attrib.cli.batches import over_batches, unfinished
 from attrib.cli.explain import Examples, How, explain
 from attrib.cli.relate import (
     Saved,
     all_epochs,
-    attack_words,
-    check_models,
-    check_options,
-    check_trained_alike,
+    check_map,
     fingerprints_of,
+    first_of_runs,
     image_rows,
     load_epoch,
 )
@@ -80,80 +78,69 @@ def evolve(
     precision: common.PrecisionName = "auto",
 ) -> None:
     """Loss, accuracy, span and contributions over the saved epochs of one run, or two side by side."""
-    from attrib import inference, results
-    from attrib.files import folder
-    from attrib.parallel import world
+    import pandas as pd
 
-    check_options(map_name, threshold, attack, step_size, steps, batch_size)
+    from attrib import results
+
+    check_map(map_name, threshold)
     if len(run) > 2:
         raise InputError(f"expected one or two run folders, got {len(run)}")
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")
     epochs = _epochs(run)
     training = _training_losses(epochs)
-    if out:
-        folder(out)
-    with world(device) as here:
-        inference.precision(precision, here.device)
-        if data is None:
-            check_trained_alike([], epochs)
-        firsts = [load_epoch(next(e for e in epochs if e.run == name), "cpu") for name in training]
-        pool = common.load_data(data, firsts, split=split, root=data_root, limit=limit)
-        prints = fingerprints_of(epochs, pool)
-        check_models(firsts, pool, here)
-        settings = common.attack_settings(attack, data=pool.name, eps=eps, step_size=step_size, steps=steps)
+    common.check_given(run, batch_size=batch_size, out=out)
+    with common.loaded(
+        (), (), arch=None, mean=None, std=None, size=None, data=data, split=split, root=data_root, limit=limit,
+        attack=attack, eps=eps, step_size=step_size, steps=steps, device=device, precision=precision,
+        others=first_of_runs(epochs),
+    ) as work:  # fmt: skip
+        here, _, pool, settings = work
         assert settings is not None  # None is for commands that may do without an attack
+        prints = fingerprints_of(epochs, pool)
         how = How(map_name, "label", settings, seed, precision, here.device)
 
         def measure(batch: "Batch") -> "pd.DataFrame":
-            import pandas as pd
+            rows = [
+                image_rows(load_epoch(epoch, here.device), batch, how, threshold, pool, epoch=epoch.number)
+                for epoch in epochs
+            ]
+            return pd.concat(rows, ignore_index=True)
 
-            return pd.concat(
-                [
-                    image_rows(load_epoch(epoch, here.device), batch, how, threshold, pool, epoch=epoch.number)
-                    for epoch in epochs
+        described = {"threshold": threshold, "how": [str(part) for part in how], "epochs": prints}
+        with unfinished(out, "evolve", work, batch_size=batch_size, settings=described) as keep:
+            table = over_batches(pool, measure, batch_size=batch_size, here=here, title="evolve", keep=keep)
+            # Sums can't be kept on disk like rows; but they need no attack, and are quickly made again.
+            sums = {epoch: _sums(epoch, pool, here, batch_size=batch_size, seed=seed) for epoch in epochs}
+            if table is None:  # the first process has the rows of all
+                return
+            examples = _examples(epochs, pool, how, threshold, count=images) if out else {}
+
+            table["stood"] = table["margin_adversarial"] > 0
+            entries = {
+                epoch: _entry(table, epoch, sums[epoch], fingerprint, len(pool), seed=seed)
+                | {"train_loss": training[epoch.run].get(epoch.number)}
+                for epoch, fingerprint in zip(epochs, prints, strict=True)
+            }
+            summary: dict[str, Any] = {
+                "data": pool.name, "split": split, "n": len(pool), "map": map_name, "threshold": threshold,
+                "seed": seed, "attack": settings._asdict(),
+                "runs": [
+                    {"name": name, "epochs": [entry for epoch, entry in entries.items() if epoch.run == name]}
+                    for name in training
                 ],
-                ignore_index=True,
-            )
-
-        described = {
-            "data": pool.name, "split": split, "threshold": threshold, "how": [str(part) for part in how],
-            "epochs": prints,
-        }  # fmt: skip
-        table = over_batches(
-            pool, measure, batch_size=batch_size, here=here, title="evolve", out=out, settings=described
-        )
-        # Sums can't be kept on disk like rows; but they need no attack, and are quickly made again.
-        sums = {epoch: _sums(epoch, pool, here, batch_size=batch_size, seed=seed) for epoch in epochs}
-        if table is None:  # the first process has the rows of all
-            return
-        examples = _examples(epochs, pool, how, threshold, count=images) if out else {}
-
-    table["stood"] = table["margin_adversarial"] > 0
-    entries = {
-        epoch: _entry(table, epoch, sums[epoch], fingerprint, len(pool), seed=seed)
-        | {"train_loss": training[epoch.run].get(epoch.number)}
-        for epoch, fingerprint in zip(epochs, prints, strict=True)
-    }
-    summary: dict[str, Any] = {
-        "data": pool.name, "split": split, "n": len(pool), "map": map_name, "threshold": threshold, "seed": seed,
-        "attack": settings._asdict(),
-        "runs": [
-            {"name": name, "epochs": [entry for epoch, entry in entries.items() if epoch.run == name]}
-            for name in training
-        ],
-        "versions": common.provenance(),
-    }  # fmt: skip
-    written: list[Path] = []
-    if out:
-        features = _features(sums, len(pool))
-        written = [out / f"evolve{name}" for name in (".csv", ".json", ".tex", "-contrib.csv", "-maps.npz")]
-        results.write_csv(_flat(summary), written[0])
-        results.write_json(summary, written[1])
-        results.write_latex(_table(summary), written[2], caption=_caption(summary))
-        results.write_csv(features, written[3])
-        results.write_examples(written[4], examples)
-        written += _draw(summary, features, examples, epochs, out)
+                "versions": common.provenance(),
+            }  # fmt: skip
+            written: list[Path] = []
+            if out:
+                features = _features(sums, len(pool))
+                written = [out / f"evolve{name}" for name in (".csv", ".json", ".tex", "-contrib.csv", "-maps.npz")]
+                results.write_csv(_flat(summary), written[0])
+                results.write_json(summary, written[1])
+                results.write_latex(_table(summary), written[2], caption=_caption(summary))
+                results.write_csv(features, written[3])
+                results.write_examples(written[4], examples)
+                written += _draw(summary, features, examples, epochs, out)
     if json:
         typer.echo(results.to_json(summary))
         return
@@ -286,8 +273,9 @@ def _examples(epochs: list[Saved], data: "Dataset", how: How, threshold: str, *,
     for batch in data.batches(len(order), order=order, device=how.device):
         for place, epoch in enumerate(shown):
             subject = load_epoch(epoch, how.device)
-            view = explain(subject, batch, how._replace(attack=None), classes=len(data.classes))["clean"]
-            examples.add(place, batch, view, span(view.map, threshold=threshold))
+            views = explain(subject, batch, how._replace(attack=None), classes=len(data.classes))
+            spans = {kind: span(view.map, threshold=threshold) for kind, view in views.items()}
+            examples.add(place, batch, views, spans)
     return examples.arrays()
 
 
@@ -310,9 +298,9 @@ def _table(summary: dict[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
     def shown(entry: dict[str, Any], name: str, form: str, scale: float = 1) -> str:
-        low, high = entry[f"{name}_ci"]
-        value = "–" if entry[name] != entry[name] else format(scale * entry[name], form)
-        return value if low != low else f"{value} ({scale * low:{form}}–{scale * high:{form}})"
+        return texts.with_interval(
+            entry[name], entry[f"{name}_ci"], lambda value: texts.number(value, form, scale=scale)
+        )
 
     rows = [
         {
@@ -330,7 +318,7 @@ def _table(summary: dict[str, Any]) -> "pd.DataFrame":
 def _caption(summary: dict[str, Any]) -> str:
     return (
         f"{summary['n']:,} {summary['split']} images of {summary['data']}; losses: cross-entropy in nats; robust:"
-        f" {attack_words(summary['attack'])}; ASC: {summary['map']}, threshold {summary['threshold']}; PR:"
+        f" {texts.attack_words(summary['attack'])}; ASC: {summary['map']}, threshold {summary['threshold']}; PR:"
         " participation ratio; 95 % intervals over images (of one training run: another seed is another run)"
     )
 
@@ -341,7 +329,7 @@ def _draw(
     from attrib import plot, plot_evolve
 
     said = f"{summary['data']} {summary['split']}, {summary['n']:,} images"
-    curves = plot_evolve.curves(_flat(summary), title=f"{said}, {attack_words(summary['attack'])}")
+    curves = plot_evolve.curves(_flat(summary), title=f"{said}, {texts.attack_words(summary['attack'])}")
     written = plot.save(curves, out / "evolve")
     of_runs = [{epoch.number for epoch in epochs if epoch.run == run["name"]} for run in summary["runs"]]
     # Two runs are seen beside each other at the epochs that both have, if there are such.

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from attrib.cli.common import AttackSettings, Subject, attacked, display_images, predictions
+from attrib.cli.common import AttackSettings, attacked, display_images
+from attrib.cli.subjects import Subject, predictions
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ class How(NamedTuple):
     device: "torch.device"
 
     def map_precision(self) -> "Precision":
-        """Maps are thresholded, so ``auto`` keeps them in fp32."""
+        """Maps are thresholded, so ``auto`` keeps them in fp32; over SmoothGrad's many passes rounding evens out."""
         from attrib.inference import precision
 
-        return precision("fp32" if self.precision == "auto" else self.precision, self.device)
+        exact = self.precision == "auto" and self.map != "smoothgrad"
+        return precision("fp32" if exact else self.precision, self.device)
 
     def attack_precision(self) -> "Precision":
         """An attack only has to be as strong: ``auto`` takes the fast one."""
@@ -100,33 +102,45 @@ class Examples:
         self.pictures: dict[int, dict[str, Any]] = {}
         """Position in the data to what has been kept of it."""
 
-    def add(self, model: int, batch: "Batch", explained: Explained, spans: "Tensor") -> None:
-        """Keep what the picture needs of this batch."""
+    def add(
+        self, model: int, batch: "Batch", views: dict[str, Explained], spans: "dict[str, Tensor]"
+    ) -> None:  # fmt: skip
+        """Keep what the picture needs of this batch: one kind of images, or the clean and the attacked ones."""
         for row, position in enumerate(batch.index.tolist()):
             if position in self.index:
+                first = next(iter(views.values()))
                 picture = self.pictures.setdefault(
                     position,
                     {
-                        "image": display_images(explained.image[row : row + 1])[0],
+                        "image": display_images(first.image[row : row + 1])[0],
                         "label": self._classes[int(batch.label[row])],
                     },
                 )
-                said = int(explained.prediction[row])
-                picture[f"model {model}"] = (
-                    explained.map[row].cpu().numpy(), spans[row].cpu().numpy(),
-                    self._classes[said] if said >= 0 else "",
-                )  # fmt: skip
+                picture[f"model {model}"] = [
+                    self._kept(view, spans[kind], row) for kind, view in views.items()
+                ]  # fmt: skip
+
+    def _kept(self, view: Explained, spans: "Tensor", row: int) -> dict[str, Any]:
+        said = int(view.prediction[row])
+        return {
+            "image": display_images(view.image[row : row + 1])[0],
+            "map": view.map[row].cpu().numpy(), "span": spans[row].cpu().numpy(),
+            "prediction": self._classes[said] if said >= 0 else "",
+        }  # fmt: skip
 
     def arrays(self) -> dict[str, Any]:
         """What :func:`attrib.plot.map_grid` takes."""
         pictures = [self.pictures[position] for position in self.index]
         seen = [[picture[f"model {m}"] for picture in pictures] for m in range(len(self._models))]
-        return {
+        found = {
             "image": np.stack([picture["image"] for picture in pictures]),
             "label": np.array([picture["label"] for picture in pictures]),
             "index": np.array(self.index),
             "model": np.array(self._models),
-            "map": np.array([[kept[0] for kept in row] for row in seen]),
-            "span": np.array([[kept[1] for kept in row] for row in seen]),
-            "prediction": np.array([[kept[2] for kept in row] for row in seen]),
         }
+        for part in ("map", "span", "prediction"):
+            found[part] = np.array([[kinds[0][part] for kinds in row] for row in seen])
+        if len(seen[0][0]) > 1:
+            for part in ("image", "map", "span", "prediction"):
+                found[f"attacked_{part}"] = np.array([[kinds[1][part] for kinds in row] for row in seen])
+        return found

@@ -3,12 +3,18 @@
 from itertools import combinations, zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from attrib.cli import common
+from attrib.cli import common, texts
+from attrib.cli.batches import stoppable
+from attrib.cli.subjects import Subject, entry_of, groups, load_subjects
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from torch import Tensor, nn
 
@@ -45,34 +51,33 @@ def fc(
     device: common.Device = "auto",
 ) -> None:
     """Valid values of the last layer's weights, per class and on average, and their picture in red and white."""
-    from attrib import inference, results
+    from attrib import results
     from attrib.features import RULES, valid_values
-    from attrib.files import folder
+    from attrib.parallel import world
 
     common.check_choice("--rule", rule, RULES)
-    if not (ckpt or model):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model)")
+    common.check_given(ckpt, model, out=out)
     if model and not (fc_name or data):
         raise InputError("the last layer of a --model is found by running one image of --data NAME, or named with --fc")
-    if out:
-        folder(out)
-    where = inference.device(device)
-    subjects = common.load_subjects(ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, device=where)
-    layers = last_layers(subjects, fc_name)
-    images = common.load_data(data, subjects, split=split, root=data_root, limit=1, size=size) if data else None
+    with world(device) as here:
+        subjects = load_subjects(ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, where=here.device)
+        layers = last_layers(subjects, fc_name)
+        images = common.load_data(data, subjects, split=split, root=data_root, limit=1, size=size) if data else None
+        if here.rank > 0:  # one process is enough
+            return
 
-    entries: list[dict[str, Any]] = []
-    masks = []
+    masks: dict[str, NDArray[np.bool_]] = {}
+    classes: dict[str, list[str]] = {}
     for subject in subjects:
         weight = _weight(subject, layers[subject.name], images)
-        masks.append(valid_values(weight, rule=rule).cpu().numpy())
-        entries.append(
-            {
-                "name": subject.name, "checkpoint": subject.path, "features": weight.shape[1],
-                "classes": _class_names(subject, images, len(weight)), "valid": masks[-1].sum(1).tolist(),
-                "valid_mean": float(masks[-1].sum(1).mean()), "valid_share": float(masks[-1].mean()),
-            }
-        )  # fmt: skip
+        masks[subject.name] = valid_values(weight, rule=rule).cpu().numpy()
+        classes[subject.group] = _class_names(subject, images, len(weight))
+    seeds = groups(subjects)
+
+    def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
+        return _summary_of([masks[file.name] for file in files], classes[files[0].group])
+
+    entries = [entry_of(files, numbers) for files in seeds.values()]
     summary: dict[str, Any] = {
         "rule": rule,
         "models": entries,
@@ -86,30 +91,34 @@ def fc(
         from attrib import plot
         from attrib.plot_features import valid_picture
 
-        written = [out / name for name in ("fc.csv", "fc.json", "fc.tex")]
-        results.write_csv(_rows(entries), written[0])
-        results.write_json(summary, written[1])
-        results.write_latex(table, written[2], caption=_caption(summary))
-        names, classes = [entry["name"] for entry in entries], [entry["classes"] for entry in entries]
-        figure = valid_picture(masks, models=names, classes=classes, title=_rule(rule))
-        written += plot.save(figure, out / "fc")
+        with stoppable("some files are written, and some are not"):
+            written = [out / name for name in ("fc.csv", "fc.json", "fc.tex")]
+            results.write_csv(_rows(subjects, masks, classes), written[0])
+            results.write_json(summary, written[1])
+            results.write_latex(table, written[2], caption=_caption(summary))
+            title = _rule(rule) + texts.first_seeds(entries)
+            figure = valid_picture(
+                [masks[files[0].name] for files in seeds.values()], models=list(seeds),
+                classes=[classes[name] for name in seeds], title=title,
+            )  # fmt: skip
+            written += plot.save(figure, out / "fc")
     if json:
         typer.echo(results.to_json(summary))
         return
     common.print_table(
-        table if len(table) <= PRINTED + 2 else table.tail(2),
+        table if len(table) <= PRINTED + 3 else table.tail(3 if texts.several_seeds(entries) else 2),
         title="Valid values of the last layer", caption=_caption(summary),
     )  # fmt: skip
     for pair in summary["pairs"]:
         typer.echo(
-            f"{pair['a']} − {pair['b']}: {pair['difference']:+.1f} valid values a class; "
+            f"{pair['a']} − {pair['b']}: {_difference(pair)}; "
             f"more in {pair['more']} of {pair['classes']} classes, fewer in {pair['fewer']}"
         )
     for path in written:
         typer.echo(path)
 
 
-def last_layers(subjects: list[common.Subject], name: str | None) -> "dict[str, nn.Module | None]":
+def last_layers(subjects: list[Subject], name: str | None) -> "dict[str, nn.Module | None]":
     """Every subject's last layer, by the subject's name: a checkpoint's is known, ``--fc`` names that of a --model.
 
     None: it has to be found by running an image. Raises InputError where ``--fc`` names nothing.
@@ -128,7 +137,7 @@ def last_layers(subjects: list[common.Subject], name: str | None) -> "dict[str, 
     return found
 
 
-def _weight(subject: common.Subject, layer: "nn.Module | None", images: "Dataset | None") -> "Tensor":
+def _weight(subject: Subject, layer: "nn.Module | None", images: "Dataset | None") -> "Tensor":
     """The last layer's weight (K,D)."""
     import torch
 
@@ -150,7 +159,7 @@ def _weight(subject: common.Subject, layer: "nn.Module | None", images: "Dataset
     return weight.detach().flatten(1)
 
 
-def _class_names(subject: common.Subject, images: "Dataset | None", count: int) -> list[str]:
+def _class_names(subject: Subject, images: "Dataset | None", count: int) -> list[str]:
     """The classes of ``--data``, else of what the checkpoint was trained on, else their numbers; no data is loaded."""
     from attrib import data, glyphs
 
@@ -162,30 +171,75 @@ def _class_names(subject: common.Subject, images: "Dataset | None", count: int) 
     return list(known) if len(known) == count else [str(number) for number in range(count)]
 
 
+def _summary_of(masks: "Sequence[NDArray[np.bool_]]", classes: list[str]) -> dict[str, Any]:
+    """Counts of some files of a model; of several seeds their means, the mean over classes with its interval."""
+    from attrib.stats import interval
+
+    counts = np.array([mask.sum(1) for mask in masks])
+    several = len(masks) > 1
+    found = {
+        "features": masks[0].shape[1], "classes": classes, "valid": (counts.mean(0) if several else counts[0]).tolist(),
+        "valid_mean": float(counts.mean()), "valid_share": float(counts.mean() / masks[0].shape[1]),
+    }  # fmt: skip
+    if several:
+        found["valid_mean_ci"] = list(interval(_alike(counts.mean(1)), within=(0, masks[0].shape[1])))
+    return found
+
+
+def _alike(values: "Sequence[float] | NDArray[Any]") -> NDArray[Any]:
+    """One number per seed as :mod:`attrib.stats` takes it, (S,2): there are no images, so all of them agree."""
+    return np.repeat(np.array(values, float)[:, None], 2, 1)
+
+
 def _pairs(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How every two models with the same number of classes and features differ, a less b."""
-    return [
-        {
+    """How every two models with the same number of classes and features differ, a less b; of seeds with interval."""
+    from attrib.stats import paired
+
+    pairs = []
+    for a, b in combinations(entries, 2):
+        if (a["features"], len(a["valid"])) != (b["features"], len(b["valid"])):
+            continue
+        pair: dict[str, Any] = {
             "a": a["name"], "b": b["name"], "difference": a["valid_mean"] - b["valid_mean"],
             "more": sum(x > y for x, y in zip(a["valid"], b["valid"], strict=True)),
             "fewer": sum(x < y for x, y in zip(a["valid"], b["valid"], strict=True)),
             "classes": len(a["valid"]),
-        }
-        for a, b in combinations(entries, 2)
-        if (a["features"], len(a["valid"])) == (b["features"], len(b["valid"]))
-    ]  # fmt: skip
+        }  # fmt: skip
+        if "seeds" in a or "seeds" in b:
+            means = ([seed["valid_mean"] for seed in entry.get("seeds", [entry])] for entry in (a, b))
+            result = paired(*map(_alike, means))
+            pair |= {"ci": [result.low, result.high], "p": result.p}
+        pairs.append(pair)
+    return pairs
 
 
-def _rows(entries: list[dict[str, Any]]) -> "pd.DataFrame":
-    """One row per model and class."""
+def _difference(pair: dict[str, Any]) -> str:
+    """The difference in words, with what seeds say of it."""
+
+    def signed(value: float) -> str:
+        return texts.number(value, "+.1f")
+
+    if "ci" not in pair:
+        return f"{signed(pair['difference'])} valid values a class"
+    said = texts.with_interval(pair["difference"], pair["ci"], signed)
+    return f"{said} valid values a class, p {texts.p_value(pair['p'])} (t test over seeds)"
+
+
+def _rows(
+    subjects: list[Subject], masks: dict[str, NDArray[np.bool_]], classes: dict[str, list[str]]
+) -> "pd.DataFrame":
+    """One row per file of a model and class."""
     import pandas as pd
 
     tables = [
         pd.DataFrame(
-            {"model": e["name"], "class": e["classes"], "valid": e["valid"], "total": e["features"]},
+            {
+                "model": s.group, "seed": s.seed, "class": classes[s.group], "valid": masks[s.name].sum(1),
+                "total": masks[s.name].shape[1],
+            }
         )
-        for e in entries
-    ]
+        for s in subjects
+    ]  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
 
@@ -198,12 +252,21 @@ def _table(entries: list[dict[str, Any]]) -> "pd.DataFrame":
     label = [min(found) if len(found) == 1 else str(number) for number, found in enumerate(names)]
     columns = {
         entry["name"]: [
-            *map(str, entry["valid"]), *["–"] * (len(label) - len(entry["valid"])),
+            *(f"{valid:.1f}" if "seeds" in entry else str(valid) for valid in entry["valid"]),
+            *["–"] * (len(label) - len(entry["valid"])),
             f"{entry['valid_mean']:.1f} of {entry['features']}", f"{100 * entry['valid_share']:.1f}",
+            *([_seeds(entry)] if texts.several_seeds(entries) else []),
         ]
         for entry in entries
     }  # fmt: skip
-    return pd.DataFrame({"class": [*label, "mean", "mean %"], **columns})
+    last = ["mean: seeds, 95 % CI"] if texts.several_seeds(entries) else []
+    return pd.DataFrame({"class": [*label, "mean", "mean %", *last], **columns})
+
+
+def _seeds(entry: dict[str, Any]) -> str:
+    if "seeds" not in entry:
+        return "1"
+    return f"{len(entry['seeds'])}, {texts.interval(entry['valid_mean_ci'], '{:.1f}'.format)}"
 
 
 def _rule(rule: str) -> str:
@@ -215,4 +278,5 @@ def _rule(rule: str) -> str:
 
 
 def _caption(summary: dict[str, Any]) -> str:
-    return f"Values of the last layer's weight matrix W per class; {_rule(summary['rule'])}"
+    said = f"Values of the last layer's weight matrix W per class; {_rule(summary['rule'])}"
+    return f"{said}; of several seeds: means and t intervals" if texts.several_seeds(summary["models"]) else said

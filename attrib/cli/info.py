@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from attrib.cli import common
+from attrib.cli.subjects import files_of, named_pairs
 from attrib.errors import InputError
 
 
@@ -20,14 +21,14 @@ def info(
 
     given = [
         *(paths or ()),
-        *(path for _, path in common.named_pairs(ckpt or (), lambda text: Path(text).stem)),
+        *(path for _, text in named_pairs(ckpt or (), lambda text: Path(text).stem) for path in files_of(text)),
     ]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
     cards = []
     for path in given:
         model, ckpt_read = checkpoint.load(path, arch=arch)
-        cards.append(_card(path, model, ckpt_read))
+        cards.append(card_of(path, model, ckpt_read))
     if json:
         typer.echo(results.to_json({"checkpoints": cards}))
         return
@@ -38,7 +39,8 @@ def info(
                 typer.echo(f"  {key:<13} {_line(value)}")
 
 
-def _card(path: str, model: Any, ckpt: Any) -> dict[str, Any]:
+def card_of(path: str, model: Any, ckpt: Any) -> dict[str, Any]:
+    """What a checkpoint file says of its model."""
     return {
         "path": path,
         "fingerprint": ckpt.fingerprint,

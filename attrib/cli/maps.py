@@ -1,11 +1,15 @@
 """``attrib maps``: heat maps, images by models, clean or attacked."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attrib.cli import common
+from attrib.cli.batches import stoppable
 from attrib.cli.explain import Examples, How, explain
+from attrib.cli.subjects import Subject, entry_of, file_name, groups
+from attrib.cli.texts import first_seeds, number
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,72 +53,103 @@ def maps(
     import pandas as pd
     import torch
 
-    from attrib import inference, plot, results
-    from attrib.files import folder
+    from attrib import plot, results
     from attrib.maps import MAPS
-    from attrib.spans import span
+    from attrib.parallel import gather, shard
+    from attrib.spans import parse_threshold, span
 
+    parse_threshold(threshold)
     common.check_choice("--map", map_name, MAPS)
     common.check_choice("--target", target, ("label", "prediction"))
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")
-    if not (ckpt or model):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model)")
-    if out:
-        folder(out)
-    where = inference.device(device)
-    subjects = common.load_subjects(ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=where)
-    pool = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
-    settings = common.attack_settings(attack, data=pool.name, eps=eps, step_size=step_size, steps=steps)
-    how = How(map_name, target, settings, seed, precision, where)
-    names = [subject.name for subject in subjects]
-    shown = Examples(pool, count=min(images, len(pool)), models=names, index=_positions(index, len(pool)))
-
-    rows: list[pd.DataFrame] = []
-    order = torch.tensor(shown.index)
-    for batch in pool.batches(len(order), order=order, device=where):
-        for position, subject in enumerate(subjects):
-            view = explain(subject, batch, how, classes=len(pool.classes))[settings.name if settings else "clean"]
-            spans = span(view.map, threshold=threshold)
-            shown.add(position, batch, view, spans)
-            if out:
-                with results.MapWriter(
-                    out / f"maps-{subject.name}.npz", images=len(order), size=pool.shape[1:]
-                ) as writer:
-                    writer.add(batch.index.cpu().numpy(), view.map.cpu().numpy(), spans.cpu().numpy())
-            rows.append(_rows(subject.name, batch.index, batch.label, view.prediction, view.map, pool.classes))
-    table = pd.concat(rows, ignore_index=True)
+    common.check_given(ckpt, model, out=out)
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, data=data, split=split, root=data_root,
+        limit=limit, attack=attack, eps=eps, step_size=step_size, steps=steps, device=device, precision=precision,
+    ) as work:  # fmt: skip
+        here, subjects, pool, settings = work
+        how = How(map_name, target, settings, seed, precision, here.device)
+        seeds = groups(subjects)
+        shown = Examples(pool, count=min(images, len(pool)), models=list(seeds), index=_positions(index, len(pool)))
+        kind = settings.name if settings else "clean"
+        rows: list[pd.DataFrame] = []
+        arrays: dict[str, list[Any]] = {subject.name: [] for subject in subjects}
+        order = shard(torch.tensor(shown.index), here)
+        for batch in pool.batches(max(1, len(order)), order=order, device=here.device):
+            for subject in subjects:
+                view = explain(subject, batch, how, classes=len(pool.classes))[kind]
+                spans = span(view.map, threshold=threshold)
+                if subject.seed == 0:
+                    shown.add(list(seeds).index(subject.group), batch, {kind: view}, {kind: spans})
+                arrays[subject.name].append([part.cpu().numpy() for part in (batch.index, view.map, spans)])
+                rows.append(_rows(subject, batch.index, batch.label, view.prediction, view.map, pool.classes))
+        parts = gather((rows, arrays, shown.pictures))
+    if parts is None:  # not the first process of torchrun
+        return
+    for _, _, pictures in parts:
+        shown.pictures |= pictures
+    table = _in_order(pd.concat([frame for found, _, _ in parts for frame in found]), subjects)
     summary: dict[str, Any] = {
         "data": pool.name, "split": split, "map": map_name, "target": target, "seed": seed,
         "attack": settings._asdict() if settings else None,
-        "models": [common.identity(subject) for subject in subjects],
+        "models": [entry_of(files, lambda _: {}) for files in seeds.values()],
         "images": table.to_dict("records"), "versions": common.provenance(),
     }  # fmt: skip
     said = f"{map_name}, {pool.name} {split}, {f'{settings.name} images' if settings else 'clean images'}"
     written = []
     if out:
-        results.write_csv(table, out / "maps.csv")
-        results.write_json(summary, out / "maps.json")
-        examples = shown.arrays()
-        results.write_examples(out / "maps-examples.npz", examples)
-        written = plot.save(plot.map_grid(examples, title=said), out / "maps")
+        with stoppable("some files are written, and some are not"):
+            written = [out / "maps.csv", out / "maps.json"]
+            results.write_csv(table, written[0])
+            results.write_json(summary, written[1])
+            for subject in subjects:
+                path = out / f"maps-{file_name(subject)}.npz"
+                _write(path, [of_batch for _, found, _ in parts for of_batch in found[subject.name]], pool.shape[1:])
+            examples = shown.arrays()
+            results.write_examples(out / "maps-examples.npz", examples)
+            picture = plot.map_grid(examples, title=said + first_seeds(summary["models"]))
+            written += plot.save(picture, out / "maps")
     if json:
         typer.echo(results.to_json(summary))
         return
-    printed = table.assign(highest=table["highest"].map("{:.3g}".format), mean=table["mean"].map("{:.3g}".format))
+    printed = table.assign(**{name: [number(value, ".3g") for value in table[name]] for name in ("highest", "mean")})
+    if max(table["seed"]) == 0:
+        printed = printed.drop(columns="seed")
     common.print_table(printed, title="Attribution maps", caption=f"{said}; in the units of the score explained")
-    if out:
-        for path in (out / "maps.csv", out / "maps.json", *written):
-            typer.echo(path)
+    for path in written:
+        typer.echo(path)
 
 
-def _rows(name: str, index: Any, label: Any, prediction: Any, maps: Any, classes: tuple[str, ...]) -> "pd.DataFrame":
+def _in_order(table: "pd.DataFrame", subjects: list[Subject]) -> "pd.DataFrame":
+    """Model by model and file by file, the images in the order of the data, whichever process they come from."""
+    import pandas as pd
+
+    by_file = {key: rows.sort_values("index") for key, rows in table.groupby(["model", "seed"], sort=False)}
+    return pd.concat([by_file[subject.group, subject.seed] for subject in subjects], ignore_index=True)
+
+
+def _write(path: Path, parts: list[Any], size: tuple[int, int]) -> None:
+    """The maps and spans of one file, from batches (index, map, span) in whatever order."""
+    import numpy as np
+
+    from attrib.results import MapWriter
+
+    index, maps, spans = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(index)
+    with MapWriter(path, images=len(order), size=size) as writer:
+        writer.add(index[order], maps[order], spans[order])
+
+
+def _rows(
+    subject: Subject, index: Any, label: Any, prediction: Any, maps: Any, classes: tuple[str, ...]
+) -> "pd.DataFrame":
     import pandas as pd
 
     flat = maps.flatten(1).cpu()
     return pd.DataFrame(
         {
-            "model": name, "index": index.cpu().numpy(),
+            "model": subject.group, "seed": subject.seed, "index": index.cpu().numpy(),
             "label": [classes[k] for k in label.tolist()], "prediction": [classes[k] for k in prediction.tolist()],
             "highest": flat.amax(1).double().numpy(), "mean": flat.mean(1).double().numpy(),
         }

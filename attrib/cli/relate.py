@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from attrib.cli import common
-from attrib.cli.batches import over_batches
-from attrib.cli.common import fingerprint
+from attrib.cli import common, texts
+from attrib.cli.batches import over_batches, unfinished
 from attrib.cli.explain import Explained, How, explain
-from attrib.cli.sets import saved_epochs
+from attrib.cli.sets import OTHERS, saved_epochs
+from attrib.cli.subjects import Subject, groups, identity, named_pairs
 from attrib.errors import InputError
 from attrib.relate import MODEL, Point, image_relations, model_relations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from attrib.data import Batch, Dataset
-    from attrib.parallel import World
 
 MEASURES = {
     "coverage": "coverage",
@@ -76,29 +75,19 @@ def relate(
     """Whether coverage, participation ratio and span IoU go with robustness, over images and across models."""
     import pandas as pd
 
-    from attrib import inference, results
-    from attrib.files import folder
-    from attrib.parallel import world
+    from attrib import results
 
-    check_options(map_name, threshold, attack, step_size, steps, batch_size)
-    if not (ckpt or model or run):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model, or a --run)")
+    check_map(map_name, threshold)
+    common.check_given(ckpt, model, run, batch_size=batch_size, out=out, what=OTHERS)
     epochs = all_epochs(run or [])
-    if out:
-        folder(out)
-    with world(device) as here:
-        inference.precision(precision, here.device)
-        subjects = common.load_subjects(
-            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=here.device
-        )
-        first = [load_epoch(epoch, "cpu") for epoch in epochs[:1]]
-        if data is None:
-            check_trained_alike(subjects, epochs)
-        images = common.load_data(data, subjects or first, split=split, root=data_root, limit=limit, size=size)
-        prints = fingerprints_of(epochs, images)
-        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, data=data, split=split, root=data_root,
+        limit=limit, attack=attack, eps=eps, step_size=step_size, steps=steps, device=device, precision=precision,
+        others=first_of_runs(epochs),
+    ) as work:  # fmt: skip
+        here, subjects, images, settings = work
+        assert settings is not None  # None is for commands that may do without an attack
         how = How(map_name, "label", settings, seed, precision, here.device)
-        check_models(subjects or first, images, here)
 
         def measure(batch: "Batch") -> "pd.DataFrame":
             parts = [image_rows(s, batch, how, threshold, images, epoch=MODEL) for s in subjects]
@@ -108,38 +97,43 @@ def relate(
             return pd.concat(parts, ignore_index=True)
 
         described = {
-            "data": images.name, "split": split, "size": size, "threshold": threshold, "layer": layer,
-            "how": [str(part) for part in how], "epochs": prints,
-            "models": [(subject.name, subject.path, fingerprint(subject.model)) for subject in subjects],
+            "size": size, "threshold": threshold, "layer": layer, "how": [str(part) for part in how],
+            "epochs": (prints := fingerprints_of(epochs, images)),
         }  # fmt: skip
-        table = over_batches(
-            images, measure, batch_size=batch_size, here=here, title="relate", out=out, settings=described
-        )
-    if table is None:  # the first process has the rows of all
-        return
+        with unfinished(out, "relate", work, batch_size=batch_size, settings=described) as keep:
+            table = over_batches(images, measure, batch_size=batch_size, here=here, title="relate", keep=keep)
+            if table is None:  # the first process has the rows of all
+                return
 
-    points = [Point(subject.name, MODEL, subject.path) for subject in subjects]
-    points += [Point(epoch.run, epoch.number, str(epoch.path)) for epoch in epochs]
-    lasts = {epoch.run: epoch.number for epoch in epochs}
-    chosen = points[: len(subjects)] or [point for point in points if lasts[point.name] == point.epoch]
-    assert settings is not None  # None is for commands that may do without an attack
-    summary: dict[str, Any] = {
-        "data": images.name, "split": split, "map": map_name, "threshold": threshold, "seed": seed,
-        "attack": settings._asdict(),
-        "models": image_relations(table, chosen, tuple(MEASURES), seed=seed),
-        "across": model_relations(table, points, tuple(MEASURES), seed=seed),
-        "versions": common.provenance(),
-    }  # fmt: skip
+            points = [
+                Point(name, MODEL, files[0].path if len(files) == 1 else [file.path for file in files])
+                for name, files in groups(subjects).items()
+            ]
+            lasts = {epoch.run: epoch.number for epoch in epochs}
+            of_runs = [Point(epoch.run, epoch.number, str(epoch.path)) for epoch in epochs]
+            chosen = points or [point for point in of_runs if lasts[point.name] == point.epoch]
+            summary: dict[str, Any] = {
+                "data": images.name, "split": split, "map": map_name, "threshold": threshold, "seed": seed,
+                "attack": settings._asdict(),
+                "models": _with_fingerprints(
+                    image_relations(table, chosen, tuple(MEASURES), seed=seed),
+                    {subject.path: identity(subject)["fingerprint"] for subject in subjects}
+                    | {str(epoch.path): said.split()[-1] for epoch, said in zip(epochs, prints, strict=True)},
+                ),
+                "across": model_relations(table, [*points, *of_runs], tuple(MEASURES), seed=seed),
+                "versions": common.provenance(),
+            }  # fmt: skip
+            written: list[Path] = []
+            if out:
+                written = [out / "relate.csv", out / "relate.json", out / "relate.tex"]
+                by_epoch = table["epoch"].where(table["epoch"] != MODEL).astype("Int64")
+                results.write_csv(table.assign(epoch=by_epoch), written[0])
+                results.write_json(summary, written[1])
+                results.write_latex(_model_table(summary), written[2], caption=_caption(summary))
+                written += _draw(table, summary, out)
     grids = sorted(set(table["grid"]))
     if len(grids) > 1:
         common.warn(f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage")
-    written: list[Path] = []
-    if out:
-        written = [out / "relate.csv", out / "relate.json", out / "relate.tex"]
-        results.write_csv(table.assign(epoch=table["epoch"].where(table["epoch"] != MODEL).astype("Int64")), written[0])
-        results.write_json(summary, written[1])
-        results.write_latex(_model_table(summary), written[2], caption=_caption(summary))
-        written += _draw(table, summary, out)
     if json:
         typer.echo(results.to_json(summary))
         return
@@ -148,25 +142,26 @@ def relate(
         typer.echo(path)
 
 
-def check_options(
-    map_name: str, threshold: str, attack: str, step_size: str | None, steps: int | None, batch_size: int
-) -> None:
-    """Raise InputError for what can be told to be wrong before anything is loaded."""
+def _with_fingerprints(entries: list[dict[str, Any]], by_path: dict[str, str | None]) -> list[dict[str, Any]]:
+    for entry in entries:
+        paths = entry["checkpoint"]
+        entry["fingerprint"] = by_path[paths] if isinstance(paths, str) else [by_path[path] for path in paths]
+        _with_fingerprints(entry.get("seeds", []), by_path)
+    return entries
+
+
+def check_map(map_name: str, threshold: str) -> None:
+    """Raise InputError for a map or a threshold that there is not."""
     from attrib.maps import MAPS
     from attrib.spans import parse_threshold
 
     parse_threshold(threshold)
     common.check_choice("--map", map_name, MAPS)
-    common.check_choice("--attack", attack, ("fgsm", "pgd", "cw"))
-    if batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
-    if attack == "fgsm" and (step_size, steps) != (None, None):
-        raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
 
 
 def all_epochs(runs: list[str]) -> list[Saved]:
     """The saved epochs of every [NAME=]RUN_DIR; raises InputError where one has none, or two are called the same."""
-    named = list(common.named_pairs(runs, lambda text: Path(text).resolve().name.replace("=", "-")))
+    named = list(named_pairs(runs, lambda text: Path(text).resolve().name.replace("=", "-")))
     names = [name for name, _ in named]
     for name in names:
         if names.count(name) > 1:
@@ -174,24 +169,18 @@ def all_epochs(runs: list[str]) -> list[Saved]:
     return [Saved(name, *epoch) for name, path in named for epoch in saved_epochs(Path(path))]
 
 
-def load_epoch(epoch: Saved, device: "torch.device | str") -> common.Subject:
+def load_epoch(epoch: Saved, device: "torch.device | str") -> Subject:
     """The model of a saved epoch. Epochs are read anew when they are needed: one in memory at a time."""
     from attrib import checkpoint
 
     model, ckpt = checkpoint.load(epoch.path, device=device)
-    return common.Subject(f"{epoch.run} epoch {epoch.number}", str(epoch.path), model, None, ckpt)
+    return Subject(f"{epoch.run} epoch {epoch.number}", epoch.run, 0, str(epoch.path), model, None, ckpt)
 
 
-def check_trained_alike(subjects: list[common.Subject], epochs: list[Saved]) -> None:
-    """Raise InputError where models were trained on different data, of which none may be taken for granted."""
-    from attrib import checkpoint
-
-    known = {s.name: s.checkpoint.data for s in subjects if s.checkpoint}
-    known |= {epoch.run: checkpoint.read(epoch.path).data for epoch in epochs}
-    known = {name: data for name, data in known.items() if data != "unknown"}
-    if len(set(known.values())) > 1:
-        listed = ", ".join(f"{name} on {data}" for name, data in known.items())
-        raise InputError(f"the models were trained on different data ({listed}); name the one to look at with --data")
+def first_of_runs(epochs: list[Saved]) -> list[Subject]:
+    """The first epoch of every run: where it fits the data, the others do."""
+    firsts = {epoch.run: epoch for epoch in reversed(epochs)}
+    return [load_epoch(epoch, "cpu") for epoch in reversed(firsts.values())]
 
 
 def fingerprints_of(epochs: list[Saved], data: "Dataset") -> list[str]:
@@ -209,26 +198,8 @@ def fingerprints_of(epochs: list[Saved], data: "Dataset") -> list[str]:
     return found
 
 
-def check_models(subjects: list[common.Subject], data: "Dataset", here: "World") -> None:
-    """Say before the attack, and not in the middle of it, which model does not fit; and what a gated one means."""
-    import torch
-
-    from attrib.gated import GatedClassifier
-
-    for batch in data.batches(1, order=torch.tensor([0]), device=here.device):
-        for subject in subjects:
-            common.predictions(
-                subject._replace(model=subject.model.to(here.device)), batch.image, classes=len(data.classes)
-            )
-            if isinstance(subject.model, GatedClassifier) and here.rank == 0:
-                common.warn(
-                    f"{subject.name} is gated, and its gates hide part of the gradient: an attack on the final logits"
-                    " alone flatters it; see attrib robust for the worst of its attacks"
-                )
-
-
 def image_rows(
-    subject: common.Subject, batch: "Batch", how: How, threshold: str, data: "Dataset", *, epoch: int
+    subject: Subject, batch: "Batch", how: How, threshold: str, data: "Dataset", *, epoch: int
 ) -> "pd.DataFrame":
     """One row per image of what the model makes of it, clean and attacked; margins are z_y - max_{j != y} z_j."""
     import pandas as pd
@@ -264,8 +235,7 @@ def image_rows(
     # In float64, which a CSV gives back exactly when a stopped command continues.
     columns = {name: values.double() if values.is_floating_point() else values for name, values in columns.items()}
     arrays = {name: values.cpu().numpy() for name, values in columns.items()}
-    name = subject.name if epoch == MODEL else subject.name.removesuffix(f" epoch {epoch}")
-    return pd.DataFrame({"model": name, "epoch": epoch, "grid": _grid(clean), **arrays})
+    return pd.DataFrame({"model": subject.group, "seed": subject.seed, "epoch": epoch, "grid": _grid(clean), **arrays})
 
 
 def _grid(view: Explained) -> str:
@@ -282,10 +252,10 @@ def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
             broken, margin, partial = (entry[measure][name] for name in ("broken", "margin", "partial"))
             rows.append(
                 {
-                    "model": _name(entry), "of": words,
+                    "model": _name(entry), **texts.seeds_column(entry, summary["models"]), "of": words,
                     "broken": _number(broken["mean_broken"], measure), "stood": _number(broken["mean_stood"], measure),
-                    "difference": _with_interval(broken, "difference", measure), "p": _p(broken["p_holm"]),
-                    "ρ with margin": _with_interval(margin, "rho"), "p ": _p(margin["p_holm"]),
+                    "difference": _with_interval(broken, "difference", measure), "p": texts.p_value(broken["p_holm"]),
+                    "ρ with margin": _with_interval(margin, "rho"), "p ": texts.p_value(margin["p_holm"]),
                     "ρ given clean": _with_interval(partial, "rho"),
                 }
             )  # fmt: skip
@@ -301,7 +271,7 @@ def _across_table(summary: dict[str, Any]) -> "pd.DataFrame":
         rows.append(row | {words: _number(entry[measure], measure) for measure, words in MEASURES.items()})
     found = {words: summary["across"]["correlations"][measure] for measure, words in MEASURES.items()}
     rho = {words: _with_interval(each, "rho") for words, each in found.items()}
-    p = {words: _p(each["p_holm"]) for words, each in found.items()}
+    p = {words: texts.p_value(each["p_holm"]) for words, each in found.items()}
     rows += [{"model": "ρ with robust accuracy", "robust accuracy %": "", **rho}]
     rows += [{"model": "p (Holm)", "robust accuracy %": "", **p}]
     return pd.DataFrame(rows)
@@ -313,40 +283,28 @@ def _name(entry: dict[str, Any]) -> str:
 
 def _number(value: float, measure: str | None = None, *, signed: bool = False) -> str:
     """Coverage and IoU in percent; a participation ratio as it is; rank correlations with two decimals."""
-    if value != value:
-        return "–"
     scale, digits = {"participation_ratio": (1, 1), None: (1, 2)}.get(measure, (100, 1))
-    return format(scale * value, f"{'+' if signed else ''}.{digits}f").replace("-", "−")
+    return texts.number(value, f"{'+' if signed else ''}.{digits}f", scale=scale)
 
 
 def _with_interval(found: dict[str, Any], key: str, measure: str | None = None) -> str:
-    value = _number(found[key], measure, signed=True)
-    low, high = (_number(end, measure, signed=True) for end in found["ci"])
-    return value if "–" in (low, high) else f"{value} ({low} to {high})"
-
-
-def _p(p: float) -> str:
-    return "–" if p != p else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return texts.with_interval(found[key], found["ci"], lambda value: _number(value, measure, signed=True))
 
 
 def _caption(summary: dict[str, Any]) -> str:
-    attack = summary["attack"]
+    attack, several = summary["attack"], texts.several_seeds(summary["models"])
     said = (
         f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; {summary['map']}, threshold"
-        f" {summary['threshold']}; {attack_words(attack)}. Means and differences of coverage and IoU in percent, among"
-        " the images that are right when clean: those the attack broke less those that stood. ρ: Spearman's rank"
+        f" {summary['threshold']}; {texts.attack_words(attack)}. Means and differences of coverage and IoU in percent,"
+        " among the images that are right when clean: those the attack broke less those that stood. ρ: Spearman's rank"
         " correlation with the adversarial margin over all images; given clean: with the clean margin held fixed."
-        " 95 % bootstrap intervals over images; permutation p, Holm's correction over the table."
+        f" {texts.interval_words(summary['models'])}; p: permutation test"
+        f"{', of several seeds t test over seeds and images' if several else ''},"
+        " Holm's correction over the table."
         " Span IoU is measured on the attacked image, so it is no cause of what it goes with"
     )
     notes = [f"{_name(entry)}: {entry['note']}" for entry in summary["models"] if entry["note"]]
     return "; ".join([said, *notes])
-
-
-def attack_words(attack: dict[str, Any]) -> str:
-    """The attack and its settings; steps only where it takes several."""
-    said = f"{attack['name']} eps {attack['eps']:.4g}"
-    return said if attack["name"] == "fgsm" else f"{said}, step {attack['step_size']:.4g}, {attack['steps']} steps"
 
 
 def _print(summary: dict[str, Any]) -> None:
@@ -360,6 +318,7 @@ def _draw(table: "pd.DataFrame", summary: dict[str, Any], out: Path) -> list[Pat
     from attrib.plot_evolve import relations
 
     said = (
-        f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images, {attack_words(summary['attack'])}"
+        f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images,"
+        f" {texts.attack_words(summary['attack'])}"
     )
     return plot.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")

@@ -1,7 +1,6 @@
 """``attrib robust``: how accurate is each model under attack, and is the difference real?"""
 
-import hashlib
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -10,13 +9,13 @@ import typer
 
 from attrib.cli import common
 from attrib.cli import robust_tables as tables
-from attrib.cli.batches import over_batches
+from attrib.cli.batches import over_batches, read_rows, unfinished
 from attrib.cli.robust_summary import How, Radius, doubts, rights_of, summary_of
+from attrib.cli.subjects import Subject
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
     from attrib.data import Batch, Dataset
     from attrib.parallel import World
@@ -74,41 +73,38 @@ def robust(
 
     from attrib import inference, results
     from attrib.autoattack import require
-    from attrib.files import folder
-    from attrib.parallel import world
-    from attrib.robust import fast_layout
 
     counts = _steps(steps)
-    for option, value in (("--restarts", restarts), ("--batch-size", 1 if batch_size is None else batch_size)):
-        if value < 1:
-            raise InputError(f"{option}: expected at least 1, got {value}")
+    if restarts < 1:
+        raise InputError(f"--restarts: expected at least 1, got {restarts}")
     if gap and split != "test":
         raise InputError("--gap compares the training with the test images; leave out --split")
-    if not (ckpt or model):
-        raise InputError("nothing to attack: name a checkpoint with --ckpt PATH (or a --model)")
     if autoattack:
         require()
-    if out:
-        folder(out)
+    common.check_given(ckpt, model, batch_size=batch_size, out=out)
 
-    with world(device) as here:
-        subjects = common.load_subjects(
-            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, device=here.device
-        )
-        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, data=data, split=split, root=data_root, limit=limit,
+        device=device, precision=precision,
+    ) as loaded, ExitStack() as stack:  # fmt: skip
+        here, subjects, images, _ = loaded
         radii = _radii(eps, step_size, data=images.name)
         how = How(radii, counts, restarts, worst, autoattack, seed, inference.precision(precision, here.device))
-        _check(subjects, images, here.device)
-        if how.precision == "bf16":
-            for subject in subjects:
-                fast_layout(subject.model)
         batch_size = batch_size or (500 if here.device.type == "cuda" else 100)
         work = [Work(images, how)]
         if gap:
             # A sweep asks for one gap, not for one at each radius.
             train = _training_images(images, root=data_root, size=size)
             work.append(Work(train, how._replace(radii=radii[-1:])))
-        places = [_unfinished(out, subjects, part, batch_size) if out else None for part in work]
+        places = [
+            stack.enter_context(
+                unfinished(
+                    out, "robust", loaded._replace(images=part.data), batch_size=batch_size,
+                    settings={"size": size, **part.how._asdict()},
+                )
+            )
+            for part in work
+        ]  # fmt: skip
         found = [
             _measure(subjects, part, batch_size=batch_size, here=here, keep=keep)
             for part, keep in zip(work, places, strict=True)
@@ -128,15 +124,12 @@ def robust(
             results.write_json(summary, written[1])
             results.write_latex(tables.paper_table(summary), written[2], caption=tables.paper_caption(summary))
             written += tables.draw(summary, out)
-        for keep in places:
-            if keep:
-                shutil.rmtree(keep, ignore_errors=True)
-        if json:
-            typer.echo(results.to_json(summary))
-            return
-        tables.print_all(summary)
-        for path in written:
-            typer.echo(path)
+    if json:
+        typer.echo(results.to_json(summary))
+        return
+    tables.print_all(summary)
+    for path in written:
+        typer.echo(path)
 
 
 def _steps(text: str) -> list[int]:
@@ -173,15 +166,6 @@ def _radii(eps: str | None, step_size: str | None, *, data: str) -> list[Radius]
     ]
 
 
-def _check(subjects: list[common.Subject], data: "Dataset", device: "torch.device") -> None:
-    """Say now, and not in the middle of the work, which model does not fit the data."""
-    import torch
-
-    for batch in data.batches(1, order=torch.tensor([0]), device=device):
-        for subject in subjects:
-            common.predictions(subject, batch.image, classes=len(data.classes))
-
-
 def _training_images(test: "Dataset", *, root: Path | None, size: int | None) -> "Dataset":
     """As many training images as there are test images."""
     from attrib.data import dataset
@@ -192,23 +176,8 @@ def _training_images(test: "Dataset", *, root: Path | None, size: int | None) ->
     return dataset(test.name, split="train", root=root, limit=len(test), size=size if folder else None)
 
 
-def _unfinished(out: Path, subjects: list[common.Subject], work: Work, batch_size: int) -> Path:
-    """The folder for the finished part of this very work: other models or settings have another."""
-    from attrib.cli.common import fingerprint
-    from attrib.results import to_json
-
-    described = {
-        "models": [(subject.path, fingerprint(subject.model)) for subject in subjects],
-        "data": [work.data.name, work.data.split, len(work.data), work.data.shape],
-        "how": work.how._asdict(), "batch_size": batch_size,
-    }  # fmt: skip
-    place = out / f".robust-{hashlib.sha256(to_json(described).encode()).hexdigest()[:12]}"
-    place.mkdir(exist_ok=True)
-    return place
-
-
 def _measure(
-    subjects: list[common.Subject], work: Work, *, batch_size: int, here: "World", keep: Path | None
+    subjects: list[Subject], work: Work, *, batch_size: int, here: "World", keep: Path | None
 ) -> "pd.DataFrame | None":
     """One row per image, model, attack and radius, for the first process; what is finished is kept in ``keep``."""
     import pandas as pd
@@ -221,22 +190,21 @@ def _measure(
 
     whole = keep / "all.csv" if keep else None
     if whole and whole.exists():  # the test images were through when --gap's training images were interrupted
-        table = pd.read_csv(whole)
+        table = read_rows(whole)
     else:
-        found = over_batches(work.data, measure, batch_size=batch_size, here=here, title="robust", out=keep)
+        found = over_batches(work.data, measure, batch_size=batch_size, here=here, title="robust", keep=keep)
         if found is None:
             return None
         table = found
         if whole:
             write_csv(table, whole)
-    # Positions until now: a CSV gives a model called 1 or NA back as something else, and a radius not to the last bit.
-    table["model"] = table["model"].map(dict(enumerate(subject.name for subject in subjects)))
+    # A position until now: a CSV does not give a radius back to the last bit.
     table["eps"] = table["eps"].map({CLEAN: 0.0} | dict(enumerate(radius.eps for radius in work.how.radii)))
     return table
 
 
-def _rows(subject: common.Subject, place: int, batch: "Batch", work: Work, *, keep: Path | None) -> "pd.DataFrame":
-    """The rows of one model and batch; model and radius by their positions."""
+def _rows(subject: Subject, place: int, batch: "Batch", work: Work, *, keep: Path | None) -> "pd.DataFrame":
+    """The rows of one file and batch; the radius by its position."""
     import pandas as pd
 
     from attrib import robust as library
@@ -261,7 +229,8 @@ def _rows(subject: common.Subject, place: int, batch: "Batch", work: Work, *, ke
     parts = [
         pd.DataFrame(
             {
-                "model": place, "split": work.data.split, "index": index.cpu().numpy(), "label": label.cpu().numpy(),
+                "model": subject.group, "seed": subject.seed,
+                "split": work.data.split, "index": index.cpu().numpy(), "label": label.cpu().numpy(),
                 "attack": attack, "eps": radius, "prediction": outcome.prediction.cpu().numpy(),
                 "correct": (outcome.prediction == label).cpu().numpy(), "margin": outcome.margin.double().cpu().numpy(),
                 "via": via, "gradient": gradient,

@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib.cli import common
+from attrib.cli.subjects import Subject, entry_of, groups
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from attrib.data import Dataset
@@ -38,6 +41,7 @@ class Key(NamedTuple):
 
     split: str
     model: str
+    seed: int
     attack: str
     eps: float
 
@@ -49,96 +53,119 @@ Rights = dict[Key, NDArray[np.bool_]]
 def rights_of(table: "pd.DataFrame") -> Rights:
     """The columns of results of a long table."""
     found = {}
-    for group, part in table.groupby(["split", "model", "attack", "eps"], sort=False):
-        split, model, attack, eps = group
-        found[Key(str(split), str(model), str(attack), float(str(eps)))] = part["correct"].to_numpy(bool)
+    for group, part in table.groupby(["split", "model", "seed", "attack", "eps"], sort=False):
+        split, model, seed, attack, eps = group
+        found[Key(str(split), str(model), int(str(seed)), str(attack), float(str(eps)))] = part["correct"].to_numpy(
+            bool
+        )
     return found
 
 
-def key(split: str, model: str, attack: str, eps: float) -> Key:
-    """Where a result is found; clean images have no radius."""
-    return Key(split, model, attack, 0.0 if attack == "clean" else eps)
+def of_files(rights: Rights, split: str, files: "Sequence[Subject]", attack: str, eps: float) -> NDArray[np.bool_]:
+    """The results of a model's files, (S,N); clean images have no radius."""
+    radius = 0.0 if attack == "clean" else eps
+    return np.array([rights[Key(split, file.group, file.seed, attack, radius)] for file in files])
 
 
-def summary_of(rights: Rights, subjects: list[common.Subject], data: "Dataset", how: How) -> dict[str, Any]:
+def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: How) -> dict[str, Any]:
     """The command's JSON; where there is a sweep, all but ``sweep`` is at its largest radius."""
     from attrib import robust as library
     from attrib.autoattack import parts
 
     main = how.radii[-1]
     attacks = ["clean", *library.columns(how.steps), *(["autoattack"] if how.autoattack else [])]
-    models = []
-    for subject in subjects:
+
+    def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
         entry = {
-            **common.identity(subject), "n": len(data),
-            "attacked": [way.name for way in library.ways(subject.model)],
-            **_accuracies(rights, data.split, subject.name, attacks, main.eps),
+            "n": len(data), "attacked": [way.name for way in library.ways(files[0].model)],
+            **_accuracies(rights, data.split, files, attacks, main.eps),
         }  # fmt: skip
         if len(how.radii) > 1:
             entry["sweep"] = [
-                {**radius._asdict(), **_accuracies(rights, data.split, subject.name, attacks, radius.eps)}
+                {**radius._asdict(), **_accuracies(rights, data.split, files, attacks, radius.eps)}
                 for radius in how.radii
             ]
         if any(key.split != data.split for key in rights):
-            entry["gap"] = _gap(rights, subject.name, attacks, main.eps, seed=how.seed)
-        models.append(entry)
-    names = [subject.name for subject in subjects]
+            entry["gap"] = _gap(rights, files, attacks, main.eps, seed=how.seed)
+        return entry
+
     return {
         "data": data.name, "split": data.split, "eps": main.eps, "step_size": main.step_size, "steps": how.steps,
         "worst": how.worst, "restarts": how.restarts, "seed": how.seed, "precision": how.precision,
         "autoattack": {"version": "standard", "parts": parts(len(data.classes))} if how.autoattack else None,
-        "models": models, "pairs": _pairs(rights, data.split, names, attacks, main.eps, seed=how.seed),
+        "models": [entry_of(files, numbers) for files in groups(subjects).values()],
+        "pairs": _pairs(rights, data.split, groups(subjects), attacks, main.eps, seed=how.seed),
         "versions": common.provenance(),
     }  # fmt: skip
 
 
-def _accuracies(rights: Rights, split: str, name: str, attacks: list[str], eps: float) -> dict[str, Any]:
-    from attrib.robust import interval
+def _accuracies(
+    rights: Rights, split: str, files: "Sequence[Subject]", attacks: list[str], eps: float
+) -> dict[str, Any]:
+    from attrib import robust, stats
 
-    held = {attack: rights[key(split, name, attack, eps)] for attack in attacks}
+    def interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+        # Where all are right, or none is, seeds don't differ either, and the bound of one file's images stands.
+        if len(right) == 1 or right.all() or not right.any():
+            return robust.interval(right[0])
+        return stats.interval(right.astype(float), within=(0, 1))
+
+    held = {attack: of_files(rights, split, files, attack, eps) for attack in attacks}
     return {
         "accuracies": {attack: float(right.mean()) for attack, right in held.items()},
         "intervals": {attack: list(interval(right)) for attack, right in held.items()},
     }
 
 
-def _gap(rights: Rights, name: str, attacks: list[str], eps: float, *, seed: int) -> dict[str, Any]:
+def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: float, *, seed: int) -> dict[str, Any]:
     """The robust generalisation gap of every attack: training less test accuracy."""
-    from attrib.robust import gap
+    from attrib import robust, stats
 
-    train = {attack: rights[key("train", name, attack, eps)] for attack in attacks}
-    gaps = {attack: gap(train[attack], rights[key("test", name, attack, eps)], seed=seed) for attack in attacks}
+    train, test = (
+        {attack: of_files(rights, split, files, attack, eps) for attack in attacks} for split in ("train", "test")
+    )
+    found = {}
+    for attack in attacks:
+        if len(files) == 1:
+            found[attack] = robust.gap(train[attack][0], test[attack][0], seed=seed)
+        else:
+            # Other images: those of the one split are missing from the other.
+            missing = np.full_like(train[attack], np.nan, float), np.full_like(test[attack], np.nan, float)
+            sides = np.hstack([train[attack], missing[1]]), np.hstack([missing[0], test[attack]])
+            found[attack] = stats.groups_over_seeds(*sides)[:3]
     return {
-        "n_train": len(train["clean"]),
+        "n_train": train["clean"].shape[1],
         "train": {attack: float(right.mean()) for attack, right in train.items()},
-        "difference": {attack: found[0] for attack, found in gaps.items()},
-        "intervals": {attack: list(found[1:]) for attack, found in gaps.items()},
+        "difference": {attack: difference for attack, (difference, *_) in found.items()},
+        "intervals": {attack: ends for attack, (_, *ends) in found.items()},
     }
 
 
 def _pairs(
-    rights: Rights, split: str, names: list[str], attacks: list[str], eps: float, *, seed: int
+    rights: Rights, split: str, seeds: dict[str, list[Subject]], attacks: list[str], eps: float, *, seed: int
 ) -> list[dict[str, Any]]:
-    """Every other model's accuracy less the first one's, paired by image."""
-    from attrib.robust import paired
+    """The first model's accuracy less every other one's, paired by image."""
+    from attrib import robust, stats
 
+    first, *others = seeds
     pairs = []
-    for name in names[1:]:
+    for name in others:
         for attack in attacks:
-            at = [key(split, model, attack, eps) for model in (name, names[0])]
-            result = paired(rights[at[0]], rights[at[1]], seed=seed)
+            a, b = (of_files(rights, split, seeds[model], attack, eps) for model in (first, name))
+            if max(len(a), len(b)) > 1:
+                result = stats.paired(a.astype(float), b.astype(float), seed=seed)
+            else:
+                result = robust.paired(a[0], b[0], seed=seed)
             pairs.append(
                 {
-                    "a": name, "b": names[0], "attack": attack, "eps": at[0].eps, "n": len(rights[at[0]]),
-                    "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
+                    "a": first, "b": name, "attack": attack, "eps": 0.0 if attack == "clean" else eps,
+                    "n": a.shape[1], "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
     return pairs
 
 
-def doubts(
-    table: "pd.DataFrame", rights: Rights, subjects: list[common.Subject], data: "Dataset", how: How
-) -> list[str]:
+def doubts(table: "pd.DataFrame", rights: Rights, subjects: list[Subject], data: "Dataset", how: How) -> list[str]:
     """What an expert would object to, a sentence each, the model's name in front."""
     from attrib import robust as library
 
@@ -148,11 +175,13 @@ def doubts(
         found.append(f"{max(how.steps)} steps of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try --steps")
     own = table[table["split"] == data.split]
     for subject in subjects:
-        name = subject.name
-        clean = own[(own["model"] == name) & (own["attack"] == "clean")]
+        mine = own[(own["model"] == subject.group) & (own["seed"] == subject.seed)]
+        clean = mine[mine["attack"] == "clean"]
         columns = library.columns(how.steps)
         points = [
-            library.Point(*radius, {attack: rights[key(data.split, name, attack, radius.eps)] for attack in columns})
+            library.Point(
+                *radius, {attack: of_files(rights, data.split, [subject], attack, radius.eps)[0] for attack in columns}
+            )
             for radius in how.radii
         ]
         said = library.doubts(
@@ -160,12 +189,12 @@ def doubts(
             classes=len(data.classes), steps=how.steps,
         )  # fmt: skip
         if how.autoattack:
-            broken = own[(own["model"] == name) & (own["attack"] == "autoattack")]
+            broken = mine[mine["attack"] == "autoattack"]
             by_square = float((broken["via"] == "square").mean())
             if by_square > 0.002:  # the package's own threshold
                 said.append(
                     f"Square, which needs no gradient, broke {by_square:.1%} of the images after AutoAttack's other"
                     " parts had not: a sign of masked gradients"
                 )
-        found += [f"{name}: {sentence}" for sentence in said]
+        found += [f"{subject.name}: {sentence}" for sentence in said]
     return found

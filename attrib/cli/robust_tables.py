@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrib.cli import common
+from attrib.cli.texts import interval, interval_words, p_value, p_words, percent, points, seeds_column, several_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,8 @@ def print_all(summary: dict[str, Any]) -> None:
     if summary["pairs"]:
         common.print_table(
             pair_table(summary), title="Paired differences to the first model",
-            caption="p: exact paired test (McNemar), one for each attack, not corrected for their number."
-            " It compares two files, not two methods.",
+            caption=p_words(summary["models"], "exact paired test (McNemar)")
+            + " One for each attack, not corrected for their number.",
         )  # fmt: skip
     if "gap" in summary["models"][0]:
         common.print_table(
@@ -46,8 +47,10 @@ def accuracy_table(summary: dict[str, Any]) -> "pd.DataFrame":
     for attack in models[0]["accuracies"]:
         row = [title_of(attack)]
         for entry in models:
-            row += [_percent(entry["accuracies"][attack]), "–".join(map(_percent, entry["intervals"][attack]))]
+            row += [percent(entry["accuracies"][attack]), interval(entry["intervals"][attack], percent)]
         rows.append(row)
+    if several_seeds(models):
+        rows.append(["seeds", *(text for entry in models for text in (*seeds_column(entry, models).values(), ""))])
     if _any_gated(models):
         row = ["attacks on"]
         for entry in models:
@@ -64,8 +67,9 @@ def sweep_table(summary: dict[str, Any]) -> "pd.DataFrame":
     rows = []
     for entry in summary["models"]:
         for point in entry["sweep"]:
-            row = {"model": entry["name"], "eps": f"{point['eps']:.4g}", "step": f"{point['step_size']:.4g}"}
-            rows.append(row | {title_of(attack): _percent(value) for attack, value in point["accuracies"].items()})
+            row = {"model": entry["name"], **seeds_column(entry, summary["models"])}
+            row |= {"eps": f"{point['eps']:.4g}", "step": f"{point['step_size']:.4g}"}
+            rows.append(row | {title_of(attack): percent(value) for attack, value in point["accuracies"].items()})
     return pd.DataFrame(rows)
 
 
@@ -73,19 +77,16 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
     """One row per pair and attack."""
     import pandas as pd
 
-    rows = []
-    for pair in summary["pairs"]:
-        low, high = pair["ci"]
-        p = pair["p"]
-        rows.append(
-            {
-                "pair": f"{pair['a']} − {pair['b']}",
-                "attack": title_of(pair["attack"]),
-                "difference (points)": f"{100 * pair['difference']:+.2f}",
-                "95 % CI": f"{100 * low:+.2f} … {100 * high:+.2f}",
-                "p": "–" if p != p else f"{p:.4f}" if p >= 0.001 else "< 0.001",
-            }
-        )
+    rows = [
+        {
+            "pair": f"{pair['a']} − {pair['b']}",
+            "attack": title_of(pair["attack"]),
+            "difference (points)": points(pair["difference"]),
+            "95 % CI": interval(pair["ci"], points),
+            "p": p_value(pair["p"]),
+        }
+        for pair in summary["pairs"]
+    ]
     return pd.DataFrame(rows)
 
 
@@ -96,15 +97,14 @@ def gap_table(summary: dict[str, Any]) -> "pd.DataFrame":
     rows = []
     for entry in summary["models"]:
         for attack, difference in entry["gap"]["difference"].items():
-            low, high = entry["gap"]["intervals"][attack]
             rows.append(
                 {
                     "model": entry["name"],
                     "attack": title_of(attack),
-                    "train %": _percent(entry["gap"]["train"][attack]),
-                    "test %": _percent(entry["accuracies"][attack]),
-                    "gap": f"{100 * difference:+.2f}",
-                    "95 % CI": f"{100 * low:+.2f} … {100 * high:+.2f}",
+                    "train %": percent(entry["gap"]["train"][attack]),
+                    "test %": percent(entry["accuracies"][attack]),
+                    "gap": points(difference),
+                    "95 % CI": interval(entry["gap"]["intervals"][attack], points),
                 }
             )
     return pd.DataFrame(rows)
@@ -117,7 +117,7 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
     rows = []
     for entry in summary["models"]:
         for point in entry.get("sweep", [entry]):
-            row = {"Data set": summary["data"], "Method": entry["name"]}
+            row = {"Data set": summary["data"], "Method": entry["name"], **seeds_column(entry, summary["models"])}
             if "sweep" in entry:
                 row["Radius"] = f"{point['eps']:.4g}"
             if _any_gated(summary["models"]):
@@ -144,7 +144,7 @@ def caption(summary: dict[str, Any]) -> str:
         said += f"; AutoAttack standard ({', '.join(used)})"
         if len(used) < 4:
             said += ", without apgd-t, which needs four classes"
-    return f"{said}; 95 % bootstrap intervals over images"
+    return f"{said}; {interval_words(summary['models'])}"
 
 
 def paper_caption(summary: dict[str, Any]) -> str:
@@ -171,10 +171,14 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
         ]  # fmt: skip
 
     models = summary["models"]
+    dots = [
+        {"model": entry["name"], "attack": title_of(attack), "accuracy": value}
+        for entry in models for seed in entry.get("seeds", ()) for attack, value in seed["accuracies"].items()
+    ]  # fmt: skip
     heading = f"{summary['data']} {summary['split']}, {models[0]['n']:,} images"
     bars = pd.DataFrame([row for entry in models for row in rows(entry, entry)])
     title = f"{heading}, eps {summary['eps']:.4g}"
-    written = plot.save(plot.accuracies(bars, title=title), out / "robust")
+    written = plot.save(plot.accuracies(bars, seeds=pd.DataFrame(dots), title=title), out / "robust")
     if "sweep" in models[0]:
         curves = pd.DataFrame([row for entry in models for point in entry["sweep"] for row in rows(entry, point)])
         longest = max(summary["steps"])
@@ -185,7 +189,3 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
 
 def _any_gated(models: list[dict[str, Any]]) -> bool:
     return any(len(entry["attacked"]) > 1 for entry in models)
-
-
-def _percent(value: float) -> str:
-    return "–" if value != value else f"{100 * value:.2f}"

@@ -1,6 +1,7 @@
 """``attrib sets``: which images does an attack turn, how sure is the model of them, and what do they cost?"""
 
 import re
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -10,7 +11,9 @@ import typer
 
 from attrib.cli import common
 from attrib.cli import sets_tables as tables
-from attrib.cli.batches import over_batches
+from attrib.cli.batches import over_batches, unfinished
+from attrib.cli.subjects import Subject, column, entry_of, groups, rows_of
+from attrib.cli.texts import attack_words, first_seeds
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ EXAMPLES = 4
 COMPARED = ("consistent", "inconsistent")
 """The paper's two sets; what is in neither is counted, but neither compared nor followed over epochs."""
 
+OTHERS = "a --model, or a --run"
+"""What may be looked at beside a --ckpt."""
 NO_EPOCH = -1
 """The epoch of a row that belongs to a model of its own and not to the run."""
 
@@ -81,65 +86,57 @@ def sets(
 ) -> None:
     """Consistent and inconsistent sets of every model: their shares, confidences and losses (AALP, section 2.2)."""
     from attrib import inference, results
-    from attrib.files import folder
-    from attrib.parallel import world
 
-    if batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
-    if attack == "fgsm" and (step_size, steps) != (None, None):
-        raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
-    if not (ckpt or model or run):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model, or a --run)")
+    common.check_given(ckpt, model, [str(run)] if run else None, batch_size=batch_size, out=out, what=OTHERS)
     epochs = saved_epochs(run) if run else []
     if run and not (ckpt or model):
         ckpt = [f"{run.resolve().name.replace('=', '-')}={epochs[-1].path}"]
-    if out:
-        folder(out)
 
-    with world(device) as here:
-        subjects = common.load_subjects(
-            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=None, device=here.device
-        )
-        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
-        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, data=data, split=split, root=data_root, limit=limit,
+        attack=attack, eps=eps, step_size=step_size, steps=steps, device=device, precision=precision,
+    ) as work:  # fmt: skip
+        here, subjects, images, settings = work
         assert settings is not None  # None is for commands that may do without an attack
         how = How(settings, seed, inference.precision(precision, here.device))
-        _check(subjects, images, here.device)
-        fingerprints = _check_epochs(epochs, images)
-        rows = over_batches(
-            images, lambda batch: _measure(subjects, epochs, batch, how), batch_size=batch_size, here=here,
-            title="sets", out=out,
-            settings={
-                "data": images.name, "split": split, "size": size, "how": [settings, *how[1:]], "epochs": fingerprints,
-                "models": [(subject.name, subject.path, common.fingerprint(subject.model)) for subject in subjects],
-            },
-        )  # fmt: skip
-        if rows is None:  # the first process has those of all
-            return
+        described = {"size": size, "how": how[1:], "epochs": _check_epochs(epochs, images)}
+        with unfinished(out, "sets", work, batch_size=batch_size, settings=described) as keep:
+            rows = over_batches(
+                images, lambda batch: _measure(subjects, epochs, batch, how), batch_size=batch_size, here=here,
+                title="sets", keep=keep,
+            )  # fmt: skip
+            if rows is None:  # the first process has those of all
+                return
 
-        table = _of_models(rows, [subject.name for subject in subjects])
-        history = _of_epochs(rows, epochs)
-        summary: dict[str, Any] = {
-            "data": images.name, "split": split, "attack": settings._asdict(), "seed": seed,
-            "precision": how.precision,
-            "models": [_summary_of(table, subject, seed=seed) for subject in subjects],
-            "pairs": _pairs(table, [subject.name for subject in subjects], seed=seed),
-            "epochs": _epochs_summary(run, epochs, history, seed=seed) if run else None,
-            "versions": common.provenance(),
-        }  # fmt: skip
-        written = []
-        if out:
-            results.write_csv(table, out / "sets.csv")
-            results.write_json(summary, out / "sets.json")
-            results.write_latex(tables.paper_table(summary), out / "sets.tex", caption=tables.paper_caption(summary))
-            results.write_latex(tables.share_table(summary), out / "sets-shares.tex", caption=tables.caption(summary))
-            written += [out / name for name in ("sets.csv", "sets.json", "sets.tex", "sets-shares.tex")]
-            if run:
-                results.write_csv(history, out / "sets-epochs.csv")
-                written.append(out / "sets-epochs.csv")
-            examples = _examples(table, subjects, images, how, here.device)
-            results.write_examples(out / "sets-examples.npz", examples)
-            written += _draw(table, summary, examples, out)
+            seeds = groups(subjects)
+            table = _of_models(rows, list(seeds))
+            history = _of_epochs(rows, epochs)
+            summary: dict[str, Any] = {
+                "data": images.name, "split": split, "attack": settings._asdict(), "seed": seed,
+                "precision": how.precision,
+                "models": [
+                    entry_of(files, lambda files: _summary_of(table, files, seed=seed)) for files in seeds.values()
+                ],
+                "pairs": _pairs(table, list(seeds), seed=seed),
+                "epochs": _epochs_summary(run, epochs, history, seed=seed) if run else None,
+                "versions": common.provenance(),
+            }  # fmt: skip
+            written = []
+            if out:
+                results.write_csv(table, out / "sets.csv")
+                results.write_json(summary, out / "sets.json")
+                caption = tables.paper_caption(summary)
+                results.write_latex(tables.paper_table(summary), out / "sets.tex", caption=caption)
+                results.write_latex(
+                    tables.share_table(summary), out / "sets-shares.tex", caption=tables.caption(summary)
+                )
+                written += [out / name for name in ("sets.csv", "sets.json", "sets.tex", "sets-shares.tex")]
+                if run:
+                    results.write_csv(history, out / "sets-epochs.csv")
+                    written.append(out / "sets-epochs.csv")
+                examples = _examples(table, [files[0] for files in seeds.values()], images, how, here.device)
+                results.write_examples(out / "sets-examples.npz", examples)
+                written += _draw(table, summary, examples, out)
         if json:
             typer.echo(results.to_json(summary))
             return
@@ -160,23 +157,6 @@ def saved_epochs(run: Path) -> list[Epoch]:
     return epochs
 
 
-def _check(subjects: list[common.Subject], data: "Dataset", device: "torch.device") -> None:
-    """Say now, and not in the middle of the attack, what does not fit; and what to make of a gated model."""
-    import torch
-
-    from attrib.gated import GatedClassifier
-
-    for batch in data.batches(1, order=torch.tensor([0]), device=device):
-        for subject in subjects:
-            common.predictions(subject, batch.image, classes=len(data.classes))
-    for subject in subjects:
-        if isinstance(subject.model, GatedClassifier):
-            common.warn(
-                f"{subject.name} is gated, and its gates hide part of the gradient: the attack on the final logits"
-                " alone finds too few inconsistent images; see attrib robust for the worst of its attacks"
-            )
-
-
 def _check_epochs(epochs: list[Epoch], data: "Dataset") -> list[str]:
     """The fingerprints of the epochs; raises InputError for a file that is no checkpoint or does not fit the data."""
     from attrib import checkpoint
@@ -192,7 +172,7 @@ def _check_epochs(epochs: list[Epoch], data: "Dataset") -> list[str]:
     return fingerprints
 
 
-def _attacked(subject: common.Subject, batch: "Batch", how: How) -> "tuple[torch.Tensor, LogitPairs, torch.Tensor]":
+def _attacked(subject: Subject, batch: "Batch", how: How) -> "tuple[torch.Tensor, LogitPairs, torch.Tensor]":
     """The adversarial images (N,C,H,W), what the two sets of logits say, and the logits themselves, (2,N,K)."""
     import torch
 
@@ -205,7 +185,7 @@ def _attacked(subject: common.Subject, batch: "Batch", how: How) -> "tuple[torch
     return adversarial, logit_pairs(logits[0], logits[1], batch.label), logits
 
 
-def _measure(subjects: list[common.Subject], epochs: list[Epoch], batch: "Batch", how: How) -> "pd.DataFrame":
+def _measure(subjects: list[Subject], epochs: list[Epoch], batch: "Batch", how: How) -> "pd.DataFrame":
     """One row per image and model, and per image and saved epoch; models have NO_EPOCH.
 
     The epochs are read anew for every batch, which costs little beside the attack and keeps one in memory.
@@ -217,12 +197,12 @@ def _measure(subjects: list[common.Subject], epochs: list[Epoch], batch: "Batch"
     parts = [_rows(subject, batch, how, epoch=NO_EPOCH) for subject in subjects]
     for epoch in epochs:
         model, ckpt = checkpoint.load(epoch.path, device=batch.image.device)
-        subject = common.Subject(epoch.path.stem, str(epoch.path), model, None, ckpt)
+        subject = Subject(epoch.path.stem, epoch.path.stem, 0, str(epoch.path), model, None, ckpt)
         parts.append(_rows(subject, batch, how, epoch=epoch.number))
     return pd.concat(parts, ignore_index=True)
 
 
-def _rows(subject: common.Subject, batch: "Batch", how: How, *, epoch: int) -> "pd.DataFrame":
+def _rows(subject: Subject, batch: "Batch", how: How, *, epoch: int) -> "pd.DataFrame":
     """One row per image."""
     import pandas as pd
 
@@ -232,15 +212,20 @@ def _rows(subject: common.Subject, batch: "Batch", how: How, *, epoch: int) -> "
     columns = {name: values.cpu().numpy() for name, values in pairs._asdict().items()}
     kind = np.array(SETS)[columns.pop("membership")]
     index, label = batch.index.cpu().numpy(), batch.label.cpu().numpy()
-    return pd.DataFrame({"epoch": epoch, "model": subject.name, "index": index, "label": label, "set": kind, **columns})
+    return pd.DataFrame(
+        {
+            "epoch": epoch, "model": subject.group, "seed": subject.seed, "index": index, "label": label, "set": kind,
+            **columns,
+        }
+    )  # fmt: skip
 
 
 def _of_models(rows: "pd.DataFrame", names: list[str]) -> "pd.DataFrame":
-    """The models' rows, model by model, whatever batches they came in."""
+    """The models' rows, model by model and file by file, whatever batches they came in."""
     import pandas as pd
 
     models = rows[rows["epoch"] == NO_EPOCH].drop(columns="epoch")
-    return pd.concat([models[models["model"] == name] for name in names], ignore_index=True)
+    return pd.concat([rows for name in names for rows in rows_of(models, name)], ignore_index=True)
 
 
 def _of_epochs(rows: "pd.DataFrame", epochs: list[Epoch]) -> "pd.DataFrame":
@@ -252,22 +237,26 @@ def _of_epochs(rows: "pd.DataFrame", epochs: list[Epoch]) -> "pd.DataFrame":
     return history.assign(set=history["index"].map(last)).sort_values("epoch", kind="stable", ignore_index=True)
 
 
-def _summary_of(table: "pd.DataFrame", subject: common.Subject, *, seed: int) -> dict[str, Any]:
-    """Counts, shares and means of one model's sets."""
+def _summary_of(table: "pd.DataFrame", files: Sequence[Subject], *, seed: int) -> dict[str, Any]:
+    """Counts, shares and means of the sets of one model, over some of its files."""
     import torch
 
     from attrib.consistency import SETS, LogitPairs
     from attrib.consistency import summary as summary_of
 
-    mine = table[table["model"] == subject.name]
-    columns = {name: torch.tensor(mine[name].to_numpy()) for name in LogitPairs._fields if name != "membership"}
-    columns["membership"] = torch.tensor([SETS.index(name) for name in mine["set"]])
+    of_name = rows_of(table, files[0].group)
+    rows = [of_name[file.seed] for file in files]
+    pairs = []
+    for of_file in rows:
+        columns = {name: torch.tensor(of_file[name].to_numpy()) for name in LogitPairs._fields if name != "membership"}
+        columns["membership"] = torch.tensor([SETS.index(name) for name in of_file["set"]])
+        pairs.append(LogitPairs(**columns))
+    label = column(rows, "label")
     return {
-        **common.identity(subject),
-        "n": len(mine),
-        "accuracy": float((mine["prediction"] == mine["label"]).mean()),
-        "adversarial_accuracy": float((mine["prediction_adversarial"] == mine["label"]).mean()),
-        "sets": summary_of(LogitPairs(**columns), seed=seed),
+        "n": label.shape[1],
+        "accuracy": float((column(rows, "prediction") == label).mean()),
+        "adversarial_accuracy": float((column(rows, "prediction_adversarial") == label).mean()),
+        "sets": summary_of(*pairs, seed=seed),
     }
 
 
@@ -278,13 +267,11 @@ def _pairs(table: "pd.DataFrame", names: list[str], *, seed: int) -> list[dict[s
     found = []
     for a, b in combinations(names, 2):
         for kind in COMPARED:
-            in_a, in_b = (
-                (table.loc[table["model"] == name, "set"] == kind).astype(float).to_numpy() for name in (a, b)
-            )
+            in_a, in_b = (column(rows_of(table.assign(held=table["set"] == kind), name), "held") for name in (a, b))
             result = paired(in_a, in_b, seed=seed)
             found.append(
                 {
-                    "a": a, "b": b, "set": kind, "n": len(in_a), "difference": result.difference,
+                    "a": a, "b": b, "set": kind, "n": in_a.shape[1], "difference": result.difference,
                     "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
@@ -307,7 +294,7 @@ def _epochs_summary(run: Path, epochs: list[Epoch], history: "pd.DataFrame", *, 
 
 
 def _examples(
-    table: "pd.DataFrame", subjects: list[common.Subject], data: "Dataset", how: How, device: "torch.device"
+    table: "pd.DataFrame", subjects: list[Subject], data: "Dataset", how: How, device: "torch.device"
 ) -> dict[str, Any]:
     """What :func:`attrib.plot_sets.confidence_bars` takes: of each model and set the first images of each class.
 
@@ -318,13 +305,14 @@ def _examples(
     shape = len(subjects), len(COMPARED), EXAMPLES
     height, width = data.shape[1:]
     found = {
-        "model": np.array([subject.name for subject in subjects]), "set": np.array(COMPARED),
+        "model": np.array([subject.group for subject in subjects]), "set": np.array(COMPARED),
         "index": np.full(shape, -1), "image": np.zeros((*shape, 2, height, width, 3), np.float32),
         "classes": np.full((*shape, 2), "", "U64"), "probability": np.zeros((*shape, 2, 2)),
     }  # fmt: skip
     for m, subject in enumerate(subjects):
         for s, kind in enumerate(COMPARED):
-            rows = table[(table["model"] == subject.name) & (table["set"] == kind)]
+            rows = rows_of(table, subject.group)[0]
+            rows = rows[rows["set"] == kind]
             order = _first_of_each_class(rows, EXAMPLES)
             for batch in data.batches(EXAMPLES, order=torch.tensor(order, dtype=torch.int64), device=device):
                 adversarial, _, logits = _attacked(subject, batch, how)
@@ -351,13 +339,18 @@ def _draw(table: "pd.DataFrame", summary: dict[str, Any], examples: dict[str, An
 
     from attrib import plot, plot_sets
 
-    said = f"{summary['data']} {summary['split']}, {tables.attack_words(summary)}"
+    said = f"{summary['data']} {summary['split']}, {attack_words(summary['attack'])}"
+    seeds = first_seeds(summary["models"])
     names = [entry["name"] for entry in summary["models"]]
     count = summary["models"][0]["n"]
-    scatter = plot_sets.confidence_scatter(table, models=names, title=f"{said}, {count:,} images")
+    # Several seeds' points would lie on top of one another.
+    scatter = plot_sets.confidence_scatter(
+        table[table["seed"] == 0], models=names, title=f"{said}, {count:,} images{seeds}"
+    )
     written = [*plot.save(scatter, out / "sets")]
     written += plot.save(
-        plot_sets.confidence_bars(examples, title=f"{said}; examples chosen by position alone"), out / "sets-examples"
+        plot_sets.confidence_bars(examples, title=f"{said}; examples chosen by position alone{seeds}"),
+        out / "sets-examples",
     )
     if summary["epochs"]:
         rows = [

@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from attrib.cli import texts
 from attrib.cli.common import print_table
+from attrib.cli.texts import attack_words, interval, interval_words, p_value, p_words, points, seeds_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +41,7 @@ def print_all(summary: dict[str, Any]) -> None:
         print_table(share_table(summary), title="Shares of the sets", caption=caption(summary))
         print_table(
             _pair_table(summary), title="Paired differences",
-            caption="p: two-sided permutation test, paired by image. It compares two files, not two methods.",
+            caption=p_words(summary["models"], "two-sided permutation test, paired by image"),
         )  # fmt: skip
     if epochs := summary["epochs"]:
         print_table(
@@ -52,8 +54,8 @@ def caption(summary: dict[str, Any]) -> str:
     """On what, under which attack, with which intervals."""
     count = summary["models"][0]["n"]
     return (
-        f"{count:,} {summary['split']} images of {summary['data']}, {attack_words(summary)};"
-        " 95 % bootstrap intervals over images"
+        f"{count:,} {summary['split']} images of {summary['data']}, {attack_words(summary['attack'])};"
+        f" {interval_words(summary['models'])}"
     )
 
 
@@ -65,13 +67,6 @@ def paper_caption(summary: dict[str, Any]) -> str:
     )
 
 
-def attack_words(summary: dict[str, Any]) -> str:
-    """The attack and its settings; steps only where it takes several."""
-    attack = summary["attack"]
-    said = f"{attack['name']} eps {attack['eps']:.4g}"
-    return said if attack["name"] == "fgsm" else f"{said}, step {attack['step_size']:.4g}, {attack['steps']} steps"
-
-
 def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
     """Table 1 as the paper has it, a row per set, and below each the row of its intervals."""
     import pandas as pd
@@ -79,12 +74,17 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
     rows = []
     for entry in summary["models"]:
         for kind, found in entry["sets"].items():
-            row = {"model": entry["name"], "set": _plain(kind), "n": f"{found['n']:,}"}
-            interval = dict.fromkeys(row, "")
+            row = {
+                "model": entry["name"],
+                **seeds_column(entry, summary["models"]),
+                "set": _plain(kind),
+                "n": texts.count(found["n"]),
+            }
+            below = dict.fromkeys(row, "")
             for quantity, header in PAPER.items():
                 row[header] = _number(quantity, found[quantity])
-                interval[header] = _interval(quantity, found[f"{quantity}_ci"])
-            rows += [row, interval]
+                below[header] = _interval(quantity, found[f"{quantity}_ci"])
+            rows += [row, below]
     return pd.DataFrame(rows)
 
 
@@ -94,7 +94,7 @@ def share_table(summary: dict[str, Any]) -> "pd.DataFrame":
 
     rows = []
     for entry in summary["models"]:
-        row = {"model": entry["name"], "n": f"{entry['n']:,}"}
+        row = {"model": entry["name"], **seeds_column(entry, summary["models"]), "n": f"{entry['n']:,}"}
         for kind, found in entry["sets"].items():
             row[f"{_plain(kind)} %"] = _with_interval("share", found)
         rows.append(row)
@@ -105,7 +105,7 @@ def _model_table(entry: dict[str, Any]) -> "pd.DataFrame":
     """Table 1 turned: a column per set leaves room for the intervals."""
     import pandas as pd
 
-    counts = {"": "images"} | {_plain(kind): f"{found['n']:,}" for kind, found in entry["sets"].items()}
+    counts = {"": "images"} | {_plain(kind): texts.count(found["n"]) for kind, found in entry["sets"].items()}
     rows = [
         {"": words} | {_plain(kind): _with_interval(quantity, found) for kind, found in entry["sets"].items()}
         for quantity, words in QUANTITIES.items()
@@ -116,18 +116,14 @@ def _model_table(entry: dict[str, Any]) -> "pd.DataFrame":
 def _pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
-    rows = []
-    for pair in summary["pairs"]:
-        low, high = pair["ci"]
-        p = pair["p"]
-        rows.append(
-            {
-                "pair": f"{pair['a']} − {pair['b']}", "set": _plain(pair["set"]),
-                "difference (points)": f"{100 * pair['difference']:+.2f}",
-                "95 % CI": f"{100 * low:+.2f} … {100 * high:+.2f}",
-                "p": "–" if p != p else f"{p:.4f}" if p >= 0.001 else "< 0.001",
-            }
-        )  # fmt: skip
+    rows = [
+        {
+            "pair": f"{pair['a']} − {pair['b']}", "set": _plain(pair["set"]),
+            "difference (points)": points(pair["difference"]), "95 % CI": interval(pair["ci"], points),
+            "p": p_value(pair["p"]),
+        }
+        for pair in summary["pairs"]
+    ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -148,20 +144,16 @@ def _plain(kind: str) -> str:
 
 
 def _with_interval(quantity: str, found: dict[str, Any]) -> str:
-    mean, interval = _number(quantity, found[quantity]), _interval(quantity, found[f"{quantity}_ci"])
-    return f"{mean} ({interval})" if interval else mean
+    return texts.with_interval(found[quantity], found[f"{quantity}_ci"], lambda value: _number(quantity, value))
 
 
 def _interval(quantity: str, ends: list[float]) -> str:
-    """low–high; nothing where there is no interval (fewer than two images)."""
-    low, high = ends
-    return "" if low != low else f"{_number(quantity, low)}–{_number(quantity, high)}"
+    """Nothing where there is no interval (fewer than two images)."""
+    return "" if ends[0] != ends[0] else interval(ends, lambda value: _number(quantity, value))
 
 
 def _number(quantity: str, value: float) -> str:
     """Percent with two decimals; losses, which span orders of magnitude, with three digits."""
-    if value != value:
-        return "–"
     if quantity in PERCENT:
-        return f"{100 * value:.2f}"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
+        return texts.percent(value)
+    return texts.number(value, ",.0f") if value >= 1000 else texts.number(value, "#.3g").rstrip(".")

@@ -1,7 +1,7 @@
 """``attrib span``: how much of the image does each model use, and is the difference real?"""
 
 from contextlib import ExitStack
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -10,18 +10,25 @@ import typer
 from numpy.typing import NDArray
 
 from attrib.cli import common
+from attrib.cli.batches import stoppable
 from attrib.cli.explain import Examples, Explained, How, explain
-from attrib.cli.span_tables import caption, model_table, pair_table
+from attrib.cli.span_tables import caption, model_table, pair_caption, pair_table
+from attrib.cli.subjects import column, entry_of, file_name, groups, named_pairs, rows_of
+from attrib.cli.texts import first_seeds
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from torch import Tensor
 
+    from attrib.cli.subjects import Subject
     from attrib.data import Batch, Dataset
-    from attrib.parallel import World
 
     Array = NDArray[Any]
+    File = tuple[str, int]
+    """A model's name, and the position of the file among its seeds."""
 
 LEVELS = np.linspace(0, 1, 41)
 
@@ -65,97 +72,94 @@ def span(
 ) -> None:
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
     from attrib import results
-    from attrib.files import folder
     from attrib.maps import MAPS
-    from attrib.parallel import world
     from attrib.spans import parse_threshold
 
     parse_threshold(threshold)
     common.check_choice("--map", map_name, MAPS)
     common.check_choice("--target", target, ("label", "prediction"))
-    if batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, got {batch_size}")
     if save_maps and not out:
         raise InputError("--save-maps needs --out DIR, the folder to write to")
     if maps_file and (attack or save_maps):
         raise InputError("--attack and --save-maps need models; --maps only measures maps that exist")
-    if not (ckpt or model or maps_file):
-        raise InputError("nothing to look at: name a checkpoint with --ckpt PATH (or a --model, or --maps)")
-    if out:
-        folder(out)
+    common.check_given(ckpt, model, maps_file, batch_size=batch_size, out=out, what="a --model, or --maps")
 
-    with world(device) as here:
-        subjects = common.load_subjects(
-            ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, device=here.device
-        )
-        images = common.load_data(data, subjects, split=split, root=data_root, limit=limit, size=size)
-        settings = common.attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
-        how = How(map_name, target, settings, seed, precision, here.device)
-        how.attack_precision()
+    with common.loaded(
+        ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, data=data, split=split, root=data_root,
+        limit=limit, attack=attack, eps=eps, step_size=step_size, steps=steps, device=device, precision=precision,
+    ) as work:  # fmt: skip
+        images, settings = work.images, work.attack
         outside = _maps_from_files(maps_file or [], images)
-        names = [subject.name for subject in subjects] + list(outside)
-        if len(set(names)) < len(names):
+        seeds = groups(work.subjects)
+        names = [*seeds, *outside]
+        if len(seeds) + len(outside) > len(set(names)):
             raise InputError(f"two models are called the same: {', '.join(names)}; use NAME=PATH")
-
+        how = How(map_name, target, settings, seed, precision, work.here.device)
         found = _measure(
-            subjects, outside, images, how, threshold=threshold, batch_size=batch_size,
-            here=here, save_to=out if save_maps else None,
-        )  # fmt: skip
+            work, outside, how, threshold=threshold, batch_size=batch_size, save_to=out if save_maps else None
+        )
     if found is None:  # not the first process of torchrun
         return
+
+    def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
+        return _summary_of(found, [(file.group, file.seed) for file in files], settings, seed=seed)
+
     summary = {
         "data": images.name, "split": split,
-        "map": map_name if subjects else "from files", "threshold": threshold, "target": target, "seed": seed,
+        "map": map_name if seeds else "from files", "threshold": threshold, "target": target, "seed": seed,
         "attack": settings._asdict() if settings else None,
         "models": [
-            named | _summary_of(found, named["name"], settings, seed=seed)
-            for named in [*map(common.identity, subjects), *({"name": name, "checkpoint": name} for name in outside)]
+            *(entry_of(files, numbers) for files in seeds.values()),
+            *(
+                {"name": name, "checkpoint": name} | _summary_of(found, [(name, 0)], settings, seed=seed)
+                for name in outside
+            ),
         ],
         "pairs": _pairs(found, names, seed=seed),
         "versions": common.provenance(),
     }  # fmt: skip
-    if len(set(found.grids.values())) > 1:
-        listed = ", ".join(f"{name} {grid}" for name, grid in found.grids.items())
+    grids = {name: grid for (name, _), grid in found.grids.items()}
+    if len(set(grids.values())) > 1:
+        listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
         common.warn(f"the models' maps lie on different grids ({listed}), which alone changes coverage")
 
+    written = []
     if out:
-        results.write_csv(found.table, out / "span.csv")
-        results.write_json(summary, out / "span.json")
-        results.write_latex(model_table(summary, plain=True), out / "span.tex", caption=caption(summary))
-        results.write_examples(out / "span-examples.npz", found.examples)
-        written = _draw(found, names, out, summary)
+        with stoppable("some files are written, and some are not"):
+            written = [out / name for name in ("span.csv", "span.json", "span.tex")]
+            results.write_csv(found.table, written[0])
+            results.write_json(summary, written[1])
+            results.write_latex(model_table(summary, plain=True), written[2], caption=caption(summary))
+            results.write_examples(out / "span-examples.npz", found.examples)
+            written += _draw(found, names, out, summary)
     if json:
         typer.echo(results.to_json(summary))
         return
     common.print_table(model_table(summary), title="Attribution span coverage (ASC)", caption=caption(summary))
     if summary["pairs"]:
-        common.print_table(
-            pair_table(summary), title="Paired differences",
-            caption="p: two-sided permutation test, paired by image. It compares two files, not two methods.",
-        )  # fmt: skip
-    if out:
-        for path in (out / "span.csv", out / "span.json", out / "span.tex", *written):
-            typer.echo(path)
+        common.print_table(pair_table(summary), title="Paired differences", caption=pair_caption(summary))
+    for path in written:
+        typer.echo(path)
 
 
 class Measured(NamedTuple):
     """What one pass over the data leaves."""
 
     table: "pd.DataFrame"
-    """One row per model, kind of images (clean, or the attack's name) and image."""
+    """One row per file of a model, kind of images (clean, or the attack's name) and image."""
     iou: dict[tuple[str, str, str], "Array"]
-    """Kind and two models' names to the IoU of their spans of every image, (N,)."""
-    curves: dict[tuple[str, str], "Array"]
-    """Model and kind to the mean coverage at every level, (T,)."""
-    grids: dict[str, str]
-    """Model to the size of the grid its maps come from."""
+    """Kind and two models' names to the IoU of their spans of every image, (N,); the mean over their seeds' pairs."""
+    curves: dict[tuple["File", str], "Array"]
+    """File and kind to the mean coverage at every level, (T,)."""
+    grids: dict["File", str]
+    """File to the size of the grid its maps come from."""
     examples: dict[str, "Array"]
     """What the picture shows; see :func:`attrib.plot.map_grid`."""
 
 
 def _measure(
-    subjects: list[common.Subject], outside: "dict[str, dict[int, Array]]", data: "Dataset", how: How,
-    *, threshold: str, batch_size: int, here: "World", save_to: Path | None,
+    work: common.Loaded, outside: "dict[str, dict[int, Array]]", how: How,
+    *, threshold: str, batch_size: int, save_to: Path | None,
 ) -> Measured | None:  # fmt: skip
     """Batch by batch over all models, so that memory does not grow with the number of images; None but for rank 0."""
     import pandas as pd
@@ -165,8 +169,9 @@ def _measure(
     from attrib.parallel import gather
     from attrib.spans import coverage_curve, iou, span
 
-    names = [subject.name for subject in subjects] + list(outside)
-    examples = Examples(data, count=min(6, len(data)), models=names)
+    here, subjects, data, _ = work
+    names = [*groups(subjects), *outside]
+    examples = Examples(data, count=min(4 if how.attack else 6, len(data)), models=names)
     if save_to and here.size > 1:
         raise InputError("--save-maps writes from one process; run it without torchrun")
     batches_of = torch.arange(len(data)).split(batch_size)
@@ -174,35 +179,39 @@ def _measure(
     order = torch.cat([batches_of[number] for number in mine]) if mine else torch.arange(0)
     rows: dict[int, list[pd.DataFrame]] = {}
     shared: dict[int, dict[tuple[str, str, str], Any]] = {}
-    curves: dict[tuple[str, str], Any] = {}
-    grids: dict[str, str] = {}
+    curves: dict[tuple[File, str], Any] = {}
+    grids: dict[File, str] = {}
     with ExitStack() as stack:
         writers = {}
-        if save_to:
-            for name in names:
-                writer = results.MapWriter(save_to / f"span-{name}.npz", images=len(data), size=data.shape[1:])
-                writers[name] = stack.enter_context(writer)
+        for subject in subjects if save_to else ():
+            assert save_to is not None
+            path = save_to / f"span-{file_name(subject)}.npz"
+            writer = results.MapWriter(path, images=len(data), size=data.shape[1:])
+            writers[subject.group, subject.seed] = stack.enter_context(writer)
         batches = data.batches(batch_size, device=how.device, order=order)
         for number, batch in zip(mine, common.progress(batches, total=len(mine), title="span"), strict=True):
             rows[number], shared[number] = [], {}
-            views = {s.name: explain(s, batch, how, classes=len(data.classes)) for s in subjects}
-            views |= {name: {"clean": _looked_up(batch, found)} for name, found in outside.items()}
-            spans: dict[str, dict[str, Tensor]] = {}
-            for position, (name, kinds) in enumerate(views.items()):
-                spans[name] = {kind: span(view.map, threshold=threshold) for kind, view in kinds.items()}
+            views = {(s.group, s.seed): explain(s, batch, how, classes=len(data.classes)) for s in subjects}
+            views |= {(name, 0): {"clean": _looked_up(batch, found)} for name, found in outside.items()}
+            spans: dict[File, dict[str, Tensor]] = {}
+            for file, kinds in views.items():
+                spans[file] = {kind: span(view.map, threshold=threshold) for kind, view in kinds.items()}
                 for kind, view in kinds.items():
-                    rows[number].append(_rows(name, kind, batch, view, spans[name], threshold=threshold))
+                    rows[number].append(_rows(file, kind, batch, view, spans[file], threshold=threshold))
                     curve = coverage_curve(view.map, LEVELS.tolist()).sum(0).cpu().numpy() / len(data)
-                    curves[name, kind] = curves.get((name, kind), 0) + curve
+                    curves[file, kind] = curves.get((file, kind), 0) + curve
                     if view.grid is not None:
-                        grids[name] = "x".join(map(str, view.grid.shape[1:]))
-                examples.add(position, batch, kinds["clean"], spans[name]["clean"])
-                if name in writers:
-                    arrays = batch.index, kinds["clean"].map, spans[name]["clean"]
-                    writers[name].add(*(array.cpu().numpy() for array in arrays))
+                        grids[file] = "x".join(map(str, view.grid.shape[1:]))
+                if file[1] == 0:
+                    examples.add(names.index(file[0]), batch, kinds, spans[file])
+                if file in writers:
+                    arrays = batch.index, kinds["clean"].map, spans[file]["clean"]
+                    writers[file].add(*(array.cpu().numpy() for array in arrays))
             for a, b in combinations(names, 2):
-                for kind in spans[a].keys() & spans[b].keys():
-                    shared[number][kind, a, b] = iou(spans[a][kind], spans[b][kind]).double().cpu().numpy()
+                files = list(product(*([file for file in spans if file[0] == name] for name in (a, b))))
+                for kind in spans[a, 0].keys() & spans[b, 0].keys():
+                    found = [iou(spans[one][kind], spans[other][kind]).double() for one, other in files]
+                    shared[number][kind, a, b] = torch.stack(found).mean(0).cpu().numpy()
     gathered = gather((rows, shared, curves, grids, examples.pictures))
     return None if gathered is None else _joined(gathered, examples)
 
@@ -212,8 +221,8 @@ def _joined(parts: list[Any], examples: Examples) -> Measured:
     import pandas as pd
 
     rows, shared = ({number: found for part in parts for number, found in part[k].items()} for k in (0, 1))
-    curves: dict[tuple[str, str], Any] = {}
-    grids: dict[str, str] = {}
+    curves: dict[tuple[File, str], Any] = {}
+    grids: dict[File, str] = {}
     for _, _, summed, found, pictures in parts:
         for key, curve in summed.items():
             curves[key] = curves.get(key, 0) + curve
@@ -225,7 +234,7 @@ def _joined(parts: list[Any], examples: Examples) -> Measured:
 
 
 def _rows(
-    name: str, kind: str, batch: "Batch", view: Explained, spans: "dict[str, Tensor]", *, threshold: str
+    file: "File", kind: str, batch: "Batch", view: Explained, spans: "dict[str, Tensor]", *, threshold: str
 ) -> "pd.DataFrame":
     """One row per image: what the picture of the span is in numbers."""
     import pandas as pd
@@ -247,35 +256,41 @@ def _rows(
         columns["object_covered"] = measure.object_covered(mask, batch.mask)
         columns["pointing"] = measure.pointing(view.map, batch.mask)
     arrays = {key: value.cpu().numpy() for key, value in columns.items()}
-    return pd.DataFrame({"model": name, "images": kind, "index": batch.index.cpu().numpy(), **arrays})
+    name, seed = file
+    return pd.DataFrame(
+        {"model": name, "seed": seed, "images": kind, "index": batch.index.cpu().numpy(), **arrays}
+    )  # fmt: skip
 
 
-def _summary_of(found: Measured, name: str, settings: common.AttackSettings | None, *, seed: int) -> dict[str, Any]:
-    """The means of one model, on clean images and, under ``attacked``, on adversarial ones."""
-    from attrib.stats import interval
-    from attrib.stats import mean as mean_of
+def _summary_of(
+    found: Measured, files: "Sequence[File]", settings: common.AttackSettings | None, *, seed: int
+) -> dict[str, Any]:
+    """The means over some files of a model, on clean images and, under ``attacked``, on adversarial ones."""
+    from attrib.stats import interval, mean
 
     def of(kind: str) -> dict[str, Any]:
-        mine = found.table[(found.table["model"] == name) & (found.table["images"] == kind)]
-        values = mine["coverage"].to_numpy(float)
-        right = mine["correct"].to_numpy(bool)
-        known = bool((mine["prediction"] >= 0).all())
+        of_kind = found.table[found.table["images"] == kind]
+        rows = [rows_of(of_kind, name)[position] for name, position in files]
+        values, right = column(rows, "coverage"), column(rows, "correct")
+        known = bool((column(rows, "prediction") >= 0).all())
+        empty = float(column(rows, "empty").sum(1).mean())
         means: dict[str, Any] = {
-            "n": len(mine),
-            "accuracy": float(right.mean()) if known else None,
-            "asc": mean_of(values),
-            "asc_ci": list(interval(values, seed=seed)),
-            "asc_correct": mean_of(values[right]) if known else None,
-            "curve_area": mean_of(mine["curve_area"].to_numpy(float)),
-            "empty": int(mine["empty"].sum()),
+            "n": values.shape[1],
+            "accuracy": mean(right) if known else None,
+            "asc": mean(values),
+            "asc_ci": list(interval(values, seed=seed, within=(0, 1))),
+            "asc_correct": mean(np.where(right > 0, values, np.nan)) if known else None,
+            "curve_area": mean(column(rows, "curve_area")),
+            "empty": int(empty) if len(files) == 1 else empty,
         }
-        for column in ("coverage_on_grid", "iou_with_clean", "inside", "object_covered", "pointing"):
-            if column in mine and mine[column].notna().any():
-                means[column] = mean_of(mine[column].to_numpy(float))
-        means["curve"] = found.curves[name, kind].tolist()
+        for name in ("coverage_on_grid", "iou_with_clean", "inside", "object_covered", "pointing"):
+            measured = column(rows, name)
+            if not np.isnan(measured).all():
+                means[name] = mean(measured)
+        means["curve"] = np.mean([found.curves[file, kind] for file in files], 0).tolist()
         return means
 
-    summary = {"grid": found.grids.get(name), **of("clean")}
+    summary = {"grid": found.grids.get(files[0]), **of("clean")}
     if settings:
         summary["attacked"] = of(settings.name)
     return summary
@@ -285,18 +300,18 @@ def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, An
     """Every pair's difference in coverage, a less b, paired by image, on each kind of images."""
     from attrib.stats import mean, paired
 
-    coverage = {key: part["coverage"].to_numpy(float) for key, part in found.table.groupby(["model", "images"])}
     pairs = []
-    for kind in found.table["images"].unique():
+    for kind, of_kind in found.table.groupby("images", sort=False):
+        coverage = {name: column(rows_of(of_kind, name), "coverage") for name in of_kind["model"].unique()}
         for a, b in combinations(names, 2):
             if (kind, a, b) not in found.iou:
                 continue
-            result = paired(coverage[a, kind], coverage[b, kind], seed=seed)
+            result = paired(coverage[a], coverage[b], seed=seed)
             pairs.append(
                 {
-                    "a": a, "b": b, "images": kind, "n": len(coverage[a, kind]),
+                    "a": a, "b": b, "images": kind, "n": coverage[a].shape[1],
                     "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
-                    "iou": mean(found.iou[kind, a, b]),
+                    "iou": mean(found.iou[str(kind), a, b]),
                 }
             )  # fmt: skip
     return pairs
@@ -306,10 +321,10 @@ def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any])
     from attrib import plot
 
     rule = f"{summary['map']}, threshold {summary['threshold']}, {summary['data']} {summary['split']}"
-    picture = plot.map_grid(found.examples, title=rule, spans=True)
-    clean = found.table[found.table["images"] == "clean"]
+    picture = plot.map_grid(found.examples, title=rule + first_seeds(summary["models"]), spans=True)
     distribution = plot.coverage_distribution(
-        clean, models=names, levels=LEVELS, curves=np.array([found.curves[name, "clean"] for name in names]),
+        found.table[found.table["images"] == "clean"], models=names, levels=LEVELS,
+        curves=np.array([entry["curve"] for entry in summary["models"]]),
         title=f"{rule}, {summary['models'][0]['n']:,} images",
     )  # fmt: skip
     return [*plot.save(picture, out / "span"), *plot.save(distribution, out / "span-coverage")]
@@ -320,7 +335,7 @@ def _maps_from_files(files: list[str], data: "Dataset") -> "dict[str, dict[int, 
     from attrib.results import read_maps
 
     found = {}
-    for name, path in common.named_pairs(files, lambda text: Path(text).stem):
+    for name, path in named_pairs(files, lambda text: Path(text).stem):
         index, maps = read_maps(Path(path))
         if maps.shape[1:] != tuple(data.shape[1:]):
             came, wanted = ("x".join(map(str, shape)) for shape in (maps.shape[1:], data.shape[1:]))

@@ -3,6 +3,7 @@
 Each is a checkpoint of half-precision weights; its metrics are what ``python -m train.zoo`` measured of those weights.
 """
 
+import os
 from pathlib import Path
 
 from attrib.errors import InputError
@@ -16,9 +17,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.pt"))
 
 
-def file(path: str | Path) -> Path:
+def file(path: str | os.PathLike[str]) -> Path:
     """The file that ``zoo:NAME`` stands for; any other path as it is. Raises InputError for an unknown name."""
-    text = str(path)
+    text = os.fspath(path)
     if not text.startswith(PREFIX):
         return Path(path)
     name = text.removeprefix(PREFIX)

@@ -1,0 +1,279 @@
+"""The explorer in a notebook: what several models look at in an image, and what an attack changes, with controls."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from os import PathLike
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from attrib import checkpoint, inference, plot_explore
+from attrib.data import Dataset
+from attrib.errors import InputError
+from attrib.maps import MAPS
+from attrib.views import TARGETS, Attack, Desk, View, budget, one_line, positions, probabilities, view
+
+try:
+    import ipywidgets as widgets
+except ImportError:
+    raise InputError("explore: needs ipywidgets, which is not installed; pip install 'attrib[notebook]'") from None
+
+RULES = {"above its mean": "mean", "above t × maximum": "max", "Otsu": "otsu", "fewest that hold q": "mass"}
+"""What the threshold rules are called, and what :func:`attrib.span` calls them."""
+PARAMETERS = {"max": ("t", 0.0, 0.99, 0.3), "mass": ("q", 0.01, 1.0, 0.5)}
+"""The rules that have a parameter: its name, lowest, highest and first value."""
+LARGEST_EPS = 32
+"""The end of the slider in units of 1/255, where the data set's usual radius is as small as colour images have it."""
+
+
+class Settings(NamedTuple):
+    """What the controls say."""
+
+    position: int
+    label: int | None
+    """The class that previous and next keep to; None: all."""
+    models: tuple[str, ...]
+    kind: str
+    threshold: str
+    target: str
+    attack: Attack | None
+    perturbation: bool
+
+
+def explore(
+    models: Mapping[str, nn.Module | str | PathLike[str]],
+    data: Dataset,
+    *,
+    layer: Mapping[str, nn.Module] | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+) -> widgets.VBox:
+    """A widget for JupyterLab: maps, spans, top features and probabilities of one image under every model.
+
+    models: name -> module (pixels in [0,1] in, logits out; it stays on its device) or path of a checkpoint, which is
+    loaded to ``device``; data: as :func:`attrib.dataset` gives it. layer: where Grad-CAM, Guided Grad-CAM and Eq. 6
+    look, for the models named there (others: found by :func:`attrib.locate`). samples: noisy copies of SmoothGrad;
+    seed: of that noise and of PGD's start. Nothing is computed twice. Raises InputError for no model or no image, a
+    model that does not fit the data, a layer of no model, fewer than one sample, and without ipywidgets.
+    """
+    if not models or not len(data):
+        raise InputError(f"explore: expected at least one model and one image, got {len(models)} and {len(data)}")
+    if samples < 1:
+        raise InputError(f"samples: expected at least 1, got {samples}")
+    if unknown := (layer or {}).keys() - models.keys():
+        raise InputError(f"layer: expected names of models ({', '.join(models)}), got {', '.join(sorted(unknown))}")
+    where = inference.device(device)
+    loaded: dict[str, nn.Module] = {}
+    for name, model in models.items():
+        if isinstance(model, nn.Module):
+            loaded[name] = model
+        else:
+            loaded[name], described = checkpoint.load(model, device=where)
+            checkpoint.check_data(described, classes=len(data.classes), shape=data.shape)
+    desk = Desk(loaded, data, dict(layer or {}), samples, seed)
+    for name in loaded:
+        probabilities(desk, name, 0, None)
+    return _box(desk)
+
+
+def render(desk: Desk, settings: Settings) -> tuple[bytes, str]:
+    """The picture (PNG) and what it says in words (HTML). Raises InputError where a model cannot run."""
+    views = [
+        view(
+            desk, name, settings.position, kind=settings.kind, threshold=settings.threshold, target=settings.target,
+            attack=settings.attack,
+        )
+        for name in settings.models
+    ]  # fmt: skip
+    if not views:
+        return b"", f"{_place(desk, settings)}<br>No model is chosen."
+    kind = f"{settings.kind} ({desk.samples} samples)" if settings.kind == "smoothgrad" else settings.kind
+    figure = plot_explore.panels(
+        views, classes=desk.data.classes, label=int(desk.data.labels[settings.position]), kind=kind,
+        attacked=settings.attack is not None, perturbation=settings.perturbation and settings.attack is not None,
+    )  # fmt: skip
+    return plot_explore.png(figure), _place(desk, settings) + _table(views, desk.data.classes, settings)
+
+
+def neighbour(data: Dataset, settings: Settings, step: int) -> int:
+    """The position of the next (step 1) or previous (-1) image of the class chosen, round and round."""
+    chosen = positions(data, settings.label)
+    here = settings.position
+    at = bisect_right(chosen, here) if step > 0 else bisect_left(chosen, here) - 1
+    return chosen[at % len(chosen)]
+
+
+def _place(desk: Desk, settings: Settings) -> str:
+    data, here = desk.data, settings.position
+    label = int(data.labels[here])
+    said = (
+        f"<b>image {here}</b> of {len(data):,} ({escape(data.name)} {data.split}), class {escape(data.classes[label])}"
+    )
+    if settings.label is None:
+        return said
+    chosen = positions(data, settings.label)
+    if here not in chosen:
+        return f"{said}; not of the class chosen"
+    return f"{said}, {chosen.index(here) + 1} of {len(chosen):,} of that class"
+
+
+def _table(views: list[View], classes: tuple[str, ...], settings: Settings) -> str:
+    """Coverage and predictions per model, and what a model has not."""
+
+    def likeliest(seen: View, image: int) -> str:
+        k = seen.prediction[image]
+        return f"<td>{escape(classes[k])} ({seen.probability[image, k]:.3f})</td>"
+
+    rows = [
+        f"<tr><td><b>{escape(seen.model)}</b></td>"
+        + f"<td>{'–' if seen.error else f'{100 * seen.coverage:.2f} %'}</td>"
+        + likeliest(seen, 0) + (likeliest(seen, 1) if settings.attack else "")
+        + f"<td>{escape('; '.join(filter(None, (seen.error, seen.features_error))))}</td></tr>"
+        for seen in views
+    ]  # fmt: skip
+    heads = ["model", f"coverage ({settings.threshold})", "prediction"]
+    if settings.attack:
+        eps, steps = settings.attack
+        heads.append(f"after PGD-{steps} within {_eps_words(eps)}")
+    header = "".join(f"<th style='text-align: left'>{head}</th>" for head in heads)
+    return f"<table style='border-spacing: 1.2em 0'><tr>{header}<th></th></tr>{''.join(rows)}</table>"
+
+
+def _eps_words(eps: float) -> str:
+    return f"{255 * eps:.3g}/255" if eps <= LARGEST_EPS / 255 else f"{eps:.3g}"
+
+
+@dataclass(eq=False)
+class Controls:
+    """The widgets that a person moves."""
+
+    index: widgets.BoundedIntText
+    previous: widgets.Button
+    next: widgets.Button
+    label: widgets.Dropdown
+    models: dict[str, widgets.Checkbox]
+    kind: widgets.Dropdown
+    target: widgets.Dropdown
+    rule: widgets.Dropdown
+    parameter: widgets.FloatSlider
+    attack: widgets.Checkbox
+    eps: widgets.FloatSlider
+    steps: widgets.IntSlider
+    perturbation: widgets.Checkbox
+    unit: int
+    """255 where ``eps`` shows units of 1/255, else 1."""
+
+    def settings(self) -> Settings:
+        """What they say now."""
+        rule = self.rule.value
+        return Settings(
+            position=self.index.value, label=self.label.value,
+            models=tuple(name for name, box in self.models.items() if box.value),
+            kind=self.kind.value, threshold=f"{rule}:{self.parameter.value:.3g}" if rule in PARAMETERS else rule,
+            target=self.target.value,
+            attack=Attack(self.eps.value / self.unit, self.steps.value) if self.attack.value else None,
+            perturbation=self.perturbation.value,
+        )  # fmt: skip
+
+    def enable(self) -> None:
+        """Grey out what has no meaning at present, and give the threshold's slider the range of its rule."""
+        for part in (self.eps, self.steps, self.perturbation):
+            part.disabled = not self.attack.value
+        has_parameter = self.rule.value in PARAMETERS
+        self.parameter.layout.visibility = "visible" if has_parameter else "hidden"
+        if has_parameter:
+            self.parameter.description = PARAMETERS[self.rule.value][0]
+
+
+def _controls(desk: Desk) -> Controls:
+    data, usual = desk.data, budget(desk.data.name)
+    unit = 255 if usual.eps <= LARGEST_EPS / 255 else 1
+    own_width: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "max-content"}}
+    # Where a slider is let go, not all along the way.
+    slider: dict[str, Any] = {**own_width, "layout": {"width": "17em"}, "continuous_update": False}
+    box: dict[str, Any] = {"indent": False, "layout": {"width": "max-content"}}
+    present = sorted(set(data.labels.tolist()))
+    name, low, high, first = PARAMETERS["max"]
+    return Controls(
+        index=widgets.BoundedIntText(
+            0, min=0, max=len(data) - 1, description="image", continuous_update=False, style=own_width["style"],
+            layout={"width": "10em"},
+        ),
+        previous=widgets.Button(description="◀ previous", layout={"width": "8em"}),
+        next=widgets.Button(description="next ▶", layout={"width": "8em"}),
+        label=widgets.Dropdown(
+            options=[("all", None), *((data.classes[k], k) for k in present)], index=0, description="class", **own_width
+        ),
+        models={name: widgets.Checkbox(True, description=name, **box) for name in desk.models},
+        kind=widgets.Dropdown(options=list(MAPS), value="gradcam", description="map", **own_width),
+        target=widgets.Dropdown(options=TARGETS, description="of the", **own_width),
+        rule=widgets.Dropdown(options=RULES.items(), description="span", **own_width),
+        parameter=widgets.FloatSlider(first, min=low, max=high, step=0.01, description=name, **slider),
+        attack=widgets.Checkbox(False, description="attack (PGD)", **box),
+        eps=widgets.FloatSlider(
+            usual.eps * unit, min=0, max=LARGEST_EPS if unit == 255 else 0.5, step=0.5 if unit == 255 else 0.01,
+            description="eps (/255)" if unit == 255 else "eps", **slider,
+        ),
+        steps=widgets.IntSlider(usual.steps, min=1, max=max(50, usual.steps), description="steps", **slider),
+        perturbation=widgets.Checkbox(False, description="show what it adds", **box),
+        unit=unit,
+    )  # fmt: skip
+
+
+def _box(desk: Desk) -> widgets.VBox:
+    """The controls above, the words and the picture below, and what happens when a control is moved."""
+    controls = _controls(desk)
+    words, picture = widgets.HTML(), widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
+
+    def draw(_change: object = None) -> None:
+        controls.enable()
+        said = words.value
+        words.value = f"{said}<i>computing …</i>"
+        try:
+            picture.value, words.value = render(desk, controls.settings())
+        except Exception as error:  # somebody else's model runs here and may raise anything
+            picture.value, words.value = b"", f"<b>{escape(one_line(error))}</b>"
+
+    def step_by(step: int) -> None:
+        controls.index.value = neighbour(desk.data, controls.settings(), step)
+
+    def enter_class(_change: object) -> None:
+        chosen = positions(desk.data, controls.label.value)
+        if controls.index.value in chosen:
+            draw()
+        else:
+            step_by(1)
+
+    def take_range(_change: object) -> None:
+        if controls.rule.value in PARAMETERS:
+            _, low, high, first = PARAMETERS[controls.rule.value]
+            # Silently: the rule's own change draws.
+            controls.parameter.unobserve(draw, "value")
+            controls.parameter.min, controls.parameter.max, controls.parameter.value = low, high, first
+            controls.parameter.observe(draw, "value")
+        draw()
+
+    controls.previous.on_click(lambda _button: step_by(-1))
+    controls.next.on_click(lambda _button: step_by(1))
+    controls.label.observe(enter_class, "value")
+    controls.rule.observe(take_range, "value")
+    for control in (
+        controls.index, *controls.models.values(), controls.kind, controls.target, controls.parameter,
+        controls.attack, controls.eps, controls.steps, controls.perturbation,
+    ):  # fmt: skip
+        control.observe(draw, "value")
+    draw()
+    rows = [
+        (controls.previous, controls.index, controls.next, controls.label),
+        (widgets.Label("models:"), *controls.models.values()),
+        (controls.kind, controls.target, controls.rule, controls.parameter),
+        (controls.attack, controls.eps, controls.steps, controls.perturbation),
+    ]
+    lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"}) for row in rows]
+    return widgets.VBox([*lines, words, picture])
+
+
+__all__ = ["Settings", "explore", "neighbour", "render"]

@@ -1,0 +1,244 @@
+"""What the report says first: who uses more of the image, who withstands the attack, and whether that is real."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from attrib.stats import holm
+
+LEVEL = 0.05
+
+Summary = Mapping[str, Any]
+"""The JSON of a command."""
+
+
+class Glance(NamedTuple):
+    """A model's numbers beside each other, fractions; None where a part is missing."""
+
+    name: str
+    asc: float | None
+    asc_ci: tuple[float, float] | None
+    clean: float | None
+    robust: float | None
+    robust_ci: tuple[float, float] | None
+
+
+class Pair(NamedTuple):
+    """Two models' difference, ``more`` less ``less``, in fractions."""
+
+    more: str
+    less: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Holm's correction over all pairs."""
+
+
+def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]) -> list[Glance]:
+    """One line per model."""
+    spans, accuracies = _by_name(span), _by_name(robust)
+    attack = strongest(robust) if robust else ""
+    lines = []
+    for name in names:
+        seen, stood = spans.get(name), accuracies.get(name)
+        clean = stood["accuracies"]["clean"] if stood else seen.get("accuracy") if seen else None
+        lines.append(
+            Glance(
+                name, seen["asc"] if seen else None, _ends(seen["asc_ci"]) if seen else None, clean,
+                stood["accuracies"][attack] if stood else None, _ends(stood["intervals"][attack]) if stood else None,
+            )
+        )  # fmt: skip
+    return lines
+
+
+def strongest(robust: Summary) -> str:
+    """The attack that the headline quotes: of AutoAttack and the longest PGD and CW the one that leaves least."""
+    accuracies = [entry["accuracies"] for entry in robust["models"]]
+    longest = max(robust["steps"])
+    known = [attack for attack in (f"pgd-{longest}", f"cw-{longest}", "autoattack") if attack in accuracies[0]]
+    return min(known, key=lambda attack: sum(of[attack] for of in accuracies))
+
+
+def attack_title(attack: str) -> str:
+    """The attack as papers write it."""
+    return "AutoAttack" if attack == "autoattack" else attack.upper()
+
+
+class Paragraph(NamedTuple):
+    """A sentence that answers, and the numbers behind it."""
+
+    answer: str
+    numbers: str
+
+
+def answer(span: Summary | None, robust: Summary | None, check: Summary | None) -> list[Paragraph]:
+    """The tool's question answered, a paragraph each, from the results that are there."""
+    said = []
+    if span:
+        pairs = _pairs(span, "images", "clean")
+        values = {entry["name"]: entry["asc"] for entry in span["models"]}
+        listed = _listed(values, {entry["name"]: entry["asc_ci"] for entry in span["models"]})
+        numbers = f"Attribution span coverage of the clean images (ASC): {listed}."
+        verdict = _verdict(pairs, "uses more of the image than", seeds=_has_seeds(span))
+        said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
+    if robust:
+        attack = strongest(robust)
+        pairs = _pairs(robust, "attack", attack)
+        values = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
+        listed = _listed(values, {entry["name"]: entry["intervals"][attack] for entry in robust["models"]})
+        numbers = f"Accuracy under {attack_title(attack)} (L-infinity, eps {robust['eps']:.3g}): {listed}."
+        verdict = _verdict(pairs, "withstands the attack better than", seeds=_has_seeds(robust))
+        said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
+    if span and robust and len(span["models"]) > 1:
+        said.append(Paragraph(_together(span, robust), "attrib relate tests the relation, image by image."))
+    if check:
+        said.append(_checked(check))
+    return said
+
+
+def cautions(span: Summary | None) -> list[str]:
+    """What the reader of the numbers should know, beside what the commands warned of."""
+    said = []
+    if span:
+        models = span["models"]
+        if len(models) > 1 and not _has_seeds(span):
+            said.append(
+                "Every model is one file: p compares two files, not two methods. Another seed of the same method may"
+                " differ as much."
+            )
+        said += [
+            f"{percent(entry['empty'] / entry['n'])} of the maps of {entry['name']} are empty (constant, or nowhere"
+            " positive) and count as covering nothing."
+            for entry in models
+            if entry["empty"] > 0.01 * entry["n"]
+        ]
+    return said
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent, with one digit; the space before the sign does not break."""
+    return "–" if value is None else f"{100 * value:.1f}\u00a0%"
+
+
+def _by_name(summary: Summary | None) -> dict[str, Summary]:
+    return {entry["name"]: entry for entry in summary["models"]} if summary else {}
+
+
+def _ends(interval: Sequence[float | None]) -> tuple[float, float] | None:
+    """None where too few images have none."""
+    low, high = interval
+    return None if low is None or high is None else (low, high)
+
+
+def _listed(values: Mapping[str, float | None], intervals: Mapping[str, Sequence[float | None]]) -> str:
+    """The models with their numbers, from the highest to the lowest."""
+    found = []
+    for name in sorted(values, key=lambda name: -(values[name] or 0)):
+        ends = _ends(intervals[name])
+        said = f" (95\u00a0% CI {100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
+        found.append(f"{name} {percent(values[name])}{said}")
+    return ", ".join(found)
+
+
+def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
+    """The pairs of one kind, the larger side first, with corrected p-values; those without a p left out."""
+    known = [pair for pair in summary["pairs"] if pair[key] == value and pair["p"] is not None]
+    corrected = holm(np.array([pair["p"] for pair in known], float)).tolist() if known else []
+    found = []
+    for pair, p in zip(known, corrected, strict=True):
+        low, high = _ends(pair["ci"]) or (float("nan"), float("nan"))
+        if pair["difference"] >= 0:
+            found.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p))
+        else:
+            found.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p))
+    return found
+
+
+def _has_seeds(summary: Summary) -> bool:
+    """Whether some name stands for several files; then comparisons are of methods, else of two files."""
+    return any("seeds" in entry for entry in summary["models"])
+
+
+def _verdict(pairs: Sequence[Pair], says: str, *, seeds: bool) -> str:
+    """Which differences are real, in words."""
+    if not pairs:
+        return ""
+    between = "" if seeds else " between these files"
+    clear = [pair for pair in pairs if pair.p < LEVEL]
+    if len(pairs) > 1:
+        count = f"All {len(pairs)}" if len(clear) == len(pairs) else f"{len(clear)} of {len(pairs)}"
+        return f"{count} differences{between} are real."
+    pair = pairs[0]
+    if clear:
+        return f"{pair.more} {says} {pair.less}, and the difference{between} is real."
+    return f"No difference can be told between {pair.more} and {pair.less}."
+
+
+def _evidence(pairs: Sequence[Pair]) -> str:
+    """The numbers that say so."""
+    if not pairs:
+        return ""
+    if len(pairs) == 1:
+        pair = pairs[0]
+        return (
+            f"Difference: {100 * pair.difference:.1f} points (95\u00a0% CI {_points(pair.low)} to {_points(pair.high)},"
+            f" {_p(pair.p)})."
+        )
+    unclear = [
+        f"{pair.more} and {pair.less} ({100 * pair.difference:.1f} points, {_p(pair.p)})"
+        for pair in pairs
+        if not pair.p < LEVEL
+    ]
+    told = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
+    return f"{told} (Holm's correction over {len(pairs)} pairs)."
+
+
+def _together(span: Summary, robust: Summary) -> str:
+    """Whether the order by coverage is the order by robust accuracy."""
+    attack = strongest(robust)
+    accuracies = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
+    by_coverage = sorted(span["models"], key=lambda entry: -(entry["asc"] or 0))
+    ordered = [accuracies[entry["name"]] for entry in by_coverage]
+    if len(ordered) == 2:
+        if ordered[0] == ordered[1]:
+            return "Both models are equally accurate under the attack."
+        same = "also" if ordered[0] > ordered[1] else "not"
+        return (
+            f"The model that uses more of the image is {same} the more robust one; two are too few to show a relation."
+        )
+    falling, rising = (all(sign * (a - b) >= 0 for a, b in pairwise(ordered)) for sign in (1, -1))
+    order = "the same as" if falling else "the reverse of" if rising else "neither the same as nor the reverse of"
+    return f"The models' order by coverage is {order} their order by robust accuracy."
+
+
+def _checked(check: Summary) -> Paragraph:
+    """How many sanity and faithfulness checks every model's maps pass."""
+    counts, failing = [], []
+    for entry in check["models"]:
+        ends = [(line["better"], _ends(line["margin_ci"])) for line in entry["checks"]]
+        known = [(better, margin) for better, margin in ends if margin]
+        passed = sum(low > 0 if better == "higher" else high < 0 for better, (low, high) in known)
+        counts.append(f"{entry['name']} {passed} of {len(known)}")
+        if passed < len(known):
+            failing.append(entry["name"])
+    said = f"The maps of {_and(failing)} fail some of their checks" if failing else "The maps pass their checks"
+    why = " Where maps fail, coverage says less about what the model uses." if failing else ""
+    return Paragraph(
+        f"{said}.",
+        f"Passed, each against a control that knows nothing of the model, at 95\u00a0%: {', '.join(counts)}.{why}",
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _p(value: float) -> str:
+    return f"p\u00a0=\u00a0{value:.3f}" if value >= 0.001 else "p\u00a0<\u00a00.001"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-", "−")

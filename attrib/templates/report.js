@@ -1,0 +1,345 @@
+"use strict";
+// Browsing the report's images. A map is 8 bits a pixel: value = low + (high - low) * (code / 255)², so a threshold on
+// values is a threshold on codes, and coverage is read off a map's histogram without going over its pixels again.
+(async () => {
+  const page = JSON.parse(document.getElementById("images-data").textContent);
+  const kinds = ["clean", page.attack];
+  const images = page.index.length;
+  const [height, width] = page.size;
+  const pixels = height * width;
+  const SQUARE = Array.from({ length: 256 }, (_, code) => (code / 255) ** 2);
+  const SETS = { consistent: "consistent", inconsistent: "inconsistent", "clean-wrong": "clean wrong" };
+  const MARKS = { consistent: "●", inconsistent: "◐", "clean-wrong": "○" };
+  const SPAN = [86, 180, 233];
+  const PALETTE = page.palette.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  const $ = (id) => document.getElementById(id);
+
+  let codes, sheets;
+  try {
+    codes = await inflated(page.maps);
+    sheets = await Promise.all(page.sheets.map(picture));
+  } catch (error) {
+    $("images-problem").textContent = `This browser cannot unpack the images (${error}); a newer one can.`;
+    $("images-problem").hidden = false;
+    return;
+  }
+
+  // A map's position in every array is (model, kind, image); its codes, histogram and extremes are all it is.
+  const maps = page.models.map((_, m) => kinds.map((_, k) => page.index.map((_, i) => map(m, k, i))));
+
+  function map(m, k, i) {
+    const at = ((m * kinds.length + k) * images + i) * pixels;
+    const own = codes.subarray(at, at + pixels);
+    const histogram = new Uint32Array(256);
+    for (const code of own) histogram[code] += 1;
+    return { codes: own, histogram, low: page.low[m][k][i], high: page.high[m][k][i] };
+  }
+
+  async function inflated(text) {
+    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  async function picture(source) {
+    const sheet = new Image();
+    sheet.src = source;
+    await sheet.decode();
+    return sheet;
+  }
+
+  // The least code that lies in the span; 256 where none does. As attrib.spans: a map that is constant or nowhere
+  // positive has no span.
+  function threshold(map) {
+    if (!(map.high > map.low) || !(map.high > 0)) return 256;
+    let level;
+    if ($("rule").value === "mean") {
+      level = map.histogram.reduce((sum, count, code) => sum + count * SQUARE[code], 0) / pixels;
+    } else {
+      level = (Number($("level").value) * map.high - map.low) / (map.high - map.low);
+    }
+    const first = SQUARE.findIndex((value) => value > level);
+    return first < 0 ? 256 : first;
+  }
+
+  function coverage(map) {
+    let inside = 0;
+    for (let code = threshold(map); code < 256; code += 1) inside += map.histogram[code];
+    return inside / pixels;
+  }
+
+  const percent = (value) => `${(100 * value).toFixed(1)} %`;
+  const className = (k) => page.classes[k] ?? String(k);
+  const short = (value) => Number(value.toPrecision(3)).toString();
+
+  // --- drawing -----------------------------------------------------------------------------------------------------
+
+  // The image on sheet s (0: clean, m + 1: attacked, of model m), filling the canvas.
+  function drawPicture(canvas, s, i) {
+    const [h, w] = page.sheetSize;
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    const [x, y] = [(i % page.columns) * w, Math.floor(i / page.columns) * h];
+    context.drawImage(sheets[s], x, y, w, h, 0, 0, canvas.width, canvas.height);
+  }
+
+  // One colour per pixel of the map, brought to the canvas's size without smoothing; colour(code) is [r, g, b, a].
+  function drawPixels(canvas, map, colour) {
+    const small = new OffscreenCanvas(width, height);
+    const data = new ImageData(width, height);
+    const table = SQUARE.map((_, code) => colour(code));
+    map.codes.forEach((code, at) => data.data.set(table[code], 4 * at));
+    small.getContext("2d").putImageData(data, 0, 0);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  }
+
+  // Brightness is the square root of the value, as in the figures.
+  function drawMap(canvas, map, top) {
+    drawPixels(canvas, map, (code) => {
+      const value = Math.max(0, map.low + (map.high - map.low) * SQUARE[code]);
+      return [...PALETTE[top > 0 ? Math.min(255, Math.round(255 * Math.sqrt(value / top))) : 0], 255];
+    });
+  }
+
+  function drawTint(canvas, map) {
+    const first = threshold(map);
+    drawPixels(canvas, map, (code) => (code >= first ? [...SPAN, 110] : [0, 0, 0, 0]));
+  }
+
+  // The border of the span, between its pixels and all others, the image's edge included.
+  function drawOutline(canvas, map) {
+    const first = threshold(map);
+    const [x, y] = [canvas.width / width, canvas.height / height];
+    const inside = (row, column) =>
+      row >= 0 && row < height && column >= 0 && column < width && map.codes[row * width + column] >= first;
+    const context = canvas.getContext("2d");
+    context.beginPath();
+    for (let row = 0; row <= height; row += 1) {
+      for (let column = 0; column <= width; column += 1) {
+        if (inside(row, column) !== inside(row - 1, column)) {
+          context.moveTo(column * x, row * y);
+          context.lineTo((column + 1) * x, row * y);
+        }
+        if (inside(row, column) !== inside(row, column - 1)) {
+          context.moveTo(column * x, row * y);
+          context.lineTo(column * x, (row + 1) * y);
+        }
+      }
+    }
+    context.strokeStyle = `rgb(${SPAN})`;
+    context.lineWidth = Math.max(4, canvas.width / 80);
+    context.lineCap = "square";
+    context.stroke();
+  }
+
+  function canvasOf(label, [h, w], least) {
+    const canvas = document.createElement("canvas");
+    const scale = Math.max(1, Math.ceil(least / w));
+    [canvas.width, canvas.height] = [w * scale, h * scale];
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", label);
+    return canvas;
+  }
+
+  function element(name, text = "", attributes = {}) {
+    const made = document.createElement(name);
+    made.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  // --- the grid ----------------------------------------------------------------------------------------------------
+
+  page.classes.forEach((name, k) => {
+    if (page.label.includes(k)) $("class-filter").append(element("option", name, { value: k }));
+  });
+  page.models.forEach((name, m) => {
+    $("model").append(element("option", name, { value: m }));
+    const select = element("select", "", { "data-model": m });
+    const choices = { "": "all", right: "right on the clean image", ...SETS };
+    for (const [value, text] of Object.entries(choices)) select.append(element("option", text, { value }));
+    const label = element("label", `${name} `);
+    label.append(select);
+    $("set-filters").append(label);
+  });
+  if (page.threshold.startsWith("max:")) {
+    $("rule").value = "max";
+    $("level").value = page.threshold.slice(4);
+  }
+
+  const marks = Object.entries(MARKS).map(([set, mark]) => `${mark} ${SETS[set]}`);
+  $("key").textContent = `Marks, one per model (${page.models.join(", ")}): ${marks.join(", ")}.`;
+
+  const thumbs = page.index.map((index, i) => {
+    const item = element("li");
+    const button = element("button", "", { type: "button", class: "thumb", "data-index": index, tabindex: -1 });
+    const canvas = canvasOf("", page.sheetSize, 64);
+    const facts = element("span", "", { class: "facts" });
+    const marks = element("span", "", { class: "marks" });
+    page.sets.forEach((sets, m) => {
+      const mark = element("i", MARKS[sets[i]], { title: `${page.models[m]}: ${SETS[sets[i]]}` });
+      mark.style.color = page.colours[m % page.colours.length];
+      marks.append(mark);
+    });
+    button.append(canvas, facts, marks);
+    button.addEventListener("click", () => open(i));
+    item.append(button);
+    return { item, button, canvas, facts, i };
+  });
+  let shown = [];
+
+  function fits(i) {
+    if ($("class-filter").value !== "" && page.label[i] !== Number($("class-filter").value)) return false;
+    return [...document.querySelectorAll("#set-filters select")].every((select, m) => {
+      if (select.value === "") return true;
+      const set = page.sets[m][i];
+      return select.value === "right" ? set !== "clean-wrong" : set === select.value;
+    });
+  }
+
+  function update() {
+    const m = Number($("model").value);
+    const covers = maps[m][0].map(coverage);
+    $("level").parentElement.hidden = $("rule").value !== "max";
+    $("level-value").textContent = Number($("level").value).toFixed(2);
+    const sign = { index: 0, falling: -1, rising: 1 }[$("sort").value];
+    const order = [...thumbs].sort((a, b) => sign * (covers[a.i] - covers[b.i]) || page.index[a.i] - page.index[b.i]);
+    shown = order.filter((thumb) => fits(thumb.i));
+    for (const thumb of order) thumb.item.hidden = true;
+    for (const thumb of shown) {
+      thumb.item.hidden = false;
+      drawPicture(thumb.canvas, 0, thumb.i);
+      const own = maps[m][0][thumb.i];
+      if ($("show").value === "span") drawTint(thumb.canvas, own);
+      if ($("show").value === "map") drawMap(thumb.canvas, own, own.high);
+      thumb.facts.replaceChildren(element("b", page.index[thumb.i]), element("i", percent(covers[thumb.i])));
+      thumb.button.dataset.coverage = covers[thumb.i];
+      const sets = page.models.map((name, at) => `${name} ${SETS[page.sets[at][thumb.i]]}`).join(", ");
+      thumb.button.setAttribute(
+        "aria-label",
+        `Image ${page.index[thumb.i]}, ${className(page.label[thumb.i])}; covered ${percent(covers[thumb.i])}; ${sets}`,
+      );
+    }
+    $("grid").append(...order.map((thumb) => thumb.item));
+    const mean = shown.reduce((sum, thumb) => sum + covers[thumb.i], 0) / shown.length;
+    const covered = shown.length ? `; ${page.models[m]} covers ${percent(mean)} of them on average` : "";
+    $("count").textContent = `${shown.length} of ${images} images${covered}`;
+    reach(shown.find((thumb) => thumb.button.tabIndex === 0) ?? shown[0]);
+    if ($("detail").open) detail();
+  }
+
+  // One image at a time can be reached with Tab; the arrow keys go from there.
+  function reach(thumb) {
+    for (const other of thumbs) other.button.tabIndex = other === thumb ? 0 : -1;
+  }
+
+  $("grid").addEventListener("keydown", (event) => {
+    const at = shown.findIndex((thumb) => thumb.button === document.activeElement);
+    if (at < 0) return;
+    const top = shown[0].item.offsetTop;
+    const row = shown.findIndex((thumb) => thumb.item.offsetTop > top);
+    const columns = row < 0 ? shown.length : row;
+    const to = {
+      ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0,
+      End: shown.length - 1,
+    }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const thumb = shown[to];
+    if (!thumb) return;
+    reach(thumb);
+    thumb.button.focus();
+  });
+
+  // --- one image under every model ---------------------------------------------------------------------------------
+
+  let current = 0;
+
+  function open(i) {
+    current = i;
+    reach(thumbs[i]);
+    detail();
+    if (!$("detail").open) $("detail").showModal();
+  }
+
+  function detail() {
+    const i = current;
+    $("detail-title").textContent = `Image ${page.index[i]}: ${className(page.label[i])}`;
+    const top = Math.max(...maps.flatMap((ofModel) => ofModel.map((ofKind) => ofKind[i].high)));
+    const shared = $("scale").value === "shared";
+    $("colourbar-top").textContent = shared ? `${short(top)}, in the units of the score explained` : "each map's highest value";
+    $("detail-models").replaceChildren(
+      ...page.models.map((name, m) => {
+        const card = element("article", "", { "data-model": m });
+        const heading = element("h3");
+        const dot = element("i", "", { class: "dot" });
+        dot.style.background = page.colours[m % page.colours.length];
+        heading.append(dot, name);
+        card.append(heading);
+        kinds.forEach((kind, k) => card.append(views(name, m, kind, k, i, shared ? top : maps[m][k][i].high)));
+        return card;
+      }),
+    );
+    const at = shown.findIndex((thumb) => thumb.i === i);
+    $("previous").disabled = at <= 0;
+    $("next").disabled = at < 0 || at === shown.length - 1;
+  }
+
+  // The image with the span's outline, beside the map, of one model and kind.
+  function views(name, m, kind, k, i, top) {
+    const own = maps[m][k][i];
+    const figure = element("figure");
+    const pair = element("div", "", { class: "pair" });
+    const outlined = canvasOf(`Image ${page.index[i]}, ${kind}, the span of ${name} outlined`, page.size, 320);
+    drawPicture(outlined, k === 0 ? 0 : m + 1, i);
+    drawOutline(outlined, own);
+    const heat = canvasOf(`Map of ${name}, ${kind}`, page.size, 320);
+    drawMap(heat, own, top);
+    pair.append(outlined, heat);
+    const said = page.prediction[m][k][i];
+    const verdict = said === page.label[i] ? "right" : "wrong";
+    const caption = element("figcaption", `${kind}: says ${className(said)}, ${verdict}; covers `);
+    caption.append(element("span", percent(coverage(own)), { class: "covers", "data-coverage": coverage(own) }));
+    if (!shared()) caption.append(`; highest ${short(own.high)}`);
+    figure.append(pair, caption);
+    return figure;
+  }
+
+  function shared() {
+    return $("scale").value === "shared";
+  }
+
+  function step(by) {
+    const thumb = shown[shown.findIndex((candidate) => candidate.i === current) + by];
+    if (thumb) open(thumb.i);
+  }
+
+  $("previous").addEventListener("click", () => step(-1));
+  $("next").addEventListener("click", () => step(1));
+  $("close").addEventListener("click", () => $("detail").close());
+  $("scale").addEventListener("change", detail);
+  $("detail").addEventListener("close", () => thumbs[current].button.focus());
+  $("detail").addEventListener("click", (event) => {
+    if (event.target === $("detail")) $("detail").close(); // beside it
+  });
+  $("detail").addEventListener("keydown", (event) => {
+    if (event.target.matches("select")) return;
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+
+  const bar = $("colourbar").getContext("2d");
+  PALETTE.forEach((_, at) => {
+    // Linear in the value, so that the bar can be read; the colour is that of the value's square root.
+    bar.fillStyle = `rgb(${PALETTE[Math.round(255 * Math.sqrt(at / 255))]})`;
+    bar.fillRect(at, 0, 1, 1);
+  });
+
+  $("controls").addEventListener("change", update);
+  $("level").addEventListener("input", update);
+  $("controls").addEventListener("submit", (event) => event.preventDefault());
+  $("controls").hidden = false;
+  update();
+})();

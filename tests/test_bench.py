@@ -1,0 +1,62 @@
+"""The benches' own arithmetic; what they measure is not a test."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from attrib.data import Batch
+from bench import estimate, page, timing
+from bench.peak import flops
+from bench.timing import Seconds
+
+
+def test_a_step_is_counted_forward_and_back_to_the_image() -> None:
+    """A convolution: 2 x outputs x kernel, twice; a linear layer: 2 x inputs x outputs, twice."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 6 * 6, 5)).eval()
+    batch = Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.arange(2), None)
+    assert flops(model, batch) == 2 * (2 * 2 * 4 * 6 * 6 * 27 + 2 * 2 * 144 * 5)
+
+
+def test_sides_take_turns() -> None:
+    order = []
+    sides = {name: lambda name=name: order.append(name) for name in "ab"}
+    taken = timing.in_turn(sides, rounds=3, device=torch.device("cpu"))
+    assert "".join(order) == "abbaabba"
+    assert [len(seconds) for seconds in taken.values()] == [3, 3]
+
+
+def test_the_ratio_is_of_medians() -> None:
+    taken = {
+        "own": [Seconds(1, 2), Seconds(9, 2), Seconds(2, 2)],
+        "peer": [Seconds(6, 1), Seconds(6, 9), Seconds(5, 8)],
+    }
+    row = timing.versus("it", taken, asked=2)
+    assert row == {"what": "it", "attrib s": 2, "peer s": 6, "x by clock": 3, "x by CPU": 4, "asked": ">= 2"}
+
+
+def test_tables_are_markdown() -> None:
+    rows: list[timing.Row] = [{"what": "a", "s": 0.01234}, {"what": "bc", "s": 1234.5, "more": 7}]
+    assert timing.markdown(rows).splitlines() == [
+        "| what |       s | more |",
+        "| ---- | ------: | ---: |",
+        "| a    | 0.01234 |      |",
+        "| bc   |   1,234 |    7 |",
+    ]
+
+
+def test_the_page_takes_the_latest_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- estimate -->\nold\n<!-- / -->\nbetween\n<!-- none -->\n<!-- / -->\nafter\n")
+    monkeypatch.setattr(page, "README", readme)
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["estimate", "--out", str(tmp_path)])
+    estimate.main()
+    for _ in range(2):  # the marks stay
+        page.main()
+        found = readme.read_text()
+        assert "old" not in found
+        assert found.startswith("before\n<!-- estimate -->\n`python -m bench.estimate")
+        assert "| 90 epochs, PGD-10 " in found
+        assert "<!-- none -->\nnot measured yet\n<!-- / -->\nafter\n" in found

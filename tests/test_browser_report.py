@@ -1,0 +1,234 @@
+"""The report in a real browser: what is seen and clicked, against pandas and the library."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from results_by_hand import IMAGES, SIZE, write_results
+
+import attrib
+from attrib.report import render
+from attrib.report_images import Coded, decoded
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
+
+NAMES = ("plain", "</script><b>robust")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results, and report.html of them."""
+    folder = tmp_path_factory.mktemp("browser")
+    write_results(folder, names=NAMES)
+    (folder / "report.html").write_text(render(folder))
+    return folder
+
+
+@pytest.fixture
+def page(browser: "Chrome", place: Path) -> "Iterator[Chrome]":
+    """The report, freshly opened; the console must stay silent."""
+    browser.get_log("browser")
+    browser.get((place / "report.html").as_uri())
+    wait(browser, "return document.querySelectorAll('#grid li').length > 0")
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def wait(browser: "Chrome", script: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(script))
+
+
+def choose(page: "Chrome", selector: str, text: str) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    Select(page.find_element("css selector", selector)).select_by_visible_text(text)
+
+
+def slide(page: "Chrome", t: float) -> None:
+    page.execute_script(
+        "const slider = document.getElementById('level'); slider.value = arguments[0];"
+        "slider.dispatchEvent(new Event('input', {bubbles: true}))", t,
+    )  # fmt: skip
+
+
+def shown(page: "Chrome") -> list[int]:
+    """The indices of the visible images, in their order."""
+    found: list[str] = page.execute_script(
+        "return [...document.querySelectorAll('#grid li')].filter((item) => item.offsetParent !== null)"
+        ".map((item) => item.firstChild.dataset.index)"
+    )
+    return [int(index) for index in found]
+
+
+def covered(page: "Chrome") -> pd.Series:
+    """Every image's coverage as the page has it."""
+    found: list[list[str]] = page.execute_script(
+        "return [...document.querySelectorAll('.thumb')].map((thumb) => [thumb.dataset.index, thumb.dataset.coverage])"
+    )
+    return pd.Series({int(index): float(coverage) for index, coverage in found}).sort_index()
+
+
+def focused(page: "Chrome") -> "WebElement":
+    return page.switch_to.active_element
+
+
+def coverage_in_library(
+    place: Path, rule: str, *, model: int, kind: int = 0
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Coverage of the embedded maps as attrib has it."""
+    with np.load(place / "images" / "images.npz") as arrays:
+        maps = decoded(Coded(arrays["code"], arrays["low"], arrays["high"]))[model, kind]
+    return attrib.coverage(attrib.span(torch.from_numpy(maps), threshold=rule)).double().numpy()
+
+
+def test_names_are_shown_and_not_run(page: "Chrome") -> None:
+    assert NAMES[1] in page.find_element("css selector", ".glance").text
+    assert NAMES[1] in page.find_element("id", "set-filters").text
+
+
+@pytest.mark.parametrize(
+    ("choice", "kept"),
+    [
+        ("consistent", ["consistent"]),
+        ("inconsistent", ["inconsistent"]),
+        ("clean wrong", ["clean-wrong"]),
+        ("right on the clean image", ["consistent", "inconsistent"]),
+    ],
+)
+def test_filters_by_set_keep_what_pandas_counts(page: "Chrome", place: Path, choice: str, kept: list[str]) -> None:
+    sets = pd.read_csv(place / "sets" / "sets.csv").pivot(index="index", columns="model", values="set")
+    choose(page, "#set-filters label:nth-of-type(2) select", choice)
+    wanted = sets.index[sets[NAMES[1]].isin(kept)]
+    assert shown(page) == wanted.tolist()
+    choose(page, "#set-filters label:nth-of-type(1) select", "consistent")
+    both = sets.index[sets[NAMES[1]].isin(kept) & (sets[NAMES[0]] == "consistent")]
+    assert shown(page) == both.tolist()
+    assert page.find_element("id", "count").text.startswith(f"{len(both)} of {IMAGES} images")
+
+
+def test_filter_by_class_keeps_what_pandas_counts(page: "Chrome", place: Path) -> None:
+    labels = pd.read_csv(place / "sets" / "sets.csv").query("model == 'plain'").set_index("index")["label"]
+    choose(page, "#class-filter", "one")
+    assert shown(page) == labels.index[labels == 1].tolist()
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_sorting_by_coverage_is_the_order_of_pandas(page: "Chrome", place: Path, model: int) -> None:
+    choose(page, "#model", NAMES[model])
+    assert shown(page) == list(range(IMAGES))
+    table = pd.read_csv(place / "span" / "span.csv").query("images == 'clean'")
+    exact = table[table["model"] == NAMES[model]].set_index("index")["coverage"]
+    found = covered(page)
+    assert (found - exact).abs().max() <= 2 / SIZE**2
+    choose(page, "#sort", "coverage, lowest first")
+    assert shown(page) == found.sort_values(kind="stable").index.tolist()
+    assert (exact.loc[shown(page)].diff().dropna() >= -4 / SIZE**2).all()
+    choose(page, "#sort", "coverage, highest first")
+    assert shown(page) == (-found).sort_values(kind="stable").index.tolist()
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.75])
+def test_thresholds_are_those_of_the_library(page: "Chrome", place: Path, t: float) -> None:
+    choose(page, "#model", NAMES[0])
+    assert np.abs(covered(page) - coverage_in_library(place, "mean", model=0)).max() <= 1 / SIZE**2
+    choose(page, "#rule", "max:t")
+    slide(page, t)
+    assert np.abs(covered(page) - coverage_in_library(place, f"max:{t}", model=0)).max() <= 1 / SIZE**2
+    assert covered(page)[3] == 0  # a constant map
+    assert page.find_element("id", "level-value").text == f"{t:.2f}"
+
+
+def test_an_image_opens_with_every_models_maps_and_escape_closes_it(page: "Chrome", place: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    detail = page.find_element("id", "detail")
+    assert not detail.is_displayed()
+    page.find_element("css selector", ".thumb[data-index='5']").click()
+    assert detail.is_displayed()
+    assert page.find_element("id", "detail-title").text.startswith("Image 5: ")
+    models = detail.find_elements("css selector", "#detail-models article")
+    assert [model.find_element("css selector", "h3").text for model in models] == list(NAMES)
+    for m, model in enumerate(models):
+        assert len(model.find_elements("css selector", "canvas")) == 4
+        for k, covers in enumerate(model.find_elements("css selector", ".covers")):
+            found = float(covers.get_attribute("data-coverage") or "nan")
+            assert abs(found - coverage_in_library(place, "mean", model=m, kind=k)[5]) <= 1 / SIZE**2
+    focused(page).send_keys(Keys.ARROW_RIGHT)
+    assert page.find_element("id", "detail-title").text.startswith("Image 6: ")
+    choose(page, "#scale", "each map its own")
+    focused(page).send_keys(Keys.ESCAPE)
+    assert not detail.is_displayed()
+    assert focused(page).get_attribute("data-index") == "6"
+
+
+def test_the_keyboard_alone_is_enough(page: "Chrome") -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    rule = page.find_element("id", "rule")
+    page.execute_script("arguments[0].focus()", rule)
+    rule.send_keys(Keys.TAB)
+    assert focused(page).get_attribute("data-index") == "0"
+    focused(page).send_keys(Keys.ARROW_RIGHT)
+    focused(page).send_keys(Keys.ARROW_DOWN)
+    columns = page.execute_script(
+        "return getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length"
+    )
+    below = int(focused(page).get_attribute("data-index") or -1)
+    assert below == 1 + columns
+    assert page.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    focused(page).send_keys(Keys.ENTER)
+    assert page.find_element("id", "detail-title").text.startswith(f"Image {below}: ")
+    focused(page).send_keys(Keys.ESCAPE)
+    focused(page).send_keys(Keys.END)
+    assert focused(page).get_attribute("data-index") == str(IMAGES - 1)
+    # Tab leaves the grid instead of going through all its images.
+    focused(page).send_keys(Keys.TAB)
+    assert focused(page).get_attribute("data-index") is None
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_colours_follow_the_systems_and_stay_readable(page: "Chrome", scheme: str, dark: bool) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    for selector in ("body", "td", "aside", ".lead", "select", "nav a", "figcaption"):
+        ink, paper = page.execute_script(
+            """
+            const element = document.querySelector(arguments[0]);
+            const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+            let behind = element;
+            while (behind && numbers(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+            return [element, behind].map((one, at) => numbers(getComputedStyle(one)[at ? "backgroundColor" : "color"]));
+            """,
+            selector,
+        )
+        assert (luminance(paper) < 0.2) == dark, selector
+        light, deep = sorted((luminance(ink), luminance(paper)), reverse=True)
+        assert (light + 0.05) / (deep + 0.05) >= 4.5, selector  # WCAG AA
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def luminance(colour: list[float]) -> float:
+    """Relative luminance of an sRGB colour 0..255, as WCAG defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in colour[:3])]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_phone_shows_all_of_it(page: "Chrome") -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    )
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+    page.find_element("css selector", ".thumb[data-index='2']").click()
+    box = page.find_element("id", "detail").rect
+    assert box["x"] >= 0
+    assert box["width"] <= 390
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -1,0 +1,194 @@
+"""What the explorer shows is what the library's functions give, and nothing of it is computed twice."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import attrib
+from attrib import views
+from attrib.data import ATTACK, Dataset
+from attrib.errors import InputError
+from attrib.features import relevance
+from attrib.maps import MAPS
+from attrib.views import Attack, Desk, View
+
+POSITION, SAMPLES, SEED = 5, 3, 7
+USUAL = Attack(ATTACK["glyphs"].eps, ATTACK["glyphs"].steps)
+
+
+class Flat(nn.Module):
+    """No feature map for Grad-CAM, and its last layer is no linear one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3072, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return attrib.dataset("glyphs", limit=12)
+
+
+@pytest.fixture(scope="module")
+def lenet() -> nn.Module:
+    torch.manual_seed(0)
+    return attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32)).eval()
+
+
+@pytest.fixture
+def desk(data: Dataset, lenet: nn.Module) -> Desk:
+    return Desk({"lenet": lenet, "flat": Flat()}, data, {}, SAMPLES, SEED)
+
+
+def look(desk: Desk, name: str = "lenet", **changed: Any) -> View:
+    usual: dict[str, Any] = {"kind": "gradcam", "threshold": "mean", "target": "label", "attack": None}
+    return views.view(desk, name, POSITION, **(usual | changed))
+
+
+def template(data: Dataset) -> nn.Module:
+    """Sure of the image at POSITION and of what resembles it, with both taken from middle grey."""
+    image, label, *_ = list(data.batches(1))[POSITION]
+    fc = nn.Linear(3072, 10)
+    with torch.no_grad():
+        fc.weight.zero_()[label] = 0.02 * (image.flatten() - 0.5)  # so small that the softmax does not saturate
+        fc.bias.zero_()[label] = -0.01 * (image - 0.5).sum()
+    return nn.Sequential(nn.Flatten(), fc)
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[list[int]]:
+    """How often the model runs inside, as the list's length."""
+    runs: list[int] = []
+    hook = model.register_forward_hook(lambda _module, inputs, _output: runs.append(len(inputs[0])))
+    yield runs
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("kind", "attack"),
+    [*((kind, None) for kind in MAPS), ("gradient", USUAL), ("smoothgrad", USUAL), ("gradcam", Attack(0.1, 3))],
+)
+def test_the_view_is_what_the_librarys_functions_give(
+    desk: Desk, lenet: nn.Module, kind: str, attack: Attack | None
+) -> None:
+    image, label, index, _ = list(desk.data.batches(1))[POSITION]
+    shown = image
+    if attack:
+        # The usual reach of 10 steps of 2/255 within 8/255: two and a half times the radius.
+        step_size = 2.5 * attack.eps / attack.steps
+        shown = attrib.pgd(
+            lenet, image, label, eps=attack.eps, step_size=step_size, steps=attack.steps, seed=SEED, index=index
+        )
+    options: dict[str, Any] = {"samples": SAMPLES, "seed": SEED, "index": index} if kind == "smoothgrad" else {}
+    heat = MAPS[kind](lenet, shown, label, **options)
+    mask = attrib.span(heat, threshold="max:0.4")
+    values = relevance(lenet, shown, label)[0]
+
+    found = look(desk, kind=kind, threshold="max:0.4", attack=attack)
+    np.testing.assert_allclose(found.image, shown[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    np.testing.assert_allclose(found.perturbation, (shown - image)[0].permute(1, 2, 0).numpy(), atol=1e-6)
+    assert found.map is not None
+    np.testing.assert_allclose(found.map, heat[0].numpy(), rtol=1e-5, atol=1e-7)
+    assert found.coverage == pytest.approx(mask.float().mean().item())
+    assert sorted(found.relevance, reverse=True) == list(found.relevance)
+    np.testing.assert_allclose(found.relevance, values[torch.from_numpy(found.features)].numpy(), rtol=1e-4)
+    assert found.relevance[-1] >= values.sort().values[-len(found.relevance)] * (1 - 1e-4)
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            found.probability, lenet(torch.cat([image, shown])).softmax(1).numpy(), rtol=1e-4, atol=1e-7
+        )
+    assert not found.error
+    assert not found.features_error
+
+
+def test_the_target_is_the_label_or_what_the_model_says_of_the_image_shown(desk: Desk) -> None:
+    desk.models["template"] = template(desk.data)
+    label, attack = int(desk.data.labels[POSITION]), Attack(0.5, 10)
+    clean, shown = look(desk, "template", attack=attack).prediction
+    assert clean == label != shown, "the attack turns this image"
+    assert look(desk, "template", attack=attack).target == label
+    assert look(desk, "template", attack=attack, target="prediction").target == shown
+    assert look(desk, "template", target="prediction").target == label
+
+
+def test_nothing_is_computed_twice(desk: Desk, lenet: nn.Module) -> None:
+    first = look(desk, attack=USUAL)
+    with counted(lenet) as runs:
+        for threshold in ("max:0.2", "max:0.21", "otsu", "mass:0.5"):
+            assert look(desk, attack=USUAL, threshold=threshold).map is not None
+        assert not runs, "a threshold needs no model"
+        look(desk, attack=USUAL, kind="gradient")
+        assert 0 < len(runs) < 6, "another map needs no attack"
+        runs.clear()
+        look(desk)
+        assert 0 < len(runs) < 10, "the clean image's probabilities are known"
+        runs.clear()
+        again = look(desk, attack=USUAL)
+        assert not runs
+        look(desk, attack=Attack(USUAL.eps, USUAL.steps + 1))
+        assert len(runs) > USUAL.steps, "another attack is another image"
+    assert again.map is not None
+    assert first.map is not None
+    np.testing.assert_array_equal(again.map, first.map)
+
+
+def test_a_desk_forgets_what_was_not_asked_for_longest(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "REMEMBERED", 2)
+    computed = []
+    for key in "abacab":
+        desk.remember(key, lambda key=key: computed.append(key))  # type: ignore[misc]
+    assert computed == ["a", "b", "c", "b"]
+    assert list(desk.known) == ["a", "b"]
+
+
+def test_what_a_model_has_not_is_told_in_one_line_beside_the_rest(desk: Desk) -> None:
+    found = look(desk, "flat", attack=USUAL)
+    assert "no feature map" in found.error
+    assert "linear layer" in found.features_error
+    assert "\n" not in found.error + found.features_error
+    assert found.map is None
+    assert math.isnan(found.coverage)
+    assert not len(found.features)
+    np.testing.assert_allclose(found.probability, 0.1, rtol=1e-6)
+    assert look(desk, "flat", kind="gradient").map is not None
+    assert not look(desk, "flat").perturbation.any()
+
+
+def test_a_layer_that_is_named_is_looked_at(data: Dataset, lenet: nn.Module) -> None:
+    first = lenet.get_submodule("stages.0")
+    found = look(Desk({"lenet": lenet}, data, {"lenet": first}, SAMPLES, SEED))
+    image, label, *_ = list(data.batches(1))[POSITION]
+    assert found.map is not None
+    np.testing.assert_allclose(found.map, attrib.gradcam(lenet, image, label, layer=first)[0].numpy(), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kind": "lime"}, "map: expected one of"),
+        ({"target": "7"}, "target: expected one of"),
+        ({"threshold": "median"}, "threshold: expected"),
+        ({"name": "grey"}, "does not take 3x32x32 images"),
+        ({"name": "two"}, r"expected logits of shape \(1, 10\)"),
+    ],
+)
+def test_what_cannot_be_shown_is_an_input_error(desk: Desk, changed: dict[str, Any], said: str) -> None:
+    desk.models["grey"] = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(1800, 10))
+    desk.models["two"] = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+    with pytest.raises(InputError, match=said):
+        look(desk, **changed)
+
+
+def test_positions_of_a_class(data: Dataset) -> None:
+    for label in (None, *range(10)):
+        expected = [n for n, k in enumerate(data.labels.tolist()) if label in (None, k)]
+        assert views.positions(data, label) == expected
