@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test notebooks lint clean
+.PHONY: setup demo test notebooks figures reproduce bench lint clean
 
 setup: $(READY)
 
@@ -24,7 +24,21 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 notebooks: $(READY)
-	$(BIN)/jupyter execute notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute notebooks/*.ipynb
+
+figures: $(READY)
+	$(BIN)/python -m figures
+
+# a GPU, overnight; SHORT=1: two CPU cores, hours. SWEEPS=1: those over alpha too.
+reproduce: $(READY)
+	$(BIN)/python -m figures.reproduce $(if $(SHORT),--short) $(if $(SWEEPS),--sweeps)
+
+# On two free CPU cores in under 20 minutes. torchattacks asks for torchvision, which what is used of it does not need.
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchattacks==3.5.1 requests
+	test -e runs/demo/pgd-at/model.pt || $(MAKE) demo
+	set -e; for bench in attack table_row peak maps train_step commands growth scaling estimate page; do \
+		$(BIN)/python -m bench.$$bench; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

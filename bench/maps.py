@@ -1,0 +1,119 @@
+"""SmoothGrad and Grad-CAM against Captum called the textbook way: ``python -m bench.maps``.
+
+The peers are NoiseTunnel around Saliency (signed gradients, 32 samples, the same noise level) and LayerGradCam with
+its map brought to the image's size, on the model as it is, batch by batch. What is fast has to be right as well: the
+rank correlation with the same map in float32 is Spearman's, over all pixels of all images, for attrib's precision
+``auto``. Models from ``--ckpt`` are trained ones with their data; ``resnet18`` is an untrained one on digits.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from captum.attr import LayerAttribution, LayerGradCam, NoiseTunnel, Saliency
+from torch import Tensor, nn
+
+import attrib
+from attrib.cli.explain import How
+from attrib.data import Batch
+from attrib.inference import Precision
+from bench.timing import Row, Seconds, begin, example, in_turn, parser, publish, versus
+
+SAMPLES, SIGMA = 32, 0.15
+ASKED = {"smoothgrad": 2.2, "gradcam": 1.5}
+Map = Callable[[nn.Module, Batch], Tensor]
+
+
+def main() -> None:
+    """Print the comparison and write it as JSON."""
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--ckpt", nargs="*", default=["runs/demo/pgd-at/model.pt"])
+    options.add_argument("--images", type=int, default=2000, help="for Grad-CAM of a trained model")
+    options.add_argument("--smooth-images", type=int, default=32, help="for SmoothGrad, and for the untrained resnet18")
+    options.add_argument("--batch-size", type=int, default=250)
+    chosen = options.parse_args()
+    device = begin(chosen)
+    rows: list[Row] = []
+    seconds: dict[str, dict[str, list[Seconds]]] = {}
+
+    def compare(name: str, title: str, model: nn.Module, batches: list[Batch], precision: Precision) -> None:
+        own, peer = OURS[name], THEIRS[name]
+
+        def run(side: Map) -> list[Tensor]:
+            return [side(model, batch).cpu() for batch in batches]
+
+        ours = partial(own, precision=precision)
+        taken = in_turn({"attrib": lambda: run(ours), "captum": lambda: run(peer)}, rounds=chosen.rounds, device=device)
+        count = sum(len(batch.label) for batch in batches)
+        what = f"{name}, {title}, {count:,} images, {precision}"
+        seconds[what] = taken
+        exact, found = (torch.cat(run(partial(own, precision=p))) for p in ("fp32", precision))
+        rows.append(versus(what, taken, asked=ASKED[name]) | {"rank correlation": spearman(exact, found)})
+
+    for path in chosen.ckpt:
+        model, described = attrib.load(path)
+        model.to(device)
+        title = f"{described.arch} ({Path(path).parent.name}, {described.data})"
+        for name, count in (("smoothgrad", chosen.smooth_images), ("gradcam", chosen.images)):
+            batches = list(attrib.dataset(described.data, limit=count).batches(chosen.batch_size, device=device))
+            compare(name, title, model, batches, automatic(name, device))
+    untrained, batch = example("resnet18", chosen.smooth_images, device)
+    compare("smoothgrad", "resnet18 (untrained)", untrained, [batch], automatic("smoothgrad", device))
+    for precision in dict.fromkeys((automatic("gradcam", device), automatic("smoothgrad", device))):
+        compare("gradcam", "resnet18 (untrained)", untrained, [batch], precision)
+    publish(
+        "maps",
+        f"Maps against Captum, SmoothGrad of {SAMPLES} samples, batches of {chosen.batch_size},"
+        f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
+        rows, chosen, device, seconds=seconds,
+    )  # fmt: skip
+
+
+def automatic(name: str, device: torch.device) -> Precision:
+    """What ``--precision auto`` means for this map."""
+    return How(name, "label", None, 0, "auto", device).map_precision()
+
+
+def our_smoothgrad(model: nn.Module, batch: Batch, *, precision: Precision) -> Tensor:
+    """(N,H,W)"""
+    return attrib.smoothgrad(
+        model, batch.image, batch.label, samples=SAMPLES, sigma=SIGMA, index=batch.index, precision=precision
+    )
+
+
+def our_gradcam(model: nn.Module, batch: Batch, *, precision: Precision) -> Tensor:
+    """(N,H,W)"""
+    return attrib.gradcam(model, batch.image, batch.label, precision=precision)
+
+
+def captum_smoothgrad(model: nn.Module, batch: Batch) -> Tensor:
+    """(N,H,W); the samples of a quarter of the images at a time, or memory would run out."""
+    found: Tensor = NoiseTunnel(Saliency(model)).attribute(
+        batch.image.clone().requires_grad_(), target=batch.label, abs=False, nt_type="smoothgrad",
+        nt_samples=SAMPLES, nt_samples_batch_size=SAMPLES // 4, stdevs=SIGMA,
+    )  # fmt: skip
+    return found.detach().abs().sum(1)
+
+
+def captum_gradcam(model: nn.Module, batch: Batch) -> Tensor:
+    """(N,H,W)"""
+    explainer = LayerGradCam(model, model.get_submodule("stages")[-1])  # type: ignore[index]
+    grid = explainer.attribute(batch.image, target=batch.label, relu_attributions=True)
+    found: Tensor = LayerAttribution.interpolate(grid.detach(), batch.image.shape[-2:], "bilinear")
+    return found.squeeze(1)
+
+
+OURS: dict[str, Callable[..., Tensor]] = {"smoothgrad": our_smoothgrad, "gradcam": our_gradcam}
+THEIRS: dict[str, Map] = {"smoothgrad": captum_smoothgrad, "gradcam": captum_gradcam}
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """The rank correlation of two sets of maps, (N,H,W) each; equal values (Grad-CAM's zeros) share their rank."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How much of the machine PGD uses: its share of the rate that large products reach: ``python -m bench.peak``.
+
+The peak is measured, not read from a data sheet: the best of a large matrix product and a large convolution of the
+same precision. The arithmetic of an attack is counted by torch.utils.flop_counter over one step of the plain model,
+forward and backward to the image; what folding saves is not counted as done.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import attrib
+from attrib import inference
+from attrib.attack import cross_entropy
+from attrib.data import Batch
+from attrib.inference import frozen
+from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, middle, parser, publish
+
+STEPS = 10
+DTYPES: dict[inference.Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def main() -> None:
+    """Print the shares and write them as JSON."""
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--arch", default="resnet18")
+    options.add_argument("--images", type=int, default=64)
+    chosen = options.parse_args()
+    device = begin(chosen)
+    model, batch = example(chosen.arch, chosen.images, device)
+    work = flops(model, batch)
+    large = 8 if device.type == "cuda" else 1
+    rows: list[Row] = []
+    for precision, dtype in DTYPES.items():
+        if precision == "bf16" and not inference.has_fast_bf16(device):
+            continue
+        pgd = partial(
+            attrib.pgd, model, batch.image, batch.label, eps=EPS, step_size=STEP_SIZE, steps=STEPS, precision=precision
+        )
+        matrix = torch.randn(2048 * large, 2048, device=device, dtype=dtype)
+        square = torch.randn(2048, 2048, device=device, dtype=dtype)
+        maps = torch.randn(64 * large, 256, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        convolve = partial(F.conv2d, maps, kernel, padding=1)
+        sides: dict[str, Callable[[], object]] = {
+            "matrix product": partial(torch.matmul, matrix, square),
+            "convolution": convolve,
+            "PGD": pgd,
+        }
+        counts = {
+            "matrix product": 2 * 2048**3 * large,
+            "convolution": 2 * maps.numel() * 256 * 9,
+            "PGD": STEPS * work,
+        }
+        taken = in_turn(sides, rounds=chosen.rounds, device=device)
+        rate = {name: counts[name] / middle(taken[name]).clock / 1e9 for name in sides}
+        by_cpu = {name: counts[name] / middle(taken[name]).cpu for name in sides}
+        peak = max(rate["matrix product"], rate["convolution"])
+        rows.append(
+            {
+                "precision": precision, **{f"{name} GFLOP/s": value for name, value in rate.items()},
+                "share of peak %": 100 * rate["PGD"] / peak,
+                "by CPU %": 100 * by_cpu["PGD"] / max(by_cpu["matrix product"], by_cpu["convolution"]),
+                "asked": ">= 80",
+            }
+        )  # fmt: skip
+    publish(
+        "peak",
+        f"PGD-{STEPS}, {chosen.arch}, {chosen.images} images of 3x32x32, {work / 1e9:.1f} GFLOP a step,"
+        f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
+        rows, chosen, device,
+    )  # fmt: skip
+
+
+def flops(model: nn.Module, batch: Batch) -> int:
+    """Floating-point operations of one step: forward, and backward to the image."""
+    with frozen(model), FlopCounterMode(display=False) as counter:
+        x = batch.image.clone().requires_grad_()
+        cross_entropy(model(x), batch.label).sum().backward()
+    return int(counter.get_total_flops())
+
+
+if __name__ == "__main__":
+    main()

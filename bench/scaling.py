@@ -1,0 +1,99 @@
+"""Adversarial training over 1 and 2 processes, and what they spend on talking: ``python -m bench.scaling``.
+
+Each process has one thread (or one GPU) and its own part of the batch, as torchrun starts them; gloo on CPUs, NCCL on
+GPUs. The share of communication is measured by leaving it out: the same steps under DistributedDataParallel's no_sync.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from statistics import median
+
+import torch
+import torch.distributed as dist
+
+from attrib import inference
+from attrib.model import Classifier
+from attrib.parallel import total, world
+from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, parser, publish
+from train.attack import pgd_attack
+from train.loop import LossModule
+from train.methods import pgd_at
+from train.parallel import synchronised
+
+
+def main() -> None:
+    """Print the table and write it as JSON; as one of torchrun's processes (``--worker``), train."""
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--arch", default="resnet18")
+    options.add_argument("--batch-size", type=int, default=16, help="of each process")
+    options.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    options.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.worker:
+        worker(chosen)
+        return
+    device = begin(chosen)
+    rows: list[Row] = []
+    for count in chosen.processes:
+        synced, alone = started(count, chosen)
+        rate = count * chosen.batch_size / synced
+        first = rows[0] if rows else {"processes": count, "images/s": rate}
+        ideal = float(first["images/s"]) * count / float(first["processes"])
+        rows.append(
+            {
+                "processes": count, "s per step": synced, "images/s": rate,
+                "efficiency %": 100 * rate / ideal,
+                "communication %": 100 * (1 - alone / synced),
+            }
+        )  # fmt: skip
+    publish(
+        "scaling",
+        f"PGD-10 adversarial training, {chosen.arch}, batch {chosen.batch_size} a process, one thread each, {device};"
+        f" median of {chosen.rounds} rounds",
+        rows, chosen, device,
+    )  # fmt: skip
+
+
+def started(count: int, chosen: argparse.Namespace) -> tuple[float, float]:
+    """Seconds per step of so many processes, with communication and without."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command += ["-m", "bench.scaling", "--worker", "--threads", "1", "--device", chosen.device, "--arch", chosen.arch]
+    command += ["--batch-size", str(chosen.batch_size), "--rounds", str(chosen.rounds)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    synced, alone = json.loads(done.stdout.splitlines()[-1])
+    return synced, alone
+
+
+def worker(chosen: argparse.Namespace) -> None:
+    """Train for some steps; the first process prints both medians."""
+    torch.set_num_threads(1)
+    with world(chosen.device) as here:
+        model, batch = example(chosen.arch, chosen.batch_size, here.device)
+        assert isinstance(model, Classifier)
+        model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        module = synchronised(LossModule(model), here)
+        precision = inference.precision("auto", here.device)
+        attack = pgd_attack(eps=EPS, step_size=STEP_SIZE, steps=10, seed=0, epoch=1, precision=precision)
+
+        def step(*, quiet: bool) -> None:
+            with module.no_sync() if quiet and here.size > 1 else nullcontext():  # type: ignore[operator]
+                with inference.autocast(here.device, precision):
+                    loss = module(pgd_at.loss, batch, attack)
+                loss.backward()
+            model.zero_grad()
+            if here.size > 1:
+                dist.barrier()
+
+        sides = {"synced": lambda: step(quiet=False), "alone": lambda: step(quiet=True)}
+        taken = in_turn(sides, rounds=chosen.rounds, device=here.device)
+        clocks = torch.tensor([median(s.clock for s in seconds) for seconds in taken.values()], device=here.device)
+        mean = (total(clocks) / here.size).tolist()
+        if here.rank == 0:
+            print(json.dumps(mean))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What the benches share: both sides in turn, seconds of clock and processor, one table, one JSON file.
+
+Sides alternate in every round, in one process, the order turned round every other time, so that a machine that slows
+down or has other work slows both; a figure is the median over rounds. The processor's seconds stand beside the
+clock's, since other work on the machine stretches mostly the latter.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from attrib import inference
+from attrib.data import Batch
+from attrib.glyphs import render
+from attrib.model import build
+
+RESULTS = Path("bench/results")
+EPS, STEP_SIZE = 8 / 255, 2 / 255
+
+
+class Seconds(NamedTuple):
+    """By the clock, and by all threads of the process together."""
+
+    clock: float
+    cpu: float
+
+
+Row = dict[str, str | float]
+"""One line of a table."""
+
+
+def parser(doc: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
+    """The options that every bench has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--device", default="auto")
+    made.add_argument("--out", type=Path, default=RESULTS)
+    return made
+
+
+def begin(options: argparse.Namespace) -> torch.device:
+    """Set the threads; the device to measure."""
+    torch.set_num_threads(options.threads)
+    return inference.device(options.device)
+
+
+def example(arch: str, images: int, device: torch.device) -> tuple[nn.Module, Batch]:
+    """An untrained network in eval mode and digits for it, 3x32x32: time does not depend on the weights."""
+    torch.manual_seed(0)
+    model = build(arch, num_classes=10, input_shape=(3, 32, 32)).to(device).eval()
+    image, label, _ = render(torch.arange(images))
+    index = torch.arange(images, device=device)
+    return model, Batch(image.to(device) / 255, label.to(device), index, None)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> Seconds:
+    """What it takes, the device's work included."""
+    started = Seconds(time.perf_counter(), time.process_time())
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return Seconds(time.perf_counter() - started.clock, time.process_time() - started.cpu)
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device, warm_up: bool = True
+) -> dict[str, list[Seconds]]:
+    """Every side once per round; what the first call costs beyond the others (``warm_up``) is left out."""
+    taken: dict[str, list[Seconds]] = {name: [] for name in sides}
+    for number in range(rounds + warm_up):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            seconds = timed(sides[name], device)
+            if number >= warm_up:
+                taken[name].append(seconds)
+    return taken
+
+
+def middle(seconds: Sequence[Seconds]) -> Seconds:
+    """The median of each."""
+    return Seconds(*map(median, zip(*seconds, strict=True)))
+
+
+def versus(what: str, taken: Mapping[str, Sequence[Seconds]], *, asked: float | None = None) -> Row:
+    """A line of own seconds, a peer's, and how many times less the own: ``taken`` holds the own side first."""
+    own, peer = (middle(seconds) for seconds in taken.values())
+    row: Row = {
+        "what": what, "attrib s": own.clock, "peer s": peer.clock,
+        "x by clock": peer.clock / own.clock, "x by CPU": peer.cpu / own.cpu,
+    }  # fmt: skip
+    return row | ({} if asked is None else {"asked": f">= {asked:g}"})
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    found = {
+        "cpu": _cpu(), "threads": torch.get_num_threads(), "device": str(device), "torch": torch.__version__,
+        "python": platform.python_version(),
+    }  # fmt: skip
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def publish(
+    name: str, title: str, rows: Sequence[Row], options: argparse.Namespace, device: torch.device, **more: Any
+) -> None:
+    """Print the table and write OUT/NAME.json (NAME-cuda.json for a GPU); ``more`` is kept beside it."""
+    found = {
+        "title": title, "command": shlex.join(["python", "-m", f"bench.{name}", *sys.argv[1:]]),
+        "machine": machine(device), "rows": list(rows), **more,
+    }  # fmt: skip
+    print(f"{title}\n\n{markdown(rows)}\n")
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{name}{'-cuda' if device.type == 'cuda' else ''}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The lines as a table; a column that a line does not have is empty there."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    numbers = [all(not isinstance(row.get(column), str) for row in rows) for column in columns]
+    dashes = [f"{'-' * (width - 1)}:" if number else "-" * width for width, number in zip(widths, numbers, strict=True)]
+    padded = [
+        [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        ]
+        for line in cells
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], dashes, *padded[1:]])
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 0.1 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
