@@ -1,6 +1,7 @@
 """The notebooks as committed: they use names of attrib that exist, define nothing, and hold their outputs."""
 
 import ast
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +23,9 @@ def cells(path: Path) -> list[Any]:
 
 
 def parsed(path: Path) -> ast.Module:
-    """The notebook's code, without the lines that are IPython's own."""
-    lines = "\n".join(cell.source for cell in cells(path)).splitlines()
-    return ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
+    """The notebook's code, with nothing in place of the lines that are IPython's own."""
+    text = "\n".join(cell.source for cell in cells(path))
+    return ast.parse(re.sub(r"^( *)[%!].*$", r"\1pass", text, flags=re.MULTILINE))
 
 
 def imports(code: ast.Module) -> Iterator[tuple[str, str, str]]:
