@@ -44,7 +44,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
     for suffix in (".pdf", ".png"):
         target = path.with_name(path.name + suffix)
         with atomic(target) as temporary, style():
-            figure.savefig(temporary, format=suffix[1:])
+            # No date, so that the same results give the same bytes.
+            figure.savefig(temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
         written.append(target)
     return written
 
