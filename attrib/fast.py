@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attrib.inference import Precision, autocast, frozen
@@ -40,10 +40,33 @@ def prepared(
     """Inside, the model is frozen, autocast is set, and there is a faster copy, or the model itself without one.
 
     device: that of the images; layer: a submodule of the model whose output the copy must keep as well.
-    The copy shares the weights that it does not change, so it is of no use after the context.
+    The copy shares the weights that it does not change, so it is of no use after the context. It is made anew each
+    time, since nothing tells for sure that a weight has changed; but see :func:`held`.
     """
     with frozen(model), autocast(device, precision):
-        yield _copied(model, device, precision, layer) or Prepared(model, layer)
+        copies = _held.get(model, {})
+        wanted = (device, precision, layer)
+        if wanted not in copies:
+            copies[wanted] = _copied(model, *wanted) or Prepared(model, layer)
+        yield copies[wanted]
+
+
+_held: dict[nn.Module, dict[tuple[torch.device, Precision, nn.Module | None], Prepared]] = {}
+
+
+@contextmanager
+def held(*models: nn.Module) -> Iterator[None]:
+    """Inside, neither weights nor hooks of the models change, so what :func:`prepared` makes of one stays.
+
+    For work on many batches: without it every call of an attack or a map makes a copy of its own.
+    """
+    new = set(models) - _held.keys()
+    _held.update({model: {} for model in new})
+    try:
+        yield
+    finally:
+        for model in new:
+            del _held[model]
 
 
 def _copied(model: nn.Module, device: torch.device, precision: Precision, layer: nn.Module | None) -> Prepared | None:
@@ -147,9 +170,8 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 def _lay(module: nn.Module, dtype: torch.dtype | None) -> None:
     """Weights of its own for the module, of that type if they are float32, the channels innermost."""
     for name, weight in module.named_parameters(recurse=False):
-        tensor: Tensor = weight.detach()
-        if dtype is not None and tensor.dtype == torch.float32:
-            tensor = tensor.to(dtype)
-        if tensor.ndim == 4:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        kind = dtype if dtype is not None and weight.dtype == torch.float32 else weight.dtype
+        form = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+        # A copy even where contiguous() would do nothing: with one input channel the strides decide the layout.
+        tensor = weight.detach().to(kind, copy=True, memory_format=form)
         setattr(module, name, nn.Parameter(tensor, requires_grad=False))

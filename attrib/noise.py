@@ -24,10 +24,11 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser, a bijection of the int64s; ``>>`` is arithmetic in torch, hence the masks."""
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _MIX_1
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _MIX_2
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
+    """SplitMix64's finaliser, a bijection of the int64s, in place; ``>>`` is arithmetic in torch, hence the masks."""
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
+        z ^= (z >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+        z *= factor
+    return z
 
 
 def uniform(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:
@@ -42,7 +43,7 @@ def uniform(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) 
     keys = _mix(_mix((index.long() + 1) * _GOLDEN) ^ key)
     bits = _mix(keys[:, None] + positions * _GOLDEN)
     # 23 bits and a half are what a float32 below 1 holds exactly; the half keeps 0 and 1 out.
-    return (((bits >> 41) & 0x7FFFFF).float().add_(0.5) * 2.0**-23).view(-1, *shape)
+    return ((bits >> 41) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23).view(-1, *shape)
 
 
 def normal(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:

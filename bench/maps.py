@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import attrib
 from attrib.cli.explain import How
 from attrib.data import Batch
+from attrib.fast import held
 from attrib.inference import Precision
 from bench.timing import Row, Seconds, begin, example, in_turn, parser, publish, versus
 
@@ -41,7 +42,8 @@ def main() -> None:
         own, peer = OURS[name], THEIRS[name]
 
         def run(side: Map) -> list[Tensor]:
-            return [side(model, batch).cpu() for batch in batches]
+            with held(model):  # as the commands do
+                return [side(model, batch).cpu() for batch in batches]
 
         ours = partial(own, precision=precision)
         taken = in_turn({"attrib": lambda: run(ours), "captum": lambda: run(peer)}, rounds=chosen.rounds, device=device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import attrib
 from attrib import inference, maps, robust
 from attrib.attack import cross_entropy
-from attrib.fast import prepared
+from attrib.fast import held, prepared
 from attrib.gated import GatedClassifier
 from attrib.layers import Normalized
 from attrib.model import Classifier
@@ -251,6 +251,29 @@ def test_the_copy_follows_the_model() -> None:
         after, _ = answer(fast.model, image)
     torch.testing.assert_close(after, answer(model, image)[0])
     assert not torch.allclose(before, after)
+
+
+def test_a_held_model_is_copied_once() -> None:
+    model, other, image = settled(Named), settled(Named), images(2, 3, 16, 16)
+    layer = model.get_submodule("conv1")
+
+    def copies() -> list[nn.Module]:
+        found = []
+        for of, kept in ((model, None), (model, layer), (other, None)):
+            with prepared(of, CPU, "fp32", layer=kept) as fast:
+                torch.testing.assert_close(fast.model(image), of(image))
+                found.append(fast.model)
+        return found
+
+    with held(model, model):
+        first, second = copies(), copies()
+        assert [a is b for a, b in zip(first, second, strict=True)] == [True, True, False]
+        assert first[0] is not first[1]
+        with held(model):
+            assert copies()[0] is first[0]
+        assert copies()[0] is first[0]
+    assert copies()[0] is not first[0]
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_leaves_no_trace() -> None:

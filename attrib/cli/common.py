@@ -120,6 +120,7 @@ def loaded(
     Raises InputError.
     """
     from attrib import inference
+    from attrib.fast import held
     from attrib.parallel import world
 
     with world(device) as here:
@@ -131,7 +132,8 @@ def loaded(
         images = load_data(data, asked, split=split, root=root, limit=limit, size=size)
         settings = attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
         _check_models(asked, images, here, attacked=settings is not None)
-        yield Loaded(here, subjects, images, settings)
+        with held(*(subject.model for subject in subjects)):
+            yield Loaded(here, subjects, images, settings)
 
 
 def load_data(
