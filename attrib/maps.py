@@ -37,7 +37,7 @@ Explain = Callable[[Prepared, Chunk], Tensor]
 """The model (and layer) to run, and what on, to attributions."""
 
 BUSY = 64
-"""Images that keep a CPU busy; more of them in one pass only leave its caches."""
+"""Images that keep a CPU busy; more of them in one pass only leave its caches and ask for memory anew."""
 
 
 def gradient(
@@ -98,7 +98,7 @@ def smoothgrad(
         x, y, rows, room = chunk
         saliency = captum.attr.Saliency(fast.model)
         total = torch.zeros_like(x)
-        together = max(1, (room if x.is_cuda else min(room, BUSY)) // len(x))
+        together = max(1, room // len(x))
         for first in range(1, 1 + count, together):
             streams = range(first, min(first + together, 1 + count))
             noisy = torch.cat([_noisy(x, rows, sigma=sigma, seed=seed, stream=stream) for stream in streams])
@@ -366,7 +366,7 @@ def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision
     key = image.shape[1:], precision
     if key not in known:
         known[key] = images_per_chunk(fast, image)
-    return known[key]
+    return known[key] if image.is_cuda else min(known[key], BUSY)
 
 
 def _stage(model: nn.Module, image: Tensor, label: Tensor) -> nn.Module:

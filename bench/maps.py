@@ -30,8 +30,8 @@ def main() -> None:
     """Print the comparison and write it as JSON."""
     options = parser(__doc__, rounds=3)
     options.add_argument("--ckpt", nargs="*", default=["runs/demo/pgd-at/model.pt"])
-    options.add_argument("--images", type=int, default=2000, help="for Grad-CAM of a trained model")
-    options.add_argument("--smooth-images", type=int, default=32, help="for SmoothGrad, and for the untrained resnet18")
+    options.add_argument("--images", type=int, default=2000, help="for Grad-CAM")
+    options.add_argument("--smooth-images", type=int, default=32, help="for SmoothGrad")
     options.add_argument("--batch-size", type=int, default=250)
     chosen = options.parse_args()
     device = begin(chosen)
@@ -60,16 +60,24 @@ def main() -> None:
         for name, count in (("smoothgrad", chosen.smooth_images), ("gradcam", chosen.images)):
             batches = list(attrib.dataset(described.data, limit=count).batches(chosen.batch_size, device=device))
             compare(name, title, model, batches, automatic(name, device))
-    untrained, batch = example("resnet18", chosen.smooth_images, device)
-    compare("smoothgrad", "resnet18 (untrained)", untrained, [batch], automatic("smoothgrad", device))
+    untrained, many = example("resnet18", chosen.images, device)
+    batches = split(many, chosen.batch_size)
+    few = split(many, chosen.smooth_images)[:1]
+    compare("smoothgrad", "resnet18 (untrained)", untrained, few, automatic("smoothgrad", device))
     for precision in dict.fromkeys((automatic("gradcam", device), automatic("smoothgrad", device))):
-        compare("gradcam", "resnet18 (untrained)", untrained, [batch], precision)
+        compare("gradcam", "resnet18 (untrained)", untrained, batches, precision)
     publish(
         "maps",
         f"Maps against Captum, SmoothGrad of {SAMPLES} samples, batches of {chosen.batch_size},"
         f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
         rows, chosen, device, seconds=seconds,
     )  # fmt: skip
+
+
+def split(batch: Batch, size: int) -> list[Batch]:
+    """Batches of that size; without masks."""
+    parts = zip(batch.image.split(size), batch.label.split(size), batch.index.split(size), strict=True)
+    return [Batch(image, label, index, None) for image, label, index in parts]
 
 
 def automatic(name: str, device: torch.device) -> Precision:
