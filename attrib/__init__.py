@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attrib.association import mean_difference, partial_rank_correlation, rank_correlation
     from attrib.attack import cw, fgsm, pgd
     from attrib.checkpoint import Checkpoint, load, save
     from attrib.checks import (
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from attrib.layers import locate
     from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
     from attrib.model import Classifier, build
-    from attrib.relate import across_models, mean_difference, partial_rank_correlation, rank_correlation, relation
+    from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
     from attrib.stats import holm, interval, paired
 
@@ -53,17 +54,17 @@ _HOME = {
     "Batch": "data", "Checkpoint": "checkpoint", "Classifier": "model", "InputError": "errors",
     "across_models": "relate", "alp_loss": "consistency", "area": "checks", "build": "model", "cascade": "checks",
     "chance_iou": "checks", "contribution": "features", "coverage": "spans", "coverage_curve": "spans",
-    "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "checks", "edges": "checks",
-    "eq6": "maps", "explore": "explorer", "fgsm": "attack", "fractions": "checks", "gini": "features",
-    "gradcam": "maps", "gradient": "maps", "guided_gradcam": "maps", "high_contribution": "features",
-    "holm": "stats", "insertion": "checks", "inside": "spans", "integrated_gradients": "maps", "interval": "stats",
-    "iou": "spans", "load": "checkpoint", "locate": "layers", "logit_pairs": "consistency",
-    "mean_difference": "relate", "moved": "checks", "noise_images": "checks", "object_covered": "spans",
-    "occlusion": "maps", "paired": "stats", "partial_rank_correlation": "relate", "participation_ratio": "features",
-    "pgd": "attack", "pointing": "spans", "probability": "checks", "random_maps": "checks",
-    "random_pixels": "checks", "rank_correlation": "relate", "relation": "relate", "relevance": "features",
-    "save": "checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans",
-    "span_deletion": "checks", "spearman": "checks", "ssim": "checks", "valid_values": "features",
+    "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "checks", "edges": "checks", "eq6": "maps",
+    "explore": "explorer", "fgsm": "attack", "fractions": "checks", "gini": "features", "gradcam": "maps",
+    "gradient": "maps", "guided_gradcam": "maps", "high_contribution": "features", "holm": "stats",
+    "insertion": "checks", "inside": "spans", "integrated_gradients": "maps", "interval": "stats", "iou": "spans",
+    "load": "checkpoint", "locate": "layers", "logit_pairs": "consistency", "mean_difference": "association",
+    "moved": "checks", "noise_images": "checks", "object_covered": "spans", "occlusion": "maps", "paired": "stats",
+    "partial_rank_correlation": "association", "participation_ratio": "features", "pgd": "attack",
+    "pointing": "spans", "probability": "checks", "random_maps": "checks", "random_pixels": "checks",
+    "rank_correlation": "association", "relation": "relate", "relevance": "features", "save": "checkpoint",
+    "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans", "span_deletion": "checks",
+    "spearman": "checks", "ssim": "checks", "valid_values": "features",
 }  # fmt: skip
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 import attrib
 from attrib import relate
@@ -35,57 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_examples_of_the_docstrings() -> None:
     result = doctest.testmod(relate)
-    assert (result.failed, result.attempted > 8) == (0, True)
-
-
-def test_rank_correlation_is_scipy_s_also_with_ties_and_in_resamples() -> None:
-    draw = np.random.default_rng(0)
-    x = draw.integers(0, 12, 60).astype(float)
-    y = x + draw.normal(size=60) * 6
-    found = relate.rank_correlation(x, y)
-    assert found.rho == pytest.approx(spearmanr(x, y).statistic)
-    assert found.low < found.rho < found.high
-    # The interval by the slow way: every resample is ranked by scipy.
-    generator, slow = np.random.default_rng(0), []
-    for _ in range(relate.RESAMPLES):
-        rows = generator.integers(60, size=60)
-        slow.append(spearmanr(x[rows], y[rows]).statistic)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
-    assert found.p < 0.05
-    x[3] = np.nan
-    assert relate.rank_correlation(x, y).n == 59
-
-
-def test_partial_correlation_is_that_of_the_residuals_of_ranks() -> None:
-    draw = np.random.default_rng(1)
-    given = draw.normal(size=80)
-    x, y = given + draw.normal(size=80), given + draw.normal(size=80)
-    ranks = [rankdata(column) for column in (x, y, given)]
-    left = [column - np.polyval(np.polyfit(ranks[2], column, 1), ranks[2]) for column in ranks[:2]]
-    assert relate.partial_rank_correlation(x, y, given).rho == pytest.approx(np.corrcoef(left)[0, 1])
-    assert np.isnan(relate.partial_rank_correlation(given, y, given).rho)
-
-
-def test_difference_of_means_and_degenerate_groups() -> None:
-    draw = np.random.default_rng(2)
-    a, b = draw.normal(1, 1, 40), draw.normal(0, 1, 30)
-    found = relate.mean_difference(a, b)
-    assert found.difference == pytest.approx(sum(a) / 40 - sum(b) / 30)
-    assert found.low < found.difference < found.high
-    both, generator = np.concatenate([a, b]), np.random.default_rng(5)
-    beyond = 0
-    for _ in range(2000):
-        mixed = generator.permutation(both)
-        beyond += abs(mixed[:40].mean() - mixed[40:].mean()) >= abs(found.difference)
-    assert found.p == pytest.approx(beyond / 2000, abs=0.01)
-    assert np.isnan(relate.mean_difference(a, a[:0]).difference)
-    one = relate.mean_difference(a, b[:1])
-    assert np.isfinite(one.difference)
-    assert np.isnan([one.low, one.high, one.p]).all()
-    constant = relate.rank_correlation(np.ones(9), b[:9])
-    assert np.isnan(constant.rho)
-    with pytest.raises(attrib.InputError, match="got 3, 4"):
-        relate.rank_correlation(a[:3], b[:4])
+    assert (result.failed, result.attempted > 4) == (0, True)
 
 
 def test_relations_of_seeds_are_means_with_intervals_over_seeds_and_images() -> None:
