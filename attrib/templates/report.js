@@ -48,18 +48,48 @@
     return sheet;
   }
 
-  // The least code that lies in the span; 256 where none does. As attrib.spans: a map that is constant or nowhere
-  // positive has no span.
-  function threshold(map) {
-    if (!(map.high > map.low) || !(map.high > 0)) return 256;
-    let level;
-    if ($("rule").value === "mean") {
-      level = map.histogram.reduce((sum, count, code) => sum + count * SQUARE[code], 0) / pixels;
-    } else {
-      level = (Number($("level").value) * map.high - map.low) / (map.high - map.low);
-    }
+  // The least code that lies in the span, per rule of attrib.spans; 256 where none does. A map that is constant or
+  // nowhere positive has no span.
+  const RULES = {
+    mean: (map) => above(map.histogram.reduce((sum, count, code) => sum + count * SQUARE[code], 0) / pixels),
+    max: (map, t) => above((t * map.high - map.low) / (map.high - map.low)),
+    // The highest codes that together hold the share q of what is positive; all pixels of a code, so it may be more.
+    mass(map, q) {
+      const held = Array.from(map.histogram, (count, code) => count * positive(map, code));
+      const wanted = q * held.reduce((sum, value) => sum + value, 0);
+      let [sum, code] = [0, 256];
+      while (code > 0 && sum < wanted && positive(map, code - 1) > 0) sum += held[--code];
+      return code;
+    },
+    // Between the two classes' means the variance is largest, over 256 levels as scikit-image's.
+    otsu(map) {
+      const bins = new Float64Array(256);
+      const bottom = Math.max(0, map.low);
+      const bin = (code) => Math.min(255, Math.floor((256 * (positive(map, code) - bottom)) / (map.high - bottom)));
+      map.histogram.forEach((count, code) => (bins[bin(code)] += count));
+      const total = bins.reduce((sum, count, level) => sum + count * level, 0);
+      let [below, sum, best, cut] = [0, 0, -1, 0];
+      for (let level = 0; level < 255; level += 1) {
+        below += bins[level];
+        sum += bins[level] * level;
+        const between = below * (pixels - below) * (sum / below - (total - sum) / (pixels - below)) ** 2;
+        if (between > best) [best, cut] = [between, level];
+      }
+      const level = bottom + ((cut + 0.5) / 256) * (map.high - bottom);
+      return SQUARE.findIndex((_, code) => positive(map, code) > level);
+    },
+  };
+
+  function above(level) {
     const first = SQUARE.findIndex((value) => value > level);
     return first < 0 ? 256 : first;
+  }
+
+  const positive = (map, code) => Math.max(0, map.low + (map.high - map.low) * SQUARE[code]);
+
+  function threshold(map) {
+    if (!(map.high > map.low) || !(map.high > 0)) return 256;
+    return RULES[$("rule").value](map, Number($("level").value));
   }
 
   function coverage(map) {
@@ -164,10 +194,9 @@
     label.append(select);
     $("set-filters").append(label);
   });
-  if (page.threshold.startsWith("max:")) {
-    $("rule").value = "max";
-    $("level").value = page.threshold.slice(4);
-  }
+  const [rule, parameter] = page.threshold.split(":");
+  $("rule").value = rule;
+  if (parameter) $("level").value = parameter;
 
   const marks = Object.entries(MARKS).map(([set, mark]) => `${mark} ${SETS[set]}`);
   $("key").textContent = `Marks, one per model (${page.models.join(", ")}): ${marks.join(", ")}.`;
@@ -202,7 +231,7 @@
   function update() {
     const m = Number($("model").value);
     const covers = maps[m][0].map(coverage);
-    $("level").parentElement.hidden = $("rule").value !== "max";
+    $("level").parentElement.hidden = RULES[$("rule").value].length < 2;
     $("level-value").textContent = Number($("level").value).toFixed(2);
     const sign = { index: 0, falling: -1, rising: 1 }[$("sort").value];
     const order = [...thumbs].sort((a, b) => sign * (covers[a.i] - covers[b.i]) || page.index[a.i] - page.index[b.i]);
