@@ -62,6 +62,11 @@ PARTS = (
         "Whether maps depend on what was learned, and whether the model depends on what they show; each number beside"
         " a control that knows nothing of the model.",
     ),
+    Part(
+        "relate", "Relation", "Does coverage go with robustness?",
+        "Whether the images that the attack turns are covered otherwise than those that stand it, how coverage goes"
+        " with the adversarial margin, and how the models' means go with their accuracy.",
+    ),
 )  # fmt: skip
 FIGURES = {
     "span": "Example images with every model's attribution map and the outline of its span",
@@ -73,6 +78,7 @@ FIGURES = {
     "contrib": "Histograms of the features' contributions, a row per quantity, bins shared by the models",
     "fc": "The last layer's weights, valid values in red, a band per class and a panel per model",
     "check": "Similarity of maps as layers are randomised, and insertion and deletion curves, for every model",
+    "relate": "Coverage against the adversarial margin, image by image, and against robust accuracy, model by model",
 }
 """What the figures of the commands show, by the files' names."""
 DPI = 300
@@ -95,14 +101,14 @@ def render(results: Path) -> str:
     summaries = {
         part.command: _read(results / part.command / f"{part.command}.json") for part in PARTS if made[part.command]
     }
-    span, robust, check = (summaries.get(command) for command in ("span", "robust", "check"))
+    span, robust = summaries.get("span"), summaries.get("robust")
     page = Environment(
         loader=PackageLoader("attrib"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html.j2")
     return page.render(
         about=about,
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
-        answer=words.answer(span, robust, check),
+        answer=words.answer(span, robust, check=summaries.get("check"), relation=summaries.get("relate")),
         cautions=dict.fromkeys([*words.cautions(span), *_warnings(made.values())]),
         glance=words.glance(span, robust, names=names),
         attack=words.attack_title(words.strongest(robust)) if robust else "attack",

@@ -74,7 +74,9 @@ class Paragraph(NamedTuple):
     numbers: str
 
 
-def answer(span: Summary | None, robust: Summary | None, check: Summary | None) -> list[Paragraph]:
+def answer(
+    span: Summary | None, robust: Summary | None, *, check: Summary | None, relation: Summary | None
+) -> list[Paragraph]:
     """The tool's question answered, a paragraph each, from the results that are there."""
     said = []
     if span:
@@ -93,7 +95,9 @@ def answer(span: Summary | None, robust: Summary | None, check: Summary | None) 
         verdict = _verdict(pairs, "withstands the attack better than", seeds=_has_seeds(robust))
         said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if span and robust and len(span["models"]) > 1:
-        said.append(Paragraph(_together(span, robust), "attrib relate tests the relation, image by image."))
+        said.append(Paragraph(_together(span, robust), ""))
+    if relation:
+        said.append(_related(relation))
     if check:
         said.append(_checked(check))
     return said
@@ -212,6 +216,34 @@ def _together(span: Summary, robust: Summary) -> str:
     falling, rising = (all(sign * (a - b) >= 0 for a, b in pairwise(ordered)) for sign in (1, -1))
     order = "the same as" if falling else "the reverse of" if rising else "neither the same as nor the reverse of"
     return f"The models' order by coverage is {order} their order by robust accuracy."
+
+
+def _related(relation: Summary) -> Paragraph:
+    """Whether coverage says of an image's robustness what its clean margin does not say already."""
+    numbers, going = [], []
+    for entry in relation["models"]:
+        margin, given = entry["coverage"]["margin"], entry["coverage"]["partial"]
+        ends = _ends(given["ci"])
+        if margin["rho"] is None or ends is None:
+            continue
+        numbers.append(
+            f"{entry['name']} {_signed(margin['rho'])}, and {_signed(given['rho'])} (95\u00a0% CI {_signed(ends[0])} to"
+            f" {_signed(ends[1])}) with the clean margin held fixed"
+        )
+        if ends[0] > 0 or ends[1] < 0:
+            going.append(f"{entry['name']} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
+    if not numbers:
+        return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
+    beyond = "beyond what the clean margin says"
+    said = f"in {_and(going)}, {beyond}" if going else f"in no model {beyond}"
+    return Paragraph(
+        f"Image by image, coverage goes with robustness {said}.",
+        f"Rank correlation of coverage with the adversarial margin: {'; '.join(numbers)}.",
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _checked(check: Summary) -> Paragraph:

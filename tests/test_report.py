@@ -232,20 +232,24 @@ def models(*values: float) -> list[dict[str, Any]]:
 
 def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     span = {"models": models(0.3, 0.4), "pairs": [pair("a", "b", -0.1, 0.001)]}
-    (said,) = report_words.answer(span, None, None)
+    (said,) = answer(span)
     assert said.answer == "b uses more of the image than a, and the difference between these files is real."
     assert "10.0 points (95 % CI 9.0 to 11.0, p = 0.001)" in said.numbers.replace("\u00a0", " ")
     span["pairs"] = [pair("a", "b", -0.1, 0.06)]
-    (said,) = report_words.answer(span, None, None)
+    (said,) = answer(span)
     assert said.answer == "No difference can be told between b and a."
+
+
+def answer(span: Any, robust: Any = None, relation: Any = None) -> list[report_words.Paragraph]:
+    return report_words.answer(span, robust, check=None, relation=relation)
 
 
 def test_several_pairs_are_corrected_for_their_number() -> None:
     pairs = [pair("a", "b", 0.1, 0.02), pair("a", "c", 0.2, 0.001), pair("b", "c", 0.1, 0.03)]
-    (said,) = report_words.answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs}, None, None)
+    (said,) = answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs})
     assert said.answer == "All 3 differences between these files are real."  # Holm: 0.04, 0.003, 0.04
     pairs[0]["p"] = 0.03
-    (said,) = report_words.answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs}, None, None)
+    (said,) = answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs})
     assert said.answer == "1 of 3 differences between these files are real."  # Holm: 0.06, 0.003, 0.06
     assert "a and b (10.0 points" in said.numbers
 
@@ -262,7 +266,7 @@ def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> N
             for name, known in zip("ab", accuracies, strict=True)
         ],
     }  # fmt: skip
-    (said,) = report_words.answer(None, robust, None)
+    (said,) = answer(None, robust)
     assert said.answer == "a withstands the attack better than b, and the difference is real."
     assert said.numbers.startswith("Accuracy under CW-20 (L-infinity, eps 0.1): a 40.0")
 
@@ -270,8 +274,28 @@ def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> N
 def test_a_single_model_and_images_without_intervals_are_described_too() -> None:
     one = models(0.3)
     one[0]["asc_ci"] = [None, None]
-    (said,) = report_words.answer({"models": one, "pairs": []}, None, None)
+    (said,) = answer({"models": one, "pairs": []})
     assert said.numbers.replace("\u00a0", " ") == "Attribution span coverage of the clean images (ASC): a 30.0 %. "
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        ([-0.2, -0.1], "in a (less coverage, more robust), beyond what the clean margin says."),
+        ([0.1, 0.2], "in a (more coverage, more robust), beyond what the clean margin says."),
+        ([-0.1, 0.1], "in no model beyond what the clean margin says."),
+    ],
+)
+def test_a_relation_is_one_beyond_the_clean_margin(ends: list[float], says: str) -> None:
+    known = {"margin": {"rho": 0.5}, "partial": {"rho": sum(ends) / 2, "ci": ends}}
+    unknown = {"margin": {"rho": None}, "partial": {"rho": None, "ci": [None, None]}}
+    entries = [{"name": "a", "coverage": known}, {"name": "b", "coverage": unknown}]
+    (said,) = answer(None, relation={"models": entries})
+    assert said.answer == f"Image by image, coverage goes with robustness {says}"
+    assert "a +0.50, and" in said.numbers
+    assert "b" not in said.numbers.partition(": ")[2].split()
+    (said,) = answer(None, relation={"models": entries[1:]})
+    assert "cannot be told" in said.answer
 
 
 @pytest.fixture(scope="module")

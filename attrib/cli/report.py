@@ -132,6 +132,7 @@ def report(
             # Only a model from outside has to be run to find its last layer.
             Part("fc", [*(source if model else models), *last], None, None),
             Part("check", [*source, *maps, *rule, *strength, *some], few, seed),
+            Part("relate", [*source, *_options(map=map_name, layer=layer), *rule, *strength, *most], n, seed),
         ):
             line = ["attrib", part.name, *part.options, "--out", str(place / part.name)]
             missing[part.name] = _once(part, place, known, partial(_run, line))
