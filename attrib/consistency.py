@@ -44,7 +44,7 @@ class LogitPairs(NamedTuple):
 
 MEANS = LogitPairs._fields[3:]
 """The quantities of which a set has a mean."""
-SHARES = ("share", "probability_clean", "probability_adversarial", "alp_share")
+SHARES = ("probability_clean", "probability_adversarial", "alp_share")
 """Those that lie in [0,1]; the others are losses, and only cannot be negative."""
 
 
@@ -109,8 +109,8 @@ def summary(*pairs: LogitPairs, seed: int = 0) -> dict[str, dict[str, Any]]:
         inside = columns["membership"] == position
         count = float(inside.sum(1).mean())
         entry: dict[str, Any] = {"n": int(count) if len(pairs) == 1 else count}
-        means = {"share": inside.astype(float)}
-        means |= {quantity: np.where(inside, columns[quantity], np.nan) for quantity in MEANS}
+        entry |= {"share": float(inside.mean()), "share_ci": list(stats.share_interval(inside))}
+        means = {quantity: np.where(inside, columns[quantity], np.nan) for quantity in MEANS}
         for quantity, values in means.items():
             bounds = (0.0, 1.0 if quantity in SHARES else np.inf)
             entry[quantity] = stats.mean(values)

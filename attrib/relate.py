@@ -199,10 +199,10 @@ def model_relations(
     """
 
     def means(files: "Sequence[pd.DataFrame]") -> dict[str, Any]:
-        stood = (_column(files, "margin_adversarial") > 0).astype(float)
+        stood = _column(files, "margin_adversarial") > 0
         found: dict[str, Any] = {
-            "robust_accuracy": stats.mean(stood),
-            "robust_accuracy_ci": list(stats.interval(stood, seed=seed, within=(0, 1))),
+            "robust_accuracy": float(stood.mean()),
+            "robust_accuracy_ci": list(stats.share_interval(stood)),
         }
         for measure in measures:
             values = _column(files, measure)

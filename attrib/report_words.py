@@ -35,6 +35,8 @@ class Pair(NamedTuple):
     high: float
     p: float
     """Holm's correction over all pairs."""
+    real: bool
+    """Told apart; of coverage, also where neither model's map is empty."""
 
 
 def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]) -> list[Glance]:
@@ -154,10 +156,13 @@ def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
     found = []
     for pair, p in zip(known, corrected, strict=True):
         low, high = _ends(pair["ci"]) or (float("nan"), float("nan"))
+        rest = pair.get("without_empty", pair)
+        same = rest["p"] is not None and rest["p"] < LEVEL and rest["difference"] * pair["difference"] > 0
+        real = p < LEVEL and same
         if pair["difference"] >= 0:
-            found.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p))
+            found.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p, real))
         else:
-            found.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p))
+            found.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p, real))
     return found
 
 
@@ -171,13 +176,15 @@ def _verdict(pairs: Sequence[Pair], says: str, *, seeds: bool) -> str:
     if not pairs:
         return ""
     between = "" if seeds else " between these files"
-    clear = [pair for pair in pairs if pair.p < LEVEL]
+    clear = [pair for pair in pairs if pair.real]
     if len(pairs) > 1:
         count = f"All {len(pairs)}" if len(clear) == len(pairs) else f"{len(clear)} of {len(pairs)}"
         return f"{count} differences{between} are real."
     pair = pairs[0]
     if clear:
         return f"{pair.more} {says} {pair.less}, and the difference{between} is real."
+    if pair.p < LEVEL:
+        return f"{pair.more} {says} {pair.less} only if empty maps count as covering nothing."
     return f"No difference can be told between {pair.more} and {pair.less}."
 
 
@@ -194,7 +201,7 @@ def _evidence(pairs: Sequence[Pair]) -> str:
     unclear = [
         f"{pair.more} and {pair.less} ({100 * pair.difference:.1f} points, {_p(pair.p)})"
         for pair in pairs
-        if not pair.p < LEVEL
+        if not pair.real
     ]
     told = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
     return f"{told} (Holm's correction over {len(pairs)} pairs)."

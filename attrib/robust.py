@@ -19,7 +19,7 @@ from attrib.attack import Objective, cross_entropy, margin
 from attrib.fast import prepared
 from attrib.gated import GatedClassifier, combined_loss, heads_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
-from attrib.stats import RESAMPLES, Paired
+from attrib.stats import RESAMPLES, Paired, share_interval
 
 TABLE_STEPS = (10, 20, 40, 100)
 """The numbers of steps of AALP's Table 2."""
@@ -173,23 +173,6 @@ def _combined_margin(logits: Tensor, label: Tensor) -> Tensor:
     return margin(logits[0], label) + 2 * _heads_margin(logits, label)
 
 
-def interval(right: Right) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of an accuracy, exactly and without resampling; (nan, nan) below two.
-
-    right: (N,). N draws with replacement hold Binomial(N, accuracy) right ones, so its quantiles are the interval.
-    Where all or none are right there is nothing to resample, and Clopper and Pearson's bound stands on the open side.
-    """
-    from scipy.stats import binom
-
-    if len(right) < 2:
-        return float("nan"), float("nan")
-    if right.all() or not right.any():
-        bound = 0.025 ** (1 / len(right))
-        return (bound, 1.0) if right.all() else (0.0, 1 - bound)
-    low, high = (float(binom.ppf(q, len(right), right.mean())) / len(right) for q in (0.025, 0.975))
-    return low, high
-
-
 def paired(a: Right, b: Right, *, seed: int = 0) -> Paired:
     """Accuracy a - accuracy b over the same images, its 95 % bootstrap interval, and the exact paired test.
 
@@ -242,20 +225,28 @@ def doubts(
 
     clean, label, gradient: (N,) right on the clean image, true class, :func:`gradient_size`; points: by rising eps.
     """
-    # Always naming one class is right as often as that class comes.
-    chance = max(1 / classes, float(np.bincount(label).max()) / len(label))
     attacked = [point for point in points if point.eps > 0]
-    found = []
-    if not interval(clean)[0] > chance:
-        found.append(
-            f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
-        )
-    found += _about_gradients(gradient)
+    found = [*about_accuracy(clean, label, classes=classes), *_about_gradients(gradient)]
     for point in attacked:
-        found += _about_one(point, steps=sorted(steps), chance=chance)
+        found += _about_one(point, steps=sorted(steps), chance=_chance(label, classes=classes))
     for smaller, larger in pairwise(attacked):
         found += _about_two(smaller, larger, longest=max(steps))
     return found
+
+
+def about_accuracy(clean: Right, label: NDArray[Any], *, classes: int) -> Iterator[str]:
+    """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
+
+    clean, label: (N,) right on the clean image, true class.
+    """
+    chance = _chance(label, classes=classes)
+    if not share_interval(clean)[0] > chance:
+        yield f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
+
+
+def _chance(label: NDArray[Any], *, classes: int) -> float:
+    """Always naming one class is right as often as that class comes."""
+    return max(1 / classes, float(np.bincount(label).max()) / len(label))
 
 
 def _about_gradients(size: NDArray[np.floating]) -> Iterator[str]:
@@ -290,7 +281,7 @@ def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str
                 " has not converged, and the accuracy is an upper bound; see --restarts and --autoattack"
             )
     for name in (f"pgd-{longest}", f"cw-{longest}"):
-        if point.eps >= 0.5 and interval(point.right[name])[0] > chance:
+        if point.eps >= 0.5 and share_interval(point.right[name])[0] > chance:
             yield (
                 f"{name.upper()} at {eps} leaves {point.right[name].mean():.1%} standing, where every image can be"
                 " made the same grey: it is the attack that fails"

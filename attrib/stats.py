@@ -89,6 +89,36 @@ def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANY
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def share_interval(held: NDArray[np.bool_]) -> tuple[float, float]:
+    """95 % interval of a share of the images, an accuracy among them; (nan, nan) below two images.
+
+    held: (N,) of one file, or (S,N) of S seeds of a method. Of one file it is the percentile bootstrap's, exactly and
+    without resampling: N draws with replacement hold Binomial(N, share) of them, and its quantiles are the ends. Where
+    all or none are held there is nothing to resample, nor do seeds differ, and Clopper and Pearson's bound for one
+    file's images stands on the open side. Otherwise, of seeds, the interval is over seeds and images.
+
+    >>> low, high = share_interval(np.arange(100) < 90)
+    >>> round(low, 2), round(high, 2)
+    (0.84, 0.95)
+    >>> low, high = share_interval(np.zeros(100, bool))  # none of 100: the share may still be a few percent
+    >>> low, round(high, 3)
+    (0.0, 0.036)
+    """
+    from scipy.stats import binom
+
+    rows = np.atleast_2d(held)
+    count = rows.shape[1]
+    if count < 2:
+        return float("nan"), float("nan")
+    if rows.all() or not rows.any():
+        bound = 0.025 ** (1 / count)
+        return (bound, 1.0) if rows.all() else (0.0, 1 - bound)
+    if len(rows) > 1:
+        return interval(rows.astype(float), within=(0, 1))
+    low, high = (float(binom.ppf(q, count, rows.mean())) / count for q in (0.025, 0.975))
+    return low, high
+
+
 def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     """Mean of a - b over images with its 95 % interval and p-value (two-sided); NaN p below two images.
 

@@ -34,6 +34,15 @@ def test_rank_correlation_is_scipy_s_also_with_ties_and_in_resamples() -> None:
     assert association.rank_correlation(x, y).n == 59
 
 
+def test_one_image_unlike_all_others_allows_no_interval() -> None:
+    x, y = np.zeros(60), np.random.default_rng(0).normal(size=60)
+    x[y.argmax()] = 1
+    found = association.rank_correlation(x, y)
+    assert found.rho > 0.2
+    assert np.isnan([found.low, found.high]).all()  # a third of the resamples do not hold it
+    assert found.p > 0.01
+
+
 def test_partial_correlation_is_that_of_the_residuals_of_ranks() -> None:
     draw = np.random.default_rng(1)
     given = draw.normal(size=80)

@@ -176,6 +176,27 @@ def test_span_shows_the_attacked_images_beside_the_clean(run: Any, models: Path,
         np.testing.assert_allclose(saved["attacked_span"][1].mean((1, 2)), rows["coverage"], atol=1e-6)
 
 
+def test_a_difference_that_rests_on_empty_maps_says_so(run: Any, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    maps = draw.random((2, 60, 32, 32)) ** 2
+    maps[1, ::3] = 0.3
+    for name, of_model in zip("ab", maps, strict=True):
+        np.savez(tmp_path / f"{name}.npz", index=np.arange(60), map=of_model)
+    files = [f"--maps={tmp_path / name}.npz" for name in "ab"]
+    done = run("span", *files, "--data", "glyphs", "--limit", 60, "--json")
+    (pair,) = json.loads(done.out)["pairs"]
+    covered = (maps > maps.mean((2, 3), keepdims=True)).mean((2, 3))
+    covered[1, ::3] = 0
+    held = covered[1] > 0
+    assert (pair["n"], pair["without_empty"]["n"]) == (60, 40)
+    assert pair["difference"] == pytest.approx((covered[0] - covered[1]).mean(), abs=1e-6)
+    assert pair["without_empty"]["difference"] == pytest.approx((covered[0] - covered[1])[held].mean(), abs=1e-6)
+    assert pair["p"] < 0.05 < pair["without_empty"]["p"]
+    (line,) = done.err.splitlines()
+    assert "a − b, clean images: the difference in coverage rests on empty maps" in line
+    assert "on the 40 images where neither model's is empty" in line
+
+
 def test_maps_command(run: Any, models: Path, tmp_path: Path) -> None:
     done = run(
         "maps", "--ckpt", models / "a.pt", "--ckpt", models / "b.pt", "--images", 3, "--map", "gradient",

@@ -240,6 +240,19 @@ def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     assert said.answer == "No difference can be told between b and a."
 
 
+def test_a_difference_that_rests_on_empty_maps_is_not_called_real() -> None:
+    rest = {"n": 90, "difference": 0.01, "ci": [-0.01, 0.03], "p": 0.3}
+    span = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001) | {"without_empty": rest}]}
+    (said,) = answer(span)
+    assert said.answer == "a uses more of the image than b only if empty maps count as covering nothing."
+    rest |= {"p": 0.001, "ci": [0.005, 0.015]}
+    assert answer(span)[0].answer == "a uses more of the image than b, and the difference between these files is real."
+    rest["difference"] = -0.01  # the other way round
+    assert "only if empty maps" in answer(span)[0].answer
+    several = {**span, "pairs": [*span["pairs"], pair("a", "c", 0.2, 0.001), pair("b", "c", 0.1, 0.001)]}
+    assert answer(several)[0].answer == "2 of 3 differences between these files are real."
+
+
 def answer(span: Any, robust: Any = None, relation: Any = None) -> list[report_words.Paragraph]:
     return report_words.answer(span, robust, check=None, relation=relation)
 

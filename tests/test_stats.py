@@ -202,3 +202,15 @@ def test_groups_that_differ_between_seeds_against_resampling() -> None:
     one = a.copy()
     one[1:] = np.nan  # only one seed has the group at all
     assert np.isnan(stats.groups_over_seeds(one, b)[1:]).all()
+
+
+def test_the_interval_of_a_share_is_the_bootstrap_s_but_at_its_ends() -> None:
+    generator = np.random.default_rng(0)
+    held = generator.random(400) < 0.9
+    np.testing.assert_allclose(stats.share_interval(held), stats.interval(held.astype(float)), atol=0.006)
+    # Clopper and Pearson's: all of 20 right at a share of 0.8316 in one case of forty.
+    np.testing.assert_allclose(stats.share_interval(np.ones(20, bool)), (0.8316, 1), atol=1e-4)
+    np.testing.assert_allclose(stats.share_interval(np.zeros((3, 20), bool)), (0, 0.1684), atol=1e-4)
+    assert np.isnan(stats.share_interval(held[:1])).all()
+    seeds = generator.random((3, 400)) < 0.9
+    assert stats.share_interval(seeds) == stats.interval(seeds.astype(float), within=(0, 1))

@@ -214,7 +214,7 @@ def _entry(
     table: "pd.DataFrame", epoch: Saved, sums: "Contributions | None", fingerprint: str, count: int, *, seed: int
 ) -> dict[str, Any]:
     """The numbers of one epoch, each with its 95 % interval under ``..._ci``."""
-    from attrib import robust, stats
+    from attrib import stats
 
     assert sums is not None
     mine = table[(table["model"] == epoch.run) & (table["epoch"] == epoch.number)]
@@ -227,7 +227,7 @@ def _entry(
         values = mine[column].to_numpy(float)
         shares = name.endswith("accuracy")
         entry[name] = stats.mean(values)
-        entry[f"{name}_ci"] = list(robust.interval(values > 0) if shares else stats.interval(values, seed=seed))
+        entry[f"{name}_ci"] = list(stats.share_interval(values > 0) if shares else stats.interval(values, seed=seed))
     resampled = dict(zip(CONCENTRATION, sums.concentration, strict=True))
     for name, value in _concentration(sums.all).items():
         entry[name] = float(value)

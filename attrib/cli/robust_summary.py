@@ -102,18 +102,12 @@ def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: Ho
 def _accuracies(
     rights: Rights, split: str, files: "Sequence[Subject]", attacks: list[str], eps: float
 ) -> dict[str, Any]:
-    from attrib import robust, stats
-
-    def interval(right: NDArray[np.bool_]) -> tuple[float, float]:
-        # Where all are right, or none is, seeds don't differ either, and the bound of one file's images stands.
-        if len(right) == 1 or right.all() or not right.any():
-            return robust.interval(right[0])
-        return stats.interval(right.astype(float), within=(0, 1))
+    from attrib.stats import share_interval
 
     held = {attack: of_files(rights, split, files, attack, eps) for attack in attacks}
     return {
         "accuracies": {attack: float(right.mean()) for attack, right in held.items()},
-        "intervals": {attack: list(interval(right)) for attack, right in held.items()},
+        "intervals": {attack: list(share_interval(right)) for attack, right in held.items()},
     }
 
 

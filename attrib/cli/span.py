@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from attrib.cli import common
 from attrib.cli.batches import stoppable
 from attrib.cli.explain import Examples, Explained, How, explain
-from attrib.cli.span_tables import caption, model_table, pair_caption, pair_table
+from attrib.cli.span_tables import caption, model_table, pair_caption, pair_table, resting_on_empty
 from attrib.cli.subjects import column, entry_of, file_name, groups, named_pairs, rows_of
-from attrib.cli.texts import first_seeds
+from attrib.cli.texts import data_words, first_seeds
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from attrib.cli.subjects import Subject
     from attrib.data import Batch, Dataset
+    from attrib.stats import Paired
 
     Array = NDArray[Any]
     File = tuple[str, int]
@@ -104,8 +105,9 @@ def span(
     def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
         return _summary_of(found, [(file.group, file.seed) for file in files], settings, seed=seed)
 
+    pairs = _pairs(found, names, seed=seed)
     summary = {
-        "data": images.name, "split": split,
+        "data": images.name, "split": images.split,
         "map": map_name if seeds else "from files", "threshold": threshold, "target": target, "seed": seed,
         "attack": settings._asdict() if settings else None,
         "models": [
@@ -115,13 +117,17 @@ def span(
                 for name in outside
             ),
         ],
-        "pairs": _pairs(found, names, seed=seed),
+        "pairs": pairs,
         "versions": common.provenance(),
     }  # fmt: skip
     grids = {name: grid for (name, _), grid in found.grids.items()}
     if len(set(grids.values())) > 1:
         listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
         common.warn(f"the models' maps lie on different grids ({listed}), which alone changes coverage")
+
+    common.warn_at_chance(work.subjects, found.table[found.table["images"] == "clean"], images)
+    for said in filter(None, map(resting_on_empty, pairs)):
+        common.warn(said)
 
     written = []
     if out:
@@ -306,21 +312,27 @@ def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, An
         for a, b in combinations(names, 2):
             if (kind, a, b) not in found.iou:
                 continue
-            result = paired(coverage[a], coverage[b], seed=seed)
+            # An empty map is the only one that covers nothing.
+            seen = (np.concatenate([coverage[a], coverage[b]]) > 0).all(0)
+            both, rest = (paired(coverage[a][:, of], coverage[b][:, of], seed=seed) for of in (seen | True, seen))
             pairs.append(
                 {
                     "a": a, "b": b, "images": kind, "n": coverage[a].shape[1],
-                    "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
+                    **_compared(both), "without_empty": {"n": int(seen.sum()), **_compared(rest)},
                     "iou": mean(found.iou[str(kind), a, b]),
                 }
             )  # fmt: skip
     return pairs
 
 
+def _compared(result: "Paired") -> dict[str, Any]:
+    return {"difference": result.difference, "ci": [result.low, result.high], "p": result.p}
+
+
 def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any]) -> list[Path]:
     from attrib import plot
 
-    rule = f"{summary['map']}, threshold {summary['threshold']}, {summary['data']} {summary['split']}"
+    rule = f"{summary['map']}, threshold {summary['threshold']}, {data_words(summary)}"
     picture = plot.map_grid(found.examples, title=rule + first_seeds(summary["models"]), spans=True)
     distribution = plot.coverage_distribution(
         found.table[found.table["images"] == "clean"], models=names, levels=LEVELS,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from attrib.cli.texts import (
     attack_words,
     count,
+    images_words,
     interval,
     interval_words,
     number,
@@ -13,6 +14,7 @@ from attrib.cli.texts import (
     percent,
     points,
     seeds_column,
+    with_interval,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +75,20 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
+def resting_on_empty(pair: dict[str, Any]) -> str:
+    """What to say of a difference that is there with the empty maps only; nothing where that is not so."""
+    rest = pair["without_empty"]
+    if not (pair["p"] < 0.05 and rest["n"] < pair["n"]) or (
+        rest["p"] < 0.05 and rest["difference"] * pair["difference"] > 0
+    ):
+        return ""
+    return (
+        f"{pair['a']} − {pair['b']}, {pair['images']} images: the difference in coverage rests on empty maps, which"
+        f" cover 0; on the {rest['n']:,} images where neither model's is empty it is"
+        f" {with_interval(rest['difference'], rest['ci'], points)} points, p {p_value(rest['p'])}"
+    )
+
+
 def pair_caption(summary: dict[str, Any]) -> str:
     return p_words(summary["models"], "two-sided permutation test, paired by image")
 
@@ -80,7 +96,7 @@ def pair_caption(summary: dict[str, Any]) -> str:
 def caption(summary: dict[str, Any]) -> str:
     images = summary["models"][0]["n"]
     said = (
-        f"{summary['map']}, threshold {summary['threshold']}, {images:,} {summary['split']} images of {summary['data']}"
-        f", class explained: {summary['target']}; {interval_words(summary['models'])}"
+        f"{summary['map']}, threshold {summary['threshold']}, {images_words(summary, images)},"
+        f" class explained: {summary['target']}; {interval_words(summary['models'])}"
     )
     return f"{said}; {attack_words(summary['attack'])}" if summary["attack"] else said
