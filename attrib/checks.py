@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from attrib import noise
 from attrib.errors import InputError
 from attrib.inference import autocast, frozen, images_per_chunk
+from attrib.layers import Normalized
 
 BASELINES = ("mean", "black")
 # Streams of attrib.noise: attacks and SmoothGrad take 0, 1, 2, ...
@@ -39,10 +40,11 @@ class Randomised(NamedTuple):
 def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     """The modules that hold parameters of their own, from the last to the first to run.
 
-    example: (N,C,H,W), of which the first image is run. Those that do not run as modules come at the end.
+    Named as the model's own code calls them, also inside a ``Normalized``. example: (N,C,H,W), of which the first
+    image is run. Those that do not run as modules come at the end.
     Raises InputError where there is none.
     """
-    names = {module: name for name, module in model.named_modules() if any(True for _ in module.parameters(False))}
+    names = {part: name for name, part in _parts(model).items() if any(True for _ in part.parameters(False))}
     called: list[str] = []
     hooks = [module.register_forward_hook(lambda module, *_: called.append(names[module])) for module in names]
     try:
@@ -56,6 +58,11 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     if not layers:
         raise InputError(f"model: {type(model).__name__} has no parameters to randomise")
     return layers
+
+
+def _parts(model: nn.Module) -> dict[str, nn.Module]:
+    """All submodules by name, for a model inside a ``Normalized`` its own."""
+    return dict((model.module if isinstance(model, Normalized) else model).named_modules())
 
 
 def stage_counts(layers: int, stages: int) -> list[int]:
@@ -102,7 +109,7 @@ def cascade(
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"model: {type(model).__name__} cannot be copied to randomise its layers: {reason}") from error
-    modules = dict(copied.named_modules())
+    modules = _parts(copied)
     generator = torch.Generator().manual_seed(seed)
     for count, name in enumerate(names, start=1):
         _reinitialise(modules[name], generator)

@@ -13,6 +13,8 @@ from attrib.errors import InputError
 
 DATA_SETS = ("glyphs", "mnist", "svhn", "cifar10", "cifar100", "folder:DIR", "npz:FILE")
 SPLITS = ("train", "test")
+WHOLE = "all"
+"""The split of data that is not split into training and test images."""
 
 
 class Budget(NamedTuple):
@@ -94,6 +96,7 @@ class Dataset:
 
     name: str
     split: str
+    """train or test; all, where the data is not split."""
     classes: tuple[str, ...]
     images: Tensor | pictures.Pictures
     labels: Tensor
@@ -159,7 +162,8 @@ def dataset(
 ) -> Dataset:
     """The data set called ``name``: glyphs, mnist, svhn, cifar10, cifar100, folder:DIR or npz:FILE.
 
-    split: ``train`` or ``test``; a folder without train/ and test/ (or val/) and an npz file are either.
+    split: ``train`` or ``test``; a folder without train/ and test/ (or val/) and an npz file are whole in either, and
+    their data set's split is ``all``.
     root: where to look first, before ATTRIB_DATA and the user's cache; what is nowhere is downloaded there.
     limit: the first so many images (a folder's alternate between its classes). size: a folder's pictures are resized
     until their shorter side is ``size`` and cropped to the square at their centre; default: their own size
@@ -183,9 +187,10 @@ def dataset(
     masks = None
     kind, _, place = name.partition(":")
     if kind == "folder" and place:
-        files, labels, classes = pictures.folder(Path(place).expanduser(), split=split, size=size)
+        folder = Path(place).expanduser()
+        files, labels, classes = pictures.folder(folder, split=split, size=size)
         files = replace(files, paths=files.paths[:limit])
-        return Dataset(name, split, classes, files, labels[:limit].clone())
+        return Dataset(name, split if pictures.splits(folder) else WHOLE, classes, files, labels[:limit].clone())
     if kind == "npz" and place:
         images, labels, masks, classes = readers.npz(Path(place).expanduser())
     elif name == "glyphs":
@@ -203,4 +208,4 @@ def dataset(
     if limit is not None and limit < len(images):  # copies, since a view would keep the whole set in memory
         images, labels = images[:limit].clone(), labels[:limit].clone()
         masks = None if masks is None else masks[:limit].clone()
-    return Dataset(name, split, classes, images, labels, masks)
+    return Dataset(name, WHOLE if kind == "npz" else split, classes, images, labels, masks)

@@ -109,9 +109,8 @@ def neighbour(data: Dataset, settings: Settings, step: int) -> int:
 def _place(desk: Desk, settings: Settings) -> str:
     data, here = desk.data, settings.position
     label = int(data.labels[here])
-    said = (
-        f"<b>image {here}</b> of {len(data):,} ({escape(data.name)} {data.split}), class {escape(data.classes[label])}"
-    )
+    source = escape(data.name if data.split == "all" else f"{data.name} {data.split}")
+    said = f"<b>image {here}</b> of {len(data):,} ({source}), class {escape(data.classes[label])}"
     if settings.label is None:
         return said
     chosen = positions(data, settings.label)

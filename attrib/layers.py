@@ -207,18 +207,19 @@ def _importing_from(folder: Path) -> Iterator[None]:
 class Normalized(nn.Module):
     """An outside model behind the project's interface: pixels in [0, 1] are resized and normalised for it.
 
-    mean, std: one number per channel; size: (height, width) or one side, None leaves the size as it comes.
-    The resize is bilinear, smoothed when it shrinks. Raises InputError for bad numbers, or other channels.
+    mean, std: one number per channel, None leaves the pixels as they are; size: (height, width) or one side, None
+    leaves the size as it comes. The resize is bilinear, smoothed when it shrinks. Raises InputError for bad numbers,
+    or other channels.
     """
 
-    mean: Tensor
-    std: Tensor
+    mean: Tensor | None
+    std: Tensor | None
 
     def __init__(
         self,
         module: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -226,12 +227,15 @@ class Normalized(nn.Module):
         self.size = (size, size) if isinstance(size, int) else size
         if self.size is not None and min(self.size) < 1:
             raise InputError(f"size: expected at least 1 pixel, got {size}")
-        for name, values in zip(("mean", "std"), statistics(mean, std), strict=True):
+        known = (None, None) if mean is None and std is None else statistics(mean or (), std or ())
+        for name, values in zip(("mean", "std"), known, strict=True):
             self.register_buffer(name, values)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] -> whatever the module returns, logits (N, K)."""
         if self.size is not None and x.shape[2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
-        out: Tensor = self.module(normalise(x, self.mean, self.std))
+        if self.mean is not None and self.std is not None:
+            x = normalise(x, self.mean, self.std)
+        out: Tensor = self.module(x)
         return out

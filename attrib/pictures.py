@@ -88,6 +88,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not a picture that can be read ({reason}); mend or remove it") from None
 
 
+def splits(root: Path) -> dict[str, Path]:
+    """The folders of the splits, ``train`` and ``test``; none where the folder is not split."""
+    held_out = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
+    return {"train": root / "train", "test": held_out} if (root / "train").is_dir() and held_out else {}
+
+
 def folder(root: Path, *, split: str, size: int | None) -> tuple[Pictures, Tensor, tuple[str, ...]]:
     """The pictures below ``root``, one folder per class, with labels (N,) and class names.
 
@@ -100,9 +106,8 @@ def folder(root: Path, *, split: str, size: int | None) -> tuple[Pictures, Tenso
     if not root.is_dir():
         found = "a file" if root.is_file() else "nothing"
         raise InputError(f"folder:{root}: expected a folder with one folder per class, found {found}")
-    held_out = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
-    if (root / "train").is_dir() and held_out is not None:
-        root = root / "train" if split == "train" else held_out
+    if places := splits(root):
+        root = places[split]
     try:
         entries = sorted(root.iterdir())
     except OSError as error:

@@ -107,6 +107,7 @@ def render(results: Path) -> str:
     ).get_template("report.html.j2")
     return page.render(
         about=about,
+        data=about["data"] if about["split"] == "all" else f"{about['data']} {about['split']}",
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
         answer=words.answer(span, robust, check=summaries.get("check"), relation=summaries.get("relate")),
         cautions=dict.fromkeys([*words.cautions(span), *_warnings(made.values())]),

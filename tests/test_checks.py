@@ -16,6 +16,7 @@ import attrib
 from attrib import checks, noise, spans
 from attrib.data import Dataset
 from attrib.errors import InputError
+from attrib.layers import Normalized
 
 TRAINING_IMAGES = 3000
 
@@ -96,6 +97,16 @@ def state(model: nn.Module) -> list[object]:
 
 def test_layers_come_in_the_order_in_which_they_run(small: Small) -> None:
     assert checks.parameter_layers(small, uniform(2, 3, 8, 8)) == ["fc", "again", "norm", "first", "unused"]
+
+
+def test_an_outside_model_s_layers_have_its_own_names(small: Small) -> None:
+    wrapped, image = Normalized(small, [0.5] * 3, [0.2] * 3), uniform(2, 3, 8, 8)
+    assert checks.parameter_layers(wrapped, image) == checks.parameter_layers(small, image)
+    for ours, theirs in zip(checks.cascade(wrapped, image), checks.cascade(small, image), strict=True):
+        assert isinstance(ours.model, Normalized)
+        assert (ours.layers, ours.lowest) == (theirs.layers, theirs.lowest)
+        inner = ours.model.module.state_dict()
+        assert all(torch.equal(inner[key], values) for key, values in theirs.model.state_dict().items())
 
 
 @pytest.mark.parametrize(

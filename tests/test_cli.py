@@ -254,6 +254,69 @@ def test_a_model_of_one_s_own(run: Any, tmp_path: Path, monkeypatch: pytest.Monk
         assert json.loads(done.out)["models"][0]["name"] == "small"
     flat = run("span", *given[2:], "--model", "own:flat", "--map", "gradient")
     assert flat.status == 0, flat.err
+    assert json.loads(flat.out)["models"][0]["layer"] is None
+
+
+COMMANDS_OF_ONE_S_OWN: dict[str, tuple[object, ...]] = {
+    "span": ("--limit", 8), "maps": ("--images", 2), "contrib": ("--limit", 8), "fc": (), "sets": ("--limit", 8),
+    "robust": ("--limit", 8, "--steps", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_ONE_S_OWN)
+def test_results_say_what_a_model_of_one_s_own_was_fed(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "own_fed.py").write_text(OUTSIDE)
+    monkeypatch.chdir(tmp_path)
+
+    def entry(*extra: object) -> dict[str, Any]:
+        given = (command, "--model", "own_fed:small", "--data", "glyphs", *COMMANDS_OF_ONE_S_OWN[command])
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # of the model's weights
+            done = run(*given, *extra, "--json")
+        assert done.status == 0, done.err
+        found: dict[str, Any] = json.loads(done.out)["models"][0]
+        return found
+
+    normalised = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+    bare, fed, resized = entry(), entry(*normalised), entry("--size", 40)
+    assert bare["input"] == {"mean": None, "std": None, "size": None}
+    assert fed["input"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "size": None}
+    assert resized["input"] == {"mean": None, "std": None, "size": [40, 40]}
+    assert len(bare["fingerprint"]) == len(fed["fingerprint"]) == 12
+    assert bare["fingerprint"] == entry()["fingerprint"] != fed["fingerprint"]
+    # The ReLU is the last to return the map, and overwrites the convolution's; fc looks at no layer.
+    assert bare["layer"] == fed["layer"] == (None if command == "fc" else "1")
+
+
+@pytest.mark.parametrize("command", [("span",), ("contrib",), ("sets", "--attack", "fgsm")], ids=lambda given: given[0])
+def test_a_model_no_better_than_chance_is_told(
+    run: Any, models: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    images = np.zeros((60, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "black.npz", images=images, labels=np.arange(60) % 10)
+    np.savez(tmp_path / "one.npz", images=images, labels=np.zeros(60, np.int64), classes=list("abcdefghij"))
+
+    def doubts(data: str, limit: int) -> list[str]:
+        done = run(*command, "--ckpt", models / "a.pt", "--data", f"npz:{tmp_path}/{data}", "--limit", limit, "--json")
+        assert done.status == 0, done.err
+        assert json.loads(done.out)["split"] == "all"
+        return [line for line in done.err.splitlines() if "chance" in line]
+
+    expected = "attrib: warning: a: clean accuracy 10.0% is no better than chance (10.0%); is the model trained?"
+    assert doubts("black.npz", 60) == [expected]
+    assert doubts("black.npz", 40) == []  # too few images to say so
+    assert doubts("one.npz", 60) == []  # nothing is better than naming the one class that there is
+
+
+def test_data_that_is_not_split_is_not_called_a_test_set(run: Any, models: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ten.npz", images=np.zeros((10, 32, 32, 3), np.uint8), labels=np.arange(10))
+    given = ("span", "--ckpt", models / "a.pt", "--limit", 10, "--out", tmp_path)
+    assert "10 test images of glyphs," in " ".join(run(*given).out.split())
+    assert "10 test images of glyphs," in (tmp_path / "span.tex").read_text()
+    whole = run(*given, "--data", f"npz:{tmp_path}/ten.npz")
+    assert "mean, 10 images of npz:" in " ".join(whole.out.split())
 
 
 class Malicious:
@@ -275,6 +338,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory, models: Path, untrained: Any) 
     for name in ("cat", "dog"):
         (place / "pictures" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(place / "pictures" / name / "1.png")
+    (place / "one" / "cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(place / "one" / "cat" / "1.png")
     (place / "pictures" / "dog" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     np.savez(place / "grey.npz", images=np.zeros((4, 32, 32), np.uint8), labels=np.arange(4))
     np.savez(place / "ten.npz", images=np.zeros((10, 32, 32, 3), np.uint8), labels=np.arange(10))
@@ -311,6 +376,8 @@ BAD = [
     (("span", *A, "--limit", "0"), "limit: expected at least 1"),
     (("span", *A, "--limit", "many"), "--limit"),
     (("span", *A, "--split", "dev"), "split: expected train or test"),
+    (("span", *A, "--data", "npz:{bad}/ten.npz", "--split", "train"), "--split train: npz:"),
+    (("span", "--model", "own_bad:small", "--data", "folder:{bad}/one", "--split", "train"), "is not split into"),
     (("span", *A, "--attack", "pgd", "--eps", "-0.1"), "--eps: expected a number in [0,1]"),
     (("span", *A, "--attack", "pgd", "--eps", "8"), "--eps: expected a number in [0,1]"),
     (("span", *A, "--attack", "pgd", "--steps", "0"), "--steps: expected at least 1"),
@@ -340,8 +407,15 @@ BAD = [
     (("span", "--model", "no_such_module:small", "--data", "glyphs"), "no_such_module"),
     (("span", "--model", "own_bad", "--data", "glyphs"), "package.module:factory"),
     (("span", "--model", "own_bad:flat", "--data", "glyphs"), "--layer"),
-    (("span", "--model", "own_bad:small", "--mean", "a,b", "--data", "glyphs"), "--mean: expected numbers"),
+    (("span", "--model", "own_bad:small", "--mean", "a,b", "--std", "1,1", "--data", "glyphs"), "--mean: expected num"),
     (("span", "--model", "own_bad:small", "--mean", "0,0", "--std", "1,1,1", "--data", "glyphs"), "mean"),
+    (("span", "--model", "own_bad:small", "--mean", "0,0", "--std", "1,1", "--data", "glyphs"), "the 3 channels of"),
+    (("fc", "--model", "own_bad:small", "--mean", "0", "--std", "1", "--data", "glyphs"), "small: --mean, --std:"),
+    (("span", "--model", "own_bad:small", "--mean", "0,0,0", "--data", "glyphs"), "go together: --std is missing"),
+    (("span", "--model", "own_bad:small", "--std", "1,1,1", "--data", "glyphs"), "go together: --mean is missing"),
+    (("span", "--model", "own_bad:small", "--data", "folder:{bad}/one"), "(1 class: make a folder for every class"),
+    (("span", "--model", "own_bad:small", "--model", "own_bad:small"), "with --model NAME=MODULE:FACTORY"),
+    (("span", *A, "--model", "a=own_bad:small"), "with --ckpt NAME=PATH or --model NAME=MODULE:FACTORY"),
     (("maps", *A, "--images", "0"), "--images: expected at least 1"),
     (("maps", *A, "--index", "99999999"), "--index: expected positions in"),
     (("maps", *A, "--index", "x"), "--index: expected positions"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import attrib
-from attrib import checks, spans
+from attrib import checks, plot_checks, spans
 from attrib.cli import check as command
 
 SHORT = ("--steps", 2, "--curve-steps", 4, "--precision", "fp32")
@@ -103,6 +103,28 @@ def test_without_masks_or_an_attack_their_lines_are_left_out(run: Any, models: P
     left = {line["check"] for line in entry["checks"]}
     assert left == {"similarity", "floor", "ssim", "insertion", "deletion", "span_vs_random", "span_vs_moved"}
     assert [stage["layers"] for stage in entry["cascade"]] == [1, 4]
+
+
+def test_the_figure_has_as_much_room_for_each_layer_s_name(run: Any, models: Path) -> None:
+    summary = json.loads(run("--ckpt", models / "a.pt", "--ckpt", models / "b.pt", "--limit", 8, "--json", *SHORT).out)
+    for entry in summary["models"]:  # as if they had 60 layers: the first stage is near none at all
+        for stage, layers in zip(entry["cascade"], (1, 21, 40, 60), strict=True):
+            stage.update(layers=layers, of=60)
+    figure = plot_checks.cascade_and_curves(summary, title="")
+    left = figure.axes[0]
+    assert [label.get_text() for label in left.get_xticklabels()] == [
+        "none",
+        "fc",
+        "pool.2",
+        "stages.1.0",
+        "stages.0.0",
+    ]
+    assert left.get_xticks() == pytest.approx([0, 25, 50, 75, 100])
+    assert left.lines[0].get_xdata() == pytest.approx(left.get_xticks())
+    summary["models"][1]["cascade"][0]["lowest"] = "head"  # other names: the share of the layers stands below
+    left = plot_checks.cascade_and_curves(summary, title="").axes[0]
+    assert left.lines[0].get_xdata() == pytest.approx([0, 100 / 60, 35, 200 / 3, 100])
+    assert "layers re-initialised" in left.get_xlabel()
 
 
 def test_two_processes_print_what_one_does(run: Any, models: Path, two_processes: Any) -> None:

@@ -129,7 +129,7 @@ def test_json_is_one_object_with_the_keys_of_the_design(run: Any, tmp_path: Path
     assert summary.keys() >= {"data", "split", "eps", "step_size", "steps", "models", "pairs"}
     assert (summary["data"], summary["split"], summary["eps"], summary["steps"]) == (
         "npz:easy.npz",
-        "test",
+        "all",
         0.02,
         [4, 8],
     )
@@ -334,7 +334,7 @@ BAD = [
     ((*FITTED, "--restarts", "0"), "--restarts: expected at least 1"),
     ((*FITTED, "--batch-size", "0"), "--batch-size: expected at least 1"),
     ((*FITTED, "--gap", "--split", "train"), "--gap compares"),
-    ((*FITTED, "--gap"), "an npz file holds one set"),
+    ((*FITTED, "--gap"), "into training and test images, which npz:easy.npz is not"),
     ((*FITTED, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
     ((*FITTED, "--device", "tpu"), "device: expected auto"),
     ((*FITTED, "--out", "yours.py"), "cannot write to the folder"),

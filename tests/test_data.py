@@ -159,14 +159,16 @@ def test_npz(tmp_path: Path, pixels: Array, labels: list[int]) -> None:
     colour = pixels.transpose(0, 2, 3, 1)
     np.savez(tmp_path / "full.npz", images=colour, labels=labels, masks=masks, classes=list("abcdefghij"))
     np.savez_compressed(tmp_path / "grey.npz", images=pixels[:, 0], labels=np.array(labels, np.uint8))
-    full, grey = dataset(f"npz:{tmp_path}/full.npz"), dataset(f"npz:{tmp_path}/grey.npz", split="train")
+    full = dataset(f"npz:{tmp_path}/full.npz")
+    grey = dataset(f"npz:{tmp_path}/grey.npz", split="train")  # to train on: whole in either split
     np.testing.assert_array_equal(full.images, pixels)
     np.testing.assert_array_equal(grey.images, pixels[:, :1])
     assert full.labels.tolist() == grey.labels.tolist() == labels
     assert full.masks is not None
     np.testing.assert_array_equal(full.masks, masks)
     assert (full.classes, grey.classes) == (tuple("abcdefghij"), tuple("0123456789"))
-    assert (grey.masks, grey.split, grey.shape) == (None, "train", (1, 32, 32))
+    assert (full.split, grey.split) == ("all", "all")
+    assert (grey.masks, grey.shape) == (None, (1, 32, 32))
 
 
 def test_glyphs() -> None:
@@ -250,6 +252,7 @@ def test_folder(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     animals = dataset(f"folder:{tmp_path}")
     assert (animals.shape, animals.classes, len(animals)) == ((3, 8, 10), ("cat", "dog", "eel"), 9)
+    assert animals.split == dataset(f"folder:{tmp_path}", split="train").split == "all"
     for size in (2, 100):  # by workers, and without
         batches = list(animals.batches(size))
         image, label = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("image", "label"))
@@ -269,8 +272,9 @@ def test_folder_with_splits(tmp_path: Path, held_out: str) -> None:
     picture(tmp_path / "train/a/1.png", (6, 6), 1)
     picture(tmp_path / f"{held_out}/a/2.JPG", (6, 6), 2)
     picture(tmp_path / f"{held_out}/b/3.png", (6, 6), 3)
-    assert len(dataset(f"folder:{tmp_path}", split="train")) == 1
-    assert dataset(f"folder:{tmp_path}", split="test").labels.tolist() == [0, 1]
+    train, test = (dataset(f"folder:{tmp_path}", split=split) for split in ("train", "test"))
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0], [0, 1])
+    assert (train.split, test.split) == ("train", "test")
 
 
 def test_folder_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path) -> None:

@@ -253,17 +253,20 @@ def test_normalized_resizes() -> None:
     flat = torch.full((1, 3, 16, 16), 0.25)
     torch.testing.assert_close(halved(flat), flat[:, :, :8, :8])
     assert torch.equal(Normalized(nn.Identity(), [0.0] * 3, [1.0] * 3, size=16)(EXAMPLE), EXAMPLE)
+    for example in (flat, flat[:, :1]):  # without mean and std, of as many channels as come
+        torch.testing.assert_close(Normalized(nn.Identity(), size=8)(example), example[:, :, :8, :8])
 
 
 @pytest.mark.parametrize(
     ("mean", "std", "size", "message"),
     [
         ([0.5], [0.5, 0.5], None, "one number per channel in each"),
+        ([0.5], None, None, "one number per channel in each"),
         ([0.5], [0.0], None, "std: expected finite numbers above 0"),
         ([0.5], [0.5], 0, "size: expected at least 1 pixel, got 0"),
     ],
 )
-def test_normalized_bad_numbers(mean: list[float], std: list[float], size: int | None, message: str) -> None:
+def test_normalized_bad_numbers(mean: list[float], std: list[float] | None, size: int | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Normalized(nn.Identity(), mean, std, size)
 

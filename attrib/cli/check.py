@@ -143,13 +143,14 @@ def check(
 
             seeds = groups(subjects)
             summary: dict[str, Any] = {
-                "data": images.name, "split": split, "map": map_name, "threshold": threshold, "target": target,
+                "data": images.name, "split": images.split, "map": map_name, "threshold": threshold, "target": target,
                 "baseline": baseline, "attack": strength._asdict() if strength else None, "seed": seed,
                 "fractions": checks.fractions(images.shape[1] * images.shape[2], curve_steps),
                 "models": [entry_of(files, numbers) for files in seeds.values()],
                 "control": {"name": EDGES, "checks": _control_lines(rows_of(rows, subjects[0].group)[0], seed=seed)},
                 "versions": common.provenance(),
             }  # fmt: skip
+            common.warn_at_chance(subjects, rows, images)
             written = []
             if out:
                 written = [out / name for name in ("check.csv", "check.json", "check.tex")]
@@ -367,9 +368,9 @@ def _table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFrame":
 
 def _caption(summary: dict[str, Any]) -> str:
     said = (
-        f"{summary['map']}, threshold {summary['threshold']}, {summary['models'][0]['n']:,} {summary['split']} images"
-        f" of {summary['data']}, class explained: {summary['target']}; a removed pixel is"
-        f" {'the mean colour of its image' if summary['baseline'] == 'mean' else 'black'};"
+        f"{summary['map']}, threshold {summary['threshold']},"
+        f" {texts.images_words(summary, summary['models'][0]['n'])}, class explained: {summary['target']}; a removed"
+        f" pixel is {'the mean colour of its image' if summary['baseline'] == 'mean' else 'black'};"
         f" similarity: Spearman; all layers randomised, one draw of weights (seed {summary['seed']});"
         f" {texts.interval_words(summary['models'])}"
     )
@@ -380,6 +381,6 @@ def _draw(summary: dict[str, Any], out: Path) -> list[Path]:
     from attrib import plot, plot_checks
 
     figure = plot_checks.cascade_and_curves(
-        summary, title=f"{summary['map']}, {summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images"
+        summary, title=f"{summary['map']}, {texts.data_words(summary)}, {summary['models'][0]['n']:,} images"
     )
     return plot.save(figure, out / "check")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from attrib.cli.subjects import Subject, load_subjects, predictions
+from attrib.cli.subjects import Subject, load_subjects, looking, predictions
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ Data = Annotated[
     ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data lies (else ATTRIB_DATA, then the user cache).")]
-Split = Annotated[str, typer.Option(help="test or train.")]
+Split = Annotated[str, typer.Option(help="test or train, where the data is split.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 PrecisionName = Annotated[
@@ -119,6 +119,8 @@ def loaded(
     and not in the middle of it, which model does not fit the data, and which a gradient-based attack flatters.
     Raises InputError.
     """
+    import torch
+
     from attrib import inference
     from attrib.fast import held
     from attrib.parallel import world
@@ -131,7 +133,9 @@ def loaded(
         asked = [*subjects, *others]
         images = load_data(data, asked, split=split, root=root, limit=limit, size=size)
         settings = attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
-        _check_models(asked, images, here, attacked=settings is not None)
+        (first,) = images.batches(1, order=torch.tensor([0]), device=here.device)
+        _check_models(asked, images, first.image, attacked=settings is not None)
+        subjects = [looking(subject, first.image) for subject in subjects]
         with held(*(subject.model for subject in subjects)):
             yield Loaded(here, subjects, images, settings)
 
@@ -140,12 +144,14 @@ def load_data(
     name: str | None, subjects: Sequence[Subject], *, split: str, root: Path | None, limit: int | None,
     size: int | None = None,
 ) -> "Dataset":  # fmt: skip
-    """The data set named, or the one that the checkpoints were trained on; checked against every checkpoint.
+    """The data set named, or the one that the checkpoints were trained on; checked against every model.
 
-    Raises InputError where no data set is known, or more than one, or it does not fit a model.
+    Raises InputError where no data set is known, or more than one, or it does not fit a model, or has no split to
+    choose.
     """
     from attrib import checkpoint
-    from attrib.data import dataset
+    from attrib.data import WHOLE, dataset
+    from attrib.layers import Normalized
 
     known = {s.name: s.checkpoint.data for s in subjects if s.checkpoint and s.checkpoint.data != "unknown"}
     if name is None and not known:
@@ -158,12 +164,21 @@ def load_data(
         raise InputError("--size is for a --model, or for the pictures of folder:DIR; a checkpoint knows its own size")
     # The pictures of a folder are cut to the model's size; other data is resized in front of the model.
     data = dataset(name, split=split, root=root, limit=limit, size=size if name.startswith("folder:") else None)
+    if split == "train" and data.split == WHOLE:
+        raise InputError(f"--split train: {name} is not split into training and test images; leave out --split")
     for subject in subjects:
         if subject.checkpoint:
             try:
                 checkpoint.check_data(subject.checkpoint, classes=len(data.classes), shape=data.shape)
             except InputError as error:
                 raise InputError(f"{subject.name}: {error}") from None
+        elif isinstance(subject.model, Normalized) and subject.model.mean is not None:
+            given, channels = subject.model.mean.shape[1], data.shape[0]
+            if given != channels:
+                raise InputError(
+                    f"{subject.name}: --mean, --std: expected one number for each of the {channels} channels of"
+                    f" {name}, got {given}"
+                )
         if known.get(subject.name, data.name) != data.name:
             warn(f"{subject.name} was trained on {known[subject.name]}, and is looked at on {data.name}")
     return data
@@ -212,20 +227,44 @@ def attacked(
     )  # fmt: skip
 
 
-def _check_models(subjects: Sequence[Subject], data: "Dataset", here: "World", *, attacked: bool) -> None:
-    import torch
-
+def _check_models(subjects: Sequence[Subject], data: "Dataset", image: "Tensor", *, attacked: bool) -> None:
+    """Run every model on one image (1,C,H,W) of the data."""
     from attrib.gated import GatedClassifier
 
-    for batch in data.batches(1, order=torch.tensor([0]), device=here.device):
-        for subject in subjects:
-            moved = subject._replace(model=subject.model.to(here.device))
-            predictions(moved, batch.image, classes=len(data.classes))
-            if attacked and isinstance(subject.model, GatedClassifier):
-                warn(
-                    f"{subject.name} is gated, and its gates hide part of the gradient: an attack on the final logits"
-                    " alone flatters it; see attrib robust for the worst of its attacks"
-                )
+    count = len(data.classes)
+    advice = {
+        "folder": ": make a folder for every class of the model, empty where it has no pictures",
+        "npz": ": name every class of the model in an array 'classes'",
+    }.get(data.name.partition(":")[0], "")
+    for subject in subjects:
+        moved = subject._replace(model=subject.model.to(image.device))
+        predictions(moved, image, classes=count, data=f"{data.name} ({count} class{'es' * (count > 1)}{advice})")
+        if attacked and isinstance(subject.model, GatedClassifier):
+            warn(
+                f"{subject.name} is gated, and its gates hide part of the gradient: an attack on the final logits"
+                " alone flatters it; see attrib robust for the worst of its attacks"
+            )
+
+
+FEWEST = 50
+"""With fewer images an accuracy's interval reaches 14 points and more to either side, too far to blame a model."""
+
+
+def warn_at_chance(subjects: Iterable[Subject], table: "pd.DataFrame", data: "Dataset") -> None:
+    """Warn of every file whose clean accuracy is no better than chance, where there are images enough to say so.
+
+    table: a row per file and clean image, with columns model, seed, label and prediction.
+    """
+    from attrib.robust import about_accuracy
+
+    for subject in subjects:
+        rows = table[(table["model"] == subject.group) & (table["seed"] == subject.seed)]
+        label = rows["label"].to_numpy(int)
+        # Where all images are of one class, nothing is better than always naming it.
+        if len(rows) < FEWEST or len(set(label)) == 1:
+            continue
+        for sentence in about_accuracy((rows["prediction"] == label).to_numpy(bool), label, classes=len(data.classes)):
+            warn(f"{subject.name}: {sentence}")
 
 
 Item = TypeVar("Item")
@@ -272,19 +311,19 @@ def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
     if said := _collected.get():
         said.tables.append(Printed(table, title, caption))
         return
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    for column, name in enumerate(table.columns):
-        drawn.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
-    for row in table.itertuples(index=False):
-        drawn.add_row(*map(str, row))
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=200)
-    console.print(drawn)
+    from attrib.cli.tables import draw
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 200
+    console.print(Text(title, style="table.title"))
+    for drawn in draw(table, width=console.width):
+        console.print(drawn)
+    if caption:
+        console.print(Text(caption, style="table.caption"))
 
 
 def warn(message: str) -> None:

@@ -88,7 +88,7 @@ def contrib(
     found = {kind: _measured(table, total[kind], kind, multiple=multiple) for kind in total}
     seeds = groups(subjects)
     summary: dict[str, Any] = {
-        "data": images.name, "split": split, "multiple": multiple, "seed": seed,
+        "data": images.name, "split": images.split, "multiple": multiple, "seed": seed,
         "attack": settings._asdict() if settings else None,
         "models": [entry_of(files, lambda files: _summary_of(found, files)) for files in seeds.values()],
         "pairs": _pairs(found, seeds),
@@ -98,6 +98,8 @@ def contrib(
     if len(set(widths.values())) > 1:
         listed = ", ".join(f"{name} {width}" for name, width in widths.items())
         common.warn(f"the models have different numbers of features ({listed}), which alone changes the counts")
+
+    common.warn_at_chance(subjects, table[table["images"] == "clean"], images)
 
     written = []
     if out:
@@ -384,8 +386,8 @@ def _caption(summary: dict[str, Any]) -> str:
     said = (
         "C: mean absolute gradient of the loss before the last layer; R: times the activation; C/e: C with the size of "
         f"p − onehot(y) divided out; high: features above {summary['multiple']:g} × the model's median; "
-        f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; correct: over those classified "
-        f"correctly; {texts.interval_words(summary['models'], 'basic bootstrap')}"
+        f"{texts.images_words(summary, summary['models'][0]['n'])}; correct: over those classified correctly; "
+        f"{texts.interval_words(summary['models'], 'basic bootstrap')}"
     )
     return f"{said}; {texts.attack_words(summary['attack'])}" if summary["attack"] else said
 
@@ -394,7 +396,7 @@ def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[
     from attrib import plot
     from attrib.plot_features import contribution_histograms
 
-    title = f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images"
+    title = f"{texts.data_words(summary)}, {summary['models'][0]['n']:,} images"
     title += texts.first_seeds(summary["models"])
     figure = contribution_histograms(features[features["seed"] == 0], multiple=summary["multiple"], title=title)
     return plot.save(figure, out / "contrib")

@@ -123,7 +123,7 @@ def evolve(
                 for epoch, fingerprint in zip(epochs, prints, strict=True)
             }
             summary: dict[str, Any] = {
-                "data": pool.name, "split": split, "n": len(pool), "map": map_name, "threshold": threshold,
+                "data": pool.name, "split": pool.split, "n": len(pool), "map": map_name, "threshold": threshold,
                 "seed": seed, "attack": settings._asdict(),
                 "runs": [
                     {"name": name, "epochs": [entry for epoch, entry in entries.items() if epoch.run == name]}
@@ -317,7 +317,7 @@ def _table(summary: dict[str, Any]) -> "pd.DataFrame":
 
 def _caption(summary: dict[str, Any]) -> str:
     return (
-        f"{summary['n']:,} {summary['split']} images of {summary['data']}; losses: cross-entropy in nats; robust:"
+        f"{texts.images_words(summary, summary['n'])}; losses: cross-entropy in nats; robust:"
         f" {texts.attack_words(summary['attack'])}; ASC: {summary['map']}, threshold {summary['threshold']}; PR:"
         " participation ratio; 95 % intervals over images (of one training run: another seed is another run)"
     )
@@ -328,7 +328,7 @@ def _draw(
 ) -> list[Path]:
     from attrib import plot, plot_evolve
 
-    said = f"{summary['data']} {summary['split']}, {summary['n']:,} images"
+    said = f"{texts.data_words(summary)}, {summary['n']:,} images"
     curves = plot_evolve.curves(_flat(summary), title=f"{said}, {texts.attack_words(summary['attack'])}")
     written = plot.save(curves, out / "evolve")
     of_runs = [{epoch.number for epoch in epochs if epoch.run == run["name"]} for run in summary["runs"]]
@@ -336,5 +336,5 @@ def _draw(
     numbers = sorted(set.intersection(*of_runs) or set.union(*of_runs))
     histograms = plot_evolve.contributions(features, epochs=_shown(numbers), title=said)
     written += plot.save(histograms, out / "evolve-contrib")
-    maps = plot.map_grid(examples, title=f"{summary['map']}, {summary['data']} {summary['split']}")
+    maps = plot.map_grid(examples, title=f"{summary['map']}, {texts.data_words(summary)}")
     return written + plot.save(maps, out / "evolve-maps")

@@ -9,7 +9,7 @@ from attrib.cli import common
 from attrib.cli.batches import stoppable
 from attrib.cli.explain import Examples, How, explain
 from attrib.cli.subjects import Subject, entry_of, file_name, groups
-from attrib.cli.texts import first_seeds, number
+from attrib.cli.texts import data_words, first_seeds, number
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ def maps(
         shown.pictures |= pictures
     table = _in_order(pd.concat([frame for found, _, _ in parts for frame in found]), subjects)
     summary: dict[str, Any] = {
-        "data": pool.name, "split": split, "map": map_name, "target": target, "seed": seed,
+        "data": pool.name, "split": pool.split, "map": map_name, "target": target, "seed": seed,
         "attack": settings._asdict() if settings else None,
         "models": [entry_of(files, lambda _: {}) for files in seeds.values()],
         "images": table.to_dict("records"), "versions": common.provenance(),
     }  # fmt: skip
-    said = f"{map_name}, {pool.name} {split}, {f'{settings.name} images' if settings else 'clean images'}"
+    said = f"{map_name}, {data_words(summary)}, {f'{settings.name} images' if settings else 'clean images'}"
     written = []
     if out:
         with stoppable("some files are written, and some are not"):

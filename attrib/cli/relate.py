@@ -113,12 +113,15 @@ def relate(
             of_runs = [Point(epoch.run, epoch.number, str(epoch.path)) for epoch in epochs]
             chosen = points or [point for point in of_runs if lasts[point.name] == point.epoch]
             summary: dict[str, Any] = {
-                "data": images.name, "split": split, "map": map_name, "threshold": threshold, "seed": seed,
+                "data": images.name, "split": images.split, "map": map_name, "threshold": threshold, "seed": seed,
                 "attack": settings._asdict(),
-                "models": _with_fingerprints(
+                "models": _identified(
                     image_relations(table, chosen, tuple(MEASURES), seed=seed),
-                    {subject.path: identity(subject)["fingerprint"] for subject in subjects}
-                    | {str(epoch.path): said.split()[-1] for epoch, said in zip(epochs, prints, strict=True)},
+                    {subject.path: identity(subject) for subject in subjects}
+                    | {
+                        str(epoch.path): {"fingerprint": said.split()[-1]}
+                        for epoch, said in zip(epochs, prints, strict=True)
+                    },
                 ),
                 "across": model_relations(table, [*points, *of_runs], tuple(MEASURES), seed=seed),
                 "versions": common.provenance(),
@@ -142,11 +145,15 @@ def relate(
         typer.echo(path)
 
 
-def _with_fingerprints(entries: list[dict[str, Any]], by_path: dict[str, str | None]) -> list[dict[str, Any]]:
+def _identified(entries: list[dict[str, Any]], by_path: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries with what tells their files from others: fingerprints, and of a model of one's own its input."""
     for entry in entries:
-        paths = entry["checkpoint"]
-        entry["fingerprint"] = by_path[paths] if isinstance(paths, str) else [by_path[path] for path in paths]
-        _with_fingerprints(entry.get("seeds", []), by_path)
+        files = entry["checkpoint"]
+        if isinstance(files, str):
+            entry |= by_path[files] | {"name": entry["name"]}
+        else:
+            entry["fingerprint"] = [by_path[path]["fingerprint"] for path in files]
+        _identified(entry.get("seeds", []), by_path)
     return entries
 
 
@@ -294,7 +301,7 @@ def _with_interval(found: dict[str, Any], key: str, measure: str | None = None) 
 def _caption(summary: dict[str, Any]) -> str:
     attack, several = summary["attack"], texts.several_seeds(summary["models"])
     said = (
-        f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; {summary['map']}, threshold"
+        f"{texts.images_words(summary, summary['models'][0]['n'])}; {summary['map']}, threshold"
         f" {summary['threshold']}; {texts.attack_words(attack)}. Means and differences of coverage and IoU in percent,"
         " among the images that are right when clean: those the attack broke less those that stood. ρ: Spearman's rank"
         " correlation with the adversarial margin over all images; given clean: with the clean margin held fixed."
@@ -317,8 +324,5 @@ def _draw(table: "pd.DataFrame", summary: dict[str, Any], out: Path) -> list[Pat
     from attrib import plot
     from attrib.plot_evolve import relations
 
-    said = (
-        f"{summary['data']} {summary['split']}, {summary['models'][0]['n']:,} images,"
-        f" {texts.attack_words(summary['attack'])}"
-    )
+    said = f"{texts.data_words(summary)}, {summary['models'][0]['n']:,} images, {texts.attack_words(summary['attack'])}"
     return plot.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")

@@ -168,10 +168,10 @@ def _radii(eps: str | None, step_size: str | None, *, data: str) -> list[Radius]
 
 def _training_images(test: "Dataset", *, root: Path | None, size: int | None) -> "Dataset":
     """As many training images as there are test images."""
-    from attrib.data import dataset
+    from attrib.data import WHOLE, dataset
 
-    if test.name.startswith("npz:"):
-        raise InputError("--gap needs data with training and test images; an npz file holds one set")
+    if test.split == WHOLE:
+        raise InputError(f"--gap needs data that is split into training and test images, which {test.name} is not")
     folder = test.name.startswith("folder:")
     return dataset(test.name, split="train", root=root, limit=len(test), size=size if folder else None)
 

@@ -4,7 +4,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrib.cli import common
-from attrib.cli.texts import interval, interval_words, p_value, p_words, percent, points, seeds_column, several_seeds
+from attrib.cli.texts import (
+    data_words,
+    images_words,
+    interval,
+    interval_words,
+    p_value,
+    p_words,
+    percent,
+    points,
+    seeds_column,
+    several_seeds,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +142,7 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
 def caption(summary: dict[str, Any]) -> str:
     """Everything that the numbers rest on."""
     said = (
-        f"{summary['models'][0]['n']:,} {summary['split']} images of {summary['data']}; L-infinity, eps"
+        f"{images_words(summary, summary['models'][0]['n'])}; L-infinity, eps"
         f" {summary['eps']:.4g}, step {summary['step_size']:.4g}; attacks in {summary['precision']}, judged in fp32"
     )
     if summary["restarts"] > 1:
@@ -175,7 +186,7 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
         {"model": entry["name"], "attack": title_of(attack), "accuracy": value}
         for entry in models for seed in entry.get("seeds", ()) for attack, value in seed["accuracies"].items()
     ]  # fmt: skip
-    heading = f"{summary['data']} {summary['split']}, {models[0]['n']:,} images"
+    heading = f"{data_words(summary)}, {models[0]['n']:,} images"
     bars = pd.DataFrame([row for entry in models for row in rows(entry, entry)])
     title = f"{heading}, eps {summary['eps']:.4g}"
     written = plot.save(plot.accuracies(bars, seeds=pd.DataFrame(dots), title=title), out / "robust")

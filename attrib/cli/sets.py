@@ -13,7 +13,7 @@ from attrib.cli import common
 from attrib.cli import sets_tables as tables
 from attrib.cli.batches import over_batches, unfinished
 from attrib.cli.subjects import Subject, column, entry_of, groups, rows_of
-from attrib.cli.texts import attack_words, first_seeds
+from attrib.cli.texts import attack_words, data_words, first_seeds
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def sets(
             table = _of_models(rows, list(seeds))
             history = _of_epochs(rows, epochs)
             summary: dict[str, Any] = {
-                "data": images.name, "split": split, "attack": settings._asdict(), "seed": seed,
+                "data": images.name, "split": images.split, "attack": settings._asdict(), "seed": seed,
                 "precision": how.precision,
                 "models": [
                     entry_of(files, lambda files: _summary_of(table, files, seed=seed)) for files in seeds.values()
@@ -121,6 +121,7 @@ def sets(
                 "epochs": _epochs_summary(run, epochs, history, seed=seed) if run else None,
                 "versions": common.provenance(),
             }  # fmt: skip
+            common.warn_at_chance(subjects, table, images)
             written = []
             if out:
                 results.write_csv(table, out / "sets.csv")
@@ -339,7 +340,7 @@ def _draw(table: "pd.DataFrame", summary: dict[str, Any], examples: dict[str, An
 
     from attrib import plot, plot_sets
 
-    said = f"{summary['data']} {summary['split']}, {attack_words(summary['attack'])}"
+    said = f"{data_words(summary)}, {attack_words(summary['attack'])}"
     seeds = first_seeds(summary["models"])
     names = [entry["name"] for entry in summary["models"]]
     count = summary["models"][0]["n"]

@@ -54,8 +54,7 @@ def caption(summary: dict[str, Any]) -> str:
     """On what, under which attack, with which intervals."""
     count = summary["models"][0]["n"]
     return (
-        f"{count:,} {summary['split']} images of {summary['data']}, {attack_words(summary['attack'])};"
-        f" {interval_words(summary['models'])}"
+        f"{texts.images_words(summary, count)}, {attack_words(summary['attack'])}; {interval_words(summary['models'])}"
     )
 
 

@@ -40,11 +40,14 @@ def load_subjects(
 ) -> list[Subject]:  # fmt: skip
     """The models that ``--ckpt`` and ``--model`` name, on the device, in eval mode; every seed is one of its own.
 
-    Raises InputError for files and factories that give no model, names given twice, and seeds that are none.
+    Raises InputError for files and factories that give no model, names given twice, seeds that are none, and one of
+    ``--mean`` and ``--std`` without the other.
     """
     from attrib import checkpoint
     from attrib.layers import Normalized, load_factory, named
 
+    if (mean is None) != (std is None):
+        raise InputError(f"--mean and --std go together: {'--mean' if mean is None else '--std'} is missing")
     subjects = []
     for name, text in named_pairs(ckpts or (), _name_of_path):
         paths = files_of(text)
@@ -58,13 +61,14 @@ def load_subjects(
         found = named(inner, layer) if layer else None
         outside = inner
         if (mean, std, size) != (None, None, None):
-            means, stds = _floats(mean, "--mean"), _floats(std, "--std")
-            outside = Normalized(inner, means or [0.0] * len(stds or "RGB"), stds or [1.0] * len(means or "RGB"), size)
+            outside = Normalized(inner, _floats(mean, "--mean"), _floats(std, "--std"), size)
         subjects.append(Subject(name, name, 0, factory, outside.to(where).eval(), found, None))
     names = [subject.group for subject in subjects if subject.seed == 0]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"two models are called {name!r}; give each its own with --ckpt NAME=PATH")
+            same = [subject for subject in subjects if subject.group == name]
+            ways = {"--ckpt NAME=PATH" if subject.checkpoint else "--model NAME=MODULE:FACTORY" for subject in same}
+            raise InputError(f"two models are called {name!r}; give each its own with {' or '.join(sorted(ways))}")
     return subjects
 
 
@@ -134,8 +138,27 @@ def entry_of(files: Sequence[Subject], numbers: Callable[[Sequence[Subject]], Ma
     return {"name": files[0].group, "checkpoint": paths, "fingerprint": prints, **numbers(files), "seeds": seeds}
 
 
-def predictions(subject: Subject, image: "Tensor", *, classes: int) -> "Tensor":
-    """The predicted class of every image, (N,); raises InputError where the model does not return (N,K) logits."""
+def looking(subject: Subject, example: "Tensor") -> Subject:
+    """A model of one's own with the layer where Grad-CAM and Eq. 6 look, found by running the example (N,C,H,W).
+
+    Every map would find the same one again; known beforehand, results can name it. A model without one stays as it
+    is: only a map that needs the layer complains.
+    """
+    from attrib.layers import feature_layer
+
+    if subject.checkpoint or subject.layer is not None:
+        return subject
+    try:
+        return subject._replace(layer=feature_layer(subject.model, example))
+    except InputError:
+        return subject
+
+
+def predictions(subject: Subject, image: "Tensor", *, classes: int, data: str = "the data") -> "Tensor":
+    """The predicted class of every image, (N,); raises InputError where the model does not return (N,K) logits.
+
+    data: what the error calls the data that has so many classes.
+    """
     import torch
 
     from attrib.inference import frozen
@@ -150,19 +173,41 @@ def predictions(subject: Subject, image: "Tensor", *, classes: int) -> "Tensor":
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(
-            f"{subject.name}: expected logits of shape (N,{classes}), one per class of the data, got {found}"
+            f"{subject.name}: expected logits of shape (N,{classes}), one per class of {data}, got {found}"
         )
     return logits.argmax(1)
 
 
 def identity(subject: Subject) -> dict[str, Any]:
-    """What a result says of its model: its name, its file, and the fingerprint of its weights where it has one."""
-    fingerprint = subject.checkpoint.fingerprint if subject.checkpoint else None
-    return {"name": subject.name, "checkpoint": subject.path, "fingerprint": fingerprint}
+    """What a result says of its model: its name, its file, and the fingerprint of its weights.
+
+    Of a model of one's own, which no file describes, also what was put in front of it, ``input``, and ``layer``, where
+    Grad-CAM and Eq. 6 look.
+    """
+    found: dict[str, Any] = {"name": subject.name, "checkpoint": subject.path}
+    if subject.checkpoint:
+        return found | {"fingerprint": subject.checkpoint.fingerprint}
+    from attrib.layers import Normalized
+
+    front = subject.model if isinstance(subject.model, Normalized) else None
+    modules = (front.module if front else subject.model).named_modules()
+    return found | {
+        "fingerprint": fingerprint(subject.model),
+        "input": {
+            "mean": _digits(front.mean) if front else None, "std": _digits(front.std) if front else None,
+            "size": front.size if front else None,
+        },
+        "layer": next((name for name, module in modules if module is subject.layer), None),
+    }  # fmt: skip
+
+
+def _digits(values: "Tensor | None") -> list[float] | None:
+    """Numbers as they were given: 0.485, where float64 sees 0.48500001430511475 in float32's."""
+    return None if values is None else [float(str(value)) for value in values.flatten().cpu().numpy()]
 
 
 def fingerprint(model: "nn.Module") -> str:
-    """What tells one model from another in unfinished work: its weights and buffers, --mean and --std among them."""
+    """What tells one model from another where no file does: its weights and buffers, --mean and --std among them."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -193,8 +238,8 @@ def _name_of_path(text: str) -> str:
     return path.parent.name if generic else path.stem
 
 
-def _floats(text: str | None, option: str) -> list[float]:
+def _floats(text: str | None, option: str) -> list[float] | None:
     try:
-        return [float(part) for part in text.split(",")] if text else []
+        return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option}: expected numbers separated by commas, got {text!r}") from None

@@ -27,6 +27,18 @@ def count(images: float) -> str:
     return f"{images:,.1f}".removesuffix(".0")
 
 
+def data_words(summary: Mapping[str, Any]) -> str:
+    """The data, and its split where it is split."""
+    data = str(summary["data"])
+    return data if summary["split"] == "all" else f"{data} {summary['split']}"
+
+
+def images_words(summary: Mapping[str, Any], images: int) -> str:
+    """So many images, of the split where the data is split."""
+    kind = "images" if summary["split"] == "all" else f"{summary['split']} images"
+    return f"{images:,} {kind} of {summary['data']}"
+
+
 def interval(ends: Sequence[float], shown: Shown) -> str:
     """Both ends, "low to high" (a dash between them would look like a minus); a dash where there is no interval."""
     return "–" if ends[0] != ends[0] else " to ".join(map(shown, ends))
