@@ -314,7 +314,8 @@ def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, An
                 continue
             # An empty map is the only one that covers nothing.
             seen = (np.concatenate([coverage[a], coverage[b]]) > 0).all(0)
-            both, rest = (paired(coverage[a][:, of], coverage[b][:, of], seed=seed) for of in (seen | True, seen))
+            both = paired(coverage[a], coverage[b], seed=seed)
+            rest = both if seen.all() else paired(coverage[a][:, seen], coverage[b][:, seen], seed=seed)
             pairs.append(
                 {
                     "a": a, "b": b, "images": kind, "n": coverage[a].shape[1],
