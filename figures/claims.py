@@ -99,15 +99,18 @@ CLAIMS = (
 )  # fmt: skip
 
 
+def places(data: Path) -> list[Path]:
+    """The folders of results, in the order in which they are shown."""
+    found = (path for path in data.glob("*/") if shared.manifest(path))
+    return sorted(found, key=lambda path: names.place_order(path.name))
+
+
 def judged(data: Path) -> list[tuple[Claim, list[tuple[str, Finding]]]]:
     """Every claim with what each folder of results says of it."""
-    places = sorted(
-        (path for path in data.glob("*/") if shared.manifest(path)), key=lambda p: names.place_order(p.name)
-    )
     found = []
     for claim in CLAIMS:
         of_claim = []
-        for place in places:
+        for place in places(data):
             models = dict.fromkeys(name for record in shared.manifest(place).values() for name in record["models"])
             panel = Panel(place, names.place(place.name), list(models))
             of_claim += [(panel.title, finding) for finding in claim.judge(panel)]

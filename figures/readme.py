@@ -21,7 +21,8 @@ def write(data: Path, page: Path, drawn: Drawn) -> Path:
     """Write the page; ``drawn`` says what there is to show, in the order of the papers."""
     judged = claims.judged(data)
     parts = {
-        "claims": _claims(judged), "evidence": _evidence(judged), "contradictions": _contradictions(),
+        "claims": _claims(judged, [names.place(place.name) for place in claims.places(data)]),
+        "evidence": _evidence(judged), "contradictions": _contradictions(),
         "rules": _table(drawn["asc_rules"], page), "crossing": _table(drawn["crossing"], page),
         "again": _sections(drawn, "again_", data, page), "aalp": _sections(drawn, "aalp_", data, page),
         "models": _models(data),
@@ -32,8 +33,7 @@ def write(data: Path, page: Path, drawn: Drawn) -> Path:
     return page
 
 
-def _claims(judged: list[tuple[claims.Claim, list[Any]]]) -> str:
-    places = list(dict.fromkeys(place for _, findings in judged for place, _ in findings))
+def _claims(judged: list[tuple[claims.Claim, list[Any]]], places: list[str]) -> str:
     rows = []
     for number, (claim, findings) in enumerate(judged, start=1):
         row = {"": str(number), "claim": claim.said, "source": claim.source}
