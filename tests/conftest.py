@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Tests run side by side, each on one thread; set before anything imports torch, and inherited by subprocesses.
 os.environ["OMP_NUM_THREADS"] = "1"
+# pytest-xdist sets it to the width of its own terminal, to which tables printed in a test would be fitted.
+os.environ.pop("COLUMNS", None)
 
 
 class Out(NamedTuple):
