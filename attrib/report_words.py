@@ -156,14 +156,18 @@ def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
     found = []
     for pair, p in zip(known, corrected, strict=True):
         low, high = _ends(pair["ci"]) or (float("nan"), float("nan"))
-        rest = pair.get("without_empty", pair)
-        same = rest["p"] is not None and rest["p"] < LEVEL and rest["difference"] * pair["difference"] > 0
-        real = p < LEVEL and same
+        real = p < LEVEL and stands_without_empty(pair)
         if pair["difference"] >= 0:
             found.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p, real))
         else:
             found.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p, real))
     return found
+
+
+def stands_without_empty(pair: Summary) -> bool:
+    """Whether a difference is there, and the same way round, also on the images where neither model's map is empty."""
+    rest = pair.get("without_empty", pair)
+    return rest["p"] is not None and rest["p"] < LEVEL and rest["difference"] * pair["difference"] > 0
 
 
 def _has_seeds(summary: Summary) -> bool:

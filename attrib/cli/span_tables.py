@@ -16,6 +16,7 @@ from attrib.cli.texts import (
     seeds_column,
     with_interval,
 )
+from attrib.report_words import LEVEL, stands_without_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,9 +79,7 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
 def resting_on_empty(pair: dict[str, Any]) -> str:
     """What to say of a difference that is there with the empty maps only; nothing where that is not so."""
     rest = pair["without_empty"]
-    if not (pair["p"] < 0.05 and rest["n"] < pair["n"]) or (
-        rest["p"] < 0.05 and rest["difference"] * pair["difference"] > 0
-    ):
+    if not pair["p"] < LEVEL or stands_without_empty(pair):
         return ""
     return (
         f"{pair['a']} − {pair['b']}, {pair['images']} images: the difference in coverage rests on empty maps, which"
