@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from attrib import noise
 from attrib.errors import InputError
-from attrib.inference import autocast, frozen, images_per_chunk
+from attrib.fast import prepared
+from attrib.inference import frozen, images_per_chunk
 from attrib.layers import Normalized
 
 BASELINES = ("mean", "black")
@@ -356,9 +357,9 @@ def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     >>> probability(model, torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([1]))
     tensor([0.7311], dtype=torch.float64)
     """
-    with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
-        size = images_per_chunk(model, image)
-        return torch.cat([_probability(model, *part) for part in _chunks(size, image, label)])
+    with prepared(model, image.device, "fp32") as fast, torch.no_grad():
+        size = images_per_chunk(fast.model, image)
+        return torch.cat([_probability(fast.model, *part) for part in _chunks(size, image, label)])
 
 
 def _probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
@@ -378,10 +379,10 @@ def _curve(
     pixels = maps[0].numel()
     counts = [round(share * pixels) for share in fractions(pixels, steps)]
     curves = []
-    with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
-        for y, values, a, b in _chunks(images_per_chunk(model, image), label, maps, start, end):
+    with prepared(model, image.device, "fp32") as fast, torch.no_grad():
+        for y, values, a, b in _chunks(images_per_chunk(fast.model, image), label, maps, start, end):
             place = _positions(-values).view_as(values)[:, None]
-            points = [_probability(model, torch.where(place < count, b, a), y) for count in counts]
+            points = [_probability(fast.model, torch.where(place < count, b, a), y) for count in counts]
             curves.append(torch.stack(points, 1))
     return torch.cat(curves)
 

@@ -36,9 +36,6 @@ class Chunk(NamedTuple):
 Explain = Callable[[Prepared, Chunk], Tensor]
 """The model (and layer) to run, and what on, to attributions."""
 
-BUSY = 64
-"""Images that keep a CPU busy; more of them in one pass only leave its caches and ask for memory anew."""
-
 
 def gradient(
     model: nn.Module, image: Tensor, label: Tensor, *, signed: bool = False, precision: Precision = "fp32"
@@ -366,7 +363,7 @@ def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision
     key = image.shape[1:], precision
     if key not in known:
         known[key] = images_per_chunk(fast, image)
-    return known[key] if image.is_cuda else min(known[key], BUSY)
+    return known[key]
 
 
 def _stage(model: nn.Module, image: Tensor, label: Tensor) -> nn.Module:

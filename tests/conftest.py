@@ -97,10 +97,11 @@ def real_data() -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
     """A headless Chromium (Debian's packages chromium and chromium-driver) that goes nowhere by itself.
 
+    One for each module, since a page that was left open goes on speaking, as JupyterLab's when its server has gone.
     Its console is kept: ``browser.get_log("browser")`` returns what has been said since the last call. Tests that need
     it are skipped where it is not installed.
     """

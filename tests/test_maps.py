@@ -220,10 +220,14 @@ def test_every_map_runs_on_our_models(arch: str) -> None:
 
 
 def test_chunks_are_measured(model: PoolHead) -> None:
-    """Twice the pixels keep twice the activations, so half as many images fit."""
-    small = inference.images_per_chunk(model, torch.rand(1, 3, 32, 32))
-    large = inference.images_per_chunk(model, torch.rand(1, 3, 64, 64))
+    """Four times the pixels keep four times the activations, so a quarter of the images fit."""
+    small = inference.images_per_chunk(model, torch.rand(1, 3, 512, 512))
+    large = inference.images_per_chunk(model, torch.rand(1, 3, 1024, 1024))
     assert 3.5 < small / large < 4.5
+
+
+def test_chunks_of_small_images_stay_in_a_cpus_caches(model: PoolHead) -> None:
+    assert inference.images_per_chunk(model, torch.rand(1, 3, 32, 32)) == inference.BUSY
 
 
 def test_gradcam_keeps_no_graph_of_what_lies_before_the_layer(model: PoolHead, image: Tensor) -> None:
