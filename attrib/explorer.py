@@ -13,6 +13,7 @@ from attrib import checkpoint, inference, plot_explore
 from attrib.data import Dataset
 from attrib.errors import InputError
 from attrib.maps import MAPS
+from attrib.results import source
 from attrib.views import TARGETS, Attack, Desk, View, budget, one_line, positions, probabilities, view
 
 try:
@@ -109,8 +110,8 @@ def neighbour(data: Dataset, settings: Settings, step: int) -> int:
 def _place(desk: Desk, settings: Settings) -> str:
     data, here = desk.data, settings.position
     label = int(data.labels[here])
-    source = escape(data.name if data.split == "all" else f"{data.name} {data.split}")
-    said = f"<b>image {here}</b> of {len(data):,} ({source}), class {escape(data.classes[label])}"
+    of = escape(source(data.name, data.split))
+    said = f"<b>image {here}</b> of {len(data):,} ({of}), class {escape(data.classes[label])}"
     if settings.label is None:
         return said
     chosen = positions(data, settings.label)

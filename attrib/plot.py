@@ -3,6 +3,7 @@
 Widths are those of a two-column paper, in inches.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -13,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
@@ -48,6 +50,20 @@ def save(figure: Figure, path: Path) -> list[Path]:
             figure.savefig(temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
         written.append(target)
     return written
+
+
+def wrapped(name: str, inches: float) -> str:
+    """A model's name as a title, in as many lines as the width asks for, broken at hyphens where it can."""
+    letter = 0.6 * mpl.rcParams["axes.titlesize"] / 72
+    return textwrap.fill(name, max(6, int(inches / letter)))
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """One legend for all panels, in as many columns as the figure's width has room for the longest label."""
+    letter = 0.6 * mpl.rcParams["legend.fontsize"] / 72
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    room = int(figure.get_figwidth() / (letter * (widest + 10)))  # the line beside it takes some ten letters
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(max(1, room), len(handles)))
 
 
 def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) -> Figure:
@@ -91,9 +107,12 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
                     cell_axes.set_xlabel(f"says {said}", labelpad=1, fontsize=5)
         grid[0, 0].set_title("image")
         for model, name in enumerate(examples["model"]):
-            grid[0, 1 + model * per_model].set_title(f"{name}\nmap" if spans else str(name))
-            if spans:
-                grid[0, 2 + model * per_model].set_title(f"{name}\nspan")
+            if spans:  # the name stands above both columns
+                first, second = grid[0, 1 + 2 * model : 3 + 2 * model]
+                first.set_title(f"{wrapped(str(name), 2 * cell)}\nmap", loc="left")
+                second.set_title("span", loc="left")
+            else:
+                grid[0, 1 + model].set_title(wrapped(str(name), cell))
         for axes in grid.flat:
             axes.set_xticks([])
             axes.set_yticks([])
@@ -133,12 +152,11 @@ def coverage_distribution(
         bins = np.linspace(0, 100, 51)
         seaborn.histplot(
             percent, x="coverage", hue="model", hue_order=list(models), palette=colours, bins=bins,
-            stat="percent", common_norm=False, element="step", fill=len(models) < 3, alpha=0.25, ax=left,
+            stat="percent", common_norm=False, element="step", fill=len(models) < 3, ax=left, legend=False,
+            alpha=0.25 if len(models) < 3 else 0.8,
         )  # fmt: skip
         for name in models:
             left.axvline(percent.loc[percent["model"] == name, "coverage"].mean(), color=colours[name], ls="--", lw=0.8)
-        if left.get_legend() is not None:
-            left.get_legend().set_title(None)
         left.set(xlabel="coverage of an image's span (%), dashed: mean", ylabel="images (%)", xlim=(0, 100))
         for name, curve in zip(models, curves, strict=True):
             right.plot(levels, 100 * curve, color=colours[name], label=name)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrib.plot import TEXT, model_colours, style
+from attrib.plot import TEXT, legend_below, model_colours, style
 
 CONTROL = "0.45"
 
@@ -37,7 +37,7 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
             axes.set_title(f"({'b' if verb == 'inserted' else 'c'}) {verb[:-2]}ion, {better} is better")
         left.plot([], [], color="0.3", ls="-.", lw=0.7, label="architecture alone")
         left.plot([], [], color="0.3", ls=":", lw=0.9, label="random order of pixels")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        legend_below(figure, left.get_legend_handles_labels()[0])
         ends = [end for entry in models for stage in entry["cascade"] for end in stage["similarity_ci"]]
         bands = "; bands: 95 % intervals" if np.isfinite(np.array(ends, float)).all() else ""
         figure.suptitle(f"{title}; a removed pixel shows {removed}{bands}")

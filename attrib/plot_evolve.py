@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plot import TEXT, model_colours, style
+from attrib.plot import TEXT, legend_below, model_colours, style
 from attrib.plot_features import QUANTITIES
 
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -58,7 +58,7 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
         handles = [Line2D([], [], color=colours[run], marker="o", ms=3, label=run) for run in runs]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(runs))
+        legend_below(figure, handles)
         figure.suptitle(f"{title}; bands: 95 % intervals")
     return figure
 
@@ -107,7 +107,7 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str) -> 
         figure.supylabel("features (%)", fontsize=7)
         handles = [Line2D([], [], color=colours[run], lw=3, alpha=0.6, label=run) for run in runs]
         handles.append(Line2D([], [], color="0.3", ls="--", lw=0.8, label="mean"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        legend_below(figure, handles)
         figure.suptitle(title)
     return figure
 

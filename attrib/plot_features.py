@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from attrib.plot import COLUMN, TEXT, model_colours, style
+from attrib.plot import COLUMN, TEXT, legend_below, model_colours, style, wrapped
 
 QUANTITIES = {
     "C": "C = mean |∂L/∂A|",
@@ -44,7 +45,7 @@ def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str)
                     drawn: Any = {"bins": bins, "weights": share, "color": colours[model]}
                     if len(models) < 4:
                         axes.hist(values, histtype="stepfilled", alpha=0.2, **drawn)
-                    axes.hist(values, histtype="step", linewidth=0.9, label=model, **drawn)
+                    axes.hist(values, histtype="step", linewidth=0.9, **drawn)
                     axes.axvline(multiple * float(np.median(values)), color=colours[model], linestyle="--", lw=0.7)
                 axes.set_xlabel(f"{label}   ($10^{{{power}}}$)" if power else label)
                 axes.set_xlim(0, bins[-1])
@@ -52,7 +53,9 @@ def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str)
         if len(kinds) > 1:
             for axes, kind in zip(grid[0], kinds, strict=True):
                 axes.set_title(f"{kind} images")
-        grid[0, -1].legend(title=f"dashed: {multiple:g} × median", title_fontsize=6)
+        handles = [Line2D([], [], color=colours[model], label=model) for model in models]
+        handles.append(Line2D([], [], color="0.3", ls="--", lw=0.7, label=f"{multiple:g} × median"))
+        legend_below(figure, handles)
         figure.suptitle(title)
     return figure
 
@@ -75,7 +78,8 @@ def valid_picture(
         for position, (mask, model, names) in enumerate(zip(masks, models, classes, strict=True)):
             axes = grid.flat[position]
             _bands(axes, mask)
-            axes.set_title(f"{model}\n{mask.sum(1).mean():.1f} of {mask.shape[1]} valid")
+            name = wrapped(model, COLUMN / columns - 0.25)
+            axes.set_title(f"{name}\n{mask.sum(1).mean():.1f} of {mask.shape[1]} valid")
             if len(mask) <= 20:
                 # Names that stand to the left already are not repeated.
                 told = position % columns and list(names) == list(classes[position - 1])

@@ -6,6 +6,7 @@ the folder that its command wrote with ``--out`` (``span/span.json``, ``span/spa
 it ``made.json``: the command, when it ran, for how long, and its tables as the terminal would show them.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from PIL import Image
 from attrib import report_words as words
 from attrib.errors import InputError
 from attrib.report_images import data_uri, payload
+from attrib.results import source
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 """The models' colours, in the order of the figures' (style.mplstyle), black being grey: pages may be dark."""
@@ -107,7 +109,7 @@ def render(results: Path) -> str:
     ).get_template("report.html.j2")
     return page.render(
         about=about,
-        data=about["data"] if about["split"] == "all" else f"{about['data']} {about['split']}",
+        data=source(about["data"], about["split"]),
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
         answer=words.answer(span, robust, check=summaries.get("check"), relation=summaries.get("relate")),
         cautions=dict.fromkeys([*words.cautions(span), *_warnings(made.values())]),
@@ -151,11 +153,16 @@ def _place(path: Path) -> tuple[int, str]:
 
 
 def _figure(path: Path) -> dict[str, Any]:
-    """A figure, at one scale with all others: as wide as in a paper, times ZOOM."""
+    """A figure, at one scale with all others: as wide as in a paper, times ZOOM.
+
+    As lossless WebP: every browser shows it, and it takes less than half the room of a PNG.
+    """
+    smaller = io.BytesIO()
     with Image.open(path) as picture:
         width, height = (round(length / DPI * 96 * ZOOM) for length in picture.size)
+        picture.save(smaller, "WEBP", lossless=True)
     said = FIGURES.get(path.stem, path.stem)
-    return {"src": data_uri(path.read_bytes(), "image/png"), "alt": said, "width": width, "height": height}
+    return {"src": data_uri(smaller.getvalue(), "image/webp"), "alt": said, "width": width, "height": height}
 
 
 def _images(results: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

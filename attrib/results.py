@@ -19,6 +19,15 @@ from attrib.errors import InputError
 from attrib.files import atomic
 
 
+def source(data: str, split: str) -> str:
+    """A data set and its split, as words of a title; the split ``all`` means that there is none.
+
+    >>> source("cifar10", "test"), source("folder:pictures", "all")
+    ('cifar10 test', 'folder:pictures')
+    """
+    return data if split == "all" else f"{data} {split}"
+
+
 def to_json(summary: Mapping[str, Any]) -> str:
     """The summary as JSON text; NaN, which JSON lacks, becomes null."""
 

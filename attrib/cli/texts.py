@@ -29,8 +29,9 @@ def count(images: float) -> str:
 
 def data_words(summary: Mapping[str, Any]) -> str:
     """The data, and its split where it is split."""
-    data = str(summary["data"])
-    return data if summary["split"] == "all" else f"{data} {summary['split']}"
+    from attrib.results import source
+
+    return source(summary["data"], summary["split"])
 
 
 def images_words(summary: Mapping[str, Any], images: int) -> str:
