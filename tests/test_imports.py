@@ -60,3 +60,10 @@ def test_every_public_name_is_there_and_no_module_hides_one() -> None:
         assert callable(getattr(attrib, name)), name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = attrib.nonsense
+
+
+def test_the_command_starts_without_what_takes_long_to_import() -> None:
+    code = (
+        "import sys, attrib.cli; print(sorted({'torch', 'pandas', 'scipy', 'matplotlib', 'captum'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
