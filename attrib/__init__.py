@@ -11,27 +11,22 @@ if TYPE_CHECKING:
     from attrib.association import mean_difference, partial_rank_correlation, rank_correlation
     from attrib.attack import cw, fgsm, pgd
     from attrib.checkpoint import Checkpoint, load, save
-    from attrib.checks import (
-        area,
-        cascade,
-        chance_iou,
-        deletion,
-        edges,
-        fractions,
-        insertion,
-        moved,
-        noise_images,
-        probability,
-        random_maps,
-        random_pixels,
-        span_deletion,
-        spearman,
-        ssim,
-    )
     from attrib.consistency import alp_loss, logit_pairs
     from attrib.data import Batch, dataset
     from attrib.errors import InputError
     from attrib.explorer import explore
+    from attrib.faithfulness import (
+        area,
+        chance_iou,
+        deletion,
+        fractions,
+        insertion,
+        moved,
+        probability,
+        random_maps,
+        random_pixels,
+        span_deletion,
+    )
     from attrib.features import (
         contribution,
         gini,
@@ -44,6 +39,7 @@ if TYPE_CHECKING:
     from attrib.layers import locate
     from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
     from attrib.model import Classifier, build
+    from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
     from attrib.stats import holm, interval, paired
@@ -52,19 +48,20 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Batch": "data", "Checkpoint": "checkpoint", "Classifier": "model", "InputError": "errors",
-    "across_models": "relate", "alp_loss": "consistency", "area": "checks", "build": "model", "cascade": "checks",
-    "chance_iou": "checks", "contribution": "features", "coverage": "spans", "coverage_curve": "spans",
-    "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "checks", "edges": "checks", "eq6": "maps",
-    "explore": "explorer", "fgsm": "attack", "fractions": "checks", "gini": "features", "gradcam": "maps",
-    "gradient": "maps", "guided_gradcam": "maps", "high_contribution": "features", "holm": "stats",
-    "insertion": "checks", "inside": "spans", "integrated_gradients": "maps", "interval": "stats", "iou": "spans",
-    "load": "checkpoint", "locate": "layers", "logit_pairs": "consistency", "mean_difference": "association",
-    "moved": "checks", "noise_images": "checks", "object_covered": "spans", "occlusion": "maps", "paired": "stats",
+    "across_models": "relate", "alp_loss": "consistency", "area": "faithfulness", "build": "model",
+    "cascade": "randomisation", "chance_iou": "faithfulness", "contribution": "features", "coverage": "spans",
+    "coverage_curve": "spans", "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "faithfulness",
+    "edges": "randomisation", "eq6": "maps", "explore": "explorer", "fgsm": "attack", "fractions": "faithfulness",
+    "gini": "features", "gradcam": "maps", "gradient": "maps", "guided_gradcam": "maps",
+    "high_contribution": "features", "holm": "stats", "insertion": "faithfulness", "inside": "spans",
+    "integrated_gradients": "maps", "interval": "stats", "iou": "spans", "load": "checkpoint", "locate": "layers",
+    "logit_pairs": "consistency", "mean_difference": "association", "moved": "faithfulness",
+    "noise_images": "randomisation", "object_covered": "spans", "occlusion": "maps", "paired": "stats",
     "partial_rank_correlation": "association", "participation_ratio": "features", "pgd": "attack",
-    "pointing": "spans", "probability": "checks", "random_maps": "checks", "random_pixels": "checks",
-    "rank_correlation": "association", "relation": "relate", "relevance": "features", "save": "checkpoint",
-    "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans", "span_deletion": "checks",
-    "spearman": "checks", "ssim": "checks", "valid_values": "features",
+    "pointing": "spans", "probability": "faithfulness", "random_maps": "faithfulness",
+    "random_pixels": "faithfulness", "rank_correlation": "association", "relation": "relate", "relevance": "features",
+    "save": "checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans",
+    "span_deletion": "faithfulness", "spearman": "randomisation", "ssim": "randomisation", "valid_values": "features",
 }  # fmt: skip
 
 __all__ = [

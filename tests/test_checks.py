@@ -13,7 +13,7 @@ from skimage.filters import sobel
 from torch import Tensor, nn
 
 import attrib
-from attrib import checks, noise, spans
+from attrib import faithfulness, noise, randomisation, spans
 from attrib.data import Dataset
 from attrib.errors import InputError
 from attrib.layers import Normalized
@@ -96,13 +96,13 @@ def state(model: nn.Module) -> list[object]:
 
 
 def test_layers_come_in_the_order_in_which_they_run(small: Small) -> None:
-    assert checks.parameter_layers(small, uniform(2, 3, 8, 8)) == ["fc", "again", "norm", "first", "unused"]
+    assert randomisation.parameter_layers(small, uniform(2, 3, 8, 8)) == ["fc", "again", "norm", "first", "unused"]
 
 
 def test_an_outside_model_s_layers_have_its_own_names(small: Small) -> None:
     wrapped, image = Normalized(small, [0.5] * 3, [0.2] * 3), uniform(2, 3, 8, 8)
-    assert checks.parameter_layers(wrapped, image) == checks.parameter_layers(small, image)
-    for ours, theirs in zip(checks.cascade(wrapped, image), checks.cascade(small, image), strict=True):
+    assert randomisation.parameter_layers(wrapped, image) == randomisation.parameter_layers(small, image)
+    for ours, theirs in zip(randomisation.cascade(wrapped, image), randomisation.cascade(small, image), strict=True):
         assert isinstance(ours.model, Normalized)
         assert (ours.layers, ours.lowest) == (theirs.layers, theirs.lowest)
         inner = ours.model.module.state_dict()
@@ -114,7 +114,7 @@ def test_an_outside_model_s_layers_have_its_own_names(small: Small) -> None:
     [(4, 8, [1, 2, 3, 4]), (5, 3, [1, 3, 5]), (41, 5, [1, 11, 21, 31, 41]), (7, 1, [7]), (1, 4, [1])],
 )
 def test_stage_counts(layers: int, stages: int, expected: list[int]) -> None:
-    assert checks.stage_counts(layers, stages) == expected
+    assert randomisation.stage_counts(layers, stages) == expected
 
 
 def test_cascade_replaces_the_top_layers_of_a_copy_and_only_those(small: Small) -> None:
@@ -123,7 +123,7 @@ def test_cascade_replaces_the_top_layers_of_a_copy_and_only_those(small: Small) 
     small.norm.get_buffer("running_mean").fill_(0.3)
     before = state(small)
     seen = []
-    for stage in checks.cascade(small, image, layer=small.again, stages=9, seed=3):
+    for stage in randomisation.cascade(small, image, layer=small.again, stages=9, seed=3):
         copied = stage.model
         assert isinstance(copied, Small)
         assert stage.layer is copied.again
@@ -139,7 +139,7 @@ def test_cascade_replaces_the_top_layers_of_a_copy_and_only_those(small: Small) 
     assert state(small) == before
 
     def weights(seed: int, stages: int) -> Tensor:
-        *_, last = checks.cascade(small, image, stages=stages, seed=seed)
+        *_, last = randomisation.cascade(small, image, stages=stages, seed=seed)
         return torch.cat([parameter.flatten() for parameter in last.model.parameters()])
 
     assert torch.equal(weights(3, 1), weights(3, 5))  # where one looks doesn't change what is drawn
@@ -149,36 +149,36 @@ def test_cascade_replaces_the_top_layers_of_a_copy_and_only_those(small: Small) 
 def test_a_model_that_cannot_be_copied_says_so(small: Small) -> None:
     small.kept = small.first.weight * 2  # as old weight normalisation leaves it
     with pytest.raises(InputError, match="Small cannot be copied"):
-        next(checks.cascade(small, uniform(1, 3, 8, 8)))
+        next(randomisation.cascade(small, uniform(1, 3, 8, 8)))
     with pytest.raises(InputError, match="no parameters"):
-        checks.parameter_layers(Constant(), uniform(1, 3, 8, 8))
+        randomisation.parameter_layers(Constant(), uniform(1, 3, 8, 8))
 
 
 def test_spearman_is_scipy_s_with_ties() -> None:
     a = (uniform(6, 5, 7) * 8).floor()
     b = (uniform(6, 5, 7, seed=1) * 5 + 0.3 * a).floor()
     expected = [spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(checks.spearman(a, b).numpy(), expected, atol=1e-12)
-    torch.testing.assert_close(checks.spearman(a, a.exp()), torch.ones(6, dtype=torch.float64))
+    np.testing.assert_allclose(randomisation.spearman(a, b).numpy(), expected, atol=1e-12)
+    torch.testing.assert_close(randomisation.spearman(a, a.exp()), torch.ones(6, dtype=torch.float64))
     flat = torch.full_like(a, 0.1)
-    assert checks.spearman(a, flat).tolist() == [0] * 6
-    assert checks.spearman(flat, a).isnan().all()
+    assert randomisation.spearman(a, flat).tolist() == [0] * 6
+    assert randomisation.spearman(flat, a).isnan().all()
 
 
 def test_ssim_of_a_map_with_itself_rescaled_is_one() -> None:
     a = uniform(3, 9, 9)
-    torch.testing.assert_close(checks.ssim(a, 7 * a), torch.ones(3), atol=1e-5, rtol=0)
-    assert (checks.ssim(a, uniform(3, 9, 9, seed=1)) < 0.5).all()
-    assert checks.ssim(torch.zeros(3, 9, 9), a).isnan().all()
+    torch.testing.assert_close(randomisation.ssim(a, 7 * a), torch.ones(3), atol=1e-5, rtol=0)
+    assert (randomisation.ssim(a, uniform(3, 9, 9, seed=1)) < 0.5).all()
+    assert randomisation.ssim(torch.zeros(3, 9, 9), a).isnan().all()
     with pytest.raises(InputError, match="at least 3x3"):
-        checks.ssim(torch.rand(1, 2, 9), torch.rand(1, 2, 9))
+        randomisation.ssim(torch.rand(1, 2, 9), torch.rand(1, 2, 9))
 
 
 def test_edges_are_scikit_image_s() -> None:
     image = uniform(2, 1, 9, 11)
     expected = np.stack([sobel(one.numpy(), mode="nearest") for one in image[:, 0]])
-    np.testing.assert_allclose(checks.edges(image).numpy() / math.sqrt(2), expected, atol=1e-6)
-    assert not checks.edges(torch.full((1, 3, 4, 4), 0.7)).any()
+    np.testing.assert_allclose(randomisation.edges(image).numpy() / math.sqrt(2), expected, atol=1e-6)
+    assert not randomisation.edges(torch.full((1, 3, 4, 4), 0.7)).any()
 
 
 def by_hand(model: nn.Module, label: int, one: Tensor, *, steps: int, start: Tensor, end: Tensor) -> list[float]:
@@ -200,8 +200,8 @@ def test_curves_equal_a_loop_over_pixels(small: Small, baseline: str, steps: int
     small.eval()
     image, label = uniform(3, 3, 4, 5), torch.tensor([0, 2, 1])
     maps = (uniform(3, 4, 5, seed=1) * 6).floor()  # with ties
-    inserted = checks.insertion(small, image, label, maps, steps=steps, baseline=baseline)
-    deleted = checks.deletion(small, image, label, maps, steps=steps, baseline=baseline)
+    inserted = faithfulness.insertion(small, image, label, maps, steps=steps, baseline=baseline)
+    deleted = faithfulness.deletion(small, image, label, maps, steps=steps, baseline=baseline)
     for row, (one, y, m) in enumerate(zip(image, label.tolist(), maps, strict=True)):
         colour = one.mean((1, 2), keepdim=True) if baseline == "mean" else torch.zeros(3, 1, 1)
         empty = colour.expand_as(one)
@@ -213,16 +213,16 @@ def test_curves_equal_a_loop_over_pixels(small: Small, baseline: str, steps: int
 
 def test_areas() -> None:
     image, label = uniform(2, 3, 5, 5), torch.tensor([1, 2])
-    curve = checks.insertion(Constant(), image, label, uniform(2, 5, 5), steps=4)
+    curve = faithfulness.insertion(Constant(), image, label, uniform(2, 5, 5), steps=4)
     expected = torch.tensor([0.0, 1.0, -1.0]).double().softmax(0)[label]
-    torch.testing.assert_close(checks.area(curve, 25), expected)
-    shares = torch.tensor(checks.fractions(25, 4), dtype=torch.float64)
+    torch.testing.assert_close(faithfulness.area(curve, 25), expected)
+    shares = torch.tensor(faithfulness.fractions(25, 4), dtype=torch.float64)
     assert shares.tolist() == [0, 6 / 25, 12 / 25, 19 / 25, 1]
     # The trapezoidal rule is exact for a straight line.
-    torch.testing.assert_close(checks.area(shares[None], 25), torch.tensor([0.5], dtype=torch.float64))
+    torch.testing.assert_close(faithfulness.area(shares[None], 25), torch.tensor([0.5], dtype=torch.float64))
     for steps in (0, 26):
         with pytest.raises(InputError, match="steps: expected 1 to 25"):
-            checks.fractions(25, steps)
+            faithfulness.fractions(25, steps)
 
 
 def test_without_its_patch_the_model_falls_to_the_baseline() -> None:
@@ -232,19 +232,19 @@ def test_without_its_patch_the_model_falls_to_the_baseline() -> None:
     label = torch.ones(20, dtype=torch.int64)
     maps = torch.zeros(20, 12, 12)
     maps[:, 2:5, 4:7] = 1
-    whole = checks.probability(model, image, label)
-    black = checks.probability(model, torch.zeros_like(image), label)
-    dropped = checks.span_deletion(model, image, label, spans.span(maps), index=index, baseline="black")
+    whole = faithfulness.probability(model, image, label)
+    black = faithfulness.probability(model, torch.zeros_like(image), label)
+    dropped = faithfulness.span_deletion(model, image, label, spans.span(maps), index=index, baseline="black")
     torch.testing.assert_close(dropped.span, whole - black)
     assert dropped.random.mean() < 0.05
     assert dropped.moved.mean() < 0.25
-    assert checks.area(checks.deletion(model, image, label, maps), 144).max() < 0.1
-    assert checks.area(checks.insertion(model, image, label, maps), 144).min() > 0.9
+    assert faithfulness.area(faithfulness.deletion(model, image, label, maps), 144).max() < 0.1
+    assert faithfulness.area(faithfulness.insertion(model, image, label, maps), 144).min() > 0.9
 
 
 def test_controls_have_as_many_pixels_and_depend_on_seed_and_index_only() -> None:
     mask, index = uniform(9, 6, 7) > 0.7, torch.arange(9) + 100
-    for control in (checks.random_pixels, checks.moved):
+    for control in (faithfulness.random_pixels, faithfulness.moved):
         made = control(mask, index, seed=4)
         assert (made.sum((1, 2)) == mask.sum((1, 2))).all()
         back = control(mask.flip(0), index.flip(0), seed=4).flip(0)
@@ -253,19 +253,21 @@ def test_controls_have_as_many_pixels_and_depend_on_seed_and_index_only() -> Non
         assert not torch.equal(made, control(mask, index, seed=5))
         assert not torch.equal(made, mask)
     rolls = {tuple(mask[0].roll((dy, dx), (0, 1)).flatten().tolist()) for dy in range(6) for dx in range(7)}
-    assert tuple(checks.moved(mask[:1], index[:1])[0].flatten().tolist()) in rolls
+    assert tuple(faithfulness.moved(mask[:1], index[:1])[0].flatten().tolist()) in rolls
     one = torch.zeros(500, 6, 7, dtype=torch.bool)
     one[:, 2, 3] = True
-    landed = checks.moved(one, torch.arange(500)).sum(0)
+    landed = faithfulness.moved(one, torch.arange(500)).sum(0)
     assert landed[2, 3] == 0
     assert (landed > 0).sum() == 41
-    anywhere = checks.random_pixels(one, torch.arange(500)).sum(0)
+    anywhere = faithfulness.random_pixels(one, torch.arange(500)).sum(0)
     assert (anywhere > 0).all()
 
 
 def test_chance_iou_is_what_independent_masks_have() -> None:
     a, b = uniform(40, 50, 50) < 0.3, uniform(40, 50, 50, seed=1) < 0.6
-    torch.testing.assert_close(checks.chance_iou(a, b).mean(), spans.iou(a, b).double().mean(), atol=0.005, rtol=0)
+    torch.testing.assert_close(
+        faithfulness.chance_iou(a, b).mean(), spans.iou(a, b).double().mean(), atol=0.005, rtol=0
+    )
 
 
 def test_no_answer_depends_on_the_batch_or_its_chunks(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,16 +275,21 @@ def test_no_answer_depends_on_the_batch_or_its_chunks(small: Small, monkeypatch:
 
     def answers(rows: slice) -> Tensor:
         given = small, image[rows], label[rows]
-        dropped = checks.span_deletion(*given, maps[rows] > 0.5, index=index[rows])
-        random = checks.random_maps(index[rows], (8, 8))
+        dropped = faithfulness.span_deletion(*given, maps[rows] > 0.5, index=index[rows])
+        random = faithfulness.random_maps(index[rows], (8, 8))
         return torch.cat(
-            [checks.insertion(*given, maps[rows]), checks.deletion(*given, random), torch.stack(dropped, 1)], 1
+            [
+                faithfulness.insertion(*given, maps[rows]),
+                faithfulness.deletion(*given, random),
+                torch.stack(dropped, 1),
+            ],
+            1,
         )
 
     whole = answers(slice(None))
     pieces = torch.cat([answers(slice(0, 3)), answers(slice(3, 7))])
     torch.testing.assert_close(whole, pieces, atol=1e-6, rtol=0)
-    monkeypatch.setattr(checks, "images_per_chunk", lambda *_: 2)
+    monkeypatch.setattr(faithfulness, "images_per_chunk", lambda *_: 2)
     torch.testing.assert_close(whole, answers(slice(None)), atol=1e-6, rtol=0)
 
 
@@ -299,10 +306,10 @@ class Raises(Small):
 
 
 USES: list[Callable[[nn.Module, Tensor, Tensor, Tensor], object]] = [
-    lambda model, x, y, m: checks.insertion(model, x, y, m),
-    lambda model, x, y, m: checks.deletion(model, x, y, m),
-    lambda model, x, y, m: checks.span_deletion(model, x, y, m > 0.5, index=torch.arange(len(x))),
-    lambda model, x, _y, _m: list(checks.cascade(model, x)),
+    lambda model, x, y, m: faithfulness.insertion(model, x, y, m),
+    lambda model, x, y, m: faithfulness.deletion(model, x, y, m),
+    lambda model, x, y, m: faithfulness.span_deletion(model, x, y, m > 0.5, index=torch.arange(len(x))),
+    lambda model, x, _y, _m: list(randomisation.cascade(model, x)),
 ]
 
 
@@ -328,13 +335,13 @@ def test_the_model_is_left_as_it_was(kind: type[Small], use: Callable[..., objec
 
 @pytest.mark.parametrize("name", ["insertion", "deletion"])
 def test_wrong_arguments_are_named(small: Small, name: str) -> None:
-    run, image, label = getattr(checks, name), uniform(2, 3, 4, 4), torch.tensor([0, 1])
+    run, image, label = getattr(faithfulness, name), uniform(2, 3, 4, 4), torch.tensor([0, 1])
     with pytest.raises(InputError, match="baseline: expected one of mean, black, got 'blur'"):
         run(small, image, label, uniform(2, 4, 4), baseline="blur")
     with pytest.raises(InputError, match=r"expected \(N,C,H,W\)"):
         run(small, image, label, uniform(2, 5, 5))
     with pytest.raises(InputError, match="stages: expected at least 1"):
-        next(checks.cascade(small, image, stages=0))
+        next(randomisation.cascade(small, image, stages=0))
 
 
 class Trained(NamedTuple):
@@ -357,10 +364,10 @@ def test_randomisation_tells_gradcam_from_an_edge_detector(trained: Trained) -> 
     image, label, *_ = trained.batch
     maps = attrib.gradcam(trained.model, image, label)
     found, control = [], []
-    for stage in checks.cascade(trained.model, image):
+    for stage in randomisation.cascade(trained.model, image):
         other = attrib.gradcam(stage.model, image, label)
-        found.append(float(checks.spearman(maps, other).nanmean()))
-        control.append(float(checks.spearman(checks.edges(image), checks.edges(image)).nanmean()))
+        found.append(float(randomisation.spearman(maps, other).nanmean()))
+        control.append(float(randomisation.spearman(randomisation.edges(image), randomisation.edges(image)).nanmean()))
     assert control == pytest.approx([1.0] * len(found))
     assert max(found) < 0.4
 
@@ -369,11 +376,11 @@ def test_what_similarity_is_left_is_the_architecture_s(trained: Trained) -> None
     """The gradients of two LeNets share an order of pixels whatever they have learned: their floor is not 0."""
     image, label, index, _ = trained.batch
     maps = attrib.gradient(trained.model, image, label)
-    *_, last = checks.cascade(trained.model, image)
-    random = attrib.gradient(last.model, checks.noise_images(image, index), label)
-    floor = float(checks.spearman(maps, random).mean())
+    *_, last = randomisation.cascade(trained.model, image)
+    random = attrib.gradient(last.model, randomisation.noise_images(image, index), label)
+    floor = float(randomisation.spearman(maps, random).mean())
     assert floor > 0.3
-    assert float(checks.spearman(maps, attrib.gradient(last.model, image, label)).mean()) == pytest.approx(
+    assert float(randomisation.spearman(maps, attrib.gradient(last.model, image, label)).mean()) == pytest.approx(
         floor, abs=0.1
     )
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import attrib
-from attrib import checks, plot_checks, spans
+from attrib import faithfulness, plot_checks, randomisation, spans
 from attrib.cli import check as command
 
 SHORT = ("--steps", 2, "--curve-steps", 4, "--precision", "fp32")
@@ -65,14 +65,14 @@ def test_the_rows_are_those_of_the_functions_in_batches_of_any_size(run: Any, mo
     assert mask is not None
     maps = attrib.gradcam(model, image, label)
     span = attrib.span(maps, threshold="max:0.3")
-    *_, last = checks.cascade(model, image)
-    dropped = checks.span_deletion(model, image, label, span, index=index, baseline="black")
-    curve = checks.insertion(model, image, label, maps, steps=4, baseline="black")
+    *_, last = randomisation.cascade(model, image)
+    dropped = faithfulness.span_deletion(model, image, label, span, index=index, baseline="black")
+    curve = faithfulness.insertion(model, image, label, maps, steps=4, baseline="black")
     attack = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 2}
     adversarial = attrib.pgd(model, image, label, index=index, **attack)  # type: ignore[arg-type]
     expected = {
-        "similarity": checks.spearman(maps, attrib.gradcam(last.model, image, label)),
-        "insertion": checks.area(curve, 1024), "insertion_3": curve[:, 3],
+        "similarity": randomisation.spearman(maps, attrib.gradcam(last.model, image, label)),
+        "insertion": faithfulness.area(curve, 1024), "insertion_3": curve[:, 3],
         "drop": dropped.span, "drop_random": dropped.random, "drop_moved": dropped.moved,
         "inside": spans.inside(span, mask), "pointing": spans.pointing(maps, mask),
         "iou": spans.iou(span, attrib.span(attrib.gradcam(model, adversarial, label), threshold="max:0.3")),

@@ -105,7 +105,7 @@ def check(
     """Sanity and faithfulness of the maps: a line per check and model, beside a control that knows nothing."""
     import pandas as pd
 
-    from attrib import checks, results
+    from attrib import faithfulness, results
     from attrib.maps import MAPS
     from attrib.spans import parse_threshold
 
@@ -113,7 +113,7 @@ def check(
     common.check_choice("--map", map_name, MAPS)
     common.check_choice("--target", target, ("label", "prediction"))
     common.check_choice("--attack", attack, ("fgsm", "pgd", "cw", "none"))
-    common.check_choice("--baseline", baseline, checks.BASELINES)
+    common.check_choice("--baseline", baseline, faithfulness.BASELINES)
     for option, number in (("--curve-steps", curve_steps), ("--stages", stages)):
         if number < 1:
             raise InputError(f"{option}: expected at least 1, got {number}")
@@ -145,7 +145,7 @@ def check(
             summary: dict[str, Any] = {
                 "data": images.name, "split": images.split, "map": map_name, "threshold": threshold, "target": target,
                 "baseline": baseline, "attack": strength._asdict() if strength else None, "seed": seed,
-                "fractions": checks.fractions(images.shape[1] * images.shape[2], curve_steps),
+                "fractions": faithfulness.fractions(images.shape[1] * images.shape[2], curve_steps),
                 "models": [entry_of(files, numbers) for files in seeds.values()],
                 "control": {"name": EDGES, "checks": _control_lines(rows_of(rows, subjects[0].group)[0], seed=seed)},
                 "versions": common.provenance(),
@@ -171,14 +171,14 @@ def _cascades(subjects: list[Subject], data: "Dataset", how: How, asked: Setting
     """How many layers each stage re-initialises and the lowest of them, per model; says now what has none."""
     import torch
 
-    from attrib import checks
+    from attrib import faithfulness, randomisation
 
-    checks.fractions(data.shape[1] * data.shape[2], asked.steps)
+    faithfulness.fractions(data.shape[1] * data.shape[2], asked.steps)
     found = {}
     for batch in data.batches(1, order=torch.tensor([0]), device=how.device):
         for subject in subjects:
-            layers = checks.parameter_layers(subject.model, batch.image)
-            counts = checks.stage_counts(len(layers), asked.stages)
+            layers = randomisation.parameter_layers(subject.model, batch.image)
+            counts = randomisation.stage_counts(len(layers), asked.stages)
             found[subject.name] = [(count, layers[count - 1]) for count in counts]
     return found
 
@@ -212,36 +212,41 @@ def _of_randomisation(
     subject: Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings, *, classes: int
 ) -> dict[str, "Tensor"]:
     """Similarity to the trained model's map after every stage, and that of the edge detector's map."""
-    from attrib import checks
+    from attrib import randomisation
 
     clean = how._replace(target="label", attack=None)
     columns = {}
-    for stage in checks.cascade(subject.model, batch.image, layer=subject.layer, stages=asked.stages, seed=how.seed):
+    for stage in randomisation.cascade(
+        subject.model, batch.image, layer=subject.layer, stages=asked.stages, seed=how.seed
+    ):
         copied = subject._replace(model=stage.model, layer=stage.layer)
         other = explain(copied, batch, clean, classes=classes)["clean"].map
-        columns["similarity"] = columns[f"similarity_{stage.layers}"] = checks.spearman(maps, other)
-        columns["ssim"] = columns[f"ssim_{stage.layers}"] = checks.ssim(maps, other)
+        columns["similarity"] = columns[f"similarity_{stage.layers}"] = randomisation.spearman(maps, other)
+        columns["ssim"] = columns[f"ssim_{stage.layers}"] = randomisation.ssim(maps, other)
     # The last copy is random altogether; on noise it knows of the image as little as of the training.
-    empty = batch._replace(image=checks.noise_images(batch.image, batch.index, seed=how.seed))
+    empty = batch._replace(image=randomisation.noise_images(batch.image, batch.index, seed=how.seed))
     random = explain(copied, empty, clean, classes=classes)
-    columns["similarity_floor"] = checks.spearman(maps, random["clean"].map)
+    columns["similarity_floor"] = randomisation.spearman(maps, random["clean"].map)
     # Computed from the image again, as for any map: this one just doesn't ask the model.
-    before, after = checks.edges(batch.image), checks.edges(batch.image)
-    return columns | {"similarity_edges": checks.spearman(before, after), "ssim_edges": checks.ssim(before, after)}
+    before, after = randomisation.edges(batch.image), randomisation.edges(batch.image)
+    return columns | {
+        "similarity_edges": randomisation.spearman(before, after),
+        "ssim_edges": randomisation.ssim(before, after),
+    }
 
 
 def _of_curves(subject: Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings) -> dict[str, "Tensor"]:
     """Insertion and deletion in the map's order and in a random one: areas and all points."""
-    from attrib import checks
+    from attrib import faithfulness
 
     height, width = batch.image.shape[2:]
-    random = checks.random_maps(batch.index, (height, width), seed=how.seed)
+    random = faithfulness.random_maps(batch.index, (height, width), seed=how.seed)
     columns = {}
     for name in CURVES:
-        run = checks.insertion if name.startswith("insertion") else checks.deletion
+        run = faithfulness.insertion if name.startswith("insertion") else faithfulness.deletion
         order = random if name.endswith("random") else maps
         curve = run(subject.model, batch.image, batch.label, order, steps=asked.steps, baseline=asked.baseline)
-        columns[name] = checks.area(curve, height * width)
+        columns[name] = faithfulness.area(curve, height * width)
         columns |= {f"{name}_{step}": points for step, points in enumerate(curve.unbind(1))}
     return columns
 
@@ -250,11 +255,11 @@ def _of_spans(
     subject: Subject, batch: "Batch", views: dict[str, Explained], how: How, asked: Settings
 ) -> dict[str, "Tensor"]:
     """What the span is worth, where it lies, and whether it stays there under the attack."""
-    from attrib import checks, spans
+    from attrib import faithfulness, randomisation, spans
 
     maps = views["clean"].map
     mask = spans.span(maps, threshold=asked.threshold)
-    dropped = checks.span_deletion(
+    dropped = faithfulness.span_deletion(
         subject.model, batch.image, batch.label, mask, index=batch.index, seed=how.seed, baseline=asked.baseline
     )
     columns = {
@@ -262,7 +267,7 @@ def _of_spans(
         "drop": dropped.span, "drop_random": dropped.random, "drop_moved": dropped.moved,
     }  # fmt: skip
     if batch.mask is not None:
-        edges = checks.edges(batch.image)
+        edges = randomisation.edges(batch.image)
         columns |= {
             "inside": spans.inside(mask, batch.mask),
             "pointing": spans.pointing(maps, batch.mask),
@@ -272,7 +277,7 @@ def _of_spans(
         }
     if how.attack:
         attacked = spans.span(views[how.attack.name].map, threshold=asked.threshold)
-        columns |= {"iou": spans.iou(mask, attacked), "iou_chance": checks.chance_iou(mask, attacked)}
+        columns |= {"iou": spans.iou(mask, attacked), "iou_chance": faithfulness.chance_iou(mask, attacked)}
     return columns
 
 
