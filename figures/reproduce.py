@@ -68,7 +68,7 @@ SHORT = [
       for method in ("raw", "pgd-at", "pgd-at-smooth", "again-logit", "alp", "aalp", "aalp-gd", "aalp-sw", "madry",
                      "trades", "again", "raw-gd", "adv-gd")),
     *(Row(RESNET32, method, ("cifar10-resnet32-short", method), SAVED)
-      for method in ("raw", "pgd-at", "alp", "aalp", "again-logit", "trades")),
+      for method in ("raw", "pgd-at", "alp", "aalp", "again-logit", "again")),
 ]  # fmt: skip
 SHORT_SWEEPS = [
     *(Row(MNIST, f"aalp-alpha-{alpha}", ("mnist-lenet-short", "aalp"), ("--weight", alpha, "--epochs", "2"))
