@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from attrib.cli import common, texts
 from attrib.cli.batches import over_batches, stoppable
+from attrib.cli.contrib_tables import QUANTITIES, STATISTICS, caption, model_table, pair_table
 from attrib.cli.fc import FcName, last_layers
 from attrib.cli.subjects import Subject, entry_of, groups
 from attrib.errors import InputError
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Kind = tuple[str, int, str]
     """A model's name, the position of the file among its seeds, and the images: clean, or the attack's name."""
-
-QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
-"""What is measured: its name in the summary, and its column in the CSVs."""
-SHOWN = {"contribution": "C", "relevance": "R", "scale_free": "C/e"}
-STATISTICS = {"mean": "1000 × mean", "gini": "Gini", "participation_ratio": "participation ratio", "high": "high"}
-"""What is asked of its distribution over features, and how the tables call it."""
 
 
 def contrib(
@@ -108,17 +103,17 @@ def contrib(
             results.write_csv(features, out / "contrib.csv")
             results.write_csv(table, out / "contrib-images.csv")
             results.write_json(summary, out / "contrib.json")
-            results.write_latex(_model_table(summary), out / "contrib.tex", caption=_caption(summary))
+            results.write_latex(model_table(summary), out / "contrib.tex", caption=caption(summary))
             written = [out / name for name in ("contrib.csv", "contrib-images.csv", "contrib.json", "contrib.tex")]
             written += _draw(features, out, summary)
     if json:
         typer.echo(results.to_json(summary))
         return
-    common.print_table(_model_table(summary), title="Feature contributions", caption=_caption(summary))
+    common.print_table(model_table(summary), title="Feature contributions", caption=caption(summary))
     if summary["pairs"]:
         said = texts.p_words(summary["models"], "two-sided, from the bootstrap, paired by image")
         common.print_table(
-            _pair_table(summary), title="Paired differences", caption=f"{said} Holm's correction over the pairs."
+            pair_table(summary), title="Paired differences", caption=f"{said} Holm's correction over the pairs."
         )
     for path in written:
         typer.echo(path)
@@ -328,68 +323,6 @@ def _pairs(found: "dict[Kind, Measured]", seeds: dict[str, list[Subject]]) -> li
         corrected = holm(np.array([pair["p"] for pair in compared], float))
         pairs += [pair | {"p_holm": p} for pair, p in zip(compared, corrected.tolist(), strict=True)]
     return pairs
-
-
-def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
-    """The table for people and papers: the models below one another in each statistic of each quantity."""
-    import pandas as pd
-
-    rows = []
-    for quantity, statistic in product(QUANTITIES, STATISTICS):
-        for entry in summary["models"]:
-            kinds = {"clean": entry}
-            if summary["attack"]:
-                kinds[summary["attack"]["name"]] = entry["attacked"]
-            for kind, measured in kinds.items():
-                numbers = measured[quantity]
-                row = {"of": SHOWN[quantity], "statistic": STATISTICS[statistic], "model": entry["name"]}
-                row |= texts.seeds_column(entry, summary["models"])
-                if summary["attack"]:
-                    row["images"] = kind
-                row |= {
-                    "value": _number(statistic, numbers[statistic]),
-                    "95 % CI": _interval(statistic, numbers[f"{statistic}_ci"]),
-                    "correct": _number(statistic, numbers[f"{statistic}_correct"]),
-                }
-                rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
-    import pandas as pd
-
-    rows = []
-    for pair in summary["pairs"]:
-        pair_of = f"{pair['a']} − {pair['b']}"
-        row = {"of": SHOWN[pair["of"]], "statistic": STATISTICS[pair["statistic"]], "pair": pair_of}
-        if summary["attack"]:
-            row["images"] = pair["images"]
-        row |= {
-            "difference": _number(pair["statistic"], pair["difference"], signed=True),
-            "95 % CI": _interval(pair["statistic"], pair["ci"], signed=True),
-            "p": texts.p_value(pair["p_holm"]),
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _number(statistic: str, value: float, *, signed: bool = False) -> str:
-    digits = {"mean": ".4g", "gini": ".3f", "participation_ratio": ".1f", "high": ".4g"}[statistic]
-    return texts.number(value, f"{'+' if signed else ''}{digits}", scale=1000 if statistic == "mean" else 1)
-
-
-def _interval(statistic: str, ends: list[float], *, signed: bool = False) -> str:
-    return texts.interval(ends, lambda end: _number(statistic, end, signed=signed))
-
-
-def _caption(summary: dict[str, Any]) -> str:
-    said = (
-        "C: mean absolute gradient of the loss before the last layer; R: times the activation; C/e: C with the size of "
-        f"p − onehot(y) divided out; high: features above {summary['multiple']:g} × the model's median; "
-        f"{texts.images_words(summary, summary['models'][0]['n'])}; correct: over those classified correctly; "
-        f"{texts.interval_words(summary['models'], 'basic bootstrap')}"
-    )
-    return f"{said}; {texts.attack_words(summary['attack'])}" if summary["attack"] else said
 
 
 def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[Path]:
