@@ -86,6 +86,8 @@ FIGURES = {
 DPI = 300
 """Of the figures (style.mplstyle)."""
 ZOOM = 1.6
+LONGEST_WEBP = 16383
+"""Pixels, by the format's definition."""
 NUMBER = re.compile(r"^[^A-Za-z]*(?:(?:to|e[-+]\d+|of)[^A-Za-z]*)*$")
 """A cell without words but those that join numbers."""
 
@@ -155,14 +157,15 @@ def _place(path: Path) -> tuple[int, str]:
 def _figure(path: Path) -> dict[str, Any]:
     """A figure, at one scale with all others: as wide as in a paper, times ZOOM.
 
-    As lossless WebP: every browser shows it, and it takes less than half the room of a PNG.
+    As lossless WebP, if it is not too long for that: every browser shows it, and it takes less than half the room.
     """
-    smaller = io.BytesIO()
+    written = io.BytesIO()
     with Image.open(path) as picture:
         width, height = (round(length / DPI * 96 * ZOOM) for length in picture.size)
-        picture.save(smaller, "WEBP", lossless=True)
+        kind = "webp" if max(picture.size) <= LONGEST_WEBP else "png"
+        picture.save(written, kind, **({"lossless": True} if kind == "webp" else {}))
     said = FIGURES.get(path.stem, path.stem)
-    return {"src": data_uri(smaller.getvalue(), "image/webp"), "alt": said, "width": width, "height": height}
+    return {"src": data_uri(written.getvalue(), f"image/{kind}"), "alt": said, "width": width, "height": height}
 
 
 def _images(results: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:

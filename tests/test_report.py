@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import subprocess
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from results_by_hand import IMAGES, SIZE, coverage_of, write_results
 
 import attrib
-from attrib import cli, report_images, report_words
+from attrib import cli, report, report_images, report_words
 from attrib.checkpoint import Checkpoint
 from attrib.report import NUMBER, render
 from attrib.report_images import Coded, coded, decoded
@@ -200,6 +202,19 @@ def test_large_maps_and_pictures_are_made_to_fit(monkeypatch: pytest.MonkeyPatch
     assert sum(len(b64decode(sheet.partition(",")[2])) for sheet in found["sheets"]) <= 4000
     # Halving takes means, so the mean over the image stays.
     assert report_images._halved(np.arange(16.0).reshape(1, 4, 4)).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
+
+
+@pytest.mark.parametrize(("longest", "kind"), [(16383, "webp"), (39, "png")])
+def test_figures_are_embedded_without_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, kind: str
+) -> None:
+    monkeypatch.setattr(report, "LONGEST_WEBP", longest)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "span.png")
+    head, _, content = report._figure(tmp_path / "span.png")["src"].partition(",")
+    assert head == f"data:image/{kind};base64"
+    with Image.open(io.BytesIO(b64decode(content))) as shown:
+        np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), pixels)
 
 
 def test_five_models_and_200_images_stay_below_10_mb() -> None:
