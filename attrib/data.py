@@ -201,7 +201,9 @@ def dataset(
         images, labels = sources.read(name, split=split, root=None if root is None else Path(root))
         classes = CLASSES[name]
     else:
-        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}")
+        there = Path(name).expanduser()
+        meant = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?" if there.exists() else ""
+        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{meant}")
     if size is not None and tuple(images.shape[2:]) != (size, size):
         height, width = images.shape[2:]
         raise InputError(f"size: {name} has images of {height}x{width}; only the pictures of a folder are resized")

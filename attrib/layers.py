@@ -72,8 +72,9 @@ def _run(module: nn.Module, example: Tensor) -> _Trace:
     """Run the first image of the example and record the output of each submodule that returns a tensor."""
     if example.ndim != 4 or len(example) == 0:
         raise InputError(f"example: expected shape (N, C, H, W) with N at least 1, got {tuple(example.shape)}")
-    model = type(module).__name__
-    names = {child: name for name, child in module.named_modules() if child is not module}
+    inner = module.module if isinstance(module, Normalized) else module
+    model = type(inner).__name__
+    names = {child: name for name, child in inner.named_modules() if child is not inner}
     calls: list[_Call] = []
 
     def record(child: nn.Module, _inputs: object, output: object) -> None:
@@ -125,7 +126,7 @@ def _last_linear(trace: _Trace) -> nn.Linear:
         ending = "no submodule has weights"
     raise InputError(
         f"model: {trace.model} does not get its logits {tuple(logits.shape)} from a linear layer: {ending}; "
-        "what looks at the last layer's weights needs one, named with fc= if it is elsewhere"
+        "what looks at the last layer's weights needs one, named with fc= (--fc) if it is elsewhere"
     )
 
 
@@ -170,8 +171,8 @@ def load_factory(spec: str) -> nn.Module:
     Raises InputError if the import or the call fails or gives something else than an ``nn.Module``.
     """
     source, _, name = spec.partition(":")
-    if not source or not name:
-        raise InputError(f"model: expected package.module:factory, got {spec!r}")
+    if not source or not name or source.endswith(".py"):
+        raise InputError(f"model: expected package.module:factory, like my_code:build for my_code.py, got {spec!r}")
     with _importing_from(Path.cwd()):
         try:
             found: object = importlib.import_module(source)

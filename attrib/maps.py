@@ -117,7 +117,7 @@ def gradcam(
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017) at the last stage, or at ``layer``: bilinear to (N,H,W).
 
-    Raises InputError where no layer is given and none with a 4-D activation is found.
+    Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -148,7 +148,7 @@ def gradcam_grid(
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         explainer = captum.attr.LayerGradCam(fast.model, fast.layer)
         cam: Tensor = explainer.attribute(chunk.image, target=chunk.label, relu_attributions=not signed)
-        return cam
+        return _on_grid(cam)
 
     return _in_chunks(model, image, label, explain, layer=layer, precision=precision).squeeze(1)
 
@@ -165,7 +165,7 @@ def eq6(
     """AALP's Eq. 6, relu(dS/dA * A) element by element, summed over channels; bilinear to (N,H,W).
 
     The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means "supports the class".
-    Raises InputError where no layer is given and none with a 4-D activation is found.
+    Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -197,7 +197,7 @@ def eq6_grid(
 
         explainer = captum.attr.LayerGradientXActivation(minus_loss, fast.layer)
         product: Tensor = explainer.attribute(chunk.image, additional_forward_args=chunk.label)
-        return product if signed else product.relu()
+        return _on_grid(product if signed else product.relu())
 
     return _in_chunks(model, image, label, explain, layer=layer, precision=precision).sum(1)
 
@@ -289,7 +289,7 @@ def guided_gradcam(
     """Guided Grad-CAM (Selvaraju et al. 2017): guided backpropagation times the upsampled :func:`gradcam`, (N,H,W).
 
     Guided backpropagation acts on ``nn.ReLU`` modules; functional ReLUs are passed as they are.
-    Raises InputError where no layer is given and none with a 4-D activation is found.
+    Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -299,6 +299,7 @@ def guided_gradcam(
     torch.Size([4, 32, 32])
     """
     layer = layer or _stage(model, image, label)
+    gradcam_grid(model, image[:1], label[:1], layer=layer)  # says what is wrong with a layer; Captum does not
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         explainer = captum.attr.GuidedGradCam(fast.model, fast.layer)
@@ -328,6 +329,8 @@ MAPS: dict[str, Callable[..., Tensor]] = {
 }
 GRID_MAPS: dict[str, Callable[..., Tensor]] = {"gradcam": gradcam_grid, "eq6": eq6_grid}
 """The maps that live on a layer's grid, before they are brought to the image's size."""
+LAYER_MAPS = (*GRID_MAPS, "guided-gradcam")
+"""The maps that look at a layer."""
 
 
 def _in_chunks(
@@ -350,8 +353,26 @@ def _in_chunks(
     with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():
         size = _room(model, fast.model, image, precision)
         parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
-        found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
+        try:
+            found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise InputError(
+                f"model: {type(model).__name__} gives no gradient to explain; does its forward pass run under"
+                " torch.no_grad(), or detach or round what it computes?"
+            ) from None
     return torch.cat(found).float()
+
+
+def _on_grid(found: Tensor) -> Tensor:
+    """Attributions of a layer, (N,C,h,w); raises InputError for a layer that knows no places."""
+    if found.ndim != 4 or found.shape[2:].numel() < 2:
+        got = "one of 1x1" if found.ndim == 4 else "an output without height and width"
+        raise InputError(
+            f"layer: expected one whose output is a feature map (N,C,h,w), larger than 1x1, got {got}; name one before"
+        )
+    return found
 
 
 _known_room: WeakKeyDictionary[nn.Module, dict[tuple[torch.Size, Precision], int]] = WeakKeyDictionary()
@@ -387,6 +408,6 @@ def _over_channels(attribution: Tensor, signed: bool) -> Tensor:
 
 
 __all__ = [
-    "GRID_MAPS", "MAPS", "eq6", "eq6_grid", "gradcam", "gradcam_grid", "gradient", "guided_gradcam",
+    "GRID_MAPS", "LAYER_MAPS", "MAPS", "eq6", "eq6_grid", "gradcam", "gradcam_grid", "gradient", "guided_gradcam",
     "integrated_gradients", "occlusion", "smoothgrad", "upsample",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -58,7 +59,7 @@ def wrapped(name: str, inches: float) -> str:
     return textwrap.fill(name, max(6, int(inches / letter)))
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+def legend_below(figure: Figure, handles: Sequence[Artist | Container]) -> None:
     """One legend for all panels, in as many columns as the figure's width has room for the longest label."""
     letter = 0.6 * mpl.rcParams["legend.fontsize"] / 72
     widest = max(len(str(handle.get_label())) for handle in handles)
@@ -195,7 +196,7 @@ def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = 
                     axes.plot([place + 0.05] * len(one), 100 * one, ".", color=colours[name], ms=3, mew=0, alpha=0.7)
         axes.set_xticks(places, attacks)
         axes.set(ylabel="accuracy (%)", xlim=(-0.5, len(attacks) - 0.5), ylim=(-2, 102))
-        figure.legend(loc="outside right upper")
+        legend_below(figure, axes.get_legend_handles_labels()[0])
         figure.suptitle(f"{title}; bars: 95 % intervals")
     return figure
 

@@ -71,7 +71,8 @@ def _edges_and_axis(axes: Axes, summary: Mapping[str, Any], *, named: bool) -> N
     axes.axhline(value, color=CONTROL, ls="--", lw=0.9, label=summary["control"]["name"])
     axes.axhline(0, color="0.8", lw=0.6, zorder=0)
     if named:
-        names = ["none", *_names(summary["models"][0])]
+        # The end of a long name tells layers apart.
+        names = ["none", *(name if len(name) < 20 else f"…{name[-18:]}" for name in _names(summary["models"][0]))]
         axes.set_xticks(np.linspace(0, 100, len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_xlabel("re-initialised from the top, down to")
     else:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plot import TEXT, legend_below, model_colours, style
+from attrib.plot import TEXT, legend_below, model_colours, style, wrapped
 from attrib.plot_features import QUANTITIES
 
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -132,19 +132,23 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
                 _margins(axes, mine, measure, colours[entry["name"]])
                 axes.set(xlabel=_axis(measure, words), title=_rho(entry[measure]["margin"]))
             name = entry["name"] if entry["epoch"] is None else f"{entry['name']} epoch {epoch}"
-            panels[0].set_ylabel(f"{name}{', first seed' if 'seeds' in entry else ''}\nadversarial margin (logits)")
+            name = wrapped(f"{name}{', first seed' if 'seeds' in entry else ''}", 1.2)
+            panels[0].set_ylabel(f"{name}\nadversarial margin (logits)")
         if len(across["points"]) > 1:
             for axes, (measure, words) in zip(grid[-1], measures.items(), strict=True):
                 _means(axes, across["points"], measure, colours)
                 axes.set(xlabel=f"mean {_axis(measure, words)}", title=_rho(across["correlations"][measure]))
-            grid[-1, 0].legend()
             grid[-1, 0].set_ylabel("across models\nrobust accuracy (%)")
         kinds = {"stood": "0.25", "broken by the attack (paler)": _paler("0.25"), "clean wrong": WRONG}
         handles = [
             Line2D([], [], color=colour, marker="x" if colour == WRONG else "o", ms=3, lw=0, label=words)
             for words, colour in kinds.items()
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        if len(across["points"]) > 1:
+            handles += [
+                Line2D([], [], color=colour, marker="s", ms=3, lw=0, label=name) for name, colour in colours.items()
+            ]
+        legend_below(figure, handles)
         figure.suptitle(title)
     return figure
 

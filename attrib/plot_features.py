@@ -35,18 +35,19 @@ def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str)
         for row, (column, label) in enumerate(QUANTITIES.items()):
             for axes, kind in zip(grid[row], kinds, strict=True):
                 # Not shared between kinds: an attack raises C and R so much that the clean images would fill one bin.
-                top = float(table.loc[table["images"] == kind, column].max()) or 1.0
+                shown = table[table["images"] == kind]
+                medians = shown.groupby("model")[column].median()
+                top = float(max(shown[column].max(), 1.02 * multiple * medians.max())) or 1.0
                 power = int(np.floor(np.log10(top)))
                 bins = np.linspace(0, top / 10.0**power, 51)
                 for model in models:
-                    values = table.loc[(table["images"] == kind) & (table["model"] == model), column].to_numpy(float)
-                    values = values / 10.0**power
+                    values = shown.loc[shown["model"] == model, column].to_numpy(float) / 10.0**power
                     share = np.full(len(values), 100 / len(values))
                     drawn: Any = {"bins": bins, "weights": share, "color": colours[model]}
                     if len(models) < 4:
                         axes.hist(values, histtype="stepfilled", alpha=0.2, **drawn)
                     axes.hist(values, histtype="step", linewidth=0.9, **drawn)
-                    axes.axvline(multiple * float(np.median(values)), color=colours[model], linestyle="--", lw=0.7)
+                    axes.axvline(multiple * medians[model] / 10.0**power, color=colours[model], linestyle="--", lw=0.7)
                 axes.set_xlabel(f"{label}   ($10^{{{power}}}$)" if power else label)
                 axes.set_xlim(0, bins[-1])
             grid[row, 0].set_ylabel("features (%)")

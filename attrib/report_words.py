@@ -96,8 +96,8 @@ def answer(
         numbers = f"Accuracy under {attack_title(attack)} (L-infinity, eps {robust['eps']:.3g}): {listed}."
         verdict = _verdict(pairs, "withstands the attack better than", seeds=_has_seeds(robust))
         said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
-    if span and robust and len(span["models"]) > 1:
-        said.append(Paragraph(_together(span, robust), ""))
+    if span and robust and (together := _together(span, robust)):
+        said.append(Paragraph(together, ""))
     if relation:
         said.append(_related(relation))
     if check:
@@ -212,14 +212,15 @@ def _evidence(pairs: Sequence[Pair]) -> str:
 
 
 def _together(span: Summary, robust: Summary) -> str:
-    """Whether the order by coverage is the order by robust accuracy."""
+    """Whether the order by coverage is the order by robust accuracy; nothing of one model, or two not told apart."""
     attack = strongest(robust)
+    pairs = [*_pairs(span, "images", "clean"), *_pairs(robust, "attack", attack)]
+    if len(span["models"]) < 3 and not (pairs and all(pair.real for pair in pairs)):
+        return ""
     accuracies = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
     by_coverage = sorted(span["models"], key=lambda entry: -(entry["asc"] or 0))
     ordered = [accuracies[entry["name"]] for entry in by_coverage]
     if len(ordered) == 2:
-        if ordered[0] == ordered[1]:
-            return "Both models are equally accurate under the attack."
         same = "also" if ordered[0] > ordered[1] else "not"
         return (
             f"The model that uses more of the image is {same} the more robust one; two are too few to show a relation."
@@ -245,10 +246,9 @@ def _related(relation: Summary) -> Paragraph:
             going.append(f"{entry['name']} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
     if not numbers:
         return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
-    beyond = "beyond what the clean margin says"
-    said = f"in {_and(going)}, {beyond}" if going else f"in no model {beyond}"
+    said = f"in {_and(going)}" if going else "in no model"
     return Paragraph(
-        f"Image by image, coverage goes with robustness {said}.",
+        f"Among images of the same clean margin, coverage goes with robustness {said}.",
         f"Rank correlation of coverage with the adversarial margin: {'; '.join(numbers)}.",
     )
 
@@ -261,11 +261,15 @@ def _checked(check: Summary) -> Paragraph:
     """How many sanity and faithfulness checks every model's maps pass."""
     counts, failing = [], []
     for entry in check["models"]:
-        ends = [(line["better"], _ends(line["margin_ci"])) for line in entry["checks"]]
-        known = [(better, margin) for better, margin in ends if margin]
-        passed = sum(low > 0 if better == "higher" else high < 0 for better, (low, high) in known)
-        counts.append(f"{entry['name']} {passed} of {len(known)}")
-        if passed < len(known):
+        known = [(line, ends) for line in entry["checks"] if (ends := _ends(line["margin_ci"]))]
+        failed = [
+            f"{line['says']} against {line['control_is']}"
+            for line, (low, high) in known
+            if not (low > 0 if line["better"] == "higher" else high < 0)
+        ]
+        which = f" (all but {'; '.join(failed)})" if failed else ""
+        counts.append(f"{entry['name']} {len(known) - len(failed)} of {len(known)}{which}")
+        if failed:
             failing.append(entry["name"])
     said = f"The maps of {_and(failing)} fail some of their checks" if failing else "The maps pass their checks"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""

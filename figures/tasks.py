@@ -78,11 +78,12 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
         task("span", "span", main, rest, partial(keep.span, shown=[model.name for model in table1])),
         task("contrib", "contrib", main, rest, keep.contrib),
     ]
+    forms = these(names.STANDARD, names.PGD_AT, names.AGAIN, names.LOGIT)
     if len(table1) > 1:
-        found += [task(f"span-{_slug(rule)}", "span", table1, [*rest, "--threshold", rule]) for rule in RULES]
+        found += [task(f"span-{_slug(rule)}", "span", forms, [*rest, "--threshold", rule]) for rule in RULES]
         few = ["--data", data, "--limit", str(min(FEW, count))]
         found += [
-            task(f"span-{other}-{rule}", "span", table1, [*few, "--map", other, "--threshold", rule])
+            task(f"span-{other}-{rule}", "span", forms, [*few, "--map", other, "--threshold", rule])
             for other in OTHER_MAPS for rule in ("mean", "otsu")
         ]  # fmt: skip
     pictures = ["--data", data, "--images", str(SHOWN)]

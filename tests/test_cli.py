@@ -225,6 +225,7 @@ def test_info(run: Any, models: Path) -> None:
 
 
 OUTSIDE = """
+import torch
 from torch import nn
 
 def small():
@@ -241,6 +242,22 @@ def fails():
     raise ValueError("no weights")
 
 number = 3
+
+class Blind(nn.Sequential):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+def blind():
+    return Blind(*small())
+
+def broken():
+    model = small()
+    nn.init.constant_(model[-1].weight, float("nan"))
+    return model
+
+def softmax():
+    return nn.Sequential(small(), nn.Softmax(1))
 """
 
 
@@ -255,6 +272,16 @@ def test_a_model_of_one_s_own(run: Any, tmp_path: Path, monkeypatch: pytest.Monk
     flat = run("span", *given[2:], "--model", "own:flat", "--map", "gradient")
     assert flat.status == 0, flat.err
     assert json.loads(flat.out)["models"][0]["layer"] is None
+
+
+def test_probabilities_in_the_place_of_logits_are_warned_of(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_soft.py").write_text(OUTSIDE)
+    monkeypatch.chdir(tmp_path)
+    given = ("--data", "glyphs", "--limit", 10, "--json")
+    assert "softmax returns probabilities" in run("span", "--model", "own_soft:softmax", *given).err
+    assert "probabilities" not in run("span", "--model", "own_soft:small", *given).err
 
 
 COMMANDS_OF_ONE_S_OWN: dict[str, tuple[object, ...]] = {
@@ -406,6 +433,15 @@ BAD = [
     (("span", "--model", "own_bad:nothing", "--data", "glyphs"), "nothing"),
     (("span", "--model", "no_such_module:small", "--data", "glyphs"), "no_such_module"),
     (("span", "--model", "own_bad", "--data", "glyphs"), "package.module:factory"),
+    (("span", "--model", "own_bad.py:small", "--data", "glyphs"), "my_code:build for my_code.py"),
+    (("span", "--model", "own_bad:small", "--data", "{bad}/pictures"), "did you mean folder:{bad}/pictures?"),
+    (("span", "--model", "own_bad:small", "--data", "{bad}/ten.npz"), "did you mean npz:{bad}/ten.npz?"),
+    (("span", "--model", "own_bad:small", "--data", "glyphs", "--layer", "4"), "got an output without height"),
+    (("check", "--model", "own_bad:small", "--data", "glyphs", "--layer", "2", "--map", "eq6"), "got one of 1x1"),
+    (("maps", "--model", "own_bad:small", "--data", "glyphs", "--layer", "0"), "smoothgrad looks at no layer"),
+    (("span", "--model", "own_bad:blind", "--data", "glyphs"), "Blind gives no gradient to explain"),
+    (("robust", "--model", "own_bad:broken", "--data", "glyphs"), "expected finite logits, got NaN"),
+    (("fc", "--model", "own_bad:small", "--mean", "123,1,1", "--std", "58,1,1", "--data", "glyphs"), "divide"),
     (("span", "--model", "own_bad:flat", "--data", "glyphs"), "--layer"),
     (("span", "--model", "own_bad:small", "--mean", "a,b", "--std", "1,1", "--data", "glyphs"), "--mean: expected num"),
     (("span", "--model", "own_bad:small", "--mean", "0,0", "--std", "1,1,1", "--data", "glyphs"), "mean"),
@@ -439,7 +475,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert done.out == ""
     (line,) = [line for line in done.err.splitlines() if "warning" not in line]
     assert line.startswith("attrib: error: ")
-    assert words in line
+    assert words.format(bad=bad) in line
     assert "Traceback" not in done.err
     assert [path for path in sorted(bad.rglob("*")) if "__pycache__" not in str(path)] == [
         path for path in before if "__pycache__" not in str(path)

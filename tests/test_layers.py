@@ -222,8 +222,9 @@ def test_load_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("torch.nn", "expected package.module:factory, got 'torch.nn'"),
+        ("torch.nn", "expected package.module:factory, like my_code:build for my_code.py, got 'torch.nn'"),
         (":build", "expected package.module:factory"),
+        ("my_code.py:build", "got 'my_code.py:build'"),
         ("attrib_no_such:build", "cannot import attrib_no_such: ModuleNotFoundError"),
         ("attrib_test_broken:build", "cannot import attrib_test_broken: SyntaxError"),
         ("torch.nn:Lineer", "torch.nn has no 'Lineer'"),

@@ -102,7 +102,7 @@ def test_page_needs_nothing_else(page: Page) -> None:
 def test_everything_is_said(page: Page) -> None:
     for said in (
         "ASC %", "31.25", "24 images", "fingerprint 0123456789ab", "no layer was found", "attrib report --ckpt a.pt",
-        "plain: a doubt about span.", "lr", "not computed", "two are too few to show a relation",
+        "plain: a doubt about span.", "lr", "not computed", "No difference can be told",
     ):  # fmt: skip
         assert said in page.text.replace("\u00a0", " "), said
 
@@ -282,6 +282,33 @@ def test_several_pairs_are_corrected_for_their_number() -> None:
     assert "a and b (10.0 points" in said.numbers
 
 
+def test_two_models_are_ordered_only_where_both_differences_are_real() -> None:
+    span: dict[str, Any] = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001)]}
+    known = [{"clean": 0.9, "pgd-20": accuracy} for accuracy in (0.2, 0.5)]
+    robust = {
+        "eps": 0.1, "steps": [20], "pairs": [pair("a", "b", -0.3, 0.001) | {"attack": "pgd-20"}],
+        "models": [
+            {"name": name, "accuracies": accuracies, "intervals": {attack: [0, 1] for attack in accuracies}}
+            for name, accuracies in zip("ab", known, strict=True)
+        ],
+    }  # fmt: skip
+    assert "is not the more robust one; two are too few" in answer(span, robust)[2].answer
+    span["pairs"][0]["p"] = 0.3
+    assert len(answer(span, robust)) == 2
+
+
+def test_the_checks_that_fail_are_named() -> None:
+    lines = [
+        {"says": "insertion area", "control_is": "random order", "better": "higher", "margin_ci": [0.1, 0.2]},
+        {"says": "deletion area", "control_is": "random order", "better": "lower", "margin_ci": [-0.1, 0.2]},
+        {"says": "pointing game", "control_is": "object's share", "better": "higher", "margin_ci": [None, None]},
+    ]
+    check = {"models": [{"name": "a", "checks": lines}]}
+    (said,) = report_words.answer(None, None, check=check, relation=None)
+    assert said.answer == "The maps of a fail some of their checks."
+    assert "a 1 of 2 (all but deletion area against random order)" in said.numbers
+
+
 def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> None:
     accuracies = [
         {"clean": 0.9, "pgd-10": 0.1, "pgd-20": 0.5, "cw-20": 0.4},
@@ -309,17 +336,17 @@ def test_a_single_model_and_images_without_intervals_are_described_too() -> None
 @pytest.mark.parametrize(
     ("ends", "says"),
     [
-        ([-0.2, -0.1], "in a (less coverage, more robust), beyond what the clean margin says."),
-        ([0.1, 0.2], "in a (more coverage, more robust), beyond what the clean margin says."),
-        ([-0.1, 0.1], "in no model beyond what the clean margin says."),
+        ([-0.2, -0.1], "in a (less coverage, more robust)."),
+        ([0.1, 0.2], "in a (more coverage, more robust)."),
+        ([-0.1, 0.1], "in no model."),
     ],
 )
-def test_a_relation_is_one_beyond_the_clean_margin(ends: list[float], says: str) -> None:
+def test_a_relation_is_one_at_the_same_clean_margin(ends: list[float], says: str) -> None:
     known = {"margin": {"rho": 0.5}, "partial": {"rho": sum(ends) / 2, "ci": ends}}
     unknown = {"margin": {"rho": None}, "partial": {"rho": None, "ci": [None, None]}}
     entries = [{"name": "a", "coverage": known}, {"name": "b", "coverage": unknown}]
     (said,) = answer(None, relation={"models": entries})
-    assert said.answer == f"Image by image, coverage goes with robustness {says}"
+    assert said.answer == f"Among images of the same clean margin, coverage goes with robustness {says}"
     assert "a +0.50, and" in said.numbers
     assert "b" not in said.numbers.partition(": ")[2].split()
     (said,) = answer(None, relation={"models": entries[1:]})

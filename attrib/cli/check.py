@@ -106,11 +106,10 @@ def check(
     import pandas as pd
 
     from attrib import faithfulness, results
-    from attrib.maps import MAPS
     from attrib.spans import parse_threshold
 
     parse_threshold(threshold)
-    common.check_choice("--map", map_name, MAPS)
+    common.check_map(map_name, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     common.check_choice("--attack", attack, ("fgsm", "pgd", "cw", "none"))
     common.check_choice("--baseline", baseline, faithfulness.BASELINES)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from attrib.cli.subjects import Subject, load_subjects, looking, predictions
+from attrib.cli.subjects import Subject, load_subjects, logits_of, looking
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -238,7 +238,13 @@ def _check_models(subjects: Sequence[Subject], data: "Dataset", image: "Tensor",
     }.get(data.name.partition(":")[0], "")
     for subject in subjects:
         moved = subject._replace(model=subject.model.to(image.device))
-        predictions(moved, image, classes=count, data=f"{data.name} ({count} class{'es' * (count > 1)}{advice})")
+        of = f"{data.name} ({count} class{'es' * (count > 1)}{advice})"
+        logits = logits_of(moved, image, classes=count, data=of).float()
+        if count > 1 and logits.min() >= 0 and abs(float(logits.sum()) - 1) < 1e-4:
+            warn(
+                f"{subject.name} returns probabilities, as it seems, where logits are expected: losses, attacks and"
+                " contributions then belong to another function; leave out its softmax"
+            )
         if attacked and isinstance(subject.model, GatedClassifier):
             warn(
                 f"{subject.name} is gated, and its gates hide part of the gradient: an attack on the final logits"
@@ -346,6 +352,15 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise InputError(f"{option}: expected one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def check_map(name: str, *, layer: str | None) -> None:
+    """Raise InputError for a map that there is not, or a --layer with one that looks at none."""
+    from attrib.maps import LAYER_MAPS, MAPS
+
+    check_choice("--map", name, MAPS)
+    if layer and name not in LAYER_MAPS:
+        raise InputError(f"--layer belongs to --map {', '.join(LAYER_MAPS)}; {name} looks at no layer")
 
 
 def provenance() -> dict[str, str]:

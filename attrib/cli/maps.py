@@ -54,12 +54,11 @@ def maps(
     import torch
 
     from attrib import plot, results
-    from attrib.maps import MAPS
     from attrib.parallel import gather, shard
     from attrib.spans import parse_threshold, span
 
     parse_threshold(threshold)
-    common.check_choice("--map", map_name, MAPS)
+    common.check_map(map_name, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")

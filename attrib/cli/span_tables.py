@@ -8,7 +8,6 @@ from attrib.cli.texts import (
     images_words,
     interval,
     interval_words,
-    number,
     p_value,
     p_words,
     percent,
@@ -47,7 +46,7 @@ def model_table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFram
                     row[f"on {entry['grid']} grid %"] = percent(found["coverage_on_grid"])
                 row |= {"curve area": f"{found['curve_area']:.4f}", "empty": count(found["empty"])}
                 if summary["attack"]:
-                    row["IoU with clean"] = percent(found.get("iou_with_clean"))
+                    row["IoU with clean %"] = percent(found.get("iou_with_clean"))
                 if "pointing" in found:
                     row |= {
                         "in object %": percent(found.get("inside")),
@@ -70,7 +69,7 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
             "difference (points)": points(pair["difference"]),
             "95 % CI": interval(pair["ci"], points),
             "p": p_value(pair["p"]),
-            "span IoU": number(pair["iou"], ".3f"),
+            "span IoU %": percent(pair["iou"]),
         }
         rows.append(row)
     return pd.DataFrame(rows)

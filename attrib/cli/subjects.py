@@ -61,7 +61,12 @@ def load_subjects(
         found = named(inner, layer) if layer else None
         outside = inner
         if (mean, std, size) != (None, None, None):
-            outside = Normalized(inner, _floats(mean, "--mean"), _floats(std, "--std"), size)
+            means = _floats(mean, "--mean")
+            if means and max(means) > 1:
+                raise InputError(
+                    f"--mean: expected means of pixels in [0,1], got {mean}; divide --mean and --std by 255"
+                )
+            outside = Normalized(inner, means, _floats(std, "--std"), size)
         subjects.append(Subject(name, name, 0, factory, outside.to(where).eval(), found, None))
     names = [subject.group for subject in subjects if subject.seed == 0]
     for name in names:
@@ -154,8 +159,13 @@ def looking(subject: Subject, example: "Tensor") -> Subject:
         return subject
 
 
-def predictions(subject: Subject, image: "Tensor", *, classes: int, data: str = "the data") -> "Tensor":
-    """The predicted class of every image, (N,); raises InputError where the model does not return (N,K) logits.
+def predictions(subject: Subject, image: "Tensor", *, classes: int) -> "Tensor":
+    """The predicted class of every image, (N,); raises InputError as :func:`logits_of` does."""
+    return logits_of(subject, image, classes=classes).argmax(1)
+
+
+def logits_of(subject: Subject, image: "Tensor", *, classes: int, data: str = "the data") -> "Tensor":
+    """The model's answer to every image; raises InputError where that is not (N,K) finite logits.
 
     data: what the error calls the data that has so many classes.
     """
@@ -175,7 +185,12 @@ def predictions(subject: Subject, image: "Tensor", *, classes: int, data: str = 
         raise InputError(
             f"{subject.name}: expected logits of shape (N,{classes}), one per class of {data}, got {found}"
         )
-    return logits.argmax(1)
+    if not logits.isfinite().all():
+        raise InputError(
+            f"{subject.name}: expected finite logits, got NaN or infinity; are its weights broken, or what it expects"
+            " of its input (--mean, --std)?"
+        )
+    return logits
 
 
 def identity(subject: Subject) -> dict[str, Any]:
