@@ -22,7 +22,7 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
     named = len({tuple(_names(entry)) for entry in models}) == 1
     with style():
         colours = model_colours([entry["name"] for entry in models]).values()
-        figure = Figure(figsize=(TEXT, 2.5), layout="constrained")
+        figure = Figure(figsize=(TEXT, 2.6 + 0.1 * len(models)), layout="constrained")
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
         for entry, colour in zip(models, colours, strict=True):
             _cascade(left, entry, colour, named=named)

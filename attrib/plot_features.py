@@ -30,7 +30,7 @@ def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str)
     kinds, models = list(table["images"].unique()), list(table["model"].unique())
     with style():
         colours = model_colours(models)
-        figure = Figure(figsize=(COLUMN if len(kinds) == 1 else TEXT, 4.2), layout="constrained")
+        figure = Figure(figsize=(COLUMN if len(kinds) == 1 else TEXT, 4.2 + 0.12 * len(models)), layout="constrained")
         grid = figure.subplots(len(QUANTITIES), len(kinds), squeeze=False)
         for row, (column, label) in enumerate(QUANTITIES.items()):
             for axes, kind in zip(grid[row], kinds, strict=True):
