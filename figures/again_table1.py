@@ -27,13 +27,15 @@ def draw(data: Path, out: Path) -> list[Path]:
                 {
                     "Data set": panel.title, "Training method": names.label(model),
                     "Average ASC %": shared.percent(entry["asc"]), "95 % CI": shared.percents(entry["asc_ci"]),
-                    "correct": shared.percent(entry["asc_correct"]), "images": f"{entry['n']:,}",
+                    "correct": shared.percent(entry["asc_correct"]),
+                    "empty %": shared.percent(entry["empty"] / entry["n"]), "images": f"{entry['n']:,}",
                     "paper %": f"{paper:.2f}" if paper else "–",
                 }
             )  # fmt: skip
     caption = (
         "Average attribution span coverage: share of the pixels where Grad-CAM of the true class exceeds the map's"
-        " mean, clean test images; correct: over those classified correctly; 95 % bootstrap intervals over images;"
+        " mean, clean test images; correct: over those classified correctly; empty: maps without a"
+        " positive value, which count as covering nothing; 95 % bootstrap intervals over images;"
         " paper: ResNet-18 on CIFAR-10, threshold not printed"
     )
     return shared.save_table(pd.DataFrame(rows), out, "again-table1", caption=caption)

@@ -47,6 +47,14 @@ def _listed(found: Iterable[tuple[str, Difference | None]], *, scale: float = 10
     )
 
 
+def _empty(summary: dict[str, Any], models: list[str]) -> str:
+    """Whose maps are empty more than once in a hundred: their coverage, 0, says that there is no map."""
+    found = {model: entry(summary, model) for model in models}
+    shares = {model: of["empty"] / of["n"] for model, of in found.items()}
+    said = [f"{percent(share)} % of {names.label(model)}'s" for model, share in shares.items() if share > 0.01]
+    return f"; of the maps {' and '.join(said)} are empty and count as covering nothing" if said else ""
+
+
 def asc_order(panel: Panel) -> list[Finding]:
     findings = []
     for role in (("again",), ("again-logit",)):
@@ -64,7 +72,7 @@ def asc_order(panel: Panel) -> list[Finding]:
         findings.append(
             Finding(
                 said, f"{values} %; {numbers} points; Grad-CAM, threshold mean; {_who(summary, *known)}; the order"
-                f" holds under {len(held)} of {len(tasks)} maps and rules",
+                f" holds under {len(held)} of {len(tasks)} maps and rules{_empty(summary, known)}",
             )
         )  # fmt: skip
     return findings
