@@ -307,8 +307,8 @@ def _caption(summary: dict[str, Any]) -> str:
         f" {texts.interval_words(summary['models'])}; p: permutation test"
         f"{', of several seeds t test over seeds and images' if several else ''},"
         " Holm's correction over the table."
-        " Span IoU is measured on the attacked image, so it is no cause of what it goes with. –, or no interval: too few"
-        " images, or too many with the same value"
+        " Span IoU is measured on the attacked image, so it is no cause of what it goes with. –, or no interval: too"
+        " few images, or too many with the same value"
     )
     notes = [f"{_name(entry)}: {entry['note']}" for entry in summary["models"] if entry["note"]]
     return "; ".join([said, *notes])
