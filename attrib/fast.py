@@ -21,7 +21,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attrib.inference import Precision, autocast, frozen
-from attrib.layers import Normalized
+from attrib.layers import unwrapped
 from attrib.model import normalise
 
 
@@ -129,7 +129,7 @@ class _Tracer(fx.Tracer):
 
 def _traced(model: nn.Module, device: torch.device, precision: Precision) -> _Trace:
     """Raises whatever the model raises where its forward pass is not the same for every image."""
-    root = model.module if isinstance(model, Normalized) else model
+    root = unwrapped(model)
     graph = _Tracer(device, precision).trace(root)
     called = {node: root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
     times = Counter(called.values())

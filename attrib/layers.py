@@ -72,7 +72,7 @@ def _run(module: nn.Module, example: Tensor) -> _Trace:
     """Run the first image of the example and record the output of each submodule that returns a tensor."""
     if example.ndim != 4 or len(example) == 0:
         raise InputError(f"example: expected shape (N, C, H, W) with N at least 1, got {tuple(example.shape)}")
-    inner = module.module if isinstance(module, Normalized) else module
+    inner = unwrapped(module)
     model = type(inner).__name__
     names = {child: name for name, child in inner.named_modules() if child is not inner}
     calls: list[_Call] = []
@@ -154,8 +154,7 @@ def named(module: nn.Module, name: str) -> nn.Module:
 
     Raises InputError that lists the nearest names if there is none.
     """
-    if isinstance(module, Normalized):
-        module = module.module
+    module = unwrapped(module)
     modules: dict[str, nn.Module] = dict(module.named_modules())
     if name and name in modules:
         return modules[name]
@@ -240,3 +239,8 @@ class Normalized(nn.Module):
             x = normalise(x, self.mean, self.std)
         out: Tensor = self.module(x)
         return out
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The outside model itself, without the ``Normalized`` in front of it."""
+    return module.module if isinstance(module, Normalized) else module

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from attrib import noise
 from attrib.errors import InputError
 from attrib.inference import frozen
-from attrib.layers import Normalized
+from attrib.layers import unwrapped
 
 _IMAGE = 2**32 + 4
 """A stream of attrib.noise: attacks and SmoothGrad take 0, 1, 2, ..., attrib.faithfulness the three before."""
@@ -59,7 +59,7 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
     """All submodules by name, for a model inside a ``Normalized`` its own."""
-    return dict((model.module if isinstance(model, Normalized) else model).named_modules())
+    return dict(unwrapped(model).named_modules())
 
 
 def stage_counts(layers: int, stages: int) -> list[int]:

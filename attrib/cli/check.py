@@ -8,7 +8,7 @@ import typer
 
 from attrib.cli import common, texts
 from attrib.cli.batches import over_batches, unfinished
-from attrib.cli.explain import Explained, How, explain
+from attrib.cli.explain import Explained, How, explain, map_of
 from attrib.cli.subjects import Subject, column, entry_of, groups, rows_of
 from attrib.errors import InputError
 
@@ -106,10 +106,8 @@ def check(
     import pandas as pd
 
     from attrib import faithfulness, results
-    from attrib.spans import parse_threshold
 
-    parse_threshold(threshold)
-    common.check_map(map_name, layer=layer)
+    common.check_map(map_name, threshold, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     common.check_choice("--attack", attack, ("fgsm", "pgd", "cw", "none"))
     common.check_choice("--baseline", baseline, faithfulness.BASELINES)
@@ -194,7 +192,7 @@ def _measure(subjects: list[Subject], batch: "Batch", how: How, asked: Settings,
         columns = {
             "label": batch.label,
             "prediction": views["clean"].prediction,
-            **_of_randomisation(subject, explained, views["clean"].map, how, asked, classes=classes),
+            **_of_randomisation(subject, explained, views["clean"].map, how, asked),
             **_of_curves(subject, explained, views["clean"].map, how, asked),
             **_of_spans(subject, explained, views, how, asked),
         }
@@ -208,24 +206,23 @@ def _measure(subjects: list[Subject], batch: "Batch", how: How, asked: Settings,
 
 
 def _of_randomisation(
-    subject: Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings, *, classes: int
+    subject: Subject, batch: "Batch", maps: "Tensor", how: How, asked: Settings
 ) -> dict[str, "Tensor"]:
     """Similarity to the trained model's map after every stage, and that of the edge detector's map."""
     from attrib import randomisation
 
-    clean = how._replace(target="label", attack=None)
     columns = {}
     for stage in randomisation.cascade(
         subject.model, batch.image, layer=subject.layer, stages=asked.stages, seed=how.seed
     ):
         copied = subject._replace(model=stage.model, layer=stage.layer)
-        other = explain(copied, batch, clean, classes=classes)["clean"].map
+        other, _ = map_of(copied, batch.image, batch.label, batch.index, how)
         columns["similarity"] = columns[f"similarity_{stage.layers}"] = randomisation.spearman(maps, other)
         columns["ssim"] = columns[f"ssim_{stage.layers}"] = randomisation.ssim(maps, other)
     # The last copy is random altogether; on noise it knows of the image as little as of the training.
-    empty = batch._replace(image=randomisation.noise_images(batch.image, batch.index, seed=how.seed))
-    random = explain(copied, empty, clean, classes=classes)
-    columns["similarity_floor"] = randomisation.spearman(maps, random["clean"].map)
+    empty = randomisation.noise_images(batch.image, batch.index, seed=how.seed)
+    random, _ = map_of(copied, empty, batch.label, batch.index, how)
+    columns["similarity_floor"] = randomisation.spearman(maps, random)
     # Computed from the image again, as for any map: this one just doesn't ask the model.
     before, after = randomisation.edges(batch.image), randomisation.edges(batch.image)
     return columns | {

@@ -354,10 +354,12 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> str:
     return value
 
 
-def check_map(name: str, *, layer: str | None) -> None:
-    """Raise InputError for a map that there is not, or a --layer with one that looks at none."""
+def check_map(name: str, threshold: str, *, layer: str | None = None) -> None:
+    """Raise InputError for a map or a threshold that there is not, or a --layer with a map that looks at none."""
     from attrib.maps import LAYER_MAPS, MAPS
+    from attrib.spans import parse_threshold
 
+    parse_threshold(threshold)
     check_choice("--map", name, MAPS)
     if layer and name not in LAYER_MAPS:
         raise InputError(f"--layer belongs to --map {', '.join(LAYER_MAPS)}; {name} looks at no layer")

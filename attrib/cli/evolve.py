@@ -11,7 +11,6 @@ from attrib.cli.explain import Examples, How, explain
 from attrib.cli.relate import (
     Saved,
     all_epochs,
-    check_map,
     fingerprints_of,
     first_of_runs,
     image_rows,
@@ -82,7 +81,7 @@ def evolve(
 
     from attrib import results
 
-    check_map(map_name, threshold)
+    common.check_map(map_name, threshold)
     if len(run) > 2:
         raise InputError(f"expected one or two run folders, got {len(run)}")
     if images < 1:

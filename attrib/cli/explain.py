@@ -62,13 +62,14 @@ def explain(subject: Subject, batch: "Batch", how: How, *, classes: int) -> dict
     for kind, image in images.items():
         prediction = predictions(subject, image, classes=classes)
         target = batch.label if how.target == "label" else prediction
-        found[kind] = Explained(image, prediction, *_map(subject, image, target, batch.index, how))
+        found[kind] = Explained(image, prediction, *map_of(subject, image, target, batch.index, how))
     return found
 
 
-def _map(
+def map_of(
     subject: Subject, image: "Tensor", target: "Tensor", index: "Tensor", how: How
 ) -> "tuple[Tensor, Tensor | None]":
+    """The map of the target classes (N,), (N,H,W), and on its own grid where it has one; no prediction is made."""
     from attrib import maps
 
     precision = how.map_precision()

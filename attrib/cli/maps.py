@@ -55,10 +55,9 @@ def maps(
 
     from attrib import plot, results
     from attrib.parallel import gather, shard
-    from attrib.spans import parse_threshold, span
+    from attrib.spans import span
 
-    parse_threshold(threshold)
-    common.check_map(map_name, layer=layer)
+    common.check_map(map_name, threshold, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     if images < 1:
         raise InputError(f"--images: expected at least 1, got {images}")

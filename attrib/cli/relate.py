@@ -77,7 +77,7 @@ def relate(
 
     from attrib import results
 
-    check_map(map_name, threshold, layer=layer)
+    common.check_map(map_name, threshold, layer=layer)
     common.check_given(ckpt, model, run, batch_size=batch_size, out=out, what=OTHERS)
     epochs = all_epochs(run or [])
     with common.loaded(
@@ -155,14 +155,6 @@ def _identified(entries: list[dict[str, Any]], by_path: dict[str, dict[str, Any]
             entry["fingerprint"] = [by_path[path]["fingerprint"] for path in files]
         _identified(entry.get("seeds", []), by_path)
     return entries
-
-
-def check_map(map_name: str, threshold: str, *, layer: str | None = None) -> None:
-    """Raise InputError for a map or a threshold that there is not, or a layer that the map does not look at."""
-    from attrib.spans import parse_threshold
-
-    parse_threshold(threshold)
-    common.check_map(map_name, layer=layer)
 
 
 def all_epochs(runs: list[str]) -> list[Saved]:

@@ -82,10 +82,8 @@ def report(
     from attrib.files import atomic, folder
     from attrib.report import render
     from attrib.results import write_json
-    from attrib.spans import parse_threshold
 
-    parse_threshold(threshold)
-    common.check_map(map_name, layer=layer)
+    common.check_map(map_name, threshold, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     common.check_choice("--attack", attack, ("fgsm", "pgd", "cw"))
     for option, number in (("--images", images), ("--limit", limit)):
@@ -186,13 +184,13 @@ def _about(work: common.Loaded, how: How, *, shown: int, threshold: str) -> dict
 
 
 def _card(subject: Subject) -> dict[str, Any]:
-    from attrib.layers import Normalized
+    from attrib.layers import unwrapped
 
     if subject.checkpoint:
         return card_of(subject.path, subject.model, subject.checkpoint)
-    inner = subject.model.module if isinstance(subject.model, Normalized) else subject.model
     return {
-        "path": subject.path, "fingerprint": fingerprint(subject.model), "architecture": type(inner).__name__,
+        "path": subject.path, "fingerprint": fingerprint(subject.model),
+        "architecture": type(unwrapped(subject.model)).__name__,
         "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
     }  # fmt: skip
 

@@ -3,19 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrib.cli import common
-from attrib.cli.texts import (
-    data_words,
-    images_words,
-    interval,
-    interval_words,
-    p_value,
-    p_words,
-    percent,
-    points,
-    seeds_column,
-    several_seeds,
-)
+from attrib.cli import common, texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +25,7 @@ def print_all(summary: dict[str, Any]) -> None:
     if summary["pairs"]:
         common.print_table(
             pair_table(summary), title="Paired differences to the first model",
-            caption=p_words(summary["models"], "exact paired test (McNemar)")
+            caption=texts.p_words(summary["models"], "exact paired test (McNemar)")
             + " One for each attack, not corrected for their number.",
         )  # fmt: skip
     if "gap" in summary["models"][0]:
@@ -58,10 +46,15 @@ def accuracy_table(summary: dict[str, Any]) -> "pd.DataFrame":
     for attack in models[0]["accuracies"]:
         row = [title_of(attack)]
         for entry in models:
-            row += [percent(entry["accuracies"][attack]), interval(entry["intervals"][attack], percent)]
+            row += [
+                texts.percent(entry["accuracies"][attack]),
+                texts.interval(entry["intervals"][attack], texts.percent),
+            ]
         rows.append(row)
-    if several_seeds(models):
-        rows.append(["seeds", *(text for entry in models for text in (*seeds_column(entry, models).values(), ""))])
+    if texts.several_seeds(models):
+        rows.append(
+            ["seeds", *(text for entry in models for text in (*texts.seeds_column(entry, models).values(), ""))]
+        )
     if _any_gated(models):
         row = ["attacks on"]
         for entry in models:
@@ -78,9 +71,9 @@ def sweep_table(summary: dict[str, Any]) -> "pd.DataFrame":
     rows = []
     for entry in summary["models"]:
         for point in entry["sweep"]:
-            row = {"model": entry["name"], **seeds_column(entry, summary["models"])}
+            row = {"model": entry["name"], **texts.seeds_column(entry, summary["models"])}
             row |= {"eps": f"{point['eps']:.4g}", "step": f"{point['step_size']:.4g}"}
-            rows.append(row | {title_of(attack): percent(value) for attack, value in point["accuracies"].items()})
+            rows.append(row | {title_of(attack): texts.percent(value) for attack, value in point["accuracies"].items()})
     return pd.DataFrame(rows)
 
 
@@ -92,9 +85,9 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
         {
             "pair": f"{pair['a']} − {pair['b']}",
             "attack": title_of(pair["attack"]),
-            "difference (points)": points(pair["difference"]),
-            "95 % CI": interval(pair["ci"], points),
-            "p": p_value(pair["p"]),
+            "difference (points)": texts.points(pair["difference"]),
+            "95 % CI": texts.interval(pair["ci"], texts.points),
+            "p": texts.p_value(pair["p"]),
         }
         for pair in summary["pairs"]
     ]
@@ -112,10 +105,10 @@ def gap_table(summary: dict[str, Any]) -> "pd.DataFrame":
                 {
                     "model": entry["name"],
                     "attack": title_of(attack),
-                    "train %": percent(entry["gap"]["train"][attack]),
-                    "test %": percent(entry["accuracies"][attack]),
-                    "gap": points(difference),
-                    "95 % CI": interval(entry["gap"]["intervals"][attack], points),
+                    "train %": texts.percent(entry["gap"]["train"][attack]),
+                    "test %": texts.percent(entry["accuracies"][attack]),
+                    "gap": texts.points(difference),
+                    "95 % CI": texts.interval(entry["gap"]["intervals"][attack], texts.points),
                 }
             )
     return pd.DataFrame(rows)
@@ -128,7 +121,7 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
     rows = []
     for entry in summary["models"]:
         for point in entry.get("sweep", [entry]):
-            row = {"Data set": summary["data"], "Method": entry["name"], **seeds_column(entry, summary["models"])}
+            row = {"Data set": summary["data"], "Method": entry["name"], **texts.seeds_column(entry, summary["models"])}
             if "sweep" in entry:
                 row["Radius"] = f"{point['eps']:.4g}"
             if _any_gated(summary["models"]):
@@ -142,7 +135,7 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
 def caption(summary: dict[str, Any]) -> str:
     """Everything that the numbers rest on."""
     said = (
-        f"{images_words(summary, summary['models'][0]['n'])}; L-infinity, eps"
+        f"{texts.images_words(summary, summary['models'][0]['n'])}; L-infinity, eps"
         f" {summary['eps']:.4g}, step {summary['step_size']:.4g}; attacks in {summary['precision']}, judged in fp32"
     )
     if summary["restarts"] > 1:
@@ -155,7 +148,7 @@ def caption(summary: dict[str, Any]) -> str:
         said += f"; AutoAttack standard ({', '.join(used)})"
         if len(used) < 4:
             said += ", without apgd-t, which needs four classes"
-    return f"{said}; {interval_words(summary['models'])}"
+    return f"{said}; {texts.interval_words(summary['models'])}"
 
 
 def paper_caption(summary: dict[str, Any]) -> str:
@@ -186,7 +179,7 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
         {"model": entry["name"], "attack": title_of(attack), "accuracy": value}
         for entry in models for seed in entry.get("seeds", ()) for attack, value in seed["accuracies"].items()
     ]  # fmt: skip
-    heading = f"{data_words(summary)}, {models[0]['n']:,} images"
+    heading = f"{texts.data_words(summary)}, {models[0]['n']:,} images"
     bars = pd.DataFrame([row for entry in models for row in rows(entry, entry)])
     title = f"{heading}, eps {summary['eps']:.4g}"
     written = plot.save(plot.accuracies(bars, seeds=pd.DataFrame(dots), title=title), out / "robust")

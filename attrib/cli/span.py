@@ -73,10 +73,8 @@ def span(
 ) -> None:
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
     from attrib import results
-    from attrib.spans import parse_threshold
 
-    parse_threshold(threshold)
-    common.check_map(map_name, layer=layer)
+    common.check_map(map_name, threshold, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     if save_maps and not out:
         raise InputError("--save-maps needs --out DIR, the folder to write to")

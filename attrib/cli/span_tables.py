@@ -2,19 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from attrib.cli.texts import (
-    attack_words,
-    count,
-    images_words,
-    interval,
-    interval_words,
-    p_value,
-    p_words,
-    percent,
-    points,
-    seeds_column,
-    with_interval,
-)
+from attrib.cli import texts
 from attrib.report_words import LEVEL, stands_without_empty
 
 if TYPE_CHECKING:
@@ -31,27 +19,27 @@ def model_table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFram
         if "attacked" in entry:
             kinds.append((summary["attack"]["name"], entry["attacked"]))
         for kind, found in kinds:
-            row = {"model": entry["name"], **seeds_column(entry, summary["models"])}
+            row = {"model": entry["name"], **texts.seeds_column(entry, summary["models"])}
             if summary["attack"]:
                 row["images"] = kind
             row |= {
                 "n": f"{found['n']:,}",
-                "accuracy %": percent(found["accuracy"]),
-                "ASC %": percent(found["asc"]),
-                "95 % CI": interval(found["asc_ci"], percent),
-                "ASC % correct": percent(found["asc_correct"]),
+                "accuracy %": texts.percent(found["accuracy"]),
+                "ASC %": texts.percent(found["asc"]),
+                "95 % CI": texts.interval(found["asc_ci"], texts.percent),
+                "ASC % correct": texts.percent(found["asc_correct"]),
             }
             if not plain:
                 if entry["grid"]:
-                    row[f"on {entry['grid']} grid %"] = percent(found["coverage_on_grid"])
-                row |= {"curve area": f"{found['curve_area']:.4f}", "empty": count(found["empty"])}
+                    row[f"on {entry['grid']} grid %"] = texts.percent(found["coverage_on_grid"])
+                row |= {"curve area": f"{found['curve_area']:.4f}", "empty": texts.count(found["empty"])}
                 if summary["attack"]:
-                    row["IoU with clean %"] = percent(found.get("iou_with_clean"))
+                    row["IoU with clean %"] = texts.percent(found.get("iou_with_clean"))
                 if "pointing" in found:
                     row |= {
-                        "in object %": percent(found.get("inside")),
-                        "object covered %": percent(found.get("object_covered")),
-                        "pointing %": percent(found["pointing"]),
+                        "in object %": texts.percent(found.get("inside")),
+                        "object covered %": texts.percent(found.get("object_covered")),
+                        "pointing %": texts.percent(found["pointing"]),
                     }
             rows.append(row)
     return pd.DataFrame(rows).fillna("–")
@@ -66,10 +54,10 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
         if summary["attack"]:
             row["images"] = pair["images"]
         row |= {
-            "difference (points)": points(pair["difference"]),
-            "95 % CI": interval(pair["ci"], points),
-            "p": p_value(pair["p"]),
-            "span IoU %": percent(pair["iou"]),
+            "difference (points)": texts.points(pair["difference"]),
+            "95 % CI": texts.interval(pair["ci"], texts.points),
+            "p": texts.p_value(pair["p"]),
+            "span IoU %": texts.percent(pair["iou"]),
         }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -83,18 +71,18 @@ def resting_on_empty(pair: dict[str, Any]) -> str:
     return (
         f"{pair['a']} − {pair['b']}, {pair['images']} images: the difference in coverage rests on empty maps, which"
         f" cover 0; on the {rest['n']:,} images where neither model's is empty it is"
-        f" {with_interval(rest['difference'], rest['ci'], points)} points, p {p_value(rest['p'])}"
+        f" {texts.with_interval(rest['difference'], rest['ci'], texts.points)} points, p {texts.p_value(rest['p'])}"
     )
 
 
 def pair_caption(summary: dict[str, Any]) -> str:
-    return p_words(summary["models"], "two-sided permutation test, paired by image")
+    return texts.p_words(summary["models"], "two-sided permutation test, paired by image")
 
 
 def caption(summary: dict[str, Any]) -> str:
     images = summary["models"][0]["n"]
     said = (
-        f"{summary['map']}, threshold {summary['threshold']}, {images_words(summary, images)},"
-        f" class explained: {summary['target']}; {interval_words(summary['models'])}"
+        f"{summary['map']}, threshold {summary['threshold']}, {texts.images_words(summary, images)},"
+        f" class explained: {summary['target']}; {texts.interval_words(summary['models'])}"
     )
-    return f"{said}; {attack_words(summary['attack'])}" if summary["attack"] else said
+    return f"{said}; {texts.attack_words(summary['attack'])}" if summary["attack"] else said

@@ -202,10 +202,10 @@ def identity(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {"name": subject.name, "checkpoint": subject.path}
     if subject.checkpoint:
         return found | {"fingerprint": subject.checkpoint.fingerprint}
-    from attrib.layers import Normalized
+    from attrib.layers import Normalized, unwrapped
 
     front = subject.model if isinstance(subject.model, Normalized) else None
-    modules = (front.module if front else subject.model).named_modules()
+    modules = unwrapped(subject.model).named_modules()
     return found | {
         "fingerprint": fingerprint(subject.model),
         "input": {
