@@ -8,28 +8,16 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, autocast, frozen, input_gradient
+from attrib.loss import cross_entropy, full, margin
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to the (N,) score that an attack drives up."""
-
-
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """The classification loss L of each image (N,): what FGSM and PGD maximise."""
-    return F.cross_entropy(logits, label, reduction="none")
-
-
-def margin(logits: Tensor, label: Tensor) -> Tensor:
-    """max_{j != y} z_j - z_y of each image (N,), positive where it is misclassified: what CW maximises."""
-    own = logits.gather(1, label[:, None]).squeeze(1)
-    others = logits.scatter(1, label[:, None], -torch.inf)
-    return others.amax(1) - own
 
 
 def ascend(
@@ -64,7 +52,7 @@ def ascend(
         with torch.enable_grad():
             x = adversarial[standing].detach().requires_grad_()
             logits = forward(x)
-            score = objective(logits.float(), label[standing])
+            score = objective(full(logits), label[standing])
             # A model that rounds or detaches on the way leaves no graph at all.
             gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
         moved = (x.detach() + step_size * gradient.sign()).clamp(lower[standing], upper[standing])
@@ -187,9 +175,9 @@ def snapshots(
 ) -> dict[int, Tensor]:
     """The adversarial images after each number of ``steps``: PGD-10, -20 and -100 are prefixes of one run.
 
-    ``objective`` is :func:`cross_entropy` (PGD), :func:`margin` (CW) or one of your own, of the model's logits or
-    of what ``forward`` makes of the images; every ``restart`` has random starts of its own; the rest as for
-    :func:`pgd`.
+    ``objective`` is :func:`attrib.loss.cross_entropy` (PGD), :func:`attrib.loss.margin` (CW) or one of your own, of
+    the model's logits or of what ``forward`` makes of the images; every ``restart`` has random starts of its own; the
+    rest as for :func:`pgd`.
     """
     _check(image, label, eps=eps, step_size=step_size, steps=steps)
     if index is None:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from attrib import stats
 from attrib.errors import InputError
+from attrib.loss import cross_entropy
 
 SETS = ("consistent", "inconsistent", "clean-wrong")
 """Both right; clean right, adversarial wrong; clean wrong: every image is in exactly one."""
@@ -81,7 +81,7 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
     alp = alp_loss(clean, adversarial)
     if label.shape != alp.shape:
         raise InputError(f"label: expected shape ({len(alp)},), got {tuple(label.shape)}")
-    ce_clean, ce_adversarial = (F.cross_entropy(z, label, reduction="none") for z in (clean, adversarial))
+    ce_clean, ce_adversarial = (cross_entropy(z, label) for z in (clean, adversarial))
     prediction, prediction_adversarial = clean.argmax(1), adversarial.argmax(1)
     membership = torch.where(prediction == label, (prediction_adversarial != label).long(), SETS.index("clean-wrong"))
     ce_sum = ce_clean + ce_adversarial

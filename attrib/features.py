@@ -1,12 +1,11 @@
 """Contributions and valid values of the last layer: which features a decision rests on, and how many.
 
 AALP (arXiv 2005.11904), 2.1, and the AGAIN supplement, 4.4. A_fc is the (N,D) activation before the last layer, W its
-weight (K,D), p the softmax, L the cross-entropy with the true label y. With 1 - p_y = q and z the logits,
+weight (K,D), p the softmax, L the cross-entropy with the true label y. With d as in :mod:`attrib.loss`,
 
-    dL/dA = q * d(log sum_{j != y} exp z_j - z_y)/dA        (linear: = (p - onehot(y)) W)
+    dL/dA = (1 - p_y) dd/dA        (linear: = (p - onehot(y)) W)
 
-and both factors are computed as they stand here. Taking 1 from p_y instead would round away the gradient of every
-image that the model is sure of, and a well trained model is sure of most.
+and both factors are computed as they stand here, so that no gradient is rounded away where p_y comes close to 1.
 """
 
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from attrib.errors import InputError
 from attrib.inference import Precision, autocast, frozen, images_per_chunk
 from attrib.layers import last_linear
+from attrib.loss import deficit, full, without_own
 
 RULES = ("mean", "class-mean", "absolute")
 
@@ -246,28 +246,25 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
 
     closed = _is_linear(fc) and left[-1] is logits
     with torch.autocast(image.device.type, enabled=False), torch.enable_grad():
-        # From bfloat16 up to float32, but float64 stays.
-        scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        own = scores.gather(1, label[:, None]).squeeze(1)
-        others = scores.scatter(1, label[:, None], -torch.inf)
-        deficit = others.logsumexp(1) - own  # minus the log-odds of the true class; (1 - p_y) is its sigmoid
+        scores = full(logits)
+        d = deficit(scores, label)
         if closed:
             assert isinstance(fc, nn.Linear)
             # softmax over the others is p_j / (1 - p_y) there and 0 at y, where minus one belongs.
-            error = others.detach().softmax(1).scatter(1, label[:, None], -1.0)
+            error = without_own(scores.detach(), label)[1].softmax(1).scatter(1, label[:, None], -1.0)
             slope = error @ fc.weight.to(error.dtype)
         else:
-            slope = _gradient(deficit, activation, fc)
+            slope = _gradient(d, activation, fc)
     return LastLayer(
         activation.detach().flatten(1).to(scores.dtype),
         slope.detach().flatten(1).to(scores.dtype) / 2,
-        2 * deficit.detach().sigmoid(),
+        2 * d.detach().sigmoid(),
         logits.argmax(1),
     )
 
 
-def _gradient(deficit: Tensor, activation: Tensor, fc: nn.Module) -> Tensor:
-    found = torch.autograd.grad(deficit.sum(), activation, allow_unused=True)[0] if deficit.requires_grad else None
+def _gradient(score: Tensor, activation: Tensor, fc: nn.Module) -> Tensor:
+    found = torch.autograd.grad(score.sum(), activation, allow_unused=True)[0] if score.requires_grad else None
     if found is None:
         raise InputError(f"fc: no gradient leads from the logits to the input of the {type(fc).__name__} given")
     return found

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrib.errors import InputError
+from attrib.loss import cross_entropy
 from attrib.model import Classifier, Residual
 
 
@@ -130,7 +131,7 @@ class GatedClassifier(Classifier):
 
 def heads_loss(logits: Tensor, label: Tensor) -> Tensor:
     """The mean of the heads' cross-entropies: ``all_logits`` (1 + heads, N, K) and label (N,) -> (N,)."""
-    return torch.stack([F.cross_entropy(head, label, reduction="none") for head in logits[1:]]).mean(0)
+    return torch.stack([cross_entropy(head, label) for head in logits[1:]]).mean(0)
 
 
 def combined_loss(logits: Tensor, label: Tensor, *, heads_weight: float = 2.0) -> Tensor:
@@ -139,7 +140,7 @@ def combined_loss(logits: Tensor, label: Tensor, *, heads_weight: float = 2.0) -
     ``all_logits`` (1 + heads, N, K) and label (N,) -> (N,). An attack on it is
     ``ascend(model.all_logits, combined_loss, ...)``.
     """
-    return F.cross_entropy(logits[0], label, reduction="none") + heads_weight * heads_loss(logits, label)
+    return cross_entropy(logits[0], label) + heads_weight * heads_loss(logits, label)
 
 
 def _insert_gates(stages: nn.Sequential, num_classes: int) -> None:

@@ -21,6 +21,7 @@ from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, images_per_chunk
 from attrib.layers import feature_layer
+from attrib.loss import cross_entropy
 
 
 class Chunk(NamedTuple):
@@ -193,7 +194,7 @@ def eq6_grid(
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         def minus_loss(x: Tensor, y: Tensor) -> Tensor:
-            return -F.cross_entropy(fast.model(x).float(), y, reduction="none")
+            return -cross_entropy(fast.model(x), y)
 
         explainer = captum.attr.LayerGradientXActivation(minus_loss, fast.layer)
         product: Tensor = explainer.attribute(chunk.image, additional_forward_args=chunk.label)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attrib import attack
-from attrib.attack import Objective, cross_entropy, margin
+from attrib.attack import Objective
 from attrib.fast import prepared
 from attrib.gated import GatedClassifier, combined_loss, heads_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
+from attrib.loss import cross_entropy, margin
 from attrib.stats import RESAMPLES, Paired, share_interval
 
 TABLE_STEPS = (10, 20, 40, 100)
@@ -71,7 +72,7 @@ def columns(steps: Collection[int]) -> list[str]:
 def judge(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
     """The deployed model's answer in float32: image (N,C,H,W) in [0,1], label (N,)."""
     with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
-        logits = model(image).float()
+        logits = model(image)
     return Outcome(logits.argmax(1), margin(logits, label), torch.zeros_like(label))
 
 
@@ -82,7 +83,7 @@ def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     """
     with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
         x = image.detach().requires_grad_()
-        score = cross_entropy(model(x).float(), label)
+        score = cross_entropy(model(x), label)
         gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
     return gradient.abs().flatten(1).amax(1)
 
@@ -134,6 +135,25 @@ def attacked(
                 standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
                 rows = torch.nonzero(standing).squeeze(1)
     return found
+
+
+def withstands_pgd(
+    model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int, seed: int = 0,
+    index: Tensor | None = None, precision: Precision = "fp32",
+) -> Tensor:  # fmt: skip
+    """Which images PGD-k leaves right, in every one of the model's :func:`ways`, bool (N,), judged in float32.
+
+    :func:`attacked`'s column pgd-k alone, at the cost of it alone. Arguments and errors as for :func:`attrib.pgd`.
+    """
+    right = torch.ones_like(label, dtype=torch.bool)
+    with prepared(model, image.device, precision) as fast:
+        for way in ways(fast.model):
+            taken = attack.snapshots(
+                model, image, label, objective=way.loss, forward=way.forward, eps=eps, step_size=step_size,
+                steps=(steps,), seed=seed, index=index, precision=precision,
+            )  # fmt: skip
+            right &= judge(model, taken[steps], label).prediction == label
+    return right
 
 
 def _tries(

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import attrib
 from attrib import inference
-from attrib.attack import cross_entropy
 from attrib.data import Batch
 from attrib.inference import frozen
+from attrib.loss import cross_entropy
 from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, middle, parser, publish
 
 STEPS = 10

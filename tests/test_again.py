@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attrib.attack import Objective, cross_entropy
+from attrib.attack import Objective
 from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import frozen
+from attrib.loss import cross_entropy
 from attrib.model import Classifier, Residual
 from train.attack import Attack, Start, pgd_attack
 from train.methods import again, pgd_at, trades

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrib import attack
-from attrib.attack import cross_entropy, margin
 from attrib.errors import InputError
+from attrib.loss import cross_entropy, margin
 
 
 def small_net(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import inference, maps, robust
-from attrib.attack import cross_entropy
 from attrib.fast import held, prepared
 from attrib.gated import GatedClassifier
 from attrib.layers import Normalized
+from attrib.loss import cross_entropy
 from attrib.model import Classifier
 
 CPU = torch.device("cpu")

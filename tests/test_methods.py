@@ -13,8 +13,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attrib.attack import Objective, cross_entropy
+from attrib.attack import Objective
 from attrib.data import Batch
+from attrib.loss import cross_entropy
 from attrib.model import Classifier
 from train.attack import Start, pgd_attack
 from train.methods import aalp, alp, guided_dropout, mart, pgd_at, standard, trades

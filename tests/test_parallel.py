@@ -11,6 +11,9 @@ import torch
 
 import attrib
 from attrib.glyphs import render
+from attrib.parallel import World
+from train.config import Config
+from train.loop import _split, evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = [
@@ -90,6 +93,23 @@ def test_a_run_in_two_processes_ends_where_one_ends_and_either_resumes_the_other
     before = (tmp_path / "two" / "model.pt").stat().st_mtime_ns
     torchrun(1, "-m", "train", "pgd-at", *COMMON, "--out", str(tmp_path / "two"))
     assert (tmp_path / "two" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_what_two_processes_log_is_of_the_model_that_they_save(tmp_path: Path) -> None:
+    """Batch norm's running statistics are each process's own while it trains."""
+    config = Config(
+        method="pgd-at", data="glyphs", arch="resnet9", limit=100, holdout=40, batch_size=20, epochs=1, steps=1,
+        step_size=0.02, precision="fp32",
+    )  # fmt: skip
+    changed = ["--limit", "100", "--holdout", "40", "--batch-size", "20", "--epochs", "1", "--steps", "1"]
+    torchrun(2, "-m", "train", "pgd-at", "--arch", "resnet9", "--data", "glyphs", *changed, "--step-size", "0.02",
+             "--precision", "fp32", "--out", str(tmp_path))  # fmt: skip
+    model, ckpt = attrib.load(tmp_path / "model.pt")
+    assert ckpt.hyper == config.as_dict()
+    data = attrib.dataset("glyphs", split="train", limit=100)
+    found = evaluate(model, data, _split(data, config)[1], config, World(0, 1, torch.device("cpu")), "fp32")
+    (logged,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert found == (logged["clean"], logged["robust"])
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

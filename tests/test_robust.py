@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import attack, autoattack, robust, stats
-from attrib.attack import cross_entropy, margin
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
 from attrib.gated import GatedClassifier
+from attrib.loss import cross_entropy, margin
 from train.config import Config
 from train.loop import train
 
@@ -110,9 +110,9 @@ def model() -> Small:
     return Small()
 
 
-def batch_for(model: nn.Module, *, count: int = 40, wrong: int = 4) -> Batch:
+def batch_for(model: nn.Module, *, count: int = 40, wrong: int = 4, size: int = 8) -> Batch:
     """Images of noise with the labels that the model gives them, but for the last few."""
-    image = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = model(image)
     label = logits.argmax(1)
@@ -232,6 +232,19 @@ def test_a_gated_model_is_as_robust_as_against_the_worst_of_its_attacks(worst: b
             assert torch.equal(outcome.prediction != batch.label, wrong.any(0))
             named = wrong.gather(0, outcome.way[None])[0]
             assert torch.equal(named, wrong.any(0))  # the way said to have done it is one that did
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_withstanding_pgd_is_the_column_alone(gated: bool) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = attrib.build("lenet", num_classes=5, input_shape=(3, 16, 16), gated=gated).eval()
+    batch = batch_for(model, wrong=3, size=16)
+    settings: dict[str, Any] = {"eps": 0.01, "step_size": 0.004, "index": batch.index}
+    row = robust.attacked(model, batch.image, batch.label, steps=(5,), **settings)
+    stood = robust.withstands_pgd(model, batch.image, batch.label, steps=5, **settings)
+    assert torch.equal(stood, row["pgd-5"].prediction == batch.label)
+    assert 0 < stood.sum() < len(stood)
 
 
 def test_the_paired_test_is_the_resampled_one() -> None:

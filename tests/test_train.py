@@ -171,6 +171,8 @@ BAD = [
     (["again", *TINY, "--alpha", "1.5"], "--alpha: expected a number in [0, 1]"),
     (["pgd-at", *TINY, "--batch-size", "1000"], "--batch-size: expected at most the 500"),
     ([*TINY], "a METHOD is required"),
+    (["pgd-at", *TINY, "--seed", "-1"], "--seed: expected a number in [0, "),
+    (["pgd-at", *TINY, "--seed", "99999999999999999999999"], "--seed: expected a number in [0, "),
     (["nonsense", *TINY], "invalid choice: 'nonsense'"),
     (["pgd-at", *TINY, "--arch", "vgg"], "invalid choice: 'vgg'"),
     (["pgd-at", *TINY, "--data", "imagenet"], "expected one of glyphs"),

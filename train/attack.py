@@ -7,10 +7,11 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from attrib import noise
-from attrib.attack import Objective, ascend, cross_entropy
+from attrib.attack import Objective, ascend
 from attrib.data import Batch
 from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, autocast, frozen
+from attrib.loss import cross_entropy
 
 Start = Literal["uniform", "normal"]
 """Where the ascent starts: anywhere in the eps-ball (Madry), or 0.001 N(0,1) from the image (TRADES, AGAIN)."""

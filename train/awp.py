@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from attrib.attack import Objective, cross_entropy
+from attrib.attack import Objective
 from attrib.data import Batch
+from attrib.loss import cross_entropy
 from train.attack import Attack, Start
 
 

@@ -50,7 +50,7 @@ class Config:
     holdout: int = _option(1000, "training images held out to choose the best epoch by", low=1)
     limit: int | None = _option(None, "use only the first so many training images", low=2)
     augment: bool = _option(True, "crop and flip where the data set wants it")
-    seed: int = _option(0, "seed of weights, order, augmentation and attack")
+    seed: int = _option(0, "seed of weights, order, augmentation and attack", low=0, high=2**63 - 1)
     precision: str = _option("auto", "bf16 autocast where it is fast, or not", ("auto", "fp32", "bf16"))
     save_every: int = _option(0, "keep epoch-K.pt every so many epochs; 0 keeps none", low=0)
     ema: float = _option(
@@ -132,7 +132,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises InputError for a missing file, TOML that does not parse, an unknown key or a value of the wrong type.
     """
-    if not path.exists() and path.parent == Path() and (RECIPES / f"{path}.toml").exists():
+    if not path.is_file() and path.parent == Path() and (RECIPES / f"{path}.toml").exists():
         path = RECIPES / f"{path}.toml"
     try:
         with path.open("rb") as file:
@@ -140,7 +140,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
         raise InputError(f"--recipe: cannot read {path}: {error.strerror}; train/recipes has {known}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--recipe: {path} is not valid TOML: {error}") from None
     options = {option.name: option for option in dataclasses.fields(Config)}
     recipe = {}

@@ -1,5 +1,6 @@
 """One model in several processes, which ``torchrun`` starts: DistributedDataParallel around the loss."""
 
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -12,3 +13,10 @@ def synchronised(module: nn.Module, world: World) -> nn.Module:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=devices)
+
+
+def share_buffers(module: nn.Module, world: World) -> None:
+    """Give every process the first one's buffers: batch norm's running statistics are each process's own."""
+    if world.size > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)

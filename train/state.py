@@ -68,12 +68,9 @@ def save(state: State, config: Config, path: Path) -> None:
 def resume(state: State, config: Config, path: Path) -> None:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before = saved["config"]
-        state.history = saved["history"]
+        before, history = dict(saved["config"]), list(saved["history"])
     except Exception as error:
-        raise InputError(
-            f"{path} is not a run that can be continued ({type(error).__name__}); --fresh starts over"
-        ) from None
+        raise _broken(path, error) from None
     changed = [
         f"{key} was {before.get(key)}, now {value}"
         for key, value in config.as_dict().items()
@@ -84,10 +81,18 @@ def resume(state: State, config: Config, path: Path) -> None:
             f"{path} was started with other options: {'; '.join(changed)};"
             " repeat those, name another --out, or start over with --fresh"
         )
-    state.model.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    if state.average:
-        state.average.load_state_dict(saved["average"])
+    try:
+        state.model.load_state_dict(saved["model"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        if state.average:
+            state.average.load_state_dict(saved["average"])
+    except Exception as error:
+        raise _broken(path, error) from None
+    state.history = history
+
+
+def _broken(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a run that can be continued ({type(error).__name__}); --fresh starts over")
 
 
 def write_log(history: list[dict[str, float]], out: Path) -> None:

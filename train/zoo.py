@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from attrib import attack, checkpoint, inference, zoo
+from attrib import checkpoint, inference, zoo
 from attrib.checkpoint import Checkpoint
 from attrib.data import ATTACK, dataset
 from attrib.errors import InputError
-from attrib.robust import judge
+from attrib.robust import judge, withstands_pgd
 from train.config import RECIPES, Config, read_recipe
 
 STEPS = 40
@@ -62,12 +62,12 @@ def measure(ckpt: Checkpoint, *, limit: int | None, device: torch.device) -> dic
     budget, data = ATTACK[ckpt.data], dataset(ckpt.data, limit=limit)
     clean = robust = 0
     for batch in data.batches(500, device=device):
-        attacked = attack.pgd(
+        stood = withstands_pgd(
             model, batch.image, batch.label, eps=budget.eps, step_size=budget.step_size, steps=STEPS,
             index=batch.index, precision=inference.precision("auto", device),
         )  # fmt: skip
         clean += int((judge(model, batch.image, batch.label).prediction == batch.label).sum())
-        robust += int((judge(model, attacked, batch.label).prediction == batch.label).sum())
+        robust += int(stood.sum())
     return {
         "clean": clean / len(data), "robust": robust / len(data), "images": float(len(data)),
         "eps": budget.eps, "step_size": budget.step_size, "steps": float(STEPS),

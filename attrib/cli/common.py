@@ -60,7 +60,7 @@ PrecisionName = Annotated[
     typer.Option("--precision", help="auto, fp32 or bf16; auto: fp32, but bf16 for attacks and SmoothGrad if fast."),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images at a time; no result depends on it.")]
-Seed = Annotated[int, typer.Option(help="Seed of noise, attack starts and resampling.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of noise, attack starts and resampling.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results: CSV, JSON, LaTeX, PDF and PNG.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Target = Annotated[str, typer.Option(help="The class explained: label (true class) or prediction.")]

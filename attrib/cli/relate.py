@@ -202,11 +202,10 @@ def image_rows(
     """One row per image of what the model makes of it, clean and attacked; margins are z_y - max_{j != y} z_j."""
     import pandas as pd
     import torch
-    import torch.nn.functional as F
 
-    from attrib.attack import margin
     from attrib.features import last_layer, participation_ratio
     from attrib.inference import frozen
+    from attrib.loss import cross_entropy, margin
     from attrib.spans import coverage, iou, span
 
     assert how.attack is not None
@@ -224,8 +223,8 @@ def image_rows(
         "prediction": z.argmax(1), "prediction_adversarial": z_adversarial.argmax(1),
         "correct": z.argmax(1) == batch.label,
         "margin": -margin(z, batch.label), "margin_adversarial": -margin(z_adversarial, batch.label),
-        "loss": F.cross_entropy(z, batch.label, reduction="none"),
-        "loss_adversarial": F.cross_entropy(z_adversarial, batch.label, reduction="none"),
+        "loss": cross_entropy(z, batch.label),
+        "loss_adversarial": cross_entropy(z_adversarial, batch.label),
         "coverage": coverage(spans), "coverage_adversarial": coverage(spans_adversarial),
         # A common factor does not change it, and |dL/dA| itself may underflow where the model is sure.
         "participation_ratio": participation_ratio(last.scale_free), "span_iou": iou(spans, spans_adversarial),

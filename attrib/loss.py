@@ -1,0 +1,64 @@
+"""The classification loss and the margin of logits: what attacks drive up, and what maps and contributions explain.
+
+With d = log sum_{j != y} exp z_j - z_y, minus the log-odds of the true class, 1 - p_y = sigmoid(d) and
+
+    L = -log p_y = log(1 + exp d),    dL = (1 - p_y) dd
+
+and both are computed as they stand here. The usual cross-entropy takes p_y from 1 on its way back, which in float32
+leaves of the true class's term a few digits, and then none: on images that a model is sure of, the gradient would be
+noise or zero, and an attack or a map by that gradient would say so of the model.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def full(logits: Tensor) -> Tensor:
+    """The logits in float32 at least: up from bfloat16, while float64 stays."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def without_own(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """z_y (N,), and the logits (N,K) with minus infinity in its place, of logits (N,K) and labels (N,)."""
+    return logits.gather(1, label[:, None]).squeeze(1), logits.scatter(1, label[:, None], -torch.inf)
+
+
+def deficit(logits: Tensor, label: Tensor) -> Tensor:
+    """d = log sum_{j != y} exp z_j - z_y of each image (N,): minus the log-odds log(p_y / (1 - p_y)).
+
+    logits: (N,K) with K >= 2; label: (N,).
+
+    >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
+    >>> p = z.softmax(1)[0, 1]
+    >>> torch.allclose(deficit(z, y), -(p / (1 - p)).log())
+    True
+    """
+    own, others = without_own(full(logits), label)
+    return others.logsumexp(1) - own
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """The classification loss L = -log p_y of each image (N,): what FGSM and PGD maximise.
+
+    logits: (N,K) with K >= 2; label: (N,).
+
+    >>> z, y = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1])
+    >>> torch.allclose(cross_entropy(z, y), F.cross_entropy(z, y))
+    True
+    >>> sure = torch.tensor([[0.0, 30.0]], requires_grad=True)  # 1 - p_y is 1e-13, and 0 in float32
+    >>> cross_entropy(sure, y).sum().backward()
+    >>> bool(sure.grad[0, 1] < 0), float(sure.grad.sum())
+    (True, 0.0)
+    """
+    return -F.logsigmoid(-deficit(logits, label))
+
+
+def margin(logits: Tensor, label: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y of each image (N,), positive where it is misclassified: what CW maximises.
+
+    >>> margin(torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([1]))
+    tensor([2.])
+    """
+    own, others = without_own(full(logits), label)
+    return others.amax(1) - own
