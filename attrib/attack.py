@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
-from attrib.inference import Precision, autocast, frozen, input_gradient
+from attrib.inference import Precision, autocast, check_images, frozen, input_gradient
 from attrib.loss import cross_entropy, full, margin
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -106,7 +106,8 @@ def pgd(
 
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
     random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see :func:`ascend`.
-    Raises InputError for images outside [0,1], labels of another length, negative eps or no steps.
+    Raises InputError for images or labels of another shape, negative eps, no steps, and, on the CPU, images outside
+    [0,1] or labels that are no class (a GPU would have to be waited for).
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -179,7 +180,7 @@ def snapshots(
     the model's logits or of what ``forward`` makes of the images; every ``restart`` has random starts of its own; the
     rest as for :func:`pgd`.
     """
-    _check(image, label, eps=eps, step_size=step_size, steps=steps)
+    _check(image, label, index, eps=eps, step_size=step_size, steps=steps)
     if index is None:
         index = torch.arange(len(image), device=image.device)
     start = image + eps * (2 * noise.uniform(index, image.shape[1:], seed=seed, stream=restart) - 1)
@@ -199,13 +200,12 @@ def snapshots(
         )  # fmt: skip
 
 
-def _check(image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: Collection[int]) -> None:
-    if image.ndim != 4 or not image.is_floating_point():
-        raise InputError(f"image: expected floats of shape (N,C,H,W), got {image.dtype} {tuple(image.shape)}")
-    if label.shape != image.shape[:1]:
-        raise InputError(f"label: expected shape ({len(image)},), got {tuple(label.shape)}")
+def _check(
+    image: Tensor, label: Tensor, index: Tensor | None = None, *, eps: float, step_size: float, steps: Collection[int]
+) -> None:
+    check_images(image, label, index)
     # On a GPU the look at the values would make the host wait, so there the shapes have to do.
-    if image.device.type == "cpu" and len(image) and not (image.min() >= 0 and image.max() <= 1):
+    if image.device.type == "cpu" and not (image.min() >= 0 and image.max() <= 1):
         raise InputError(
             "image: expected pixels in [0,1]"
             f" (normalisation belongs into the model), got {image.min():.3g}..{image.max():.3g}"

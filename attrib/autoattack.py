@@ -92,9 +92,8 @@ def _contained() -> Iterator[None]:
     """What the package changes of the process is as before afterwards: generators, tracing, its warnings on stderr."""
     log, trace = logging.getLogger("auto-attack"), sys.gettrace()
     level = log.level
-    # It seeds the current GPU too, whichever device it works on.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    # It seeds every GPU there is, whichever device it works on.
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
             log.setLevel(logging.ERROR)
             yield

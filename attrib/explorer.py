@@ -1,5 +1,7 @@
 """The explorer in a notebook: what several models look at in an image, and what an attack changes, with controls."""
 
+from __future__ import annotations
+
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +13,15 @@ from torch import nn
 
 from attrib import checkpoint, inference, plot_explore
 from attrib.data import Dataset
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.maps import MAPS
 from attrib.results import source
-from attrib.views import TARGETS, Attack, Desk, View, budget, one_line, positions, probabilities, view
+from attrib.views import TARGETS, Attack, Desk, View, budget, positions, probabilities, view
 
 try:
     import ipywidgets as widgets
 except ImportError:
-    raise InputError("explore: needs ipywidgets, which is not installed; pip install 'attrib[notebook]'") from None
+    widgets = None  # said when somebody calls explore, so that its name can be imported everywhere
 
 RULES = {"above its mean": "mean", "above t × maximum": "max", "Otsu": "otsu", "fewest that hold q": "mass"}
 """What the threshold rules are called, and what :func:`attrib.span` calls them."""
@@ -60,6 +62,8 @@ def explore(
     seed: of that noise and of PGD's start. Nothing is computed twice. Raises InputError for no model or no image, a
     model that does not fit the data, a layer of no model, fewer than one sample, and without ipywidgets.
     """
+    if widgets is None:
+        raise InputError("explore: needs ipywidgets, which is not installed; pip install 'attrib[notebook]'")
     if not models or not len(data):
         raise InputError(f"explore: expected at least one model and one image, got {len(models)} and {len(data)}")
     if samples < 1:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import prepared
-from attrib.inference import images_per_chunk
+from attrib.inference import check_images, images_per_chunk
 
 BASELINES = ("mean", "black")
 _ORDER, _PIXELS, _MOVE = 2**32 + 1, 2**32 + 2, 2**32 + 3
@@ -230,8 +230,6 @@ def _baseline(image: Tensor, name: str) -> Tensor:
 
 
 def _check(image: Tensor, label: Tensor, maps: Tensor) -> None:
-    if image.ndim != 4 or not len(image) or maps.shape != image[:, 0].shape or label.shape != image.shape[:1]:
-        raise InputError(
-            "image, label, map: expected (N,C,H,W), (N,) and (N,H,W) with N at least 1, got "
-            f"{tuple(image.shape)}, {tuple(label.shape)} and {tuple(maps.shape)}"
-        )
+    check_images(image, label)
+    if maps.shape != image[:, 0].shape:
+        raise InputError(f"maps: expected shape {tuple(image[:, 0].shape)}, got {tuple(maps.shape)}")

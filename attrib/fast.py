@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -130,7 +131,13 @@ class _Tracer(fx.Tracer):
 def _traced(model: nn.Module, device: torch.device, precision: Precision) -> _Trace:
     """Raises whatever the model raises where its forward pass is not the same for every image."""
     root = unwrapped(model)
-    graph = _Tracer(device, precision).trace(root)
+    # Flags are as they are by default, (N,C,H,W) alone is given.
+    given = {
+        name: flag.default
+        for name, flag in signature(root.forward).parameters.items()
+        if flag.default is not flag.empty
+    }
+    graph = _Tracer(device, precision).trace(root, concrete_args=given or None)
     called = {node: root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
     times = Counter(called.values())
     read = {id(_attribute(root, str(node.target))) for node in graph.nodes if node.op == "get_attr"}

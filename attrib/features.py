@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib.errors import InputError
-from attrib.inference import Precision, autocast, frozen, images_per_chunk
+from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk
 from attrib.layers import last_linear
 from attrib.loss import deficit, full, without_own
 
@@ -126,10 +126,7 @@ def last_layer(
     >>> torch.equal(found.relevance, found.contribution * found.activation.abs())
     True
     """
-    if image.ndim != 4 or not len(image) or not image.is_floating_point():
-        raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
-    if label.shape != image.shape[:1] or label.is_floating_point():
-        raise InputError(f"label: expected integers of shape ({len(image)},), got {label.dtype} {tuple(label.shape)}")
+    check_images(image, label)
     fc = last_linear(model, image) if fc is None else fc
     with frozen(model), autocast(image.device, precision):
         size = images_per_chunk(model, image)
@@ -241,8 +238,6 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
         raise InputError(f"model: expected {type(model).__name__} to return logits (N,K) with K >= 2, got {found}")
     if activation.ndim < 2 or len(activation) != len(image):
         raise InputError(f"fc: expected its input to be ({len(image)},D), got {tuple(activation.shape)}")
-    if not ((label >= 0) & (label < logits.shape[1])).all():
-        raise InputError(f"label: expected classes in 0..{logits.shape[1] - 1}, got {sorted(set(label.tolist()))}")
 
     closed = _is_linear(fc) and left[-1] is logits
     with torch.autocast(image.device.type, enabled=False), torch.enable_grad():

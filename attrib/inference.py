@@ -1,13 +1,13 @@
 """How a model is run when it is not trained: where, in which precision, and leaving no trace."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 
 Precision = Literal["fp32", "bf16"]
 
@@ -23,9 +23,8 @@ def device(name: str = "auto") -> torch.device:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"device: expected auto, cpu, cuda or cuda:N that this machine has, got {name!r} ({reason})"
+            f"device: expected auto, cpu, cuda or cuda:N that this machine has, got {name!r} ({one_line(error)})"
         ) from None
     return chosen
 
@@ -53,9 +52,28 @@ def precision(name: str, device: torch.device) -> Precision:
     raise InputError(f"precision: expected auto, fp32 or bf16, got {name!r}")
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """bfloat16 autocast for ``bf16``, nothing for ``fp32`` (also inside an outer autocast)."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+@contextmanager
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """bfloat16 autocast for ``bf16``; for ``fp32`` neither that (also inside an outer autocast) nor TF32 convolutions.
+
+    TF32, torch's default on GPUs, keeps ten bits of a float32.
+    """
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        if device.type == "cuda" and precision == "fp32":
+            with _without_tf32():
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager
@@ -82,6 +100,16 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(needed)
         for module in inplace:
             module.inplace = True
+
+
+def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> None:
+    """Raise InputError unless image is floats (N,C,H,W), and label and index are integers (N,), N >= 1."""
+    if image.ndim != 4 or not len(image) or not image.is_floating_point():
+        raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
+    for name, numbers in (("label", label), ("index", label if index is None else index)):
+        if numbers.shape != image.shape[:1] or numbers.is_floating_point():
+            got = f"{numbers.dtype} {tuple(numbers.shape)}"
+            raise InputError(f"{name}: expected integers of shape ({len(image)},), got {got}")
 
 
 def input_gradient(score: Tensor, image: Tensor) -> Tensor:

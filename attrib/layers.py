@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.inference import frozen
 from attrib.model import Classifier, normalise, statistics
 
@@ -87,7 +87,7 @@ def _run(module: nn.Module, example: Tensor) -> _Trace:
             return _Trace(model, calls, module(example[:1]))
     except (RuntimeError, InputError) as error:
         shape = tuple(example[:1].shape)
-        raise InputError(f"model: {model} cannot run on an image of shape {shape}: {_reason(error)}") from error
+        raise InputError(f"model: {model} cannot run on an image of shape {shape}: {one_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -107,7 +107,17 @@ def _feature_layer(trace: _Trace) -> nn.Module:
             f"model: {trace.model} has no feature map (N, C, h, w) before its last layers (a transformer?); "
             "name the layer to look at with layer= (--layer)"
         )
-    return trace.calls[maps[-1]].module
+    chosen = trace.calls[maps[-1]]
+    if any(call.output is chosen.output and type(call.module) in _CHANNELS_LAST for call in trace.calls):
+        raise InputError(
+            f"model: {trace.model}'s last feature map, of {chosen.name}, has its channels last, (N, h, w, C); name a"
+            " layer with channels first, (N, C, h, w), with layer= (--layer)"
+        )
+    return chosen.module
+
+
+_CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
+"""What works on the last dimension: where it gives out four, they are (N, h, w, C)."""
 
 
 def _last_linear(trace: _Trace) -> nn.Linear:
@@ -143,12 +153,6 @@ def _makes_tokens(call: _Call) -> bool:
     return call.output.ndim == 3 and call.output.shape[1] > 1 and _has_weights(call.module)
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error's message, after its type: InputErrors are one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def named(module: nn.Module, name: str) -> nn.Module:
     """The submodule called ``name`` ("layer4.1"); inside a ``Normalized``, as the outside model calls it.
 
@@ -176,7 +180,7 @@ def load_factory(spec: str) -> nn.Module:
         try:
             found: object = importlib.import_module(source)
         except Exception as error:  # somebody else's code runs here and may raise anything
-            raise InputError(f"model {spec}: cannot import {source}: {_reason(error)}") from error
+            raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}") from error
         try:
             found = attrgetter(name)(found)
         except AttributeError:
@@ -187,7 +191,7 @@ def load_factory(spec: str) -> nn.Module:
             try:
                 found = found()
             except Exception as error:  # as above
-                raise InputError(f"model {spec}: calling it failed: {_reason(error)}") from error
+                raise InputError(f"model {spec}: calling it failed: {one_line(error)}") from error
     if not isinstance(found, nn.Module):
         raise InputError(f"model {spec}: expected it to return an nn.Module, got {type(found).__name__}")
     return found

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attrib.errors import InputError
+
 
 def full(logits: Tensor) -> Tensor:
     """The logits in float32 at least: up from bfloat16, while float64 stays."""
@@ -20,7 +22,12 @@ def full(logits: Tensor) -> Tensor:
 
 
 def without_own(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """z_y (N,), and the logits (N,K) with minus infinity in its place, of logits (N,K) and labels (N,)."""
+    """z_y (N,), and the logits (N,K) with minus infinity in its place, of logits (N,K) and labels (N,).
+
+    Raises InputError for labels outside 0..K-1 (on the CPU; a GPU would have to be waited for, and fails by itself).
+    """
+    if label.device.type == "cpu" and len(label) and not (int(label.min()) >= 0 and int(label.max()) < logits.shape[1]):
+        raise InputError(f"label: expected classes in 0..{logits.shape[1] - 1}, got {sorted(set(label.tolist()))}")
     return logits.gather(1, label[:, None]).squeeze(1), logits.scatter(1, label[:, None], -torch.inf)
 
 

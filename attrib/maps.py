@@ -7,7 +7,7 @@ left as it was. Batches of any size are worked through in chunks of bounded memo
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
-from attrib.inference import Precision, images_per_chunk
+from attrib.inference import Precision, check_images, images_per_chunk
 from attrib.layers import feature_layer
 from attrib.loss import cross_entropy
 
@@ -352,7 +352,7 @@ def _in_chunks(
 
     The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
     """
-    _check(image, label)
+    check_images(image, label, index)
     if index is None:
         index = torch.arange(len(image), device=image.device)
     with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():
@@ -360,14 +360,24 @@ def _in_chunks(
         parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
         try:
             found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
-        except RuntimeError as error:
-            if "does not require grad" not in str(error):
-                raise
-            raise InputError(
-                f"model: {type(model).__name__} gives no gradient to explain; does its forward pass run under"
-                " torch.no_grad(), or detach or round what it computes?"
-            ) from None
+        except (RuntimeError, AssertionError) as error:
+            raise _explained(error, model, label) from error
     return torch.cat(found).float()
+
+
+def _explained(error: Exception, model: nn.Module, label: Tensor) -> Exception:
+    """What the user can mend, where torch or Captum speak of their own insides; otherwise the error itself."""
+    name, said = type(model).__name__, str(error)
+    if "does not require grad" in said:
+        return InputError(
+            f"model: {name} gives no gradient to explain; does its forward pass run under torch.no_grad(), or detach or"
+            " round what it computes?"
+        )
+    if "did not obtain any outputs" in said:
+        return InputError(f"layer: {name} never runs the one given")
+    if "out of bounds" in said or "out of range" in said:
+        return InputError(f"label: expected classes of {name}, got {sorted(set(label.tolist()))}")
+    return error
 
 
 def _on_grid(found: Tensor) -> Tensor:
@@ -380,28 +390,21 @@ def _on_grid(found: Tensor) -> Tensor:
     return found
 
 
-_known_room: WeakKeyDictionary[nn.Module, dict[tuple[torch.Size, Precision], int]] = WeakKeyDictionary()
+_known_room: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
 
 
 def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision) -> int:
     """How many images fit one pass, measured at the first batch of a model: measuring costs two passes."""
     known = _known_room.setdefault(model, {})
-    key = image.shape[1:], precision
+    key = image.shape[1:], image.dtype, image.device, precision
     if key not in known:
         known[key] = images_per_chunk(fast, image)
     return known[key]
 
 
 def _stage(model: nn.Module, image: Tensor, label: Tensor) -> nn.Module:
-    _check(image, label)
+    check_images(image, label)
     return feature_layer(model, image)
-
-
-def _check(image: Tensor, label: Tensor) -> None:
-    if image.ndim != 4 or not len(image) or not image.is_floating_point():
-        raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
-    if label.shape != image.shape[:1]:
-        raise InputError(f"label: expected shape ({len(image)},), got {tuple(label.shape)}")
 
 
 def _noisy(x: Tensor, rows: Tensor, *, sigma: float, seed: int, stream: int) -> Tensor:

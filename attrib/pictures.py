@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from attrib.errors import InputError
-from attrib.readers import one_line
+from attrib.errors import InputError, one_line
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"))
 _DEFAULT_SIZE = 224
@@ -64,13 +63,25 @@ class Pictures:
     def _read(self, path: Path) -> Pixels:
         height, width = self.size
         with _opened(path) as file:
-            picture = file.convert("RGB")
+            picture = _eight_bits(file).convert("RGB")
         scale = max(height / picture.height, width / picture.width)
         across, down = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
         if (across, down) != picture.size:
             picture = picture.resize((across, down), Image.Resampling.BILINEAR)
         left, top = (across - width) // 2, (down - height) // 2
         return np.asarray(picture.crop((left, top, left + width, top + height))).transpose(2, 0, 1)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Pillow clips the 16 bits of a grey picture where it should scale them, and knows no white of floats."""
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats, of which nothing says what is white")
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"expected at most 16 bits a pixel, got {values.min()} to {values.max()}")
+    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def _as_it_is(batch: object) -> object:

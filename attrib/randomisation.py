@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from attrib import noise
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.inference import frozen
 from attrib.layers import unwrapped
 
@@ -104,8 +104,8 @@ def cascade(
         # Together, so that the copied layer is a part of the copied model.
         copied, copied_layer = copy.deepcopy((model, layer))
     except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"model: {type(model).__name__} cannot be copied to randomise its layers: {reason}") from error
+        name = type(model).__name__
+        raise InputError(f"model: {name} cannot be copied to randomise its layers: {one_line(error)}") from error
     modules = _parts(copied)
     generator = torch.Generator().manual_seed(seed)
     for count, name in enumerate(names, start=1):

@@ -18,7 +18,7 @@ import scipy.io
 import torch
 from torch import Tensor
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 
 Arrays = tuple[Tensor, Tensor]
 _MOST_CLASSES = 100_000  # a larger label is a mistake
@@ -31,11 +31,6 @@ def _bytes(path: Path) -> bytearray:
         return bytearray(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); fetch it again") from None
-
-
-def one_line(error: BaseException) -> str:
-    """What the error says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _checked(path: Path, labels: Tensor, classes: int) -> Tensor:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from attrib import report_words as words
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.report_images import data_uri, payload
 from attrib.results import source
 
@@ -202,7 +202,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); remove it and make it anew") from None
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); remove it and make it anew") from None
     return content
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.files import atomic
 
 
@@ -75,7 +75,8 @@ def latex_escape(text: str) -> str:
 class MapWriter:
     """Streams the maps and spans of one model to an NPZ (arrays ``index, map, span``), batch by batch.
 
-    A context: the file appears when the body is through, and not at all when it raises.
+    A context: the file appears when the body is through, and not at all when it raises, or when fewer maps have come
+    than were announced (ValueError).
     """
 
     def __init__(self, path: Path, *, images: int, size: tuple[int, int]) -> None:
@@ -108,6 +109,8 @@ class MapWriter:
             for array in self._arrays:
                 array.flush()
             if kind is None:
+                if self._filled != len(self._arrays[0]):
+                    raise ValueError(f"maps: {len(self._arrays[0])} were announced, {self._filled} came")
                 with atomic(self._path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
                     for name, part in zip(("index", "map", "span"), self._parts, strict=True):
                         archive.write(part, f"{name}.npy")
@@ -132,8 +135,10 @@ def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         raise InputError(f"--maps: no such file: {path}") from None
     except InputError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise InputError(f"{wanted}; it cannot be read ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # numpy meets arbitrary bytes here and raises anything
+        raise InputError(f"{wanted}; it cannot be read ({one_line(error)})") from None
+    if not np.issubdtype(index.dtype, np.integer) or len(np.unique(index)) < index.size:
+        raise InputError(f"{wanted}; expected 'index' to hold whole numbers, each once, got {index.dtype}")
     if maps.ndim != 3 or index.shape != maps.shape[:1] or not np.issubdtype(maps.dtype, np.floating):
         raise InputError(f"{wanted}; got map {maps.dtype} {maps.shape} and index {index.shape}")
     if not np.isfinite(maps).all():

@@ -257,10 +257,10 @@ def doubts(
 def about_accuracy(clean: Right, label: NDArray[Any], *, classes: int) -> Iterator[str]:
     """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
 
-    clean, label: (N,) right on the clean image, true class.
+    clean, label: (N,) right on the clean image, true class. Images of one class say nothing about chance.
     """
     chance = _chance(label, classes=classes)
-    if not share_interval(clean)[0] > chance:
+    if len(np.unique(label)) > 1 and not share_interval(clean)[0] > chance:
         yield f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
 
 

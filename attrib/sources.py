@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from attrib import readers
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 
 Reader = Callable[[Sequence[Path]], readers.Arrays]
 
@@ -203,6 +203,6 @@ def _advice(name: str, split: str, root: Path | None, error: Exception) -> str:
     return (
         f"{name} {split}: no {files} under {looked}"
         + (f" ({folders[0]} is a folder, not a file)" if folders else "")
-        + f", and downloading {urls} failed ({type(error).__name__}: {readers.one_line(error)[:200]}); "
+        + f", and downloading {urls} failed ({one_line(error)[:200]}); "
         f"put them into {fewest[0].parent}, or name their folder with --data-root or ATTRIB_DATA"
     )

@@ -28,7 +28,7 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
     - ``otsu``: Otsu's threshold of relu(M);
     - ``mass:q``: the fewest pixels that hold the share q of relu(M); ties go to the lower pixel index.
 
-    Raises InputError for another rule or maps of another shape.
+    Raises InputError for another rule, maps of another shape, or NaN or infinity in them.
 
     >>> span(torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]))  # the mean is 3
     tensor([[[False, False],
@@ -179,3 +179,8 @@ def _mass(flat: Tensor, share: float) -> Tensor:
 def _check(maps: Tensor) -> None:
     if maps.ndim != 3 or not maps.is_floating_point():
         raise InputError(f"maps: expected floats of shape (N,H,W), got {maps.dtype} {tuple(maps.shape)}")
+    if broken := int((~maps.isfinite()).flatten(1).any(1).sum()):
+        raise InputError(
+            f"maps: expected finite numbers, got NaN or infinity in {broken} of {len(maps)}; do the model's gradients"
+            " explode?"
+        )

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from attrib.attack import pgd
 from attrib.data import ATTACK, DEFAULT_ATTACK, Batch, Budget, Dataset
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.features import last_layer
 from attrib.inference import frozen
-from attrib.maps import MAPS
+from attrib.maps import LAYER_MAPS, MAPS
 from attrib.spans import coverage, parse_threshold, span
 
-LAYER_MAPS = ("gradcam", "eq6", "guided-gradcam")
 TARGETS = ("label", "prediction")
 REMEMBERED = 512
 """Values that a desk keeps; the one that has not been asked for longest goes first."""
@@ -203,12 +202,6 @@ def positions(data: Dataset, label: int | None) -> list[int]:
     if label is None:
         return list(range(len(data)))
     return torch.nonzero(data.labels.cpu() == label).flatten().tolist()
-
-
-def one_line(error: Exception) -> str:
-    """The first line of what an error says, with its type where that is none of ours."""
-    said = (str(error).strip() or "no reason given").splitlines()[0]
-    return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
 
 
 def _or_why(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 
 
 def unwrapped(content: Mapping[str, object]) -> Mapping[str, object]:
@@ -62,11 +62,11 @@ def content_of(path: Path) -> Mapping[str, object]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not head:
         raise InputError(f"{path}: the file is empty; expected a checkpoint")
+    if head[8:9] == b"{":  # after the length of the header, whose bytes may be anything
+        return _read_safetensors(path)
     for start, kind in _FOREIGN.items():
         if head.lstrip().startswith(start):
             raise InputError(f"{path}: expected a checkpoint, this is {kind}")
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
     # A zip file's table of contents stands at its end.
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise InputError(f"{path}: truncated; download or copy it again")
@@ -85,8 +85,7 @@ def _read_torch(path: Path) -> Mapping[str, object]:
         what = f"needs {wanted[1]}, which could run code" if wanted else "is a pickle of more than plain weights"
         raise InputError(f"{path}: refused: it {what}; save model.state_dict() instead") from None
     except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: truncated or not written by torch.save: {reason:.120}") from None
+        raise InputError(f"{path}: truncated or not written by torch.save: {one_line(error):.120}") from None
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a checkpoint or a state dict, this holds a {type(content).__name__}")
     return content
@@ -101,7 +100,7 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
     try:
         weights: dict[str, object] = dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file: {str(error)[:120]}") from None
+        raise InputError(f"{path}: truncated or not a safetensors file: {one_line(error):.120}") from None
     return weights
 
 

@@ -186,7 +186,12 @@ def test_bad_images_are_named(model: nn.Module, image: Tensor) -> None:
         (image * 255, LABEL, r"pixels in \[0,1\]"),
         (image[0], LABEL, r"\(N,C,H,W\)"),
         ((image * 255).byte(), LABEL, "floats"),
-        (image, LABEL[:2], r"label: expected shape \(6,\)"),
+        (image, LABEL[:2], r"label: expected integers of shape \(6,\)"),
+        (image, LABEL.float(), "label: expected integers"),
+        (image, LABEL + 5, r"label: expected classes in 0..4"),
+        (image, LABEL - 100, r"label: expected classes in 0..4"),
     ):
         with pytest.raises(InputError, match=words):
             attack.fgsm(model, bad, label, eps=0.1)
+    with pytest.raises(InputError, match=r"index: expected integers of shape \(6,\)"):
+        attack.pgd(model, image, LABEL, eps=0.1, step_size=0.1, steps=1, index=torch.tensor([0]))

@@ -242,6 +242,10 @@ def test_safetensors(model: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.save_file(model.state_dict(), path)
     assert torch.equal(load(path, arch="lenet")[0](IMAGES), model(IMAGES))
+    # A header whose length, 0x3C20, begins like a page: " <".
+    header, content = path.read_bytes()[8:].split(b"}}", 1)
+    path.write_bytes((0x3C20).to_bytes(8, "little") + (header + b"}}").ljust(0x3C20) + content.lstrip(b" "))
+    assert torch.equal(load(path, arch="lenet")[0](IMAGES), model(IMAGES))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="truncated or not a safetensors file"):
         load(path, arch="lenet")

@@ -372,6 +372,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory, models: Path, untrained: Any) 
     np.savez(place / "ten.npz", images=np.zeros((10, 32, 32, 3), np.uint8), labels=np.arange(10))
     np.savez(place / "maps.npz", map=np.zeros((3, 5, 5), np.float32))
     np.savez(place / "few.npz", map=np.zeros((3, 32, 32), np.float32))
+    np.savez(place / "halves.npz", map=np.zeros((3, 32, 32), np.float32), index=np.array([0.2, 0.7, 1.1]))
+    np.savez(place / "twice.npz", map=np.zeros((3, 32, 32), np.float32), index=np.array([0, 1, 1]))
+    (place / "nothing.npz").touch()
     (place / "file").write_text("in the way")
     (place / "own_bad.py").write_text(OUTSIDE)
     untrained(place / "two.pt", 6, data="pictures", classes=2)
@@ -427,6 +430,10 @@ BAD = [
     (("span", "--maps", "{bad}/ten.npz", "--data", "glyphs"), "it has no 'map'"),
     (("span", "--maps", "{bad}/page.pt", "--data", "glyphs"), "cannot be read"),
     (("span", "--maps", "{bad}/gone.npz", "--data", "glyphs"), "no such file"),
+    (("span", "--maps", "{bad}/nothing.npz", "--data", "glyphs"), "cannot be read"),
+    (("span", "--maps", "{bad}/halves.npz", "--data", "glyphs"), "whole numbers, each once, got float64"),
+    (("span", "--maps", "{bad}/twice.npz", "--data", "glyphs"), "whole numbers, each once, got int64"),
+    (("span", *A, "--seed", "-1"), "--seed"),
     (("span", "--model", "own_bad:small"), "--data is needed"),
     (("span", "--model", "own_bad:fails", "--data", "glyphs"), "no weights"),
     (("span", "--model", "own_bad:number", "--data", "glyphs"), "int"),

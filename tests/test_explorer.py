@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,3 +248,9 @@ def test_what_cannot_be_explored_is_an_input_error(
 ) -> None:
     with pytest.raises(InputError, match=said):
         call(models, data)
+
+
+def test_without_ipywidgets_the_names_can_be_imported_and_calling_says_what_is_missing() -> None:
+    code = "import sys; sys.modules['ipywidgets'] = None; from attrib import *; explore({}, [])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "InputError: explore: needs ipywidgets" in done.stderr.splitlines()[-1]

@@ -69,6 +69,17 @@ class Named(nn.Module):
         return logits
 
 
+class WithFlag(Named):
+    """A flag that nobody sets, as research code has it."""
+
+    def forward(self, x: Tensor, features_only: bool = False, scale: float | None = None) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = x + self.bn2(self.conv2(x))
+        if features_only:
+            return x
+        return self.head(x) if scale is None else scale * self.head(x)
+
+
 class SeenTwice(Named):
     """Not only the norm sees the first convolution."""
 
@@ -174,6 +185,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
     "preactresnet18": (built("preactresnet18"), 8),
     "gated resnet32": (built("resnet32", gated=True), 31),
     "named": (Named, 2),
+    "with a flag": (WithFlag, 2),
     "no bias": (lambda: Named(bias=False), 2),
     "not affine": (lambda: Named(affine=False), 2),
     "normalized": (lambda: Normalized(Named(), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)), 2),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import attrib
-from attrib import maps, noise
+from attrib import maps, noise, robust
 from attrib.glyphs import render
 from attrib.model import build
 from train.config import Config, read_recipe
@@ -32,6 +32,14 @@ def test_noise_has_the_same_bits() -> None:
     here = noise.uniform(index, (3, 8, 8), seed=5, stream=2)
     assert torch.equal(noise.uniform(index.cuda(), (3, 8, 8), seed=5, stream=2).cpu(), here)
     torch.testing.assert_close(noise.normal(index.cuda(), (9,), seed=5).cpu(), noise.normal(index, (9,), seed=5))
+
+
+def test_float32_is_no_tf32() -> None:
+    model, image, label = example()
+    here = robust.judge(model, image, label).margin
+    there = robust.judge(model.cuda(), image.cuda(), label.cuda()).margin.cpu()
+    torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-5)
+    assert torch.backends.cudnn.allow_tf32  # as it was
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -101,6 +101,18 @@ class Vit(nn.Module):
         return logits
 
 
+class ChannelsLast(nn.Module):
+    """Height and width before the channels, as a Swin transformer has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.patches(x).permute(0, 2, 3, 1)).mean((1, 2)))
+        return logits
+
+
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(), nn.Linear(8, 5))
 
@@ -180,6 +192,7 @@ def test_no_trace_is_left() -> None:
             r"Sequential cannot run on an image of shape \(1, 1, 16, 16\)",
         ),
         (nn.Conv2d(3, 5, 3), EXAMPLE, "no feature map"),
+        (ChannelsLast(), EXAMPLE, r"last feature map, of norm, has its channels last, \(N, h, w, C\)"),
         (
             nn.Sequential(nn.Conv2d(3, 5, 3)),
             EXAMPLE,

@@ -45,7 +45,7 @@ def test_fgsm_in_float32_takes_float64s_step_on_sure_images() -> None:
     label = model(image).argmax(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter *= 60
+            parameter.mul_(60)
     assert (model(image).softmax(1).amax(1).float() == 1).sum() > 10
     exact = attrib.fgsm(model, image, label, eps=0.1)
     rounded = attrib.fgsm(model.float(), image.float(), label, eps=0.1)

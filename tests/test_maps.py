@@ -251,7 +251,11 @@ def test_gradcam_keeps_no_graph_of_what_lies_before_the_layer(model: PoolHead, i
 def test_bad_input_is_named(model: PoolHead, image: Tensor) -> None:
     cases: tuple[tuple[Callable[[], Tensor], str], ...] = (
         (lambda: maps.gradcam(model, image[0], LABEL), r"\(N,C,H,W\)"),
-        (lambda: maps.gradient(model, image, LABEL[:2]), r"label: expected shape \(5,\)"),
+        (lambda: maps.gradient(model, image, LABEL[:2]), r"label: expected integers of shape \(5,\)"),
+        (lambda: maps.gradient(model, image, LABEL + 4), "label: expected classes of PoolHead, got"),
+        (lambda: maps.eq6(model, image, LABEL + 4), r"label: expected classes in 0..3"),
+        (lambda: maps.smoothgrad(model, image, LABEL, index=LABEL[:1]), "index: expected integers of shape"),
+        (lambda: maps.gradcam(model, image, LABEL, layer=nn.Conv2d(3, 3, 3)), "layer: PoolHead never runs the one"),
         (lambda: maps.smoothgrad(model, image, LABEL, samples=0), "samples >= 1"),
         (lambda: maps.smoothgrad(model, image, LABEL, sigma=-1), "sigma >= 0"),
         (lambda: maps.integrated_gradients(model, image, LABEL, steps=0), "steps >= 1"),

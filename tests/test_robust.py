@@ -303,6 +303,8 @@ def test_experts_doubts() -> None:
     few, many = label < 2, label < 8
     assert said() == ""
     assert "chance" in said(clean=label < 1)
+    one_class = np.zeros(200, int)
+    assert said(clean=one_class == 0, label=one_class) == ""  # of which any share right is no better than chance
     assert "zero on 20 of 200" in said(gradient=np.where(label == 0, 0, 0.1))
     assert "exploding" in said(gradient=np.where(label == 0, np.nan, 0.1))
     assert "exploding" in said(gradient=np.where(label == 0, 1e9, 0.1))

@@ -143,6 +143,15 @@ def test_an_unknown_rule_is_named(rule: str, maps: Tensor) -> None:
         span(maps, threshold=rule)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_maps_that_are_not_finite_are_no_empty_maps(maps: Tensor, value: float) -> None:
+    broken = maps.clone()
+    broken[1, 0, 0] = value
+    for measure in (span, curve_area, lambda m: span(m, threshold="otsu"), lambda m: coverage_curve(m, [0.5])):
+        with pytest.raises(InputError, match=f"NaN or infinity in 1 of {len(maps)}"):
+            measure(broken)
+
+
 def test_maps_of_another_shape_are_refused(maps: Tensor) -> None:
     with pytest.raises(InputError, match=r"\(N,H,W\)"):
         span(maps[0])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,8 +178,9 @@ def logits_of(subject: Subject, image: "Tensor", *, classes: int, data: str = "t
             logits = subject.model(image)
         except RuntimeError as error:
             shape = "x".join(map(str, image.shape[1:]))
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{subject.name}: the model does not take {shape} images ({reason}); see --size") from None
+            raise InputError(
+                f"{subject.name}: the model does not take {shape} images ({one_line(error)}); see --size"
+            ) from None
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(
