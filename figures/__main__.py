@@ -17,19 +17,23 @@ SCRIPTS = (
 
 
 def main() -> int:
-    """Run the scripts one by one; what has no results is listed at the end, and is no failure."""
+    """Run the scripts one by one; a figure without results is listed at the end, and is no failure."""
     parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__)
     shared.add_folders(parser)
-    parser.add_argument("--page", type=Path, default=shared.HERE / "README.md", help="default: %(default)s")
+    parser.add_argument("--page", type=Path, help="default: README.md beside the data's own figures, else in --out")
     options = parser.parse_args()
+    own = (options.data, options.out) == (shared.DATA, shared.RENDERED)
+    page = options.page or (shared.HERE if own else options.out) / "README.md"
     drawn: dict[str, list[Path] | shared.Missing] = {}
     try:
+        if not any(shared.manifest(place) for place in options.data.glob("*/")):
+            raise InputError(f"--data: no results in {options.data}; python -m figures.run --ckpts DIR makes them")
         for name in SCRIPTS:
             try:
                 drawn[name] = import_module(f"figures.{name}").draw(options.data, options.out)
             except shared.Missing as error:
                 drawn[name] = error
-        page = readme.write(options.data, options.page, drawn)
+        readme.write(options.data, page, drawn)
     except InputError as error:
         print(f"figures: error: {error}", file=sys.stderr)
         return 2

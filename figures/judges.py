@@ -141,22 +141,26 @@ def contributions(statistic: str, words: str, scale: float) -> Callable[[Panel],
     return judge
 
 
-def gains(a: str, b: str) -> Callable[[Panel], list[Finding]]:
+def _accuracies(summary: dict[str, Any], a: str, b: str, column: str) -> Difference | None:
+    """Accuracy a − accuracy b under an attack: paired by image where the command compared the two."""
+    first, second = entry(summary, a), entry(summary, b)
+    return between(summary["pairs"], a, b, attack=column) or apart(
+        first["accuracies"][column], first["intervals"][column],
+        second["accuracies"][column], second["intervals"][column],
+    )  # fmt: skip
+
+
+def gains(a: str, b: str, *, without: Sequence[str] = ("clean",)) -> Callable[[Panel], list[Finding]]:
+    """without: the columns in which the paper itself reports a loss."""
+
     def judge(panel: Panel) -> list[Finding]:
         summary = here(panel.folder, "robust")
         if summary is None or not {a, b} <= set(panel.models):
             return []
-        first, second = entry(summary, a), entry(summary, b)
-        found = []
-        for column in first["accuracies"]:
-            if column == "clean":  # where the paper itself reports a loss
-                continue
-            paired = between(summary["pairs"], a, b, attack=column)
-            difference = paired or apart(
-                first["accuracies"][column], first["intervals"][column],
-                second["accuracies"][column], second["intervals"][column],
-            )  # fmt: skip
-            found.append((names.attack(column), difference))
+        found = [
+            (names.attack(column), _accuracies(summary, a, b, column))
+            for column in entry(summary, a)["accuracies"] if column not in without
+        ]  # fmt: skip
         numbers = f"{names.label(a)} − {names.label(b)}, points: {_listed(found, digits=1)}; {_who(summary, a, b)}"
         return [Finding(verdict(each for _, each in found), numbers)]
 
@@ -196,17 +200,17 @@ def best_alpha(panel: Panel) -> list[Finding]:
     findings = []
     for task in ("alpha-again", "alpha-again-logit"):
         summary = here(panel.folder, task)
-        at = {curves.alpha_of(each["name"]): each for each in summary["models"]} if summary else {}
         best = shared.papers()["again"]["figure4"]["best"]
-        if best not in at:
+        at = {curves.alpha_of(each["name"]): each["name"] for each in summary["models"]} if summary else {}
+        if summary is None or best not in at:
             continue
-        column = list(at[best]["accuracies"])[2]
+        column = list(entry(summary, at[best])["accuracies"])[2]
         found = [
-            (f"{best:g} − {alpha:g}", apart(at[best]["accuracies"][column], at[best]["intervals"][column],
-                                            each["accuracies"][column], each["intervals"][column]))
-            for alpha, each in sorted(at.items()) if alpha != best
+            (f"{best:g} − {alpha:g}", _accuracies(summary, at[best], name, column))
+            for alpha, name in sorted(at.items()) if alpha != best
         ]  # fmt: skip
-        findings.append(Finding(verdict(each for _, each in found), f"{names.attack(column)}: {_listed(found)} points"))
+        numbers = f"{names.attack(column)}, points: {_listed(found)}; {_who(summary, *at.values())}"
+        findings.append(Finding(verdict(each for _, each in found), numbers))
     return findings
 
 
@@ -216,10 +220,8 @@ def alpha_trade(panel: Panel) -> list[Finding]:
         return []
     low, *_, high = sorted(summary["models"], key=lambda each: curves.alpha_of(each["name"]))
     attack = list(low["accuracies"])[2]
-    up, down = (
-        apart(a["accuracies"][column], a["intervals"][column], b["accuracies"][column], b["intervals"][column])
-        for a, b, column in ((high, low, attack), (low, high, "clean"))
-    )
+    up = _accuracies(summary, high["name"], low["name"], attack)
+    down = _accuracies(summary, low["name"], high["name"], "clean")
     words = f"alpha {curves.alpha_of(low['name']):g} to {curves.alpha_of(high['name']):g}"
     said = _listed([(f"{names.attack(attack)} gained", up), ("clean lost", down)])
     return [Finding(verdict([up, down]), f"{words}: {said} points; {low['n']:,} images")]

@@ -10,6 +10,7 @@ What is done already for the same weights and options is skipped, what was inter
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -37,13 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         help="test images for long attacks: robust, and whatever runs over epochs (default: as --limit)",
     )  # fmt: skip
     parser.add_argument("--autoattack", type=int, metavar="N", help="test images for AutoAttack (default: without)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of results (default: figures/data/DATA-ARCH)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="results go to DIR/DATA-ARCH, figures to DIR/rendered (default: figures/data and figures/rendered)",
+    )  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("out/figures"), help="unfinished work (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-draw", action="store_true", help="only the data")
     options = parser.parse_args(arguments)
     try:
-        place = make(
+        make(
             options.ckpts, data=options.data, limit=options.limit, attacked=options.attacked,
             autoattack=options.autoattack, out=options.out, work=options.work, device=options.device,
         )  # fmt: skip
@@ -55,9 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     if options.no_draw:
         return 0
-    drawn = ["--data", str(place.parent), *(["--out", str(place.parent / "rendered")] if options.out else [])]
-    page = ["--page", str(place.parent / "rendered" / "README.md")] if options.out else []
-    return subprocess.run([sys.executable, "-m", "figures", *drawn, *page], check=False).returncode
+    drawn = ["--data", str(options.out), "--out", str(options.out / "rendered")] if options.out else []
+    return subprocess.run([sys.executable, "-m", "figures", *drawn], check=False).returncode
 
 
 def make(
@@ -81,7 +84,8 @@ def make(
     ((own, arch),) = kinds
     data = data or own
     count = len(attrib.dataset(data, limit=limit))
-    place = folder(out or shared.DATA / f"{data}-{arch}")
+    words = re.sub(r"[^\w.]+", "-", data)  # folder:pictures is no name of a folder
+    place = folder((out or shared.DATA) / f"{words}-{arch}")
     write_json({model.name: [_card(path) for path in model.paths] for model in models}, place / "models.json")
     planned = tasks.plan(models, data, count=count, attacked=min(attacked or count, count), autoattack=autoattack)
     done = shared.manifest(place)

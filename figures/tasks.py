@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from figures import keep, names
+from figures import keep, names, shared
 from figures.names import Role
 from figures.shared import pick
 
@@ -75,7 +75,7 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
     aalp = these(names.STANDARD, names.ADV, names.ALP, names.AALP)
     found = [
         task("fc", "fc", main, [], partial(keep.fc, checkpoints={model.name: model.paths[0] for model in main})),
-        task("span", "span", main, rest, partial(keep.span, shown=[model.name for model in table1])),
+        task("span", "span", main, rest, partial(keep.span, shown=[model.name for model in table1 or main])),
         task("contrib", "contrib", main, rest, keep.contrib),
     ]
     forms = these(names.STANDARD, names.PGD_AT, names.AGAIN, names.LOGIT)
@@ -113,6 +113,9 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
     for method in ("aalp", "again", "again-logit"):
         sweep = [model for model in models if model.name.startswith(f"{method}-alpha-")]
         if len(sweep) > 1:
+            # Differences are to the first model, and the paper's best is what the others are compared with.
+            best = shared.papers()["again"]["figure4"]["best"]
+            sweep.sort(key=lambda model: not model.name.endswith(f"-alpha-{best}"))
             found.append(task(f"alpha-{method}", "robust", sweep, [*dear, "--steps", "20"]))
     # Differences are to the first model, and ALP is the one that the papers compare with.
     first = [*these(names.ALP), *(model for model in main if model.name != "alp")]

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -59,10 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(folder: Path) -> Iterator[str]:
-    """A JupyterLab on a free port of this machine, with settings of its own; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """A JupyterLab on a port of its own choice, with settings of its own; its address."""
     own = folder / ".jupyter"
     places = {
         "JUPYTER_CONFIG_DIR": own / "config", "JUPYTER_DATA_DIR": own / "data", "JUPYTER_RUNTIME_DIR": own / "runtime",
@@ -70,29 +66,33 @@ def lab(folder: Path) -> Iterator[str]:
         "IPYTHONDIR": own / "ipython",
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0",
+        "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=",
         f"--ServerApp.root_dir={folder}",
     ]  # fmt: skip
     said = folder / ".jupyter" / "log.txt"
     environment = os.environ | {name: str(path) for name, path in places.items()}
     with said.open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
-    address = f"http://127.0.0.1:{port}"
     try:
         until = monotonic() + WAIT
         while True:
             try:
+                (started,) = (own / "runtime").glob("jpserver-*.json")
+                address = str(json.loads(started.read_text())["url"]).rstrip("/")
                 urllib.request.urlopen(f"{address}/api", timeout=5).close()
                 break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
+            except (ValueError, urllib.error.URLError, ConnectionError, TimeoutError):  # not yet, or not whole
                 assert server.poll() is None, said.read_text()[-2000:]
                 assert monotonic() < until, said.read_text()[-2000:]
                 sleep(0.3)
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def test_the_explorer_in_jupyterlab(browser: "Chrome", lab: str, tmp_path: Path) -> None:
@@ -139,19 +139,20 @@ def test_the_explorer_in_jupyterlab(browser: "Chrome", lab: str, tmp_path: Path)
     box = browser.find_element(By.CSS_SELECTOR, ".jp-OutputArea .widget-vbox")
     browser.execute_script("arguments[0].scrollIntoView()", box)
 
-    labelled(".jp-OutputArea button", "next ▶").click()
+    wait(lambda: labelled(".jp-OutputArea button", "next ▶")).click()
     second = settled(r"image 1 of 20")
     assert coverages(second) != coverages(first)
 
-    rule = next(s for s in browser.find_elements(By.CSS_SELECTOR, ".widget-dropdown select") if "Otsu" in s.text)
+    dropdowns = ".widget-dropdown select"
+    rule = wait(lambda: next(s for s in browser.find_elements(By.CSS_SELECTOR, dropdowns) if "Otsu" in s.text))
     Select(rule).select_by_visible_text("above t × maximum")
     third = settled(r"max:0\.3")
-    slider = browser.find_element(By.CSS_SELECTOR, ".widget-slider .noUi-handle")
+    slider = wait(lambda: browser.find_element(By.CSS_SELECTOR, ".widget-slider .noUi-handle"))
     slider.send_keys(Keys.ARROW_RIGHT)
     fourth = settled(r"max:0\.31")
     assert len({*map(str, (coverages(second), coverages(third), coverages(fourth)))}) == 3
 
-    labelled(".widget-checkbox label", "attack (PGD)").click()
+    wait(lambda: labelled(".widget-checkbox label", "attack (PGD)")).click()
     assert "PGD-10 within 8/255" not in fourth
     attacked = settled(r"PGD-10 within 8/255")
     assert coverages(attacked) != coverages(fourth)

@@ -72,7 +72,7 @@ def data(ckpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(tasks, "OTHER_MAPS", ("eq6",))
         patch.setattr(tasks, "SHOWN", 2)
         patch.setattr(plot, "save", lambda *_: [])  # the commands' own figures, which are not kept
-        done = _make(ckpts, place / "glyphs-lenet")
+        done = _make(ckpts, place)
     assert done == place / "glyphs-lenet"
     return place
 
@@ -91,9 +91,24 @@ def drawn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, lis
 
 def _make(ckpts: Path, out: Path) -> Path:
     return run.make(
-        ckpts, data=None, limit=COUNT, attacked=ATTACKED, autoattack=None, out=out, work=out.parent / "work",
+        ckpts, data=None, limit=COUNT, attacked=ATTACKED, autoattack=None, out=out, work=out / "work",
         device="cpu",
     )  # fmt: skip
+
+
+def test_models_under_other_names_than_the_papers_are_measured_and_drawn(
+    ckpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "SHOWN", 2)
+    monkeypatch.setattr(plot, "save", lambda *_: [])
+    for name, other in (("mine", "raw"), ("yours", "alp")):
+        shutil.copytree(ckpts / other, tmp_path / "ckpts" / name)
+    place = _make(tmp_path / "ckpts", tmp_path / "out")
+    assert shared.manifest(place).keys() == {"fc", "span", "contrib", "robust"}
+    page = tmp_path / "out" / "rendered" / "README.md"
+    monkeypatch.setattr(sys, "argv", ["figures", "--data", str(place.parent), "--out", str(page.parent)])
+    assert draw_all() == 0
+    assert "yours" in page.read_text()
 
 
 def test_run_leaves_small_files_and_says_where_they_come_from(ckpts: Path, data: Path) -> None:
@@ -118,9 +133,9 @@ def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
     monkeypatch.setattr(tasks, "RULES", ("otsu",))
     monkeypatch.setattr(tasks, "OTHER_MAPS", ("eq6",))
     monkeypatch.setattr(tasks, "SHOWN", 2)
-    moved, out = tmp_path / "moved", tmp_path / "data" / "glyphs-lenet"
+    moved, out = tmp_path / "moved", tmp_path / "data"
     shutil.copytree(ckpts, moved)
-    shutil.copytree(data / "glyphs-lenet", out)
+    shutil.copytree(data / "glyphs-lenet", out / "glyphs-lenet")
     asked: list[str] = []
 
     class StoppedError(Exception):
@@ -133,7 +148,7 @@ def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
     monkeypatch.setattr(run, "_attrib", stop)
     _make(moved, out)  # the same weights elsewhere
     assert not asked
-    (out / "sets.csv").unlink()
+    (out / "glyphs-lenet" / "sets.csv").unlink()
     with pytest.raises(StoppedError):
         _make(moved, out)
     assert asked == ["sets"]
@@ -256,7 +271,7 @@ def test_a_claim_about_a_history_is_judged_by_its_ends(
     assert f"{inconsistent[1] - inconsistent[0]:+.3f}" in finding.numbers
 
 
-def test_without_results_a_script_alone_fails_and_all_together_skip(
+def test_without_results_a_script_alone_fails_and_so_do_all_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in SCRIPTS:
@@ -270,10 +285,11 @@ def test_without_results_a_script_alone_fails_and_all_together_skip(
     said = capsys.readouterr()
     assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert said.err.startswith("figures: error: ")
-    monkeypatch.setattr(sys, "argv", ["figures", *places, "--page", str(tmp_path / "README.md")])
-    assert draw_all() == 0
+    monkeypatch.setattr(sys, "argv", ["figures", *places])
+    assert draw_all() == 2
     said = capsys.readouterr()
-    assert (said.err, said.out.count("skipped ")) == ("", len(SCRIPTS) - 1)
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

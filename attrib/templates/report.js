@@ -345,13 +345,23 @@
     if (thumb) open(thumb.i);
   }
 
+  // The browser gives the focus back to the image that was opened first, and tells of a closed dialog only later, when
+  // the next key may have moved it on.
+  function shut() {
+    $("detail").close();
+    thumbs[current].button.focus();
+  }
+
   $("previous").addEventListener("click", () => step(-1));
   $("next").addEventListener("click", () => step(1));
-  $("close").addEventListener("click", () => $("detail").close());
+  $("close").addEventListener("click", shut);
   $("scale").addEventListener("change", detail);
-  $("detail").addEventListener("close", () => thumbs[current].button.focus());
+  $("detail").addEventListener("cancel", (event) => {
+    event.preventDefault();
+    shut();
+  });
   $("detail").addEventListener("click", (event) => {
-    if (event.target === $("detail")) $("detail").close(); // beside it
+    if (event.target === $("detail")) shut(); // beside it
   });
   $("detail").addEventListener("keydown", (event) => {
     if (event.target.matches("select")) return;
