@@ -255,9 +255,7 @@ def test_the_coin(progress: float) -> None:
         loss = again.loss(model, BATCH, attack=unmoved, progress=progress, generator=generator, form="logit", alpha=0.0)
         drawn += not torch.equal(loss, plain)
     assert drawn / 400 == pytest.approx(progress, abs=0.06)
-    always = again.loss(
-        model, BATCH, attack=unmoved, progress=progress, generator=seeded(), form="logit", schedule=False
-    )
+    always = again.loss(model, BATCH, attack=unmoved, progress=progress, generator=seeded(), form="logit", ramp=False)
     scheduled = again.loss(model, BATCH, attack=unmoved, progress=1.0, generator=seeded(), form="logit")
     assert torch.equal(always, scheduled)
 
@@ -304,7 +302,7 @@ def test_the_generator_decides(form: again.Form) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     # Everything is drawn at every step, so that no option moves the other draws.
     after = []
-    for options in ({}, {"fusion": False}, {"schedule": False}, {"partner": torch.arange(6)}, {"alpha": 1.0}):
+    for options in ({}, {"fusion": False}, {"ramp": False}, {"partner": torch.arange(6)}, {"alpha": 1.0}):
         generator = seeded()
         model = tiny_gated() if form == "gate" else tiny()
         again.loss(model, BATCH, attack=unmoved, progress=0.5, generator=generator, form=form, **options)

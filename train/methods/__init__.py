@@ -40,7 +40,7 @@ def loss_of(config: Config, *, progress: float, generator: torch.Generator) -> L
         case "again":
             return partial(
                 again.loss, progress=progress, generator=generator, alpha=config.alpha, form=config.form,
-                fusion=config.fusion, schedule=config.ramp, base=config.base,
+                fusion=config.fusion, ramp=config.ramp, base=config.base,
             )  # fmt: skip
         case other:
             raise AssertionError(f"Config lets no method through that is not handled here: {other}")

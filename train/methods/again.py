@@ -41,7 +41,7 @@ def loss(
     alpha: float = 0.6,
     form: Form = "gate",
     fusion: bool = True,
-    schedule: bool = True,
+    ramp: bool = True,
     base: Base = "pgd-at",
     beta: float = 6.0,
     fusion_stage: int = -1,
@@ -50,7 +50,7 @@ def loss(
     """Algorithm 1 of the supplement: with probability ``progress`` (i/N) AGAIN, else the plain step.
 
     The plain step is AGAIN with alpha = 1 and no fusion: PGD-AT or TRADES in the logit form; in the gate form the
-    gates are still trained, since inference uses them. ``schedule=False``: AGAIN at every step.
+    gates are still trained, since inference uses them. ``ramp=False``: AGAIN at every step.
     generator: a generator on the CPU; the coin, the fake labels, fusion's weight and partners are drawn from it in
     that order, all of them always. fusion_stage: the stage whose input is fused; partner: (N,) positions in the batch
     instead of a random other image. beta: that of TRADES.
@@ -67,7 +67,7 @@ def loss(
     fakes = [_permuted(batch.label, generator) for _ in range(places)]
     weight = draw_weight(generator)
     others = draw_partners(len(batch.label), generator)
-    if schedule and coin >= progress:
+    if ramp and coin >= progress:
         alpha, fusion = 1.0, False
 
     partner = (others if partner is None else partner).to(batch.label.device)
