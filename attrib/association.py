@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
-from attrib.stats import RESAMPLES, Values
+from attrib.stats import RESAMPLES, Values, at_a_time
 
 
 class Difference(NamedTuple):
@@ -54,7 +54,7 @@ def mean_difference(a: Values, b: Values, *, seed: int = 0) -> Difference:
     if min(counts) < 2:
         difference = float(a.mean() - b.mean()) if min(counts) else np.nan
         return Difference(difference, np.nan, np.nan, np.nan, *counts)
-    batch = _batch(sum(counts))
+    batch = at_a_time(sum(counts))
     drawn = bootstrap(
         (a, b), _less, n_resamples=RESAMPLES, batch=batch, method="percentile", vectorized=True,
         rng=np.random.default_rng(seed),
@@ -111,7 +111,7 @@ def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Val
         centred = rankdata(values[1]) - (count + 1) / 2
         test = permutation_test(
             (rankdata(values[0]),), lambda ranks, axis=-1: np.moveaxis(ranks, axis, -1) @ centred,
-            permutation_type="pairings", n_resamples=RESAMPLES, batch=_batch(count), vectorized=True,
+            permutation_type="pairings", n_resamples=RESAMPLES, batch=at_a_time(count), vectorized=True,
             rng=np.random.default_rng(seed),
         )  # fmt: skip
         p = float(test.pvalue)
@@ -185,8 +185,3 @@ def _percentiles(resampled: Values) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanquantile(resampled, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _batch(images: int) -> int:
-    """Resamples to hold at a time, so that memory does not grow with the number of images."""
-    return max(1, 2**19 // images)

@@ -5,15 +5,14 @@ The model that is attacked is the deployed one: eval mode, no dropout.
 """
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
-from attrib.fast import Prepared, prepared
-from attrib.inference import Precision, autocast, check_images, frozen, input_gradient
+from attrib.fast import prepared, running
+from attrib.inference import Precision, autocast, check_images, input_gradient
 from attrib.loss import cross_entropy, full, margin
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -190,11 +189,9 @@ def snapshots(
             logits: Tensor = model(x)
         return logits
 
-    # Whoever brings a forward pass of their own has made it fast already.
-    run = nullcontext(Prepared(model)) if forward else prepared(model, image.device, precision)
-    with frozen(model), autocast(image.device, precision), run as fast:
+    with running(model, image.device, precision, forward) as run:
         return ascend(
-            forward or fast.model, objective, image, label,
+            run, objective, image, label,
             start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,
             confirm=exact if precision == "bf16" else None,
         )  # fmt: skip

@@ -149,6 +149,6 @@ def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tu
         return value, (float("nan"), float("nan"))
     result = bootstrap(
         (part, whole), _ratio, paired=True, vectorized=True, n_resamples=stats.RESAMPLES,
-        batch=max(1, 2**19 // len(part)), method="percentile", rng=np.random.default_rng(seed),
+        batch=stats.at_a_time(len(part)), method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip
     return value, (float(result.confidence_interval.low), float(result.confidence_interval.high))

@@ -18,7 +18,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attrib.inference import Precision, autocast, frozen
@@ -50,6 +50,22 @@ def prepared(
         if wanted not in copies:
             copies[wanted] = _copied(model, *wanted) or Prepared(model, layer)
         yield copies[wanted]
+
+
+@contextmanager
+def running(
+    model: nn.Module, device: torch.device, precision: Precision, forward: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Inside, the model is frozen and autocast is set; gives the forward pass to use: a faster copy's, or ``forward``.
+
+    Whoever brings a forward pass of their own, of parts of the model, has made it fast already.
+    """
+    if forward is None:
+        with prepared(model, device, precision) as fast:
+            yield fast.model
+    else:
+        with frozen(model), autocast(device, precision):
+            yield forward
 
 
 _held: dict[nn.Module, dict[tuple[torch.device, Precision, nn.Module | None], Prepared]] = {}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FEWEST_MODELS = 4
 """Below so many models a rank correlation across them has no interval; two have none at all, being always in order."""
 
+COUNTS = ("participation_ratio",)
+"""Of what is set against robustness, that which is no share of something."""
 
 MODEL = -1
 """The epoch of a row that belongs to a model of its own and not to a run."""
@@ -207,8 +209,8 @@ def model_relations(
         for measure in measures:
             values = _column(files, measure)
             found[measure] = stats.mean(values)
-            shares = np.nanmax(values, initial=0) <= 1
-            found[f"{measure}_ci"] = list(stats.interval(values, seed=seed, within=(0, 1 if shares else np.inf)))
+            bounds = (0, np.inf if measure in COUNTS else 1)
+            found[f"{measure}_ci"] = list(stats.interval(values, seed=seed, within=bounds))
         return found
 
     entries = []

@@ -83,7 +83,7 @@ def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANY
     if held.min() == held.max():
         return float(held[0]), float(held[0])
     result = bootstrap(
-        (held,), np.mean, n_resamples=RESAMPLES, batch=_batch(held), method="percentile",
+        (held,), np.mean, n_resamples=RESAMPLES, batch=at_a_time(len(held)), method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
@@ -165,7 +165,7 @@ def _sign_flips(difference: Values, *, seed: int) -> float:
     resamples = 2**count if exact else RESAMPLES
     generator = np.random.default_rng(seed)
     below = above = 0
-    for start in range(0, resamples, batch := _batch(difference)):
+    for start in range(0, resamples, batch := at_a_time(count)):
         size = min(batch, resamples - start)
         flipped: NDArray[np.integer]
         if exact:
@@ -241,9 +241,9 @@ def _compared(found: Spread) -> Paired:
     return Paired(found.value, low, high, p)
 
 
-def _batch(values: Values) -> int:
+def at_a_time(images: int) -> int:
     """Resamples to hold at a time: 2**19 numbers, so that memory does not grow with the number of images."""
-    return max(1, 2**19 // len(values))
+    return max(1, 2**19 // images)
 
 
 def image_weights(index: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.float32]:

@@ -1,7 +1,6 @@
 """The inner maximisation of adversarial training, as the loss functions are given it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.attack import Objective, ascend
 from attrib.data import Batch
-from attrib.fast import Prepared, prepared
-from attrib.inference import Precision, autocast, frozen
+from attrib.fast import running
+from attrib.inference import Precision
 from attrib.loss import cross_entropy
 
 Start = Literal["uniform", "normal"]
@@ -54,10 +53,9 @@ def pgd_attack(*, eps: float, step_size: float, steps: int, seed: int, epoch: in
         else:
             offset = 0.001 * noise.normal(batch.index, shape, seed=seed, stream=stream)
         # The weights are new at every step of training, but a copy costs less than one pass of the attack.
-        run = nullcontext(Prepared(model)) if forward else prepared(model, batch.image.device, precision)
-        with frozen(model), autocast(batch.image.device, precision), run as fast:
+        with running(model, batch.image.device, precision, forward) as run:
             return ascend(
-                forward or fast.model, objective, batch.image, batch.label,
+                run, objective, batch.image, batch.label,
                 start=batch.image + offset, eps=eps, step_size=step_size, steps=(steps,),
             )[steps]  # fmt: skip
 
