@@ -88,6 +88,19 @@ def untrained() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, untrained: Callable[..., Path]) -> Path:
+    """a.pt and b.pt: lenets; wide.pt: another grid; grey.pt, five.pt: for other data."""
+    place = tmp_path_factory.mktemp("models")
+    others: dict[str, dict[str, Any]] = {
+        "a": {}, "b": {}, "wide": {"arch": "resnet32"}, "grey": {"channels": 1}, "five": {"classes": 5},
+        "cifar": {"data": "cifar10"},
+    }  # fmt: skip
+    for seed, (name, options) in enumerate(others.items(), start=1):
+        untrained(place / f"{name}.pt", seed, **options)
+    return place
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with real MNIST and CIFAR-10; tests that need it are skipped where there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -1,6 +1,7 @@
+"""The command line: what span, maps and info print and write, and models of one's own."""
+
 import json
-import os
-import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,7 @@ from PIL import Image
 import attrib
 from attrib import spans
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory, untrained: Any) -> Path:
-    """a.pt and b.pt: lenets; wide.pt: another grid; grey.pt, five.pt: for other data."""
-    place = tmp_path_factory.mktemp("models")
-    others: dict[str, dict[str, Any]] = {
-        "a": {}, "b": {}, "wide": {"arch": "resnet32"}, "grey": {"channels": 1}, "five": {"classes": 5},
-        "cifar": {"data": "cifar10"},
-    }  # fmt: skip
-    for seed, (name, options) in enumerate(others.items(), start=1):
-        untrained(place / f"{name}.pt", seed, **options)
-    return place
+OWN = Path(__file__).with_name("own_models.py")
 
 
 def test_span_json_is_one_object_with_the_keys_of_the_design(run: Any, models: Path) -> None:
@@ -224,45 +214,8 @@ def test_info(run: Any, models: Path) -> None:
     assert "lr=0.1" in run("info", models / "a.pt").out
 
 
-OUTSIDE = """
-import torch
-from torch import nn
-
-def small():
-    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(inplace=True))
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-
-def fully_convolutional():
-    return nn.Sequential(nn.Conv2d(3, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-def flat():
-    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-
-def fails():
-    raise ValueError("no weights")
-
-number = 3
-
-class Blind(nn.Sequential):
-    def forward(self, x):
-        with torch.no_grad():
-            return super().forward(x)
-
-def blind():
-    return Blind(*small())
-
-def broken():
-    model = small()
-    nn.init.constant_(model[-1].weight, float("nan"))
-    return model
-
-def softmax():
-    return nn.Sequential(small(), nn.Softmax(1))
-"""
-
-
 def test_a_model_of_one_s_own(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own.py").write_text(OUTSIDE)
+    shutil.copy(OWN, tmp_path / "own.py")
     monkeypatch.chdir(tmp_path)
     given = ("--model", "own:small", "--data", "glyphs", "--limit", 10, "--json")
     for extra in ((), ("--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"), ("--size", 48), ("--layer", "0")):
@@ -277,7 +230,7 @@ def test_a_model_of_one_s_own(run: Any, tmp_path: Path, monkeypatch: pytest.Monk
 def test_probabilities_in_the_place_of_logits_are_warned_of(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_soft.py").write_text(OUTSIDE)
+    shutil.copy(OWN, tmp_path / "own_soft.py")
     monkeypatch.chdir(tmp_path)
     given = ("--data", "glyphs", "--limit", 10, "--json")
     assert "softmax returns probabilities" in run("span", "--model", "own_soft:softmax", *given).err
@@ -294,7 +247,7 @@ COMMANDS_OF_ONE_S_OWN: dict[str, tuple[object, ...]] = {
 def test_results_say_what_a_model_of_one_s_own_was_fed(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    (tmp_path / "own_fed.py").write_text(OUTSIDE)
+    shutil.copy(OWN, tmp_path / "own_fed.py")
     monkeypatch.chdir(tmp_path)
 
     def entry(*extra: object) -> dict[str, Any]:
@@ -344,150 +297,6 @@ def test_data_that_is_not_split_is_not_called_a_test_set(run: Any, models: Path,
     assert "10 test images of glyphs," in (tmp_path / "span.tex").read_text()
     whole = run(*given, "--data", f"npz:{tmp_path}/ten.npz")
     assert "mean, 10 images of npz:" in " ".join(whole.out.split())
-
-
-class Malicious:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch /tmp/attrib-was-here",)
-
-
-@pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory, models: Path, untrained: Any) -> Path:
-    """A folder of things that are not what they should be."""
-    place = tmp_path_factory.mktemp("bad")
-    (place / "page.pt").write_text("<!DOCTYPE html><html>404</html>")
-    (place / "code.pt").write_bytes(pickle.dumps(Malicious()))
-    whole = (models / "a.pt").read_bytes()
-    (place / "half.pt").write_bytes(whole[: len(whole) // 2])
-    torch.save(attrib.load(models / "a.pt")[1].weights, place / "bare.pt")
-    (place / "empty").mkdir()
-    (place / "no-pictures" / "cat").mkdir(parents=True)
-    for name in ("cat", "dog"):
-        (place / "pictures" / name).mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(place / "pictures" / name / "1.png")
-    (place / "one" / "cat").mkdir(parents=True)
-    Image.new("RGB", (32, 32)).save(place / "one" / "cat" / "1.png")
-    (place / "pictures" / "dog" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    np.savez(place / "grey.npz", images=np.zeros((4, 32, 32), np.uint8), labels=np.arange(4))
-    np.savez(place / "ten.npz", images=np.zeros((10, 32, 32, 3), np.uint8), labels=np.arange(10))
-    np.savez(place / "maps.npz", map=np.zeros((3, 5, 5), np.float32))
-    np.savez(place / "few.npz", map=np.zeros((3, 32, 32), np.float32))
-    np.savez(place / "halves.npz", map=np.zeros((3, 32, 32), np.float32), index=np.array([0.2, 0.7, 1.1]))
-    np.savez(place / "twice.npz", map=np.zeros((3, 32, 32), np.float32), index=np.array([0, 1, 1]))
-    (place / "nothing.npz").touch()
-    (place / "file").write_text("in the way")
-    (place / "own_bad.py").write_text(OUTSIDE)
-    untrained(place / "two.pt", 6, data="pictures", classes=2)
-    return place
-
-
-A = ("--ckpt", "{models}/a.pt")
-BAD = [
-    (("span",), "nothing to look at"),
-    (("span", "--ckpt", "{bad}/missing.pt"), "no such file"),
-    (("span", "--ckpt", "{bad}/page.pt"), "HTML"),
-    (("span", "--ckpt", "{bad}/code.pt"), "refused"),
-    (("span", "--ckpt", "{bad}/half.pt"), "truncated"),
-    (("span", "--ckpt", "{bad}/empty"), "directory"),
-    (("span", "--ckpt", "{bad}/bare.pt"), "--arch"),
-    (("span", "--ckpt", "{bad}/bare.pt", "--arch", "resnet18", "--data", "glyphs"), "weights don't fit resnet18"),
-    (("span", "--ckpt", "{bad}/bare.pt", "--arch", "vgg"), "expected one of lenet"),
-    (("span", "--ckpt", "{models}/five.pt"), "10 classes"),
-    (("span", "--ckpt", "{models}/a.pt", "--data", "npz:{bad}/grey.npz"), "grey"),
-    (("span", "--ckpt", "a={models}/a.pt", "--ckpt", "a={models}/b.pt"), "two models are called 'a'"),
-    (("span", *A, "--ckpt", "{models}/cifar.pt"), "trained on different data (a on glyphs, cifar on cifar10)"),
-    (("span", *A, "--attack", "fgsm", "--steps", "3"), "belong to pgd and cw"),
-    (("span", *A, "--data", "imagenet"), "expected one of glyphs"),
-    (("span", *A, "--data", "folder:{bad}/empty"), "one folder per class"),
-    (("span", *A, "--data", "folder:{bad}/no-pictures"), "no pictures"),
-    (("span", *A, "--data", "folder:{bad}/nowhere"), "found nothing"),
-    (("span", "--ckpt", "{bad}/two.pt", "--data", "folder:{bad}/pictures", "--size", "32"), "dog/2.png"),
-    (("span", *A, "--data", "cifar100", "--data-root", "{bad}/empty"), "cifar"),
-    (("span", *A, "--limit", "0"), "limit: expected at least 1"),
-    (("span", *A, "--limit", "many"), "--limit"),
-    (("span", *A, "--split", "dev"), "split: expected train or test"),
-    (("span", *A, "--data", "npz:{bad}/ten.npz", "--split", "train"), "--split train: npz:"),
-    (("span", "--model", "own_bad:small", "--data", "folder:{bad}/one", "--split", "train"), "is not split into"),
-    (("span", *A, "--attack", "pgd", "--eps", "-0.1"), "--eps: expected a number in [0,1]"),
-    (("span", *A, "--attack", "pgd", "--eps", "8"), "--eps: expected a number in [0,1]"),
-    (("span", *A, "--attack", "pgd", "--steps", "0"), "--steps: expected at least 1"),
-    (("span", *A, "--attack", "deepfool"), "--attack: expected fgsm, pgd or cw"),
-    (("span", *A, "--eps", "0.1"), "need --attack"),
-    (("span", *A, "--map", "lime"), "--map: expected one of gradient"),
-    (("span", *A, "--threshold", "max:2"), "threshold: expected mean"),
-    (("span", *A, "--threshold", "median"), "threshold: expected mean"),
-    (("span", *A, "--target", "fake"), "--target: expected one of label, prediction"),
-    (("span", *A, "--device", "tpu"), "device: expected auto"),
-    (("span", *A, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
-    (("span", *A, "--layer", "stages.9"), "stages.1"),
-    (("span", *A, "--batch-size", "0"), "--batch-size: expected at least 1"),
-    (("span", *A, "--out", "{bad}/file"), "cannot write to the folder"),
-    (("span", *A, "--out", "{bad}/file/below"), "cannot write to the folder"),
-    (("span", *A, "--save-maps"), "--save-maps needs --out"),
-    (("span", *A, "--speed", "3"), "--speed"),
-    (("span", "--maps", "{bad}/maps.npz", "--data", "glyphs", "--limit", "3"), "32x32, got 5x5"),
-    (("span", "--maps", "{bad}/few.npz", "--data", "glyphs", "--limit", "9"), "no map for 6 of the 9 images"),
-    (("span", "--maps", "{bad}/ten.npz", "--data", "glyphs"), "it has no 'map'"),
-    (("span", "--maps", "{bad}/page.pt", "--data", "glyphs"), "cannot be read"),
-    (("span", "--maps", "{bad}/gone.npz", "--data", "glyphs"), "no such file"),
-    (("span", "--maps", "{bad}/nothing.npz", "--data", "glyphs"), "cannot be read"),
-    (("span", "--maps", "{bad}/halves.npz", "--data", "glyphs"), "whole numbers, each once, got float64"),
-    (("span", "--maps", "{bad}/twice.npz", "--data", "glyphs"), "whole numbers, each once, got int64"),
-    (("span", *A, "--seed", "-1"), "--seed"),
-    (("span", "--model", "own_bad:small"), "--data is needed"),
-    (("span", "--model", "own_bad:fails", "--data", "glyphs"), "no weights"),
-    (("span", "--model", "own_bad:number", "--data", "glyphs"), "int"),
-    (("span", "--model", "own_bad:nothing", "--data", "glyphs"), "nothing"),
-    (("span", "--model", "no_such_module:small", "--data", "glyphs"), "no_such_module"),
-    (("span", "--model", "own_bad", "--data", "glyphs"), "package.module:factory"),
-    (("span", "--model", "own_bad.py:small", "--data", "glyphs"), "my_code:build for my_code.py"),
-    (("span", "--model", "own_bad:small", "--data", "{bad}/pictures"), "did you mean folder:{bad}/pictures?"),
-    (("span", "--model", "own_bad:small", "--data", "{bad}/ten.npz"), "did you mean npz:{bad}/ten.npz?"),
-    (("span", "--model", "own_bad:small", "--data", "glyphs", "--layer", "4"), "got an output without height"),
-    (("check", "--model", "own_bad:small", "--data", "glyphs", "--layer", "2", "--map", "eq6"), "got one of 1x1"),
-    (("maps", "--model", "own_bad:small", "--data", "glyphs", "--layer", "0"), "smoothgrad looks at no layer"),
-    (("span", "--model", "own_bad:blind", "--data", "glyphs"), "Blind gives no gradient to explain"),
-    (("robust", "--model", "own_bad:broken", "--data", "glyphs"), "expected finite logits, got NaN"),
-    (("fc", "--model", "own_bad:small", "--mean", "123,1,1", "--std", "58,1,1", "--data", "glyphs"), "divide"),
-    (("span", "--model", "own_bad:flat", "--data", "glyphs"), "--layer"),
-    (("span", "--model", "own_bad:small", "--mean", "a,b", "--std", "1,1", "--data", "glyphs"), "--mean: expected num"),
-    (("span", "--model", "own_bad:small", "--mean", "0,0", "--std", "1,1,1", "--data", "glyphs"), "mean"),
-    (("span", "--model", "own_bad:small", "--mean", "0,0", "--std", "1,1", "--data", "glyphs"), "the 3 channels of"),
-    (("fc", "--model", "own_bad:small", "--mean", "0", "--std", "1", "--data", "glyphs"), "small: --mean, --std:"),
-    (("span", "--model", "own_bad:small", "--mean", "0,0,0", "--data", "glyphs"), "go together: --std is missing"),
-    (("span", "--model", "own_bad:small", "--std", "1,1,1", "--data", "glyphs"), "go together: --mean is missing"),
-    (("span", "--model", "own_bad:small", "--data", "folder:{bad}/one"), "(1 class: make a folder for every class"),
-    (("span", "--model", "own_bad:small", "--model", "own_bad:small"), "with --model NAME=MODULE:FACTORY"),
-    (("span", *A, "--model", "a=own_bad:small"), "with --ckpt NAME=PATH or --model NAME=MODULE:FACTORY"),
-    (("maps", *A, "--images", "0"), "--images: expected at least 1"),
-    (("maps", *A, "--index", "99999999"), "--index: expected positions in"),
-    (("maps", *A, "--index", "x"), "--index: expected positions"),
-    (("maps", *A, "--threshold", "max:2"), "threshold: expected mean"),
-    (("maps",), "nothing to look at"),
-    (("info",), "name at least one checkpoint"),
-    (("info", "{bad}/missing.pt"), "no such file"),
-    (("nonsense",), "nonsense"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
-def test_bad_input_is_one_line_and_status_2(
-    run: Any, models: Path, bad: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
-) -> None:
-    monkeypatch.chdir(bad)
-    monkeypatch.delenv("ATTRIB_DATA", raising=False)
-    before = sorted(bad.rglob("*"))
-    done = run(*(argument.format(models=models, bad=bad) for argument in arguments))
-    assert done.status == 2
-    assert done.out == ""
-    (line,) = [line for line in done.err.splitlines() if "warning" not in line]
-    assert line.startswith("attrib: error: ")
-    assert words.format(bad=bad) in line
-    assert "Traceback" not in done.err
-    assert [path for path in sorted(bad.rglob("*")) if "__pycache__" not in str(path)] == [
-        path for path in before if "__pycache__" not in str(path)
-    ]
-    assert not Path("/tmp/attrib-was-here").exists()
 
 
 def test_the_script_itself(models: Path) -> None:
