@@ -68,7 +68,7 @@ SHORT = [
       for method in ("raw", "pgd-at", "pgd-at-smooth", "again-logit", "alp", "aalp", "aalp-gd", "aalp-sw", "madry",
                      "trades", "again", "raw-gd", "adv-gd")),
     *(Row(RESNET32, method, ("cifar10-resnet32-short", method), SAVED)
-      for method in ("raw", "pgd-at", "alp", "aalp", "again-logit", "again")),
+      for method in ("raw", "pgd-at", "alp", "aalp", "again-logit", "again", "trades")),
 ]  # fmt: skip
 SHORT_SWEEPS = [
     *(Row(MNIST, f"aalp-alpha-{alpha}", ("mnist-lenet-short", "aalp"), ("--weight", alpha, "--epochs", "2"))
@@ -77,7 +77,7 @@ SHORT_SWEEPS = [
           ("--alpha", alpha, "--epochs", "2")) for alpha in ("0.4", "0.6", "1")),
 ]  # fmt: skip
 LONG_LIMITS = {RESNET18: ["--autoattack", "1000"], RESNET32: [], MNIST: []}
-SHORT_LIMITS = {MNIST: ["--attacked", "1000"], RESNET32: ["--limit", "2000", "--attacked", "500"]}
+SHORT_LIMITS = {MNIST: ["--attacked", "1000"], RESNET32: ["--limit", "1000", "--attacked", "500"]}
 """Options of figures.run: how many test images."""
 
 
