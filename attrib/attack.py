@@ -105,8 +105,8 @@ def pgd(
 
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
     random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see :func:`ascend`.
-    Raises InputError for images or labels of another shape, negative eps, no steps, and, on the CPU, images outside
-    [0,1] or labels that are no class (a GPU would have to be waited for).
+    Raises InputError for images or labels of another shape, eps or step_size outside [0,1], no steps, and, on the CPU,
+    images outside [0,1] or labels that are no class (a GPU would have to be waited for).
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -207,9 +207,8 @@ def _check(
             "image: expected pixels in [0,1]"
             f" (normalisation belongs into the model), got {image.min():.3g}..{image.max():.3g}"
         )
-    if not eps >= 0:
-        raise InputError(f"eps: expected a number >= 0 in units of pixels in [0,1], got {eps}")
-    if not step_size >= 0:
-        raise InputError(f"step_size: expected a number >= 0, got {step_size}")
+    for name, size in (("eps", eps), ("step_size", step_size)):
+        if not 0 <= size <= 1:
+            raise InputError(f"{name}: expected a number in [0,1], as pixels are (8/255, not 8), got {size}")
     if not steps or min(steps) < 1:
         raise InputError(f"steps: expected at least 1, got {', '.join(map(str, steps)) or 'none'}")

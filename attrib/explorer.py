@@ -64,6 +64,9 @@ def explore(
     """
     if widgets is None:
         raise InputError("explore: needs ipywidgets, which is not installed; pip install 'attrib[notebook]'")
+    if not isinstance(models, Mapping) or not isinstance(data, Dataset):
+        got = f"{type(models).__name__} and {type(data).__name__}"
+        raise InputError(f"explore: expected models by name, {{'mine': model}}, and a data set of attrib's, got {got}")
     if not models or not len(data):
         raise InputError(f"explore: expected at least one model and one image, got {len(models)} and {len(data)}")
     if samples < 1:

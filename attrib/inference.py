@@ -103,12 +103,16 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> None:
-    """Raise InputError unless image is floats (N,C,H,W), and label and index are integers (N,), N >= 1."""
+    """Raise InputError unless image is floats (N,C,H,W), and label and index are integers (N,), N >= 1; all tensors."""
+    numbers = {"label": label, "index": label if index is None else index}
+    for name, given in {"image": image, **numbers}.items():
+        if not isinstance(given, Tensor):
+            raise InputError(f"{name}: expected a tensor, got {type(given).__name__}")
     if image.ndim != 4 or not len(image) or not image.is_floating_point():
         raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
-    for name, numbers in (("label", label), ("index", label if index is None else index)):
-        if numbers.shape != image.shape[:1] or numbers.is_floating_point():
-            got = f"{numbers.dtype} {tuple(numbers.shape)}"
+    for name, given in numbers.items():
+        if given.shape != image.shape[:1] or given.is_floating_point():
+            got = f"{given.dtype} {tuple(given.shape)}"
             raise InputError(f"{name}: expected integers of shape ({len(image)},), got {got}")
 
 

@@ -353,6 +353,8 @@ def _in_chunks(
     The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
     """
     check_images(image, label, index)
+    if layer is not None and not isinstance(layer, nn.Module):
+        raise InputError(f"layer: expected a module of the model, as model.layer4, got {layer!r}")
     if index is None:
         index = torch.arange(len(image), device=image.device)
     with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():

@@ -130,7 +130,8 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
             mine = table[(table["model"] == entry["name"]) & (table["seed"] == 0) & (table["epoch"] == epoch)]
             for axes, (measure, words) in zip(panels, measures.items(), strict=True):
                 _margins(axes, mine, measure, colours[entry["name"]])
-                axes.set(xlabel=_axis(measure, words), title=_rho(entry[measure]["margin"]))
+                title = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
+                axes.set(xlabel=_axis(measure, words), title=title)
             name = entry["name"] if entry["epoch"] is None else f"{entry['name']} epoch {epoch}"
             name = wrapped(f"{name}{', first seed' if 'seeds' in entry else ''}", 1.2)
             panels[0].set_ylabel(f"{name}\nadversarial margin (logits)")
@@ -206,10 +207,10 @@ def _axis(measure: str, words: str) -> str:
     return words if measure == "participation_ratio" else f"{words} (%)"
 
 
-def _rho(found: Mapping[str, Any]) -> str:
-    """The correlation as a panel's title."""
+def _rho(found: Mapping[str, Any], *, seeds: int = 0) -> str:
+    """The correlation as a panel's title; seeds: over how many it is a mean, where the panel shows one of them."""
     low, high = found["ci"]
     if found["rho"] != found["rho"]:
         return "no rank correlation"
-    said = f"Spearman ρ = {found['rho']:.2f}"
+    said = f"{f'mean of {seeds} seeds: ' if seeds else 'Spearman '}ρ = {found['rho']:.2f}"
     return (said if low != low else f"{said} ({low:.2f} to {high:.2f})").replace("-", "−")

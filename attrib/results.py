@@ -58,8 +58,23 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def write_latex(table: pd.DataFrame, path: Path, *, caption: str) -> None:
     """Write a table of texts for a paper (booktabs), its special characters escaped."""
     escaped = table.rename(columns=latex_escape).map(latex_escape)
+    # Texts to the left, what holds numbers to the right.
+    columns = "".join("r" if _numeric(table[name]) else "l" for name in table)
     with atomic(path) as temporary:
-        temporary.write_text(escaped.to_latex(index=False, caption=latex_escape(caption), position="t", escape=False))
+        temporary.write_text(
+            escaped.to_latex(
+                index=False,
+                caption=latex_escape(caption),
+                position="t",
+                escape=False,
+                column_format=columns,
+            )
+        )
+
+
+def _numeric(cells: pd.Series) -> bool:
+    """Whether every cell begins like a number, or holds none."""
+    return bool(cells.astype(str).str.match(r"[+−<-]?\s*[\d.]|–?$").all())
 
 
 def latex_escape(text: str) -> str:
@@ -67,7 +82,7 @@ def latex_escape(text: str) -> str:
     signs = {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
         "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "−": "$-$",
-        "–": "--", "<": "$<$", ">": "$>$",
+        "–": "--", "<": "$<$", ">": "$>$", "≥": r"$\geq$", "≤": r"$\leq$", "ρ": r"$\rho$", "α": r"$\alpha$",
     }  # fmt: skip
     return "".join(signs.get(character, character) for character in text)
 

@@ -237,6 +237,15 @@ def reaches(eps: float, step_size: float, steps: int) -> bool:
     return steps * step_size >= eps * (1 - 1e-9)
 
 
+def about_reach(eps: float, step_size: float, steps: int) -> Iterator[str]:
+    """A sentence where an attack's steps cannot lead from the image to the edge of the ball that it is named by."""
+    if not reaches(eps, step_size, steps):
+        yield (
+            f"{steps} step{'s' * (steps > 1)} of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try more"
+            " --steps or a larger --step-size"
+        )
+
+
 def doubts(
     clean: Right, label: NDArray[Any], gradient: NDArray[np.floating], points: Sequence[Point],
     *, classes: int, steps: Collection[int],

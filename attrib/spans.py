@@ -52,6 +52,8 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
 
 def parse_threshold(rule: str) -> tuple[str, float]:
     """Split a threshold rule into its name and parameter; raises InputError where it is not one of the four."""
+    if not isinstance(rule, str):
+        raise InputError(f"threshold: expected {RULES}, got {rule!r}")
     name, _, text = rule.partition(":")
     if rule in ("mean", "otsu"):
         return rule, math.nan
@@ -78,9 +80,15 @@ def empty(maps: Tensor) -> Tensor:
 def coverage(mask: Tensor) -> Tensor:
     """The attribution span coverage |S| / (H*W) of every span (N,H,W), as (N,) in [0,1]; its mean is the ASC.
 
+    Raises InputError for what is no span, a map among it.
+
     >>> coverage(torch.tensor([[[True, False], [False, False]], [[True, True], [False, False]]]))
     tensor([0.2500, 0.5000])
     """
+    if mask.dtype != torch.bool or mask.ndim != 3:
+        raise InputError(
+            f"mask: expected bool of shape (N,H,W), as span(maps) gives it, got {mask.dtype} {tuple(mask.shape)}"
+        )
     return mask.flatten(1).float().mean(1)
 
 

@@ -15,9 +15,10 @@ COLUMNS = {"probability_clean": "p clean %", "probability_adversarial": "p adv %
 
 def draw(data: Path, out: Path) -> list[Path]:
     """Write aalp-table1."""
-    rows = []
+    rows, entries = [], []
     for panel in shared.panels(data, "sets", needed=(names.ALP,)):
         entry = shared.entry(panel.json("sets"), "alp")
+        entries.append(entry)
         printed = shared.papers()["aalp"]["table1"].get(panel.folder.name.partition("-")[0], {})
         for kind in ("consistent", "inconsistent"):
             of = entry["sets"][kind]
@@ -35,7 +36,7 @@ def draw(data: Path, out: Path) -> list[Path]:
     caption = (
         "ALP model. p: mean probability of the true class; CE: cross-entropy of the clean plus that of the adversarial"
         " image, nats (the paper does not define its classification loss); ALP loss: squared distance of the logits,"
-        " and its share of the set's total loss; 95 % bootstrap intervals over images"
+        f" and its share of the set's total loss; 95 % intervals over {shared.over(entries)}"
     )
     return shared.save_table(pd.DataFrame(rows), out, "aalp-table1", caption=caption)
 

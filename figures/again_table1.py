@@ -17,11 +17,12 @@ PRINTED = {"raw": "standard", "standard": "standard", "pgd-at": "pgd-at", "again
 
 def draw(data: Path, out: Path) -> list[Path]:
     """Write again-table1."""
-    rows = []
+    rows, entries = [], []
     for panel in shared.panels(data, "span", wanted=MODELS, needed=(names.STANDARD, names.PGD_AT)):
         summary = panel.json("span")
         for model in panel.models:
             entry = shared.entry(summary, model)
+            entries.append(entry)
             paper = shared.papers()["again"]["table1"].get(PRINTED.get(model, ""))
             rows.append(
                 {
@@ -35,7 +36,7 @@ def draw(data: Path, out: Path) -> list[Path]:
     caption = (
         "Average attribution span coverage: share of the pixels where Grad-CAM of the true class exceeds the map's"
         " mean, clean test images; correct: over those classified correctly; empty: maps without a"
-        " positive value, which count as covering nothing; 95 % bootstrap intervals over images;"
+        f" positive value, which count as covering nothing; 95 % intervals over {shared.over(entries)};"
         " paper: ResNet-18 on CIFAR-10, threshold not printed"
     )
     return shared.save_table(pd.DataFrame(rows), out, "again-table1", caption=caption)

@@ -16,11 +16,12 @@ TASKS = ("span", "contrib", "robust")
 
 def draw(data: Path, out: Path) -> list[Path]:
     """Write crossing."""
-    rows = []
+    rows, entries = [], []
     for panel in shared.panels(data, "robust"):
         if not {"span", "contrib"} <= shared.manifest(panel.folder).keys():
             continue
         of_place = measured(panel)
+        entries += panel.json("span")["models"]
         rows += [
             {
                 "Data set": panel.title, "Model": names.label(each["name"]),
@@ -48,7 +49,7 @@ def draw(data: Path, out: Path) -> list[Path]:
     caption = (
         "How much of the image (ASC: Grad-CAM above its mean) and how many of the features before the last layer"
         " (participation ratio of C as a share of their number) every model uses, on clean test images, beside its"
-        " accuracy; 95 % intervals over images"
+        f" accuracy; 95 % intervals over {shared.over(entries)}"
     )
     return shared.save_table(pd.DataFrame(rows).fillna(""), out, "crossing", caption=caption)
 

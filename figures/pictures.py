@@ -135,12 +135,18 @@ def of_task(
     return parts
 
 
+def _label(panel: Panel, task: str, model: str) -> str:
+    """What the figure calls a model, of whose seeds the pictures show the first."""
+    seeds = len(shared.manifest(panel.folder)[task]["models"].get(model, ()))  # an epoch is none of the models
+    return shared.names.label(model) + (", first seed" if seeds > 1 else "")
+
+
 def save(
     found: Sequence[Panel], task: str, out: shared.Path, name: str, *, title: str, first: str = "image",
     spans: bool = False, called: Sequence[Sequence[str]] | None = None,
 ) -> list[shared.Path]:  # fmt: skip
     """Draw the examples kept of a task for every panel, and write the figure."""
-    words = called or [[shared.names.label(model) for model in panel.models] for panel in found]
+    words = called or [[_label(panel, task, model) for model in panel.models] for panel in found]
     words = [[word.replace(" (", "\n(").replace(" w/o", "\nw/o").replace(", ", ",\n") for word in row] for row in words]
     title += "\n(in a cell: the wrong class that the model says)"
     figure = grid(of_task(found, task, spans=spans, called=words), first=first, title=title)

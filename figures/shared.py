@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,6 +96,11 @@ def pick(models: Sequence[str], role: Role) -> str | None:
 def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
     """The model's entry in a command's JSON."""
     return next(found for found in summary["models"] if found["name"] == name)
+
+
+def over(entries: Iterable[dict[str, Any]]) -> str:
+    """What the intervals of some models' results are over."""
+    return "images, and seeds where a model has several" if any("seeds" in each for each in entries) else "images"
 
 
 def images(count: int) -> str:

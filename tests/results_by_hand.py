@@ -111,7 +111,8 @@ def _write_summaries(place: Path, names: Sequence[str], maps: NDArray[np.float32
     about = {
         "date": "2024-01-02 03:04 +0000", "command": "attrib report --ckpt a.pt", "data": "glyphs", "split": "test",
         "n": IMAGES, "data_fingerprint": "ba9876543210", "classes": CLASSES, "map": "gradcam", "threshold": "mean",
-        "target": "label", "attack": {"name": "pgd", "eps": 0.3}, "versions": {"torch": "2"},
+        "target": "label", "attack": {"name": "pgd", "eps": 0.3, "step_size": 0.01, "steps": 40},
+        "versions": {"torch": "2"},
         "models": [{"name": name, "cards": [card]} for name in names], "missing": {"check": "no layer was found"},
     }  # fmt: skip
     (place / "report.json").write_text(json.dumps(about))

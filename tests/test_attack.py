@@ -193,5 +193,9 @@ def test_bad_images_are_named(model: nn.Module, image: Tensor) -> None:
     ):
         with pytest.raises(InputError, match=words):
             attack.fgsm(model, bad, label, eps=0.1)
+    with pytest.raises(InputError, match=r"eps: expected a number in \[0,1\], as pixels are \(8/255, not 8\), got 8"):
+        attack.fgsm(model, image, LABEL, eps=8)
+    with pytest.raises(InputError, match="label: expected a tensor, got list"):
+        attack.fgsm(model, image, LABEL.tolist(), eps=0.1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"index: expected integers of shape \(6,\)"):
         attack.pgd(model, image, LABEL, eps=0.1, step_size=0.1, steps=1, index=torch.tensor([0]))

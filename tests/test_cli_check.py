@@ -13,7 +13,7 @@ import attrib
 from attrib import faithfulness, plot_checks, randomisation, spans
 from attrib.cli import check as command
 
-SHORT = ("--steps", 2, "--curve-steps", 4, "--precision", "fp32")
+SHORT = ("--steps", 2, "--step-size", "4/255", "--curve-steps", 4, "--precision", "fp32")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_rows_are_those_of_the_functions_in_batches_of_any_size(run: Any, mo
     *_, last = randomisation.cascade(model, image)
     dropped = faithfulness.span_deletion(model, image, label, span, index=index, baseline="black")
     curve = faithfulness.insertion(model, image, label, maps, steps=4, baseline="black")
-    attack = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 2}
+    attack = {"eps": 8 / 255, "step_size": 4 / 255, "steps": 2}
     adversarial = attrib.pgd(model, image, label, index=index, **attack)  # type: ignore[arg-type]
     expected = {
         "similarity": randomisation.spearman(maps, attrib.gradcam(last.model, image, label)),

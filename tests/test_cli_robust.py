@@ -172,7 +172,7 @@ def test_csv_holds_what_the_library_says(run: Any, here: Path, tmp_path: Path) -
         assert mine["label"].tolist() == batch.label.tolist()
         assert mine["prediction"].tolist() == outcome.prediction.tolist()
         assert mine["correct"].tolist() == (outcome.prediction == batch.label).tolist()
-        assert mine["margin"].tolist() == pytest.approx(outcome.margin.tolist(), abs=1e-4)
+        assert mine["margin"].tolist() == pytest.approx((-outcome.margin).tolist(), abs=1e-4)
         assert f"{100 * mine['correct'].mean():.2f}" in done.out
     latex = (tmp_path / "robust.tex").read_text()
     assert r"Data set & Method & Clean & FGSM & PGD4 & PGD8 & CW4 & CW8 \\" in latex

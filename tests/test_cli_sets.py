@@ -21,7 +21,7 @@ from train.config import Config
 from train.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ("--eps", "8/255", "--step-size", "0.01", "--steps", 3, "--precision", "fp32")
+SHORT = ("--eps", "8/255", "--step-size", "0.02", "--steps", 3, "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(
     summary = json.loads(done.out)
     assert summary == json.loads((tmp_path / "sets.json").read_text())
     assert summary.keys() >= {"data", "split", "attack", "seed", "precision", "models", "pairs", "epochs", "versions"}
-    assert summary["attack"] == {"name": "pgd", "eps": 8 / 255, "step_size": 0.01, "steps": 3}
+    assert summary["attack"] == {"name": "pgd", "eps": 8 / 255, "step_size": 0.02, "steps": 3}
     table = pd.read_csv(tmp_path / "sets.csv")
     assert list(table.columns[:6]) == ["model", "seed", "index", "label", "set", "prediction"]
 
@@ -61,7 +61,7 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(
         model, _ = attrib.load(path)
         (batch,) = attrib.dataset("glyphs", limit=150).batches(150)
         adversarial = attrib.pgd(
-            model, batch.image, batch.label, index=batch.index, eps=8 / 255, step_size=0.01, steps=3
+            model, batch.image, batch.label, index=batch.index, eps=8 / 255, step_size=0.02, steps=3
         )
         with torch.no_grad():
             expected = logit_pairs(model(batch.image), model(adversarial), batch.label)
@@ -168,7 +168,7 @@ def test_epochs_of_a_run_in_the_sets_of_the_last(
     # An epoch on its own is what the run says of it.
     model, _ = attrib.load(trained / "epoch-1.pt")
     (batch,) = attrib.dataset("glyphs", limit=60).batches(60)
-    adversarial = attrib.pgd(model, batch.image, batch.label, index=batch.index, eps=8 / 255, step_size=0.01, steps=3)
+    adversarial = attrib.pgd(model, batch.image, batch.label, index=batch.index, eps=8 / 255, step_size=0.02, steps=3)
     with torch.no_grad():
         alp = logit_pairs(model(batch.image), model(adversarial), batch.label).alp
     np.testing.assert_allclose(history.loc[history["epoch"] == 1, "alp"], alp, rtol=1e-3)

@@ -19,7 +19,7 @@ from attrib.cli import evolve as command
 from train.config import Config
 from train.loop import train
 
-SHORT = ("--steps", 2, "--precision", "fp32", "--device", "cpu")
+SHORT = ("--steps", 2, "--step-size", "4/255", "--precision", "fp32", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_every_epoch_is_what_the_library_gives_by_hand(
     (batch,) = attrib.dataset("glyphs", limit=60).batches(60)
     for row, entry in enumerate(summary["runs"][0]["epochs"]):
         model, _ = attrib.load(runs / "standard" / f"epoch-{entry['epoch']}.pt")
-        adversarial = attrib.pgd(model, batch.image, batch.label, eps=8 / 255, step_size=2 / 255, steps=2)
+        adversarial = attrib.pgd(model, batch.image, batch.label, eps=8 / 255, step_size=4 / 255, steps=2)
         with torch.no_grad():
             z, z_adversarial = model(batch.image), model(adversarial)
         c = attrib.contribution(model, batch.image, batch.label).double().mean(0)

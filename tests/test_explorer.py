@@ -250,6 +250,11 @@ def test_what_cannot_be_explored_is_an_input_error(
         call(models, data)
 
 
+def test_a_model_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="expected models by name"):
+        attrib.explore(nn.Identity(), attrib.dataset("glyphs", limit=2))  # type: ignore[arg-type]
+
+
 def test_without_ipywidgets_the_names_can_be_imported_and_calling_says_what_is_missing() -> None:
     code = "import sys; sys.modules['ipywidgets'] = None; from attrib import *; explore({}, [])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ from attrib.cli.relate import MEASURES
 from train.config import Config
 from train.loop import train
 
-SHORT = ("--steps", 2, "--precision", "fp32", "--device", "cpu")
+SHORT = ("--steps", 2, "--step-size", "4/255", "--precision", "fp32", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(run: Any, trained: P
 
     model, _ = attrib.load(trained / "model.pt")
     (batch,) = attrib.dataset("glyphs", limit=90).batches(90)
-    adversarial = attrib.pgd(model, batch.image, batch.label, eps=8 / 255, step_size=2 / 255, steps=2)
+    adversarial = attrib.pgd(model, batch.image, batch.label, eps=8 / 255, step_size=4 / 255, steps=2)
     spans = [attrib.span(attrib.gradcam(model, image, batch.label)) for image in (batch.image, adversarial)]
     np.testing.assert_allclose(rows["coverage"], attrib.coverage(spans[0]), atol=2e-3)
     np.testing.assert_allclose(rows["span_iou"], attrib.iou(*spans), atol=2e-2)

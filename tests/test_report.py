@@ -424,6 +424,7 @@ def test_what_was_computed_is_used_again_unless_something_else_is_asked_for(comp
     [
         (["--images", "0"], "--images: expected at least 1, got 0"),
         (["--threshold", "median"], "threshold: expected mean"),
+        (["--steps", "ten"], "--steps: expected numbers"),
         (["--attack", "none"], "--attack: expected one of fgsm, pgd, cw"),
         (["--out", "."], "--out: expected a file for the page"),
     ],

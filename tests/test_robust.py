@@ -298,6 +298,12 @@ def said(**changes: Any) -> str:
     return " / ".join(robust.doubts(**given | changes))
 
 
+def test_steps_that_do_not_lead_to_the_edge_are_told() -> None:
+    assert list(robust.about_reach(8 / 255, 2 / 255, 4)) == []
+    (said,) = robust.about_reach(0.3, 0.01, 5)
+    assert said.startswith("5 steps of 0.01 cannot reach the edge of eps 0.3")
+
+
 def test_experts_doubts() -> None:
     label = np.arange(200) % 10
     few, many = label < 2, label < 8

@@ -152,6 +152,13 @@ def test_maps_that_are_not_finite_are_no_empty_maps(maps: Tensor, value: float) 
             measure(broken)
 
 
+def test_a_map_is_no_span(maps: Tensor) -> None:
+    with pytest.raises(InputError, match=r"expected bool of shape \(N,H,W\), as span\(maps\) gives it"):
+        coverage(maps)
+    with pytest.raises(InputError, match=r"threshold: expected mean.*got 0.5"):
+        span(maps, threshold=0.5)  # type: ignore[arg-type]
+
+
 def test_maps_of_another_shape_are_refused(maps: Tensor) -> None:
     with pytest.raises(InputError, match=r"\(N,H,W\)"):
         span(maps[0])

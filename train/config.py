@@ -82,7 +82,8 @@ class Config:
                 raise InputError(f"{_flag(option.name)}: expected one of {', '.join(limits['choices'])}, got {value!r}")
             low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
             if isinstance(value, int | float) and not low <= value <= high:
-                expected = f"at least {low}" if high == math.inf else f"a number in [{low}, {high}]"
+                bounds = f"at least {low}" if high == math.inf else f"a number in [{low}, {high}]"
+                expected = "a number" if low == -math.inf else bounds
                 raise InputError(f"{_flag(option.name)}: expected {expected}, got {value}")
         if not self.lr > 0:
             raise InputError(f"--lr: expected a number > 0, got {self.lr}")

@@ -18,7 +18,7 @@ from attrib.files import folder
 from attrib.inference import Precision
 from attrib.model import Classifier
 from attrib.parallel import World, shard, total, world
-from attrib.robust import judge, withstands_pgd
+from attrib.robust import about_reach, judge, withstands_pgd
 from train.attack import Attack, pgd_attack
 from train.augment import augment
 from train.awp import once, perturbed
@@ -72,6 +72,9 @@ def _train(config: Config, out: Path, here: World, *, root: Path | None, fresh: 
         raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
     state = initial(config, data, here.device)
     writes = here.rank == 0
+    if writes:
+        for sentence in about_reach(*config.budget):
+            print(f"train: warning: {sentence}", file=sys.stderr)
     folder(out)
     last = out / "last.pt"
     if last.exists() and not fresh:

@@ -124,6 +124,7 @@ def loaded(
     from attrib import inference
     from attrib.fast import held
     from attrib.parallel import world
+    from attrib.robust import about_reach
 
     with world(device) as here:
         inference.precision(precision, here.device)  # a wrong name is said before anything is loaded
@@ -133,6 +134,9 @@ def loaded(
         asked = [*subjects, *others]
         images = load_data(data, asked, split=split, root=root, limit=limit, size=size)
         settings = attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
+        if settings and settings.name != "fgsm":
+            for sentence in about_reach(settings.eps, settings.step_size, settings.steps):
+                warn(sentence)
         (first,) = images.batches(1, order=torch.tensor([0]), device=here.device)
         _check_models(asked, images, first.image, attacked=settings is not None)
         subjects = [looking(subject, first.image) for subject in subjects]

@@ -279,6 +279,10 @@ def _summary_of(found: "dict[Kind, Measured]", files: "Sequence[Subject]") -> di
     """The numbers of one model, on clean images and, under ``attacked``, on adversarial ones."""
     from attrib.stats import basic_interval
 
+    clean = _of(found, files, "clean")
+    features = len(clean[0].features)
+    most = {"mean": np.inf, "gini": 1.0}  # the others count features
+
     def of(measured: list[Measured]) -> dict[str, Any]:
         right = np.array([file.images["correct"] for file in measured])
         entry: dict[str, Any] = {"n": right.shape[1], "accuracy": float(right.mean())}
@@ -287,15 +291,15 @@ def _summary_of(found: "dict[Kind, Measured]", files: "Sequence[Subject]") -> di
             for statistic in STATISTICS:
                 value, resampled = _values(measured, quantity, statistic)
                 numbers[statistic] = float(value.mean())
-                # No statistic is negative; of few images the basic interval may be.
-                numbers[f"{statistic}_ci"] = list(basic_interval(value, resampled, within=(0, np.inf)))
+                # Of few images or seeds an interval may lie beyond what the statistic can be.
+                within = (0, most.get(statistic, features))
+                numbers[f"{statistic}_ci"] = list(basic_interval(value, resampled, within=within))
                 correct = [float(file.correct[quantity][statistic]) for file in measured]
                 numbers[f"{statistic}_correct"] = float(np.mean(correct))
             entry[quantity] = numbers
         return entry
 
-    clean = _of(found, files, "clean")
-    summary = {"features": len(clean[0].features), **of(clean)}
+    summary = {"features": features, **of(clean)}
     for kind in dict.fromkeys(kind for _, _, kind in found if kind != "clean"):
         summary["attacked"] = of(_of(found, files, kind))
     return summary

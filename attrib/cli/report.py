@@ -21,6 +21,7 @@ from attrib.cli.batches import Stopped
 from attrib.cli.explain import How, explain
 from attrib.cli.fc import FcName
 from attrib.cli.info import card_of
+from attrib.cli.robust import step_counts
 from attrib.cli.subjects import Subject, fingerprint, groups
 from attrib.errors import InputError
 
@@ -60,7 +61,10 @@ def report(
     step_size: common.StepSize = None,
     steps: Annotated[
         str | None,
-        typer.Option(help="The k of PGD-k and CW-k (default: 10 and 20, or the data set's usual if that is more)."),
+        typer.Option(
+            help="The k of PGD-k and CW-k, the longest of them that of every other attack on the page too (default: 10"
+            " and 20, or the data set's usual if that is more; else the data set's usual)."
+        ),
     ] = None,
     layer: common.Layer = None,
     fc_name: FcName = None,
@@ -98,11 +102,13 @@ def report(
     models = _options(ckpt=ckpt, model=model, arch=arch, mean=mean, std=std, size=size, device=device)
     source = [*models, *_options(data=data, data_root=data_root, split=split)]
     maps = _options(map=map_name, target=target, layer=layer)
-    strength = _options(attack=attack, eps=eps, step_size=None if attack == "fgsm" else step_size)
+    iterated = attack != "fgsm"
+    longest = max(step_counts(steps)) if steps and iterated else None
+    strength = _options(attack=attack, eps=eps, step_size=step_size if iterated else None, steps=longest)
     missing: dict[str, str] = {}
     with common.loaded(
         ckpt, model, arch=arch, mean=mean, std=std, size=size, layer=layer, data=data, split=split, root=data_root,
-        limit=limit, attack=attack, eps=eps, step_size=step_size, steps=None, device=device, precision=precision,
+        limit=limit, attack=attack, eps=eps, step_size=step_size, steps=longest, device=device, precision=precision,
     ) as work:  # fmt: skip
         first = work.here.rank == 0
         how = How(map_name, target, work.attack, seed, precision, work.here.device)

@@ -74,7 +74,7 @@ def robust(
     from attrib import inference, results
     from attrib.autoattack import require
 
-    counts = _steps(steps)
+    counts = step_counts(steps)
     if restarts < 1:
         raise InputError(f"--restarts: expected at least 1, got {restarts}")
     if gap and split != "test":
@@ -132,7 +132,7 @@ def robust(
         typer.echo(path)
 
 
-def _steps(text: str) -> list[int]:
+def step_counts(text: str) -> list[int]:
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError:
@@ -232,8 +232,9 @@ def _rows(subject: Subject, place: int, batch: "Batch", work: Work, *, keep: Pat
                 "model": subject.group, "seed": subject.seed,
                 "split": work.data.split, "index": index.cpu().numpy(), "label": label.cpu().numpy(),
                 "attack": attack, "eps": radius, "prediction": outcome.prediction.cpu().numpy(),
-                "correct": (outcome.prediction == label).cpu().numpy(), "margin": outcome.margin.double().cpu().numpy(),
-                "via": via, "gradient": gradient,
+                "correct": (outcome.prediction == label).cpu().numpy(),
+                # As everywhere in tables: positive where the image is right.
+                "margin": -outcome.margin.double().cpu().numpy(), "via": via, "gradient": gradient,
             }
         )
         for attack, radius, outcome, via in found

@@ -163,10 +163,9 @@ def doubts(table: "pd.DataFrame", rights: Rights, subjects: list[Subject], data:
     """What an expert would object to, a sentence each, the model's name in front."""
     from attrib import robust as library
 
-    found = []
+    found: list[str] = []
     eps, step_size = how.radii[-1]
-    if not library.reaches(eps, step_size, max(how.steps)):
-        found.append(f"{max(how.steps)} steps of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try --steps")
+    found += library.about_reach(eps, step_size, max(how.steps))
     own = table[table["split"] == data.split]
     for subject in subjects:
         mine = own[(own["model"] == subject.group) & (own["seed"] == subject.seed)]
