@@ -146,7 +146,7 @@ def coverage_distribution(
     import seaborn
 
     with style():
-        figure = Figure(figsize=(TEXT, 2.1), layout="constrained")
+        figure = Figure(figsize=(TEXT, 2.3), layout="constrained")
         left, right = figure.subplots(1, 2)
         percent = table.assign(coverage=100 * table["coverage"])
         colours = model_colours(models)
@@ -167,7 +167,7 @@ def coverage_distribution(
             xlim=(0, 1),
             ylim=(0, 100),
         )
-        right.legend()
+        legend_below(figure, right.get_legend_handles_labels()[0])
         figure.suptitle(title)
     return figure
 

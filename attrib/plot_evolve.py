@@ -59,7 +59,7 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
             axes.set_xlabel("epoch")
         handles = [Line2D([], [], color=colours[run], marker="o", ms=3, label=run) for run in runs]
         legend_below(figure, handles)
-        figure.suptitle(f"{title}; bands: 95 % intervals")
+        figure.suptitle(f"{title}; bands: 95 % intervals, of the last two less the bias of few images")
     return figure
 
 
@@ -68,7 +68,8 @@ def _curve(axes: Axes, rows: pd.DataFrame, column: str, line: str, colour: str) 
     scale = 100 if column in SHARES else 1
     value, low, high = (scale * rows[name].to_numpy(float) for name in (column, f"{column}_low", f"{column}_high"))
     axes.plot(rows["epoch"], value, line, color=colour, marker="o", ms=2)
-    axes.fill_between(rows["epoch"], low, high, color=colour, alpha=0.18, lw=0)
+    if line != ":":  # which goes along another one, whose band it would hide
+        axes.fill_between(rows["epoch"], low, high, color=colour, alpha=0.18, lw=0)
     return [float(number) for number in value if np.isfinite(number)] or [0.0]
 
 
@@ -130,8 +131,8 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
             mine = table[(table["model"] == entry["name"]) & (table["seed"] == 0) & (table["epoch"] == epoch)]
             for axes, (measure, words) in zip(panels, measures.items(), strict=True):
                 _margins(axes, mine, measure, colours[entry["name"]])
-                title = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
-                axes.set(xlabel=_axis(measure, words), title=title)
+                rho = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
+                axes.set(xlabel=_axis(measure, words), title=rho)
             name = entry["name"] if entry["epoch"] is None else f"{entry['name']} epoch {epoch}"
             name = wrapped(f"{name}{', first seed' if 'seeds' in entry else ''}", 1.2)
             panels[0].set_ylabel(f"{name}\nadversarial margin (logits)")
@@ -149,6 +150,12 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
             handles += [
                 Line2D([], [], color=colour, marker="s", ms=3, lw=0, label=name) for name, colour in colours.items()
             ]
+            if any("seeds" in point for point in across["points"]):
+                handles.append(Line2D([], [], color="0.3", marker=".", ms=2, lw=0, label="one seed"))
+            if any(point["epoch"] is not None for point in across["points"]):
+                handles.append(
+                    Line2D([], [], color="0.3", marker="o", ms=3, lw=0.7, label="epochs of a run, by number")
+                )
         legend_below(figure, handles)
         figure.suptitle(title)
     return figure

@@ -14,7 +14,7 @@ from attrib.cli.batches import stoppable
 from attrib.cli.explain import Examples, Explained, How, explain
 from attrib.cli.span_tables import caption, model_table, pair_caption, pair_table, resting_on_empty
 from attrib.cli.subjects import column, entry_of, file_name, groups, named_pairs, rows_of
-from attrib.cli.texts import data_words, first_seeds
+from attrib.cli.texts import attack_words, data_words, first_seeds
 from attrib.errors import InputError
 
 if TYPE_CHECKING:
@@ -331,11 +331,13 @@ def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any])
     from attrib import plot
 
     rule = f"{summary['map']}, threshold {summary['threshold']}, {data_words(summary)}"
-    picture = plot.map_grid(found.examples, title=rule + first_seeds(summary["models"]), spans=True)
+    attack = summary["attack"]
+    pictured = rule + (f"; attacked by {attack_words(attack)}" if attack else "") + first_seeds(summary["models"])
+    picture = plot.map_grid(found.examples, title=pictured, spans=True)
     distribution = plot.coverage_distribution(
         found.table[found.table["images"] == "clean"], models=names, levels=LEVELS,
         curves=np.array([entry["curve"] for entry in summary["models"]]),
-        title=f"{rule}, {summary['models'][0]['n']:,} images",
+        title=f"{rule}, {summary['models'][0]['n']:,} {'clean ' if attack else ''}images",
     )  # fmt: skip
     return [*plot.save(picture, out / "span"), *plot.save(distribution, out / "span-coverage")]
 
