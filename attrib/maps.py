@@ -363,23 +363,26 @@ def _in_chunks(
         try:
             found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
         except (RuntimeError, AssertionError) as error:
-            raise _explained(error, model, label) from error
+            said = _reason(error, model, label)
+            if said is None:
+                raise
+            raise InputError(said) from None
     return torch.cat(found).float()
 
 
-def _explained(error: Exception, model: nn.Module, label: Tensor) -> Exception:
-    """What the user can mend, where torch or Captum speak of their own insides; otherwise the error itself."""
+def _reason(error: Exception, model: nn.Module, label: Tensor) -> str | None:
+    """What the user can mend, where torch and Captum speak of their own insides."""
     name, said = type(model).__name__, str(error)
     if "does not require grad" in said:
-        return InputError(
+        return (
             f"model: {name} gives no gradient to explain; does its forward pass run under torch.no_grad(), or detach or"
             " round what it computes?"
         )
     if "did not obtain any outputs" in said:
-        return InputError(f"layer: {name} never runs the one given")
+        return f"layer: {name} never runs the one given"
     if "out of bounds" in said or "out of range" in said:
-        return InputError(f"label: expected classes of {name}, got {sorted(set(label.tolist()))}")
-    return error
+        return f"label: expected classes of {name}, got {sorted(set(label.tolist()))}"
+    return None
 
 
 def _on_grid(found: Tensor) -> Tensor:
