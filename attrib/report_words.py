@@ -182,6 +182,8 @@ def _verdict(pairs: Sequence[Pair], says: str, *, seeds: bool) -> str:
     between = "" if seeds else " between these files"
     clear = [pair for pair in pairs if pair.real]
     if len(pairs) > 1:
+        if not clear:
+            return f"None of the {len(pairs)} differences{between} can be told from chance."
         count = f"All {len(pairs)}" if len(clear) == len(pairs) else f"{len(clear)} of {len(pairs)}"
         return f"{count} differences{between} are real."
     pair = pairs[0]
@@ -212,10 +214,10 @@ def _evidence(pairs: Sequence[Pair]) -> str:
 
 
 def _together(span: Summary, robust: Summary) -> str:
-    """Whether the order by coverage is the order by robust accuracy; nothing of one model, or two not told apart."""
+    """Whether the order by coverage is the order by robust accuracy; nothing of models that are not told apart."""
     attack = strongest(robust)
-    pairs = [*_pairs(span, "images", "clean"), *_pairs(robust, "attack", attack)]
-    if len(span["models"]) < 3 and not (pairs and all(pair.real for pair in pairs)):
+    both = _pairs(span, "images", "clean"), _pairs(robust, "attack", attack)
+    if not all(any(pair.real for pair in pairs) for pairs in both):
         return ""
     accuracies = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
     by_coverage = sorted(span["models"], key=lambda entry: -(entry["asc"] or 0))

@@ -280,6 +280,9 @@ def test_several_pairs_are_corrected_for_their_number() -> None:
     (said,) = answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs})
     assert said.answer == "1 of 3 differences between these files are real."  # Holm: 0.06, 0.003, 0.06
     assert "a and b (10.0 points" in said.numbers
+    pairs = [pair("a", "b", 0.1, 0.5), pair("a", "c", 0.1, 0.6)]
+    (said,) = answer({"models": models(0.4, 0.3, 0.3), "pairs": pairs})
+    assert said.answer == "None of the 2 differences between these files can be told from chance."
 
 
 def test_two_models_are_ordered_only_where_both_differences_are_real() -> None:
