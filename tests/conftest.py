@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 # pytest-xdist sets it to the width of its own terminal, to which tables printed in a test would be fitted.
 os.environ.pop("COLUMNS", None)
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Out(NamedTuple):
@@ -46,17 +48,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="session")
 def two_processes() -> Callable[..., Any]:
     """Run ``attrib`` with some arguments in two gloo processes, as a user would; returns the JSON it prints."""
+    from torchrun import torchrun
 
-    def run_both(*arguments: object, cwd: Path | None = None) -> Any:
-        root = Path(__file__).resolve().parents[1]
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-        done = subprocess.run(
-            [sys.executable, *start, sys.executable, "-m", "attrib.cli", *map(str, arguments), "--device", "cpu"],
-            cwd=cwd, capture_output=True, text=True, check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (root, cwd or root)))},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout)
+    def run_both(*arguments: object, cwd: Path = ROOT) -> Any:
+        line = ["--no-python", sys.executable, "-m", "attrib.cli", *map(str, arguments), "--device", "cpu"]
+        return json.loads(torchrun(2, *line, cwd=cwd))
 
     return run_both
 

@@ -1,13 +1,11 @@
 """Several processes give what one gives: gloo on the CPU, started by torchrun as a user would."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torchrun import torchrun
 
 import attrib
 from attrib.glyphs import render
@@ -15,7 +13,6 @@ from attrib.parallel import World
 from train.config import Config
 from train.loop import _split, evaluate
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMON = [
     "--data", "glyphs", "--arch", "lenet", "--limit", "180", "--holdout", "30", "--batch-size", "30", "--optimizer",
     "sgd", "--lr", "0.05", "--steps", "2", "--step-size", "0.02", "--precision", "fp32", "--epochs", "2",
@@ -49,16 +46,6 @@ with world("cpu") as here:
         if here.rank == 0:
             torch.save([p.grad for p in model.parameters()], f"{sys.argv[1]}/{method}.pt")
 """
-
-
-def torchrun(processes: int, *arguments: str) -> None:
-    """Start that many processes, or, for one, a plain Python."""
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*start, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("processes", [2, 3])
