@@ -61,14 +61,9 @@ def write_latex(table: pd.DataFrame, path: Path, *, caption: str) -> None:
     # Texts to the left, what holds numbers to the right.
     columns = "".join("r" if _numeric(table[name]) else "l" for name in table)
     with atomic(path) as temporary:
+        said = latex_escape(caption)
         temporary.write_text(
-            escaped.to_latex(
-                index=False,
-                caption=latex_escape(caption),
-                position="t",
-                escape=False,
-                column_format=columns,
-            )
+            escaped.to_latex(index=False, caption=said, position="t", escape=False, column_format=columns)
         )
 
 

@@ -28,6 +28,13 @@ class Out(NamedTuple):
     out: str
     err: str
 
+    def refused(self, *, warned: bool = False) -> str:
+        """The line that says what is wrong: alone on stderr (warned: but for warnings), none on stdout, status 2."""
+        assert (self.status, self.out) == (2, "")
+        (line,) = [line for line in self.err.splitlines() if not (warned and "warning" in line)]
+        assert line.startswith("attrib: error: ")
+        return line
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Out]:

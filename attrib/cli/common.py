@@ -270,8 +270,7 @@ def warn_at_chance(subjects: Iterable[Subject], table: "pd.DataFrame", data: "Da
     for subject in subjects:
         rows = table[(table["model"] == subject.group) & (table["seed"] == subject.seed)]
         label = rows["label"].to_numpy(int)
-        # Where all images are of one class, nothing is better than always naming it.
-        if len(rows) < FEWEST or len(set(label)) == 1:
+        if len(rows) < FEWEST:
             continue
         for sentence in about_accuracy((rows["prediction"] == label).to_numpy(bool), label, classes=len(data.classes)):
             warn(f"{subject.name}: {sentence}")
