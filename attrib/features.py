@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attrib.errors import InputError
 from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk
 from attrib.layers import last_linear
-from attrib.loss import deficit, full, without_own
+from attrib.loss import check_classes, deficit, full, without_own
 
 RULES = ("mean", "class-mean", "absolute")
 
@@ -238,6 +238,7 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
         raise InputError(f"model: expected {type(model).__name__} to return logits (N,K) with K >= 2, got {found}")
     if activation.ndim < 2 or len(activation) != len(image):
         raise InputError(f"fc: expected its input to be ({len(image)},D), got {tuple(activation.shape)}")
+    check_classes(label, logits.shape[1])
 
     closed = _is_linear(fc) and left[-1] is logits
     with torch.autocast(image.device.type, enabled=False), torch.enable_grad():
