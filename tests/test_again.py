@@ -1,6 +1,5 @@
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import scipy.stats
@@ -15,7 +14,7 @@ from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import frozen
 from attrib.loss import cross_entropy
 from attrib.model import Classifier, Residual
-from train.attack import Attack, Start, pgd_attack
+from train.attack import Attack, Forward, Start, logits, pgd_attack
 from train.methods import again, pgd_at, trades
 from train.methods.fusion import draw_partners, draw_weight, fused, mix_statistics
 
@@ -54,7 +53,8 @@ def unmoved(
     *,
     objective: Objective = cross_entropy,  # noqa: ARG001
     start: Start = "uniform",  # noqa: ARG001
-    forward: Callable[[Tensor], Tensor] | None = None,  # noqa: ARG001
+    forward: Forward = logits,  # noqa: ARG001
+    target: Tensor | None = None,  # noqa: ARG001
 ) -> Tensor:
     """An attack with a known answer."""
     return ADVERSARIAL
@@ -274,18 +274,19 @@ def test_the_attack_sees_the_deployed_model(form: again.Form) -> None:
         *,
         objective: Objective = cross_entropy,
         start: Start = "uniform",
-        forward: Callable[[Tensor], Tensor] | None = None,
+        forward: Forward = logits,
+        target: Tensor | None = None,
     ) -> Tensor:
         seen.update(objective=objective, start=start, forward=forward)
         with frozen(model):
             assert torch.equal(model(batch.image), deployed)
-        return pgd()(model, batch, objective=objective, start=start, forward=forward)
+        return pgd()(model, batch, objective=objective, start=start, forward=forward, target=target)
 
     again.loss(model, BATCH, attack=attack, progress=1.0, generator=seeded(), form=form).backward()
     if isinstance(model, GatedClassifier):
-        assert seen == {"objective": combined_loss, "start": "normal", "forward": model.all_logits}
+        assert seen == {"objective": combined_loss, "start": "normal", "forward": GatedClassifier.all_logits}
     else:
-        assert seen == {"objective": cross_entropy, "start": "uniform", "forward": None}
+        assert seen == {"objective": cross_entropy, "start": "uniform", "forward": logits}
 
 
 @pytest.mark.parametrize("form", ["gate", "logit"])

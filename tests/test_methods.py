@@ -17,7 +17,7 @@ from attrib.attack import Objective
 from attrib.data import Batch
 from attrib.loss import cross_entropy
 from attrib.model import Classifier
-from train.attack import Start, pgd_attack
+from train.attack import Forward, Start, logits, pgd_attack
 from train.methods import aalp, alp, guided_dropout, mart, pgd_at, standard, trades
 from train.methods.guided_dropout import relevance_mask
 
@@ -50,7 +50,7 @@ class Stored:
 
     def __init__(self, adversarial: Tensor) -> None:
         self.adversarial = adversarial
-        self.calls: list[tuple[Objective, Start]] = []
+        self.calls: list[tuple[Objective, Start, Tensor | None]] = []
 
     def __call__(
         self,
@@ -59,9 +59,10 @@ class Stored:
         *,
         objective: Objective = cross_entropy,
         start: Start = "uniform",
-        forward: Callable[[Tensor], Tensor] | None = None,  # noqa: ARG002
+        forward: Forward = logits,  # noqa: ARG002
+        target: Tensor | None = None,
     ) -> Tensor:
-        self.calls.append((objective, start))
+        self.calls.append((objective, start, target))
         return self.adversarial
 
 
@@ -266,7 +267,7 @@ def test_attacks_once(name: str) -> None:
     CASES[name][0](tiny(), images()[0], attack=attack)
     assert len(attack.calls) == (not name.startswith("standard"))
     if attack.calls and not name.startswith("trades"):
-        assert attack.calls == [(cross_entropy, "uniform")]
+        assert attack.calls == [(cross_entropy, "uniform", None)]
 
 
 # Guided Dropout
@@ -410,10 +411,11 @@ def test_trades_attacks_the_divergence_from_the_deployed_prediction(stored: Stor
     fixed = [slow_logits(deployed, x) for x in batch.image]
     attacked = model.eval()(adversarial).detach()
     trades.loss(model.train(), batch, attack=stored)
-    [(objective, start)] = stored.calls
+    [(objective, start, target)] = stored.calls
+    assert target is not None
     assert start == "normal"
     expected = [kl(z, z_adv) for z, z_adv in zip(fixed, attacked.tolist(), strict=True)]
-    assert objective(attacked, batch.label).tolist() == pytest.approx(expected)
+    assert objective(attacked, target).tolist() == pytest.approx(expected)
     assert norm.num_batches_tracked == 1
     assert all(module.training for module in model.modules())
     assert all(weight.requires_grad for weight in model.parameters())

@@ -1,14 +1,15 @@
 """The inner maximisation of adversarial training, as the loss functions are given it."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from attrib import noise
 from attrib.attack import Objective, ascend
 from attrib.data import Batch
-from attrib.fast import running
+from attrib.fast import prepared
 from attrib.inference import Precision
 from attrib.loss import cross_entropy
 
@@ -16,10 +17,20 @@ Start = Literal["uniform", "normal"]
 """Where the ascent starts: anywhere in the eps-ball (Madry), or 0.001 N(0,1) from the image (TRADES, AGAIN)."""
 
 
-class Attack(Protocol):
-    """Images within eps of ``batch.image`` that drive ``objective`` of the deployed model's logits up.
+Forward = Callable[[Any, Tensor], Tensor]
+"""A model and images (N,C,H,W) to what the objective scores: the logits (N,K), or all logits of a gated model."""
 
-    ``forward`` (images to whatever ``objective`` scores) stands in for the model's own forward pass.
+
+def logits(model: nn.Module, image: Tensor) -> Tensor:
+    """The model's own forward pass."""
+    output: Tensor = model(image)
+    return output
+
+
+class Attack(Protocol):
+    """Images within eps of ``batch.image`` that drive ``objective(forward(model, image), target)`` up.
+
+    The model is the deployed one: eval mode, no dropout. target: (N, ...), the labels by default.
     """
 
     def __call__(
@@ -29,7 +40,8 @@ class Attack(Protocol):
         *,
         objective: Objective = cross_entropy,
         start: Start = "uniform",
-        forward: Callable[[Tensor], Tensor] | None = None,
+        forward: Forward = logits,
+        target: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -45,7 +57,8 @@ def pgd_attack(*, eps: float, step_size: float, steps: int, seed: int, epoch: in
         *,
         objective: Objective = cross_entropy,
         start: Start = "uniform",
-        forward: Callable[[Tensor], Tensor] | None = None,
+        forward: Forward = logits,
+        target: Tensor | None = None,
     ) -> Tensor:
         shape, stream = batch.image.shape[1:], _STREAM + epoch
         if start == "uniform":
@@ -53,9 +66,9 @@ def pgd_attack(*, eps: float, step_size: float, steps: int, seed: int, epoch: in
         else:
             offset = 0.001 * noise.normal(batch.index, shape, seed=seed, stream=stream)
         # The weights are new at every step of training, but a copy costs less than one pass of the attack.
-        with running(model, batch.image.device, precision, forward) as run:
+        with prepared(model, batch.image.device, precision) as fast:
             return ascend(
-                run, objective, batch.image, batch.label,
+                partial(forward, fast.model), objective, batch.image, batch.label if target is None else target,
                 start=batch.image + offset, eps=eps, step_size=step_size, steps=(steps,),
             )[steps]  # fmt: skip
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attrib.attack import Objective
 from attrib.data import Batch
 from attrib.loss import cross_entropy
-from train.attack import Attack, Start
+from train.attack import Attack, Forward, Start, logits
 
 
 @contextmanager
@@ -59,10 +59,11 @@ def once(attack: Attack) -> Attack:
         *,
         objective: Objective = cross_entropy,
         start: Start = "uniform",
-        forward: Callable[[Tensor], Tensor] | None = None,
+        forward: Forward = logits,
+        target: Tensor | None = None,
     ) -> Tensor:
         if not images:
-            images.append(attack(model, batch, objective=objective, start=start, forward=forward))
+            images.append(attack(model, batch, objective=objective, start=start, forward=forward, target=target))
         return images[0]
 
     return remembered

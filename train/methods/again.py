@@ -71,20 +71,22 @@ def loss(
         alpha, fusion = 1.0, False
 
     partner = (others if partner is None else partner).to(batch.label.device)
+    # The attack is on the deployed model, so it comes before fusion and before the gates are given labels.
+    adversarial = _attacked(model, batch, attack=attack, base=base)
     with fused(model.stages[fusion_stage], partner, weight) if fusion else nullcontext():
         if isinstance(model, GatedClassifier):
-            return _gate(model, batch, fakes, attack=attack, alpha=alpha)
+            with model.gated_by(batch.label, fakes, alpha):
+                return combined_loss(model.all_logits(adversarial), batch.label).mean()
         classification = partial(two_label_loss, fake=fakes[0], alpha=alpha)
         if base == "trades":
-            return trades.loss(model, batch, attack=attack, beta=beta, classification=classification)
-        return classification(model(attack(model, batch)), batch.label)
+            return trades.loss_on(model, batch, adversarial, beta=beta, classification=classification)
+        return classification(model(adversarial), batch.label)
 
 
-def _gate(model: GatedClassifier, batch: Batch, fakes: list[Tensor], *, attack: Attack, alpha: float) -> Tensor:
-    # The attack is on the deployed model, so it comes before the gates are given labels.
-    adversarial = attack(model, batch, objective=combined_loss, start="normal", forward=model.all_logits)
-    with model.gated_by(batch.label, fakes, alpha):
-        return combined_loss(model.all_logits(adversarial), batch.label).mean()
+def _attacked(model: Classifier, batch: Batch, *, attack: Attack, base: Base) -> Tensor:
+    if isinstance(model, GatedClassifier):
+        return attack(model, batch, objective=combined_loss, start="normal", forward=GatedClassifier.all_logits)
+    return trades.attacked(model, batch, attack=attack) if base == "trades" else attack(model, batch)
 
 
 def two_label_loss(logits: Tensor, label: Tensor, *, fake: Tensor, alpha: float) -> Tensor:

@@ -29,17 +29,40 @@ def loss(
 
     classification: clean logits (N,K) and labels (N,) to the mean loss, for methods that replace the cross-entropy.
     """
-    # What the attack moves away from is fixed: the deployed model's prediction (eval mode), without gradient.
+    adversarial = attacked(model, batch, attack=attack)
+    return loss_on(model, batch, adversarial, beta=beta, classification=classification)
+
+
+def attacked(model: nn.Module, batch: Batch, *, attack: Attack) -> Tensor:
+    """x_adv (N,C,H,W): the images whose predictions are furthest from those of the clean ones.
+
+    What the attack moves away from is fixed: the deployed model's prediction (eval mode), without gradient.
+    """
     with frozen(model), torch.no_grad():
-        deployed = model(batch.image).to(batch.image.dtype)
-    adversarial = attack(model, batch, objective=lambda logits, _: divergence(deployed, logits), start="normal")
+        clean = model(batch.image).to(batch.image.dtype)
+    return attack(model, batch, objective=_divergence_from, start="normal", target=clean)
+
+
+def loss_on(
+    model: nn.Module,
+    batch: Batch,
+    adversarial: Tensor,
+    *,
+    beta: float,
+    classification: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The loss (0-dim) of given adversarial images (N,C,H,W); arguments as for :func:`loss`."""
     # Under autocast the logits are bfloat16, too coarse for differences of logarithms.
     logits = model(torch.cat([batch.image, adversarial])).to(batch.image.dtype)
-    clean, attacked = logits.chunk(2)
-    return classification(clean, batch.label) + beta * divergence(clean, attacked).mean()
+    clean, moved = logits.chunk(2)
+    return classification(clean, batch.label) + beta * divergence(clean, moved).mean()
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     """KL(p(x) || p(x_adv)) of each image (N,), summed over the classes; both arguments are logits (N,K)."""
     log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def _divergence_from(adversarial: Tensor, clean: Tensor) -> Tensor:
+    return divergence(clean, adversarial)
