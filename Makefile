@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test notebooks figures reproduce bench lint clean
+.PHONY: setup demo test notebooks figures reproduce quarter bench lint clean
 
 setup: $(READY)
 
@@ -33,6 +33,10 @@ figures: $(READY)
 reproduce: $(READY)
 	$(BIN)/python -m figures.reproduce $(if $(SHORT),--short) $(if $(SWEEPS),--sweeps)
 
+# The calls to make on a borrowed GPU, and what travels with them in load/; REHEARSE=1: run them here, tiny, in minutes.
+quarter: $(READY)
+	$(BIN)/python -m figures.quarter $(if $(REHEARSE),--rehearse)
+
 # On two free CPU cores in under 20 minutes. torchattacks asks for torchvision, which what is used of it does not need.
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torchattacks==3.5.1 requests
@@ -46,4 +50,4 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs load

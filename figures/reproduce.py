@@ -1,125 +1,184 @@
 """Train the papers' models and make every figure: ``python -m figures.reproduce [--short] [--sweeps]``.
 
-Runs go to runs/DATA-ARCH/NAME, in the order of what matters most where time is short: (a) AGAIN and its baselines,
-(b) ALP, AALP and its halves, each with three seeds, (c) the other methods, (d) with --sweeps those over alpha. What is
-finished is skipped and what was interrupted goes on, so the same command may be given again.
+Runs go to runs/DATA-ARCH/NAME in the order of their value; figures/rows.py lists them. What is finished is skipped and
+what was interrupted goes on, so the same command may be given again. A failed run does not stop the others.
 
 --short is for two CPU cores: one seed of MNIST and CIFAR-10 with short recipes, hours instead of a night on a GPU.
+
+--budget is for a GPU that is there for a limited time: runs start only if they fit, every finished model is analysed at
+once, and figures/ledger.json lists it, so that the next machine takes the next run. --pack and --unpack carry the
+results and what fits of the weights from one machine to another.
 """
 
 import argparse
+import dataclasses
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-RUNS = Path("runs")
-SAVED = ("--save-every", "1")
-"""Of the small networks every epoch is kept; the figures over training need ALP's and AALP's."""
+from attrib import inference
+from attrib.errors import InputError
+from attrib.results import write_json
+from figures import ledger, pack, rates, rows
+from figures.queue import GRACE_SECONDS, Queue, Report, Settings
+from figures.rows import MNIST, RESNET18, RESNET32, Row
 
-
-class Row(NamedTuple):
-    """One training run."""
-
-    place: str
-    """Folder under runs: data set and architecture."""
-    name: str
-    """Folder under that, by which the figures know the model."""
-    recipes: tuple[str, ...]
-    options: tuple[str, ...] = ()
-
-
-def seeds(place: str, recipe: str, method: str, options: tuple[str, ...] = ()) -> list[Row]:
-    """Three runs of a method that differ in their seed."""
-    return [
-        Row(place, method if seed == 0 else f"{method}-seed{seed}", (recipe, method), (*options, "--seed", str(seed)))
-        for seed in range(3)
-    ]
-
-
-RESNET18, RESNET32, MNIST = "cifar10-resnet18", "cifar10-resnet32", "mnist-lenet"
-AWP = ("--awp", "0.005")
-LONG = [
-    # (a)
-    *(row for method in ("raw", "pgd-at", "pgd-at-smooth", "again-logit", "again")
-      for row in seeds(RESNET18, "cifar10-resnet18-fast", method)),
-    # (b)
-    *(row for method in ("alp", "aalp", "aalp-gd", "aalp-sw")
-      for row in seeds(RESNET32, "cifar10-resnet32-fast", method, SAVED)),
-    # (c)
-    Row(RESNET18, "trades", ("cifar10-resnet18-fast", "trades")),
-    Row(RESNET18, "pgd-at-awp", ("cifar10-resnet18-fast", "pgd-at"), AWP),
-    Row(RESNET18, "again-no-hff", ("cifar10-resnet18-fast", "again-no-hff")),
-    Row(RESNET18, "again-logit-awp", ("cifar10-resnet18-fast", "again-logit"), AWP),
-    *(Row(RESNET32, method, ("cifar10-resnet32-fast", method), SAVED)
-      for method in ("raw", "madry", "trades", "raw-gd", "adv-gd", "pgd-at", "again-logit")),
-    *(Row(MNIST, method, ("mnist-lenet", method), SAVED)
-      for method in ("raw", "madry", "alp", "trades", "aalp-gd", "aalp-sw", "aalp", "pgd-at", "again-logit")),
-]  # fmt: skip
-SWEEPS = [
-    # (d)
-    *(Row(RESNET18, f"again-logit-alpha-{alpha}", ("cifar10-resnet18-fast", "again-logit"),
-          ("--alpha", alpha, "--epochs", "10")) for alpha in ("0", "0.2", "0.4", "0.5", "0.6", "0.8", "1")),
-    *(Row(RESNET32, f"aalp-alpha-{alpha}", ("cifar10-resnet32-fast", "aalp"), ("--weight", alpha, "--epochs", "10"))
-      for alpha in ("0", "0.1", "0.5", "1", "2", "5")),
-]  # fmt: skip
-SHORT = [
-    *(Row(MNIST, method, ("mnist-lenet-short", method), SAVED)
-      for method in ("raw", "pgd-at", "pgd-at-smooth", "again-logit", "alp", "aalp", "aalp-gd", "aalp-sw", "madry",
-                     "trades", "again", "raw-gd", "adv-gd")),
-    *(Row(RESNET32, method, ("cifar10-resnet32-short", method), SAVED)
-      for method in ("raw", "pgd-at", "alp", "aalp", "again-logit", "again", "trades")),
-]  # fmt: skip
-SHORT_SWEEPS = [
-    *(Row(MNIST, f"aalp-alpha-{alpha}", ("mnist-lenet-short", "aalp"), ("--weight", alpha, "--epochs", "2"))
-      for alpha in ("0", "1", "5")),
-    *(Row(MNIST, f"again-logit-alpha-{alpha}", ("mnist-lenet-short", "again-logit"),
-          ("--alpha", alpha, "--epochs", "2")) for alpha in ("0.4", "0.6", "1")),
-]  # fmt: skip
+PACK_SECONDS = 40.0
+"""Of the budget, for packing."""
+REHEARSED_IMAGES = 10
+"""Test images of a rehearsal's analyses."""
 LONG_LIMITS = {RESNET18: ["--autoattack", "1000"], RESNET32: [], MNIST: []}
 SHORT_LIMITS = {MNIST: ["--attacked", "1000"], RESNET32: ["--limit", "1000", "--attacked", "500"]}
 """Options of figures.run: how many test images."""
 
 
-def training(row: Row, *, device: str) -> list[str]:
-    """The command that trains a row."""
-    recipes = [part for recipe in row.recipes for part in ("--recipe", recipe)]
-    out = ["--out", str(RUNS / row.place / row.name)]
-    return [sys.executable, "-m", "train", *recipes, *row.options, *out, "--device", device]
-
-
-def analysis(place: str, options: list[str], *, device: str) -> list[str]:
-    """The command that makes the data of a place's figures."""
-    return [
-        sys.executable,
-        "-m",
-        "figures.run",
-        "--ckpts",
-        str(RUNS / place),
-        *options,
-        "--device",
-        device,
-        "--no-draw",
-    ]
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m figures.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help="what two CPU cores can do")
+    parser.add_argument("--rehearse", action="store_true", help="tiny runs on glyphs; needs --budget")
+    parser.add_argument("--sweeps", action="store_true", help="those over alpha too")
+    parser.add_argument("--only", nargs="+", choices=rows.GROUPS, metavar="GROUP", help="only these groups, of A to E")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="small networks side by side (default: 1)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop in time, and analyse what is finished")
+    parser.add_argument("--rates", type=Path, metavar="FILE", help="what figures.rates measured on this device")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--results", type=Path, default=Path("figures/results"), metavar="DIR",
+        help="results of each finished model, with --budget (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--ledger", type=Path, default=ledger.LEDGER, metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--pack", type=Path, metavar="DIR",
+        help="write results, states and weights to DIR/pack-I-of-N; without --budget nothing is trained",
+    )  # fmt: skip
+    parser.add_argument("--unpack", type=Path, metavar="DIR", help="read DIR/pack-I-of-N and do nothing else")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Train, analyse, draw; returns the status of the first command that fails."""
-    parser = argparse.ArgumentParser(prog="python -m figures.reproduce", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="what two CPU cores can do")
-    parser.add_argument("--sweeps", action="store_true", help="those over alpha too")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
-    options = parser.parse_args()
-    rows, sweeps, limits = (SHORT, SHORT_SWEEPS, SHORT_LIMITS) if options.short else (LONG, SWEEPS, LONG_LIMITS)
-    commands = [training(row, device=options.device) for row in [*rows, *(sweeps if options.sweeps else [])]]
-    commands += [analysis(place, of, device=options.device) for place, of in limits.items()]
-    commands.append([sys.executable, "-m", "figures"])
-    for command in commands:
-        print(" ".join(["python", *command[1:]]), flush=True)
-        if not options.dry_run and (status := subprocess.run(command, check=False).returncode):
-            return status
-    return 0
+    """Run what the command line asks for; 1 where a run failed, 2 for wrong input, 130 where it is interrupted."""
+    try:
+        options = parse()
+        return run(options)
+    except InputError as error:
+        print(f"figures.reproduce: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("figures.reproduce: interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """As :func:`main`; raises InputError."""
+    if options.unpack:
+        names = pack.unpack(options.unpack, runs=options.runs, results=options.results, ledger_path=options.ledger)
+        print(f"unpacked {len(names)} files to {options.runs} and {options.results}")
+        return 0
+    if options.rehearse and (options.budget is None or options.ledger == ledger.LEDGER):
+        raise InputError("--rehearse: expected --budget SECONDS and a --ledger of its own with it")
+    wanted = chosen_rows(options)
+    after = [] if options.budget else figures_commands(options)
+    if options.dry_run:
+        for command in [*(rows.training(row, device=options.device, runs=options.runs) for row in wanted), *after]:
+            print_command(command)
+        return 0
+    if options.pack and not options.budget:
+        pack_up(wanted, options, Report())
+        return 0
+    report = train(wanted, options)
+    for command in after:
+        print_command(command)
+        if subprocess.run(command, check=False).returncode:
+            report.failed.append(" ".join(command[2:]))
+    if options.pack:
+        pack_up(wanted, options, report)
+    print_report(report)
+    return 1 if report.failed else 0
+
+
+def chosen_rows(options: argparse.Namespace) -> list[Row]:
+    """The rows that the command line asks for, in order of value."""
+    if options.rehearse:
+        return rows.REHEARSAL
+    if options.short:
+        return [*rows.SHORT, *(rows.SHORT_SWEEPS if options.sweeps else [])]
+    return rows.all_rows(sweeps=options.sweeps, groups=options.only or tuple(rows.GROUPS))
+
+
+def figures_commands(options: argparse.Namespace) -> list[list[str]]:
+    """The commands that make the figures of all models."""
+    made = [
+        [sys.executable, "-m", "figures.run", "--ckpts", str(options.runs / place), *limits, "--device",
+         options.device, "--no-draw"]
+        for place, limits in (SHORT_LIMITS if options.short else LONG_LIMITS).items()
+    ]  # fmt: skip
+    return [*made, [sys.executable, "-m", "figures"]]
+
+
+def train(wanted: Sequence[Row], options: argparse.Namespace) -> Report:
+    """Run the queue; returns what became of the runs."""
+    began = time.time()
+    deadline = None
+    measured = rates.read(options.rates) if options.rates else {}
+    if options.budget:
+        deadline = began + options.budget - GRACE_SECONDS - (PACK_SECONDS if options.pack else 0.0)
+        measured = measured | probed(wanted, options, measured)
+    device = inference.device(options.device)
+    settings = Settings(
+        device=str(device), gpu=device.type == "cuda", device_name=rates.device_name(device), runs=options.runs,
+        results=options.results, jobs=options.jobs, deadline=deadline,
+        limit=REHEARSED_IMAGES if options.rehearse else None,
+        ledger=options.ledger if options.budget and not options.short else None, rates=measured,
+    )  # fmt: skip
+    return Queue(wanted, settings).run()
+
+
+def probed(
+    wanted: Sequence[Row], options: argparse.Namespace, measured: Mapping[str, rates.Rate]
+) -> dict[str, rates.Rate]:
+    """Rates of the large networks that neither a file nor an earlier run's log gives.
+
+    Small networks need none: they may start without fitting.
+    """
+    found = {}
+    for row in wanted:
+        known = row.place in measured or row.place in found or any((options.runs / row.place).glob("*/log.jsonl"))
+        if not row.small and not known:
+            entry = rates.measure(row, device=options.device, engine=None)
+            found[row.place] = rates.Rate(entry["seconds"], None)
+            print(f"{row.place}: {entry['seconds']:.1f} s per epoch, by a short run", flush=True)
+    return found
+
+
+def pack_up(wanted: Sequence[Row], options: argparse.Namespace, report: Report) -> None:
+    """Write the archive, and beside it queue.json: what became of the runs, and what is in the archive."""
+    members = pack.collect(
+        wanted, runs=options.runs, results=options.results, ledger_path=None if options.short else options.ledger
+    )
+    left_out = pack.pack(members, options.pack)
+    report.packed = [member.path for member in members if member.path not in left_out]
+    write_json(dataclasses.asdict(report) | {"left_out": left_out}, options.pack / "queue.json")
+    for path in left_out:
+        print(f"left out of the archive: {path}")
+
+
+def print_command(command: Sequence[str]) -> None:
+    """The command as one would type it."""
+    print(" ".join(["python", *command[1:]]), flush=True)
+
+
+def print_report(report: Report) -> None:
+    """What failed, one line each, and the counts."""
+    for title in report.failed:
+        print(f"failed: {title}")
+    print(report.counts())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,202 @@
+"""Carry runs and results from one machine to another: one archive in a few parts, what matters most first.
+
+The archive is a tar of files that are compressed one by one. A member's name is ``xzK/PATH``: the file's bytes are
+split into K interleaved planes (2 for half, 4 for single precision), which compress better, and packed with xz.
+"""
+
+import dataclasses
+import io
+import lzma
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from attrib.errors import InputError
+from attrib.files import atomic, folder
+from figures import ledger
+from figures.rows import Row
+
+PART, PARTS, TOTAL = 15 * 2**20, 8, 60 * 2**20
+"""Bytes of a part, how many parts, and bytes of all."""
+BLOCK = 512
+"""Tar writes whole blocks."""
+TAIL = 20 * BLOCK
+"""What tar may write after the last member."""
+TABLES = ".csv"
+"""Tables with a row per image; they stay compressed where they are unpacked."""
+
+
+class Member(NamedTuple):
+    """A file of the archive."""
+
+    path: str
+    """``runs/...``, ``results/...`` or ``ledger.json``."""
+    planes: int
+    content: Callable[[], bytes]
+    time: float = 0.0
+    """When the file was written."""
+
+
+def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path | None) -> list[Member]:
+    """What there is of the rows in order of value.
+
+    The ledger, results and logs; states of unfinished small networks, and weights of finished ones; weights of large
+    networks; saved epochs.
+    """
+    first: list[Member] = []
+    states: list[Member] = []
+    small: list[Member] = []
+    large: list[Member] = []
+    epochs: list[Member] = []
+    if ledger_path is not None and ledger_path.exists():
+        first.append(_whole(ledger_path, "ledger.json"))
+    for row in rows:
+        files = sorted(path for path in (results / row.key).rglob("*") if path.is_file())
+        first += [_whole(path, f"results/{path.relative_to(results)}") for path in files]
+        run = runs / row.key
+        model, last, log = run / "model.pt", run / "last.pt", run / "log.jsonl"
+        if not model.exists() or not log.exists():
+            continue
+        if is_finished(run):
+            first.append(_whole(log, f"runs/{row.key}/log.jsonl"))
+            (small if row.small else large).append(_halved(model, f"runs/{row.key}/model.pt"))
+            epochs += [_halved(path, f"runs/{row.key}/{path.name}") for path in sorted(run.glob("epoch-*.pt"))]
+        elif row.small and last.exists():
+            first.append(_whole(log, f"runs/{row.key}/log.jsonl"))
+            states += [_whole(path, f"runs/{row.key}/{path.name}", planes=4) for path in (last, model)]
+            epochs += [_whole(path, f"runs/{row.key}/{path.name}", 4) for path in sorted(run.glob("epoch-*.pt"))]
+    return [*first, *states, *small, *large, *epochs]
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run with this folder has done all its epochs."""
+    from attrib import checkpoint
+
+    return len(ledger.history(run)) >= int(str(checkpoint.read(run / "model.pt").hyper["epochs"]))
+
+
+def _whole(path: Path, name: str, planes: int = 1) -> Member:
+    return Member(name, planes, path.read_bytes, path.stat().st_mtime)
+
+
+def _halved(path: Path, name: str) -> Member:
+    return Member(name, 2, partial(halved, path), path.stat().st_mtime)
+
+
+def halved(path: Path) -> bytes:
+    """The checkpoint with its weights in half precision, as a file's bytes."""
+    from attrib import checkpoint
+
+    ckpt = checkpoint.read(path)
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in ckpt.weights.items()}
+    with tempfile.TemporaryDirectory() as place:
+        small = Path(place) / "model.pt"
+        checkpoint.save(dataclasses.replace(ckpt, weights=weights), small)
+        return small.read_bytes()
+
+
+def pack(members: Sequence[Member], out: Path, *, part: int = PART, total: int = TOTAL) -> list[str]:
+    """Write ``out``/pack-I-of-N, none larger than ``part``, all together at most ``total``.
+
+    A member that does not fit into what those before it leave is left out. Returns the paths of these.
+    """
+    total = min(total, part * PARTS)
+    written, left_out, size = io.BytesIO(), [], TAIL
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.GNU_FORMAT) as archive, ThreadPoolExecutor() as pool:
+        for member, data in zip(members, pool.map(_compressed, members), strict=True):
+            header = tarfile.TarInfo(f"xz{member.planes}/{member.path}")
+            header.size, header.mtime = len(data), int(member.time)
+            needed = len(header.tobuf(tarfile.GNU_FORMAT)) + -(-len(data) // BLOCK) * BLOCK
+            if size + needed > total:
+                left_out.append(member.path)
+                continue
+            size += needed
+            archive.addfile(header, io.BytesIO(data))
+    content = written.getvalue()
+    count = -(-len(content) // part)
+    folder(out)
+    for number in range(count):
+        with atomic(out / f"pack-{number + 1}-of-{count}") as temporary:
+            temporary.write_bytes(content[number * part : (number + 1) * part])
+    return left_out
+
+
+def _compressed(member: Member) -> bytes:
+    content = member.content()
+    return lzma.compress(b"".join(content[plane :: member.planes] for plane in range(member.planes)))
+
+
+def _restored(data: bytes, planes: int) -> bytes:
+    split = lzma.decompress(data)
+    content = bytearray(len(split))
+    start = 0
+    for plane in range(planes):
+        length = len(range(plane, len(split), planes))
+        content[plane::planes] = split[start : start + length]
+        start += length
+    return bytes(content)
+
+
+def unpack(source: Path, *, runs: Path, results: Path, ledger_path: Path) -> list[str]:
+    """Put everything in its place and merge the ledger; returns the paths in the archive.
+
+    Tables with a row per image stay compressed: NAME.csv.xz. Raises InputError for a missing part, a file that is no
+    such archive, and where a run's folder holds another run.
+    """
+    places = {"runs": runs, "results": results}
+    packed = list(_members(source))
+    for member in packed:
+        if member.path.endswith("/log.jsonl"):
+            _check_same_run(runs / Path(member.path).relative_to("runs"), member.content().decode())
+    for member in packed:
+        if member.path == "ledger.json":
+            ledger.merge(ledger_path, ledger.parse(member.content().decode(), source))
+            continue
+        place, _, path = member.path.partition("/")
+        target, content = places[place] / path, member.content()
+        if path.endswith(TABLES):
+            target, content = target.with_name(f"{target.name}.xz"), lzma.compress(content)
+        folder(target.parent)
+        with atomic(target) as temporary:
+            temporary.write_bytes(content)
+        os.utime(target, (member.time, member.time))
+    return [member.path for member in packed]
+
+
+def _members(source: Path) -> Iterator[Member]:
+    """What the parts in a folder hold."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(_joined(source))) as archive:
+            for info in archive:
+                encoding, _, path = info.name.partition("/")
+                file = archive.extractfile(info)
+                inside = path == "ledger.json" or path.split("/")[0] in ("runs", "results")
+                if file is None or not encoding.startswith("xz") or not inside or ".." in path.split("/"):
+                    raise InputError(f"--unpack: {source} holds {info.name!r}, which no archive of runs does")
+                planes = int(encoding.removeprefix("xz"))
+                yield Member(path, planes, partial(_restored, file.read(), planes), info.mtime)
+    except (tarfile.TarError, ValueError) as error:
+        raise InputError(f"--unpack: the parts in {source} are no archive of runs ({error}); copy them again") from None
+
+
+def _joined(source: Path) -> bytes:
+    """The parts of an archive, one after the other."""
+    found = {path.name: path for path in source.glob("pack-*-of-*")}
+    counts = {name.rpartition("-")[2] for name in found}
+    if len(counts) != 1:
+        raise InputError(f"--unpack: expected the parts of one archive, pack-1-of-N, in {source}, found {len(counts)}")
+    names = [f"pack-{number}-of-{count}" for count in counts for number in range(1, int(count) + 1)]
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"--unpack: {source} lacks {', '.join(missing)}; copy it there")
+    return b"".join(found[name].read_bytes() for name in names)
+
+
+def _check_same_run(log: Path, text: str) -> None:
+    """Raise InputError unless the folder of ``log`` is empty of runs, or holds an earlier state of the same run."""
+    if (log.parent / "model.pt").exists() and not text.startswith(log.read_text() if log.exists() else "?"):
+        raise InputError(f"--unpack: {log.parent} holds another run; move it away, or name another folder with --runs")

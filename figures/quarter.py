@@ -1,0 +1,228 @@
+"""Prepare three calls on a borrowed GPU that is there for a quarter of an hour: ``make quarter``.
+
+The machine starts bare: it has torch and most packages, but no network and no data. With each call travel the tree and
+a folder load/K. Call 1 installs wheels, runs the GPU tests and measures rates; call 3 runs figures.reproduce. What
+figures/quarter.sh unpacks stays on the machine from one call to the next.
+
+``make quarter REHEARSE=1`` runs the three calls here, with tiny networks on glyphs, and what follows them at home.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import attrib
+from attrib import glyphs, readers, sources
+from attrib.errors import InputError
+from attrib.files import folder
+from figures import ledger, mosaics, pack, rows
+from figures.mosaics import Part
+
+LOAD = Path("load")
+LIMIT = 62 * 2**20
+"""Bytes that may travel with a call: the tree and its load."""
+WHEELS = ("captum", "pooch", "platformdirs")
+"""Requirements that the machine lacks, with what they need; constraints.txt has the versions."""
+CALLS = {
+    1: [Part("cifar10", "train", 0), Part("cifar10", "train", 1), Part("mnist", "train", 0)],
+    2: [Part("cifar10", "train", 2), Part("cifar10", "train", 3), Part("mnist", "train", 1)],
+    3: [Part("cifar10", "train", 4), Part("cifar10", "test", 0), Part("mnist", "train", 2), Part("mnist", "test", 0)],
+}
+"""Mosaics of each call."""
+SECONDS = {1: 150, 2: 60, 3: 540}
+"""Time limit of each call. The scripts stop earlier by themselves."""
+REHEARSED_COUNT = 200
+"""Images of a mosaic in a rehearsal."""
+
+Source = Callable[[Part], tuple[Tensor, Tensor]]
+"""From a part to its images (N,C,H,W) uint8 and labels (N,)."""
+
+
+def main() -> int:
+    """Build what travels and print the calls, or rehearse; 2 for what the user can correct, said in one line."""
+    parser = argparse.ArgumentParser(prog="python -m figures.quarter", description=__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="run the calls here, with tiny networks")
+    parser.add_argument("--unpack", type=Path, metavar="DIR", help="on the machine: DIR/load to DIR/data")
+    options = parser.parse_args()
+    try:
+        if options.unpack:
+            mosaics.unpack(options.unpack / "load", options.unpack / "data")
+            return 0
+        if options.rehearse:
+            with tempfile.TemporaryDirectory() as place:
+                return rehearse(Path(place))
+        build(LOAD, public_data)
+        download_wheels(LOAD / "1" / "wheels")
+        tree = tree_bytes()
+        carry_states(Path("runs"), LOAD, tree)
+        check_sizes(LOAD, tree)
+        print_calls(LOAD, tree)
+    except InputError as error:
+        print(f"figures.quarter: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build(load: Path, source: Source) -> None:
+    """Write the mosaics of every call to ``load``/K; those that are there stay."""
+    for call, parts in CALLS.items():
+        place = folder(load / str(call))
+        for part in parts:
+            if not (place / f"{part.name}.labels").exists():
+                mosaics.write(*source(part), place / part.name)
+
+
+def public_data(part: Part) -> tuple[Tensor, Tensor]:
+    """A part of CIFAR-10 or MNIST; raises InputError where its files are missing."""
+    images, labels = sources.read(part.data, split=part.split, root=None)
+    size = len(images) // mosaics.PARTS[part.data, part.split]
+    rows = slice(part.number * size, (part.number + 1) * size)
+    return images[rows], labels[rows]
+
+
+def digits(part: Part) -> tuple[Tensor, Tensor]:
+    """Glyphs in the shape of a part, for a rehearsal."""
+    first = REHEARSED_COUNT * part.number
+    images, labels, _ = glyphs.render(torch.arange(first, first + REHEARSED_COUNT), split=part.split)
+    return (images if part.data == "cifar10" else images[:, :1, 2:30, 2:30].contiguous()), labels
+
+
+def download_wheels(place: Path) -> None:
+    """Download the wheels that are not there; raises InputError where pip cannot."""
+    missing = [name for name in WHEELS if not any(place.glob(f"{name}-*.whl"))]
+    if not missing:
+        return
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [*pip, "--only-binary=:all:", "-c", "constraints.txt", "-d", str(folder(place)), *missing]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise InputError(f"wheels: pip download {' '.join(missing)} failed ({reason}); try again with a network")
+
+
+def tree_bytes() -> int:
+    """Bytes of the files that git does not ignore; raises InputError outside a checkout."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(listed, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError("expected the root of a git checkout, which tells what travels; run make quarter there")
+    return sum(path.lstat().st_size for name in done.stdout.split("\0") if name and (path := Path(name)).exists())
+
+
+def folder_bytes(place: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+
+def carry_states(runs: Path, load: Path, tree: int) -> None:
+    """Copy unfinished small runs to ``load``/K/runs where there is room, in order of value; name those left behind."""
+    for call in CALLS:
+        shutil.rmtree(load / str(call) / "runs", ignore_errors=True)
+    for row in rows.all_rows(sweeps=True):
+        run = runs / row.key
+        if not row.small or not continues(row, run):
+            continue
+        files = [path for path in run.iterdir() if path.suffix in (".pt", ".jsonl")]
+        size = sum(path.stat().st_size for path in files)
+        room = {call: LIMIT - tree - folder_bytes(load / str(call)) for call in CALLS}
+        call = max(room, key=lambda number: room[number])
+        if size > room[call]:
+            print(f"{run} stays here: no call has room for its {size / 2**20:.1f} MiB")
+            continue
+        target = folder(load / str(call) / "runs" / row.key)
+        for path in files:
+            shutil.copy2(path, target)
+
+
+def continues(row: rows.Row, run: Path) -> bool:
+    """Whether the folder holds an unfinished run of this row with the row's own options."""
+    if not (run / "last.pt").exists() or not (run / "model.pt").exists() or pack.is_finished(run):
+        return False
+    saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
+    return bool(saved["config"] == rows.config(row).as_dict())
+
+
+def check_sizes(load: Path, tree: int) -> None:
+    """Raise InputError where a call would carry too much."""
+    for call in CALLS:
+        size = folder_bytes(load / str(call))
+        if tree + size > LIMIT:
+            raise InputError(
+                f"call {call}: expected at most {LIMIT / 2**20:.0f} MiB, got {tree / 2**20:.1f} MiB of tracked and"
+                f" untracked files and {size / 2**20:.1f} MiB in {load / str(call)}; remove or ignore files"
+            )
+
+
+def print_calls(load: Path, tree: int) -> None:
+    """What to do, in order."""
+    print("Make these calls one after another, each within 30 s of the end of the one before:\n")
+    for call, seconds in SECONDS.items():
+        place = load / str(call)
+        size = (tree + folder_bytes(place)) / 2**20
+        print(f"  {call}. carry {place} ({size:.1f} MiB with the tree), time limit {seconds} s:")
+        print(f"     bash figures/quarter.sh {call}")
+    print("\nThen, with the files that call 3 has left in OUT copied to DIR:")
+    print("     .venv/bin/python -m figures.reproduce --unpack DIR")
+
+
+def rehearse(place: Path) -> int:
+    """Run the calls and what follows at home, below ``place``; returns 0 where all of it worked."""
+    build(place / "load", digits)
+    environment = {
+        **os.environ, "REHEARSE": "1", "PYTHON": sys.executable, "LOAD": str(place / "load"),
+        "STAY": str(place / "machine"), "BUDGET": "140", "JOBS": "2", "LEDGER": str(place / "machine" / "ledger.json"),
+    }  # fmt: skip
+    status = 0
+    for call in CALLS:
+        out = folder(place / f"out-{call}")
+        command = ["bash", "figures/quarter.sh", str(call)]
+        status |= subprocess.run(command, env=environment | {"OUT": str(out)}, check=False).returncode != 0
+        files = [path for path in out.rglob("*") if path.is_file()]
+        if len(files) > pack.PARTS or any(path.stat().st_size > pack.PART for path in files):
+            raise InputError(f"call {call}: expected at most 8 files of 15 MiB in OUT, got {sorted(files)}")
+    check_data(place / "machine" / "data")
+    home = place / "home"
+    places = ["--runs", str(home / "runs"), "--results", str(home / "results"), "--ledger", str(home / "ledger.json")]
+    reproduce = [sys.executable, "-m", "figures.reproduce", *places]
+    status |= subprocess.run([*reproduce, "--unpack", str(place / "out-3")], check=False).returncode != 0
+    report = json.loads((place / "out-3" / "queue.json").read_text())
+    cut = home / "runs" / rows.REHEARSAL[-1].key
+    before = len(ledger.history(cut))
+    # The next machine: what is finished is in the ledger, and the run that was cut goes on.
+    again = [*reproduce, "--rehearse", "--budget", "35"]
+    status |= subprocess.run(again, check=False).returncode != 0
+    after = len(ledger.history(cut))
+    loaded = [attrib.load(path)[1].epoch for path in sorted((home / "runs").glob("*/*/model.pt"))]
+    complete = len(report["finished"]) == len(rows.REHEARSAL) - 1 and len(loaded) == len(rows.REHEARSAL)
+    status |= not (complete and 0 < before < after)
+    packed = {path.rpartition("/")[0] for path in report["packed"] if path.endswith("model.pt")}
+    print(
+        f"rehearsal: {len(report['finished'])} runs finished, {len(report['failed'])} failed, {len(packed)} packed,"
+        f" {len(loaded)} loaded; the run that was cut went on from epoch {before} to {after}"
+    )
+    return int(status)
+
+
+def check_data(place: Path) -> None:
+    """Raise InputError unless the data that was unpacked in a rehearsal is what was packed."""
+    train = [place / "cifar-10-batches-bin" / f"data_batch_{number}.bin" for number in range(1, 6)]
+    grey = [place / "mnist" / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    read = {"cifar10": readers.cifar_binary(train, classes=10), "mnist": readers.mnist(grey)}
+    for data, unpacked in read.items():
+        parts = [digits(part) for part in mosaics.ALL if (part.data, part.split) == (data, "train")]
+        for found, tensors in zip(unpacked, zip(*parts, strict=True), strict=True):
+            if not torch.equal(found, torch.cat(tensors)):
+                raise InputError(f"{place}: {data} is not what was packed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# One of three calls on a borrowed GPU, in the root of the tree: bash figures/quarter.sh 1|2|3 (make quarter prints them).
+# OUT: the folder whose files come back. What is unpacked stays in memory on the machine, for the calls that follow.
+# A rehearsal sets REHEARSE, PYTHON, LOAD, STAY, BUDGET, JOBS and LEDGER; see figures/quarter.py.
+set -euo pipefail
+call=${1:?expected 1, 2 or 3}
+: "${OUT:?expected the folder whose files come back}"
+python=${PYTHON:-python3}
+load=${LOAD:-load}/$call
+if [ -d /dev/shm ]; then memory=/dev/shm; else memory=${TMPDIR:-/tmp}; fi
+stay=${STAY:-$memory/attrib}
+budget=${BUDGET:-480}
+rehearse=${REHEARSE:+--rehearse}
+export PYTHONPATH=$PWD:$stay/site ATTRIB_DATA=$stay/data PYTHONUNBUFFERED=1 MPLBACKEND=agg
+mkdir -p "$stay/load" "$stay/runs" "$OUT"
+exec > >(tee "$OUT/call-$call.log") 2>&1
+
+skipped=() failed=()
+# step NAME SECONDS COMMAND...: run it within SECONDS, and within what is left of the first call's 100 s.
+step() {
+    local name=$1 seconds=$2 left=$((100 - SECONDS))
+    shift 2
+    if ((left < 5)); then
+        skipped+=("$name")
+        return
+    fi
+    seconds=$((seconds < left ? seconds : left))
+    echo "== $name, at most $seconds s"
+    timeout -k 2 "$seconds" "$@" || failed+=("$name (status $?)")
+}
+
+measure() {
+    if [ -d "$load/wheels" ]; then
+        $python -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$stay/site" "$load"/wheels/*.whl
+    else
+        echo "== wheels: none to install, the packages are here"
+    fi
+    # shellcheck disable=SC2046  # one file per word
+    step "GPU tests" 45 "$python" -m pytest -q -m gpu -p no:cacheprovider $(grep -l 'mark\.gpu' tests/test_*.py)
+    step "rates" 80 "$python" -m figures.rates --out "$stay/rates.json" $rehearse
+    step "peaks" 30 "$python" -m bench.peak --out "$OUT" ${rehearse:+--arch lenet --images 8 --rounds 1}
+    if [ -e "$stay/rates.json" ]; then cp "$stay/rates.json" "$OUT"; fi
+    if ((${#skipped[@]})); then echo "skipped, no time left: ${skipped[*]}"; fi
+    if ((${#failed[@]})); then
+        echo "failed: ${failed[*]}"
+        return 1
+    fi
+}
+
+train() {
+    "$python" -m figures.quarter --unpack "$stay"
+    "$python" -m figures.reproduce $rehearse --sweeps --budget $((budget - SECONDS)) --jobs "${JOBS:-8}" --runs "$stay/runs" \
+        --results "$stay/results" --rates "$stay/rates.json" --ledger "${LEDGER:-figures/ledger.json}" --pack "$OUT"
+}
+
+find "$load" -maxdepth 1 -type f -exec cp {} "$stay/load" \;
+if [ -d "$load/runs" ]; then cp -r "$load/runs/." "$stay/runs"; fi
+case $call in
+1) measure ;;
+2) echo "unpacked" ;;
+3) train ;;
+*)
+    echo "expected 1, 2 or 3, got $call"
+    exit 2
+    ;;
+esac

@@ -1,0 +1,275 @@
+"""Run many trainings and their analyses on one device within a time budget.
+
+A large network trains alone, small ones side by side. A large run starts only if all of it fits, analysis included. A
+small run may start if one epoch fits: it stops in time and its state continues elsewhere.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attrib import inference
+from attrib.errors import InputError
+from figures import ledger, rates, rows
+from figures.rows import Row
+from figures.schedule import Job, epoch_seconds, next_job
+from figures.shared import read_json
+
+START_SECONDS = 15.0
+"""Until the first step of a training: imports, data, compilation."""
+ANALYSIS_EPOCHS = 6.0
+"""What the analyses of a model take, in epochs of its training, where no model of its kind has been analysed yet."""
+GRACE_SECONDS = 10.0
+"""After the deadline, until what still runs is ended."""
+STOPPED = 3
+"""Exit status of a training that --until has stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where and how a queue runs."""
+
+    device: str
+    gpu: bool
+    device_name: str
+    """As the ledger names it."""
+    runs: Path
+    results: Path
+    jobs: int
+    deadline: float | None
+    """Unix time; None: no limit, and models are not analysed."""
+    limit: int | None
+    """Test images of the analyses, None for all."""
+    ledger: Path | None
+    rates: Mapping[str, rates.Rate]
+    """Place to what an epoch of pgd-at takes there, as measured before."""
+
+
+@dataclass
+class Item:
+    """One command of the queue."""
+
+    row: Row
+    analysis: str | None
+    """Name of the analysis; None: the training."""
+    command: list[str]
+    job: Job
+    started: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """As the queue's lines call it."""
+        return self.row.key if self.analysis is None else f"{self.row.key}: {self.analysis}"
+
+
+@dataclass
+class Report:
+    """What became of the runs; keys are ``place/name``."""
+
+    finished: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """Stopped by the budget; they continue with the same command."""
+    failed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Not started, runs and analyses."""
+    packed: list[str] = field(default_factory=list)
+    """Files in the archive."""
+
+    def counts(self) -> str:
+        """One line that counts the runs."""
+        packed = {path.rpartition("/")[0] for path in self.packed if path.endswith(("model.pt", "last.pt"))}
+        return (
+            f"runs: {len(self.finished)} finished, {len(self.stopped)} stopped by the budget, {len(self.left)} left, "
+            f"{len(self.failed)} failed, {len(packed)} packed"
+        )
+
+
+class Queue:
+    """The runs that wait, those that are running, and what became of the others."""
+
+    def __init__(self, wanted: Sequence[Row], settings: Settings) -> None:
+        self.settings = settings
+        self.began = time.time()
+        self.report = Report()
+        self.waiting: list[Row] = []
+        self.analyses: list[Item] = []
+        self.running: dict[subprocess.Popen[bytes], Item] = {}
+        self.analysis_seconds: dict[str, float] = {}
+        self.trained_at: dict[str, float] = {}
+        self.configs = {}
+        done = ledger.read(settings.ledger) if settings.ledger else []
+        for row in wanted:
+            if ledger.has(done, row):
+                self.say(f"{row.key}: in the ledger already")
+                continue
+            try:
+                self.configs[row.key] = rows.config(row)
+            except InputError as error:
+                self.fail(row.key, str(error))
+                continue
+            self.waiting.append(row)
+
+    def run(self) -> Report:
+        """Run what fits; a failed run does not stop the others."""
+        try:
+            while True:
+                self.reap()
+                while (item := self.next_item()) is not None:
+                    self.start(item)
+                if not self.running:
+                    break
+                if self.remaining() < -GRACE_SECONDS:
+                    self.end_all()
+                time.sleep(0.2)
+        finally:
+            self.end_all()
+        self.report.left = [*(item.title for item in self.analyses), *(row.key for row in self.waiting)]
+        return self.report
+
+    def next_item(self) -> Item | None:
+        """What to start now. Analyses come before trainings."""
+        for row in [row for row in self.waiting if self.is_trained(row)]:
+            self.waiting.remove(row)
+            self.trained(row)
+        candidates = [*self.analyses, *map(self.training, self.waiting)]
+        now = time.time()
+        running = [
+            item.job._replace(seconds=max(0.0, item.started + item.job.seconds - now)) for item in self.running.values()
+        ]
+        position = next_job(
+            [item.job for item in candidates], running, remaining=self.remaining(), slots=self.settings.jobs
+        )
+        if position is None:
+            return None
+        item = candidates[position]
+        if item.analysis is None:
+            self.waiting.remove(item.row)
+        else:
+            self.analyses.remove(item)
+        return item
+
+    def training(self, row: Row) -> Item:
+        """The training of a row, with what it takes."""
+        epoch = epoch_seconds(row, self.settings.runs, self.settings.rates) or 0.0
+        left = self.configs[row.key].epochs - len(ledger.history(self.settings.runs / row.key))
+        whole = START_SECONDS + left * epoch
+        if self.settings.deadline is not None:
+            whole += self.analysis_seconds.get(row.place, START_SECONDS + ANALYSIS_EPOCHS * epoch)
+        least = START_SECONDS + epoch if row.small else whole
+        rate = self.settings.rates.get(row.place)
+        command = rows.training(
+            row, device=self.settings.device, runs=self.settings.runs, until=self.settings.deadline,
+            engine=rate.engine if rate else None,
+        )  # fmt: skip
+        return Item(row, None, command, Job(row.small, whole, least))
+
+    def start(self, item: Item) -> None:
+        """Start a command, its output in a file beside its results."""
+        log = self.log(item)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.settings.jobs))}
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                item.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env={**(threads if item.job.small else {}), **os.environ},
+            )  # fmt: skip
+        item.started = time.time()
+        self.running[process] = item
+        self.say(f"{item.title}: started")
+
+    def log(self, item: Item) -> Path:
+        """Where a command's output goes."""
+        name = "train.log" if item.analysis is None else f"{item.analysis}.log"
+        return self.settings.runs / item.row.key / name
+
+    def reap(self) -> None:
+        """Take the finished commands off the list of those running."""
+        for process, item in list(self.running.items()):
+            status = process.poll()
+            if status is not None:
+                del self.running[process]
+                self.ended(item, status)
+
+    def ended(self, item: Item, status: int) -> None:
+        """Note what became of a command."""
+        if item.analysis is None and status == STOPPED:
+            self.report.stopped.append(item.row.key)
+            self.say(f"{item.title}: stopped by the budget")
+        elif status != 0:
+            lines = self.log(item).read_text(errors="replace").strip().splitlines()
+            self.fail(item.title, f"status {status}: {lines[-1] if lines else 'no output'}")
+            self.analyses = [other for other in self.analyses if other.row != item.row or item.analysis is None]
+        elif item.analysis is None:
+            self.trained(item.row)
+        else:
+            self.say(f"{item.title}: done")
+            self.analysed(item.row)
+
+    def is_trained(self, row: Row) -> bool:
+        """Whether the run is finished since before."""
+        run = self.settings.runs / row.key
+        return (run / "model.pt").exists() and len(ledger.history(run)) >= self.configs[row.key].epochs
+
+    def trained(self, row: Row) -> None:
+        """Put the analyses of a trained model on the list, those left out that are done for these very weights."""
+        self.say(f"{row.key}: trained")
+        self.trained_at[row.key] = time.time()
+        if self.settings.deadline is None:
+            self.report.finished.append(row.key)
+            return
+        seconds = self.analysis_seconds.get(
+            row.place,
+            START_SECONDS + ANALYSIS_EPOCHS * (epoch_seconds(row, self.settings.runs, self.settings.rates) or 0.0),
+        )
+        model = self.settings.runs / row.key / "model.pt"
+        commands = rows.analyses(
+            row, device=self.settings.device, gpu=self.settings.gpu, runs=self.settings.runs,
+            results=self.settings.results, limit=self.settings.limit,
+        )  # fmt: skip
+        for name, command in commands.items():
+            summary = self.settings.results / row.key / name / f"{name.partition('-')[0]}.json"
+            if not summary.exists() or summary.stat().st_mtime < model.stat().st_mtime:
+                self.analyses.append(Item(row, name, command, Job(True, seconds, START_SECONDS)))
+        self.analysed(row)
+
+    def analysed(self, row: Row) -> None:
+        """Write the ledger's entry when the last analysis of a model is done."""
+        pending = [item for item in [*self.analyses, *self.running.values()] if item.row == row]
+        if pending or any(key.startswith(f"{row.key}:") for key in self.report.failed):
+            return
+        self.report.finished.append(row.key)
+        self.analysis_seconds[row.place] = time.time() - self.trained_at[row.key]
+        if self.settings.ledger is None:
+            return
+        summary = read_json(self.settings.results / row.key / "robust" / "robust.json")
+        run = self.settings.runs / row.key
+        entry = ledger.describe(
+            row, run, summary["models"][0]["accuracies"], device=self.settings.device_name,
+            precision=inference.precision(self.configs[row.key].precision, inference.device(self.settings.device)),
+        )  # fmt: skip
+        ledger.merge(self.settings.ledger, [entry])
+
+    def end_all(self) -> None:
+        """End what still runs; a training has its last epoch on disk."""
+        for process, item in self.running.items():
+            process.terminate()
+            self.fail(item.title, "ended at the deadline")
+        for process in self.running:
+            process.wait()
+        self.running.clear()
+
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+        return float("inf") if self.settings.deadline is None else self.settings.deadline - time.time()
+
+    def fail(self, title: str, reason: str) -> None:
+        """Note a failure; the queue goes on."""
+        self.report.failed.append(title)
+        self.say(f"{title}: failed: {reason}")
+
+    def say(self, line: str) -> None:
+        """One line of progress, with the seconds since the start."""
+        print(f"[{time.time() - self.began:5.0f} s] {line}", flush=True)

@@ -1,0 +1,143 @@
+"""Seconds per epoch of adversarial training on this device: ``python -m figures.rates --out FILE``.
+
+Each rate is that of the second of two short epochs on glyphs, which need no files, scaled to the whole data set. On a
+GPU the engines that run the attack are compared with resnet18; the small networks use the fastest of them. The file is
+written after every measurement, so that what is ended early leaves something.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from attrib import glyphs, inference, sources
+from attrib.errors import InputError
+from attrib.files import atomic
+from figures import ledger, rows
+from figures.rows import MNIST, RESNET18, RESNET32, Row
+
+ENGINES = ("graph", "eager", "compiled")
+BATCHES = (128, 512)
+"""Of resnet18; the first is that of its recipe."""
+IMAGES = 4096
+"""Images of a short epoch."""
+
+
+class Rate(NamedTuple):
+    """What an epoch of PGD-AT takes."""
+
+    seconds: float
+    """With its evaluation."""
+    engine: str | None
+    """As ``--engine`` takes it; None on a CPU."""
+
+
+def read(path: Path) -> dict[str, Rate]:
+    """Per place the fastest rate at its recipe's batch size; none where there is no file."""
+    if not path.exists():
+        return {}
+    fastest: dict[str, Rate] = {}
+    for entry in json.loads(path.read_text())["rates"]:
+        rate = Rate(entry["seconds"], entry["engine"])
+        if entry["recipe_batch"] and (entry["place"] not in fastest or rate < fastest[entry["place"]]):
+            fastest[entry["place"]] = rate
+    return fastest
+
+
+def measure(row: Row, *, device: str, engine: str | None, batch_size: int | None = None) -> dict[str, Any]:
+    """One entry of the file: train a row for two short epochs.
+
+    batch_size: None for the recipe's. Raises InputError with the last line of the output where training fails.
+    """
+    config = rows.config(row)
+    with tempfile.TemporaryDirectory() as folder:
+        command = rows.training(row, device=device, runs=Path(folder), engine=engine)
+        limit = min(_images(config.data, config.limit), config.holdout + IMAGES)
+        # Later options override earlier ones.
+        command += ["--data", "glyphs", "--epochs", "2", "--limit", str(limit), "--no-last"]
+        command += ["--batch-size", str(batch_size or config.batch_size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"{row.key}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        last = ledger.history(Path(folder) / row.key)[-1]
+    evaluation = last["seconds"] - (limit - config.holdout) / last["images_per_s"]
+    seconds = evaluation + (_images(config.data, config.limit) - config.holdout) / last["images_per_s"]
+    return {
+        "place": row.place, "batch_size": batch_size or config.batch_size, "engine": engine,
+        "recipe_batch": batch_size in (None, config.batch_size), "seconds": seconds,
+        "images_per_s": last["images_per_s"],
+    }  # fmt: skip
+
+
+def _images(data: str, limit: int | None) -> int:
+    """Training images of a data set, those held out included."""
+    count = glyphs.COUNTS["train"] if data == "glyphs" else sources.COUNTS[data]["train"]
+    return min(count, limit or count)
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or ``cpu`` with the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu {names[0] if names else platform.processor()}"
+
+
+def main() -> int:
+    """Measure one rate after the other; one that fails is named, and does not stop the others."""
+    parser = argparse.ArgumentParser(prog="python -m figures.rates", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--rehearse", action="store_true", help="tiny networks")
+    options = parser.parse_args()
+    gpu = inference.device(options.device).type == "cuda"
+    engines: tuple[str | None, ...] = ENGINES if gpu else (None,)
+    adversarial = {row.place: row for row in rows.all_rows(sweeps=False) if row.method == "pgd-at"}
+    large, small = adversarial[RESNET18], [adversarial[RESNET32], adversarial[MNIST]]
+    batches: tuple[int | None, ...] = BATCHES
+    if options.rehearse:
+        large, small, batches = rows.REHEARSAL[0], [rows.REHEARSAL[2]], (None,)
+    found: list[dict[str, Any]] = []
+    failed = False
+
+    def add(row: Row, engine: str | None, batch_size: int | None = None) -> None:
+        nonlocal failed
+        try:
+            found.append(entry := measure(row, device=options.device, engine=engine, batch_size=batch_size))
+        except InputError as error:
+            failed = True
+            print(f"figures.rates: error: {error}", file=sys.stderr)
+            return
+        with atomic(options.out) as temporary:
+            described = {"device": device_name(inference.device(options.device)), "time": time.time(), "rates": found}
+            temporary.write_text(json.dumps(described, indent=1) + "\n")
+        print(
+            f"{entry['place']}, batch {entry['batch_size']}, {engine or 'cpu'}: {entry['seconds']:.2f} s per epoch,"
+            f" {entry['images_per_s']:,.0f} images/s",
+            flush=True,
+        )
+
+    for engine in engines[:2]:
+        add(large, engine, batches[0])
+    best = read(options.out).get(large.place)
+    for row in small:
+        add(row, best.engine if best else None)
+    for engine in engines[2:]:
+        add(large, engine, batches[0])
+    for batch_size in batches[1:]:
+        for engine in engines:
+            add(large, engine, batch_size)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

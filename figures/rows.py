@@ -1,0 +1,161 @@
+"""The training runs of the papers' models in order of value, and the commands that train and analyse each of them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from train.__main__ import parse
+from train.config import Config
+
+SMALL = ("lenet", "resnet32")
+"""Architectures whose training state is a few MB: an unfinished run can continue on another machine."""
+
+
+class Row(NamedTuple):
+    """One training run."""
+
+    place: str
+    """Folder under the runs folder: data set and architecture."""
+    method: str
+    """The name by which the figures know the model."""
+    recipes: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Folder of the run under ``place``."""
+        return self.method if self.seed == 0 else f"{self.method}-seed{self.seed}"
+
+    @property
+    def recipe(self) -> str:
+        """``place/method``, as the ledger names it."""
+        return f"{self.place}/{self.method}"
+
+    @property
+    def key(self) -> str:
+        """``place/name``, where the run lies under the runs folder."""
+        return f"{self.place}/{self.name}"
+
+    @property
+    def small(self) -> bool:
+        """Whether the training state fits into an archive and several runs fit side by side on one device."""
+        return self.place.partition("-")[2] in SMALL
+
+
+def _rows(place: str, recipe: str, methods: Sequence[str], *options: str, seeds: Sequence[int] = (0,)) -> list[Row]:
+    """Runs of several methods that share the recipe of their data set and architecture."""
+    return [Row(place, method, (recipe, method), options, seed) for seed in seeds for method in methods]
+
+
+def _saving(rows: Sequence[Row], every: int) -> list[Row]:
+    """The rows; ALP's and AALP's first seeds keep epochs for the figures about training."""
+    kept = ("--save-every", str(every))
+    wanted = ("alp", "aalp")
+    return [
+        row._replace(options=(*row.options, *kept)) if row.method in wanted and row.seed == 0 else row for row in rows
+    ]
+
+
+RESNET18, RESNET32, MNIST = "cifar10-resnet18", "cifar10-resnet32", "mnist-lenet"
+FAST18, FAST32 = "cifar10-resnet18-fast", "cifar10-resnet32-fast"
+A = ("pgd-at", "again-release", "pgd-at-awp", "again-logit-plain", "pgd-at-smooth", "again-own", "again", "raw")
+B = ("madry", "alp", "trades", "aalp", "aalp-gd", "aalp-sw", "raw", "pgd-at")
+TABLE2 = ("raw", "madry", "alp", "trades", "aalp-gd", "aalp-sw", "aalp")
+AWP = ("--awp", "0.005")
+GROUPS = {
+    "A": _rows(RESNET18, FAST18, A),
+    "B": _saving(_rows(RESNET32, FAST32, B), 5),
+    "C": _saving(_rows(MNIST, "mnist-lenet", TABLE2, seeds=(0, 1, 2)), 5),
+    "D": [*_rows(RESNET18, FAST18, A, seeds=(1, 2)), *_rows(RESNET32, FAST32, B, seeds=(1, 2))],
+    "E": [
+        Row(RESNET18, "again-logit-awp", (FAST18, "again-logit"), AWP),
+        *_rows(RESNET18, FAST18, ("again-logit", "pgd-at-smooth-ramp", "again-no-hff", "trades")),
+        *_rows(RESNET32, FAST32, ("raw-gd", "adv-gd", "again-logit")),
+        *_rows(MNIST, "mnist-lenet", ("pgd-at", "again-logit")),
+    ],
+}
+"""Groups in order of value. A group's methods share their schedule, so that they can be compared."""
+SWEEPS = [
+    *(Row(RESNET18, f"again-logit-alpha-{alpha}", (FAST18, "again-logit"), ("--alpha", alpha, "--epochs", "10"))
+      for alpha in ("0", "0.2", "0.4", "0.5", "0.6", "0.8", "1")),
+    *(Row(RESNET32, f"aalp-alpha-{alpha}", (FAST32, "aalp"), ("--weight", alpha, "--epochs", "10"))
+      for alpha in ("0", "0.1", "0.5", "1", "2", "5")),
+]  # fmt: skip
+_EVERY = ("--save-every", "1")
+SHORT = [
+    *_rows(MNIST, "mnist-lenet-short", ("raw", "pgd-at", "pgd-at-smooth", "again-logit", "alp", "aalp", "aalp-gd",
+                                        "aalp-sw", "madry", "trades", "raw-gd", "adv-gd"), *_EVERY),
+    *_rows(RESNET32, "cifar10-resnet32-short", ("raw", "pgd-at", "alp", "aalp", "again-logit", "again", "trades"),
+           *_EVERY),
+]  # fmt: skip
+SHORT_SWEEPS = [
+    *(Row(MNIST, f"aalp-alpha-{alpha}", ("mnist-lenet-short", "aalp"), ("--weight", alpha, "--epochs", "2"))
+      for alpha in ("0", "1", "5")),
+    *(Row(MNIST, f"again-logit-alpha-{alpha}", ("mnist-lenet-short", "again-logit"),
+          ("--alpha", alpha, "--epochs", "2")) for alpha in ("0.4", "0.6", "1")),
+]  # fmt: skip
+_TINY = ("--limit", "200", "--holdout", "50", "--batch-size", "50", "--epochs", "1", "--precision", "fp32")
+REHEARSAL = [
+    Row("glyphs-resnet9", "pgd-at", ("demo", "pgd-at"), (*_TINY, "--arch", "resnet9")),
+    Row("glyphs-resnet32", "again", ("demo", "again"), (*_TINY, "--arch", "resnet32")),
+    *_rows("glyphs-lenet", "demo", ("madry", "aalp"), *_TINY),
+    # More epochs than any rehearsal has time for: this run is cut and continued.
+    Row("glyphs-lenet", "alp", ("demo", "alp"), (*_TINY, "--epochs", "100000", "--save-every", "1000")),
+]
+"""What a rehearsal trains in place of the papers' models, in seconds."""
+
+
+def all_rows(*, sweeps: bool, groups: Sequence[str] = tuple(GROUPS)) -> list[Row]:
+    """The rows of the groups in order of value, with those over alpha last."""
+    return [*(row for group in groups for row in GROUPS[group]), *(SWEEPS if sweeps else [])]
+
+
+def training(
+    row: Row, *, device: str, runs: Path = Path("runs"), until: float | None = None, engine: str | None = None
+) -> list[str]:
+    """The command that trains a row.
+
+    until: Unix time by which it has to end, None for no limit. Then a large network writes its state only if it is
+    stopped. engine: how the attack runs on a GPU, None for the default.
+    """
+    recipes = [part for recipe in row.recipes for part in ("--recipe", recipe)]
+    options = [*row.options, "--seed", str(row.seed), "--out", str(runs / row.key), "--device", device]
+    if until is not None:
+        options += ["--until", str(int(until))]
+        options += [] if row.small else ["--no-last"]
+    if engine is not None:
+        options += ["--engine", engine]
+    return [sys.executable, "-m", "train", *recipes, *options]
+
+
+def config(row: Row) -> Config:
+    """The configuration that a row is trained with; raises InputError for an unknown recipe or a bad option."""
+    return parse(training(row, device="cpu")[3:])[0]
+
+
+def analyses(row: Row, *, device: str, gpu: bool, runs: Path, results: Path, limit: int | None) -> dict[str, list[str]]:
+    """The commands that analyse a finished run, the most important first: folder of the results to command.
+
+    gpu: attacks run in bf16, else in fp32, so that results do not depend on what ``auto`` means on a machine. Maps
+    that are thresholded are fp32 everywhere. limit: test images, None for all.
+    """
+    attack, exact = ["--precision", "bf16" if gpu else "fp32"], ["--precision", "fp32"]
+    images = [] if limit is None else ["--limit", str(limit)]
+    shown = ["--images", "6"]
+    commands = {
+        "robust": ["robust", *images, *attack],
+        "span-gradcam": ["span", "--map", "gradcam", *images, *exact],
+        "contrib": ["contrib", "--attack", "pgd", *images, *attack],
+        "sets": ["sets", *images, *attack],
+        "span-smoothgrad": ["span", "--map", "smoothgrad", *images, *exact],
+        "fc": ["fc"],
+        "maps-smoothgrad": ["maps", *shown, "--map", "smoothgrad", *exact],
+        "maps-eq6": ["maps", *shown, "--map", "eq6", "--attack", "pgd", *exact],
+    }
+    ckpt = ["--ckpt", f"{row.name}={runs / row.key / 'model.pt'}", "--device", device]
+    return {
+        name: [sys.executable, "-m", "attrib.cli", *command, *ckpt, "--out", str(results / row.key / name)]
+        for name, command in commands.items()
+    }

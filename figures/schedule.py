@@ -1,0 +1,78 @@
+"""What to start next on one device, and how long an epoch takes. Pure functions of what is on disk and on the clock."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from figures.ledger import history
+from figures.rates import Rate
+from figures.rows import Row
+
+COST = {
+    "raw": 0.3, "raw-gd": 0.3, "trades": 1.2, "pgd-at": 1.0, "pgd-at-awp": 1.3, "again": 1.4, "again-own": 1.4,
+    "again-no-hff": 1.4, "again-release": 1.5, "again-logit-awp": 1.5,
+}  # fmt: skip
+"""Seconds per epoch relative to pgd-at, rather too many than too few."""
+USUAL_COST = 1.1
+"""Of a method that is not listed."""
+
+
+class Job(NamedTuple):
+    """What scheduling knows of a training or an analysis."""
+
+    small: bool
+    """Whether it may run beside others."""
+    seconds: float
+    """Until it is finished."""
+    least: float
+    """The shortest time that it is worth starting for."""
+
+
+def next_job(waiting: Sequence[Job], running: Sequence[Job], *, remaining: float, slots: int) -> int | None:
+    """The position in ``waiting`` of the job to start now; None: start nothing.
+
+    waiting: in order of value. running: their ``seconds`` are what is left of them. remaining: seconds until the
+    deadline. slots: how many small jobs may run at a time.
+    """
+    if len(running) >= slots or any(not job.small for job in running):
+        return None
+    longest = max((job.seconds for job in running), default=0.0)
+    for position, job in enumerate(waiting):
+        if job.least > remaining:
+            continue
+        if job.small or not running:
+            return position
+        # A large job is waited for only if it still fits after what is running.
+        if longest + job.least <= remaining:
+            return None
+    return None
+
+
+def epoch_seconds(row: Row, runs: Path, rates: Mapping[str, Rate]) -> float | None:
+    """Seconds per epoch of a run; None where nothing is known.
+
+    From its own log; else from the logs of other methods of its place, by their relative cost; else from ``rates``,
+    measured with PGD-AT.
+    """
+    own = _steady(runs / row.key)
+    if own is not None:
+        return own
+    known = [
+        seconds / _cost(log.parent.name.partition("-seed")[0])
+        for log in (runs / row.place).glob("*/log.jsonl")
+        if (seconds := _steady(log.parent)) is not None
+    ]
+    if not known and row.place in rates:
+        known = [rates[row.place].seconds]
+    return _cost(row.method) * median(known) if known else None
+
+
+def _cost(method: str) -> float:
+    return COST.get(method, USUAL_COST)
+
+
+def _steady(run: Path) -> float | None:
+    """Seconds per epoch without the first one, which compiles and warms up; None for fewer than two epochs."""
+    later = [record["seconds"] for record in history(run)[1:]]
+    return median(later) if later else None
