@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attrib.errors import InputError
-from attrib.files import atomic
+from attrib.files import atomic, folder
 from figures.rows import Row
 
 LEDGER = Path("figures/ledger.json")
@@ -37,6 +37,7 @@ def merge(path: Path, entries: Iterable[Entry]) -> None:
     """Add entries to the ledger; a new entry replaces the old one of the same recipe and seed."""
     merged = {_key(entry): entry for entry in [*read(path), *entries]}
     text = json.dumps(list(merged.values()), indent=1) + "\n"
+    folder(path.parent)
     with atomic(path) as temporary:
         temporary.write_text(text)
 

@@ -149,38 +149,45 @@ def unpack(source: Path, *, runs: Path, results: Path, ledger_path: Path) -> lis
     such archive, and where a run's folder holds another run.
     """
     places = {"runs": runs, "results": results}
-    packed = list(_members(source))
-    for member in packed:
-        if member.path.endswith("/log.jsonl"):
-            _check_same_run(runs / Path(member.path).relative_to("runs"), member.content().decode())
-    for member in packed:
-        if member.path == "ledger.json":
-            ledger.merge(ledger_path, ledger.parse(member.content().decode(), source))
+    files = list(_files(source))
+    for file in files:
+        if file.path.endswith("/log.jsonl"):
+            _check_same_run(runs / Path(file.path).relative_to("runs"), file.content.decode())
+    for path, content, time in files:
+        if path == "ledger.json":
+            ledger.merge(ledger_path, ledger.parse(content.decode(), source))
             continue
-        place, _, path = member.path.partition("/")
-        target, content = places[place] / path, member.content()
+        place, _, below = path.partition("/")
+        target = places[place] / below
         if path.endswith(TABLES):
             target, content = target.with_name(f"{target.name}.xz"), lzma.compress(content)
         folder(target.parent)
         with atomic(target) as temporary:
             temporary.write_bytes(content)
-        os.utime(target, (member.time, member.time))
-    return [member.path for member in packed]
+        os.utime(target, (time, time))
+    return [file.path for file in files]
 
 
-def _members(source: Path) -> Iterator[Member]:
+class _File(NamedTuple):
+    """A file out of an archive."""
+
+    path: str
+    content: bytes
+    time: float
+
+
+def _files(source: Path) -> Iterator[_File]:
     """What the parts in a folder hold."""
     try:
         with tarfile.open(fileobj=io.BytesIO(_joined(source))) as archive:
             for info in archive:
                 encoding, _, path = info.name.partition("/")
-                file = archive.extractfile(info)
+                packed = archive.extractfile(info)
                 inside = path == "ledger.json" or path.split("/")[0] in ("runs", "results")
-                if file is None or not encoding.startswith("xz") or not inside or ".." in path.split("/"):
+                if packed is None or not encoding.startswith("xz") or not inside or ".." in path.split("/"):
                     raise InputError(f"--unpack: {source} holds {info.name!r}, which no archive of runs does")
-                planes = int(encoding.removeprefix("xz"))
-                yield Member(path, planes, partial(_restored, file.read(), planes), info.mtime)
-    except (tarfile.TarError, ValueError) as error:
+                yield _File(path, _restored(packed.read(), int(encoding.removeprefix("xz"))), info.mtime)
+    except (tarfile.TarError, lzma.LZMAError, ValueError) as error:
         raise InputError(f"--unpack: the parts in {source} are no archive of runs ({error}); copy them again") from None
 
 

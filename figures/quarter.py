@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from attrib.errors import InputError
 from attrib.files import folder
 from figures import ledger, mosaics, pack, rows
 from figures.mosaics import Part
+from figures.queue import Queue, Settings
 
 LOAD = Path("load")
 LIMIT = 62 * 2**20
@@ -177,39 +179,48 @@ def print_calls(load: Path, tree: int) -> None:
 def rehearse(place: Path) -> int:
     """Run the calls and what follows at home, below ``place``; returns 0 where all of it worked."""
     build(place / "load", digits)
+    machine, home = place / "machine", place / "home"
     environment = {
-        **os.environ, "REHEARSE": "1", "PYTHON": sys.executable, "LOAD": str(place / "load"),
-        "STAY": str(place / "machine"), "BUDGET": "140", "JOBS": "2", "LEDGER": str(place / "machine" / "ledger.json"),
+        **os.environ, "REHEARSE": "1", "PYTHON": sys.executable, "LOAD": str(place / "load"), "STAY": str(machine),
+        "BUDGET": "180", "JOBS": "3", "LEDGER": str(machine / "ledger.json"),
     }  # fmt: skip
-    status = 0
+    failed = 0
     for call in CALLS:
         out = folder(place / f"out-{call}")
         command = ["bash", "figures/quarter.sh", str(call)]
-        status |= subprocess.run(command, env=environment | {"OUT": str(out)}, check=False).returncode != 0
-        files = [path for path in out.rglob("*") if path.is_file()]
-        if len(files) > pack.PARTS or any(path.stat().st_size > pack.PART for path in files):
-            raise InputError(f"call {call}: expected at most 8 files of 15 MiB in OUT, got {sorted(files)}")
-    check_data(place / "machine" / "data")
-    home = place / "home"
-    places = ["--runs", str(home / "runs"), "--results", str(home / "results"), "--ledger", str(home / "ledger.json")]
-    reproduce = [sys.executable, "-m", "figures.reproduce", *places]
-    status |= subprocess.run([*reproduce, "--unpack", str(place / "out-3")], check=False).returncode != 0
-    report = json.loads((place / "out-3" / "queue.json").read_text())
-    cut = home / "runs" / rows.REHEARSAL[-1].key
-    before = len(ledger.history(cut))
-    # The next machine: what is finished is in the ledger, and the run that was cut goes on.
-    again = [*reproduce, "--rehearse", "--budget", "35"]
-    status |= subprocess.run(again, check=False).returncode != 0
-    after = len(ledger.history(cut))
-    loaded = [attrib.load(path)[1].epoch for path in sorted((home / "runs").glob("*/*/model.pt"))]
-    complete = len(report["finished"]) == len(rows.REHEARSAL) - 1 and len(loaded) == len(rows.REHEARSAL)
-    status |= not (complete and 0 < before < after)
-    packed = {path.rpartition("/")[0] for path in report["packed"] if path.endswith("model.pt")}
+        failed += subprocess.run(command, env=environment | {"OUT": str(out)}, check=False).returncode != 0
+        check_out(out)
+    check_data(machine / "data")
+    pack.unpack(out, runs=home / "runs", results=home / "results", ledger_path=home / "ledger.json")
+    report = json.loads((out / "queue.json").read_text())
+    loaded = [attrib.load(home / path)[1].fingerprint for path in report["packed"] if path.endswith("model.pt")]
+    before, after = continue_cut(home)
     print(
-        f"rehearsal: {len(report['finished'])} runs finished, {len(report['failed'])} failed, {len(packed)} packed,"
-        f" {len(loaded)} loaded; the run that was cut went on from epoch {before} to {after}"
+        f"rehearsal: {len(report['finished'])} runs finished, {len(report['failed'])} failed, {len(loaded)} packed and"
+        f" loaded; the run that was cut went on from epoch {before} to {after}"
     )
-    return int(status)
+    complete = report["finished"] and len(loaded) > len(report["finished"]) and 0 < before < after
+    return 0 if complete and not failed else 1
+
+
+def continue_cut(home: Path) -> tuple[int, int]:
+    """Go on with the run that the budget has cut; returns its epochs before and after."""
+    run = home / "runs" / rows.CUT.key
+    before = len(ledger.history(run))
+    settings = Settings(
+        device="cpu", gpu=False, device_name="cpu", runs=home / "runs", results=home / "results", jobs=1,
+        deadline=time.time() + 25, limit=None, ledger=home / "ledger.json", rates={},
+    )  # fmt: skip
+    Queue([rows.CUT], settings).run()
+    return before, len(ledger.history(run))
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError where more is left for the way back than may travel."""
+    files = [path for path in out.rglob("*") if path.is_file()]
+    if len(files) > pack.PARTS or any(path.stat().st_size > pack.PART for path in files):
+        names = ", ".join(path.name for path in files)
+        raise InputError(f"{out}: expected at most {pack.PARTS} files of {pack.PART / 2**20:.0f} MiB, got {names}")
 
 
 def check_data(place: Path) -> None:

@@ -26,7 +26,13 @@ step() {
     fi
     seconds=$((seconds < left ? seconds : left))
     echo "== $name, at most $seconds s"
-    timeout -k 2 "$seconds" "$@" || failed+=("$name (status $?)")
+    local status=0
+    timeout -k 2 "$seconds" "$@" || status=$?
+    if ((status == 124)); then
+        skipped+=("$name (ended after $seconds s)")
+    elif ((status)); then
+        failed+=("$name (status $status)")
+    fi
 }
 
 measure() {
@@ -40,7 +46,7 @@ measure() {
     step "rates" 80 "$python" -m figures.rates --out "$stay/rates.json" $rehearse
     step "peaks" 30 "$python" -m bench.peak --out "$OUT" ${rehearse:+--arch lenet --images 8 --rounds 1}
     if [ -e "$stay/rates.json" ]; then cp "$stay/rates.json" "$OUT"; fi
-    if ((${#skipped[@]})); then echo "skipped, no time left: ${skipped[*]}"; fi
+    if ((${#skipped[@]})); then echo "out of time: ${skipped[*]}"; fi
     if ((${#failed[@]})); then
         echo "failed: ${failed[*]}"
         return 1

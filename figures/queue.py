@@ -22,6 +22,7 @@ START_SECONDS = 15.0
 """Until the first step of a training: imports, data, compilation."""
 ANALYSIS_EPOCHS = 6.0
 """What the analyses of a model take, in epochs of its training, where no model of its kind has been analysed yet."""
+POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 """After the deadline, until what still runs is ended."""
 STOPPED = 3
@@ -74,7 +75,7 @@ class Report:
     """Stopped by the budget; they continue with the same command."""
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    """Not started, runs and analyses."""
+    """Runs and analyses that were not started, and analyses ended at the deadline."""
     packed: list[str] = field(default_factory=list)
     """Files in the archive."""
 
@@ -123,14 +124,16 @@ class Queue:
                     break
                 if self.remaining() < -GRACE_SECONDS:
                     self.end_all()
-                time.sleep(0.2)
+                time.sleep(POLL_SECONDS)
         finally:
             self.end_all()
-        self.report.left = [*(item.title for item in self.analyses), *(row.key for row in self.waiting)]
+        self.report.left += [*(item.title for item in self.analyses), *(row.key for row in self.waiting)]
         return self.report
 
     def next_item(self) -> Item | None:
         """What to start now. Analyses come before trainings."""
+        if len(self.running) >= self.settings.jobs:
+            return None
         for row in [row for row in self.waiting if self.is_trained(row)]:
             self.waiting.remove(row)
             self.trained(row)
@@ -153,11 +156,10 @@ class Queue:
 
     def training(self, row: Row) -> Item:
         """The training of a row, with what it takes."""
-        epoch = epoch_seconds(row, self.settings.runs, self.settings.rates) or 0.0
-        left = self.configs[row.key].epochs - len(ledger.history(self.settings.runs / row.key))
-        whole = START_SECONDS + left * epoch
-        if self.settings.deadline is not None:
-            whole += self.analysis_seconds.get(row.place, START_SECONDS + ANALYSIS_EPOCHS * epoch)
+        epoch = self.epoch_seconds(row)
+        run = self.settings.runs / row.key
+        done = len(ledger.history(run)) if (run / "last.pt").exists() else 0
+        whole = START_SECONDS + (self.configs[row.key].epochs - done) * epoch + self.seconds_of_analysis(row)
         least = START_SECONDS + epoch if row.small else whole
         rate = self.settings.rates.get(row.place)
         command = rows.training(
@@ -165,6 +167,17 @@ class Queue:
             engine=rate.engine if rate else None,
         )  # fmt: skip
         return Item(row, None, command, Job(row.small, whole, least))
+
+    def epoch_seconds(self, row: Row) -> float:
+        """Seconds per epoch; 0 where nothing is known, which is so for small networks only."""
+        return epoch_seconds(row, self.settings.runs, self.settings.rates) or 0.0
+
+    def seconds_of_analysis(self, row: Row) -> float:
+        """What all analyses of a model take: as long as those of the last model of its place."""
+        if self.settings.deadline is None:
+            return 0.0
+        usual = START_SECONDS + ANALYSIS_EPOCHS * self.epoch_seconds(row)
+        return self.analysis_seconds.get(row.place, usual)
 
     def start(self, item: Item) -> None:
         """Start a command, its output in a file beside its results."""
@@ -201,7 +214,6 @@ class Queue:
         elif status != 0:
             lines = self.log(item).read_text(errors="replace").strip().splitlines()
             self.fail(item.title, f"status {status}: {lines[-1] if lines else 'no output'}")
-            self.analyses = [other for other in self.analyses if other.row != item.row or item.analysis is None]
         elif item.analysis is None:
             self.trained(item.row)
         else:
@@ -216,49 +228,53 @@ class Queue:
     def trained(self, row: Row) -> None:
         """Put the analyses of a trained model on the list, those left out that are done for these very weights."""
         self.say(f"{row.key}: trained")
-        self.trained_at[row.key] = time.time()
         if self.settings.deadline is None:
             self.report.finished.append(row.key)
             return
-        seconds = self.analysis_seconds.get(
-            row.place,
-            START_SECONDS + ANALYSIS_EPOCHS * (epoch_seconds(row, self.settings.runs, self.settings.rates) or 0.0),
-        )
-        model = self.settings.runs / row.key / "model.pt"
+        job = Job(True, self.seconds_of_analysis(row), START_SECONDS)
         commands = rows.analyses(
             row, device=self.settings.device, gpu=self.settings.gpu, runs=self.settings.runs,
             results=self.settings.results, limit=self.settings.limit,
         )  # fmt: skip
-        for name, command in commands.items():
-            summary = self.settings.results / row.key / name / f"{name.partition('-')[0]}.json"
-            if not summary.exists() or summary.stat().st_mtime < model.stat().st_mtime:
-                self.analyses.append(Item(row, name, command, Job(True, seconds, START_SECONDS)))
+        missing = [name for name in commands if not self.is_analysed(row, name)]
+        if len(missing) == len(commands):
+            self.trained_at[row.key] = time.time()
+        self.analyses += [Item(row, name, commands[name], job) for name in missing]
         self.analysed(row)
 
+    def is_analysed(self, row: Row, analysis: str) -> bool:
+        """Whether the results of an analysis are there and newer than the model."""
+        model = self.settings.runs / row.key / "model.pt"
+        summary = self.settings.results / row.key / analysis / f"{analysis.partition('-')[0]}.json"
+        return summary.exists() and summary.stat().st_mtime >= model.stat().st_mtime
+
     def analysed(self, row: Row) -> None:
-        """Write the ledger's entry when the last analysis of a model is done."""
-        pending = [item for item in [*self.analyses, *self.running.values()] if item.row == row]
-        if pending or any(key.startswith(f"{row.key}:") for key in self.report.failed):
-            return
-        self.report.finished.append(row.key)
-        self.analysis_seconds[row.place] = time.time() - self.trained_at[row.key]
-        if self.settings.ledger is None:
-            return
-        summary = read_json(self.settings.results / row.key / "robust" / "robust.json")
-        run = self.settings.runs / row.key
-        entry = ledger.describe(
-            row, run, summary["models"][0]["accuracies"], device=self.settings.device_name,
-            precision=inference.precision(self.configs[row.key].precision, inference.device(self.settings.device)),
-        )  # fmt: skip
-        ledger.merge(self.settings.ledger, [entry])
+        """Write the ledger's entry once the accuracies are there; the run is finished when nothing is pending."""
+        if self.is_analysed(row, "robust") and self.settings.ledger is not None:
+            summary = read_json(self.settings.results / row.key / "robust" / "robust.json")
+            precision = inference.precision(self.configs[row.key].precision, inference.device(self.settings.device))
+            entry = ledger.describe(
+                row, self.settings.runs / row.key, summary["models"][0]["accuracies"],
+                device=self.settings.device_name, precision=precision,
+            )  # fmt: skip
+            ledger.merge(self.settings.ledger, [entry])
+        pending = any(item.row == row for item in [*self.analyses, *self.running.values()])
+        if not pending and not any(title.startswith(f"{row.key}:") for title in self.report.failed):
+            self.report.finished.append(row.key)
+            if row.key in self.trained_at:
+                self.analysis_seconds[row.place] = time.time() - self.trained_at[row.key]
 
     def end_all(self) -> None:
-        """End what still runs; a training has its last epoch on disk."""
-        for process, item in self.running.items():
-            process.terminate()
-            self.fail(item.title, "ended at the deadline")
+        """End what still runs. Analyses may be repeated later; a training should have stopped by itself."""
         for process in self.running:
+            process.terminate()
+        for process, item in self.running.items():
             process.wait()
+            if item.analysis is None:
+                self.fail(item.title, "ended at the deadline")
+            else:
+                self.report.left.append(item.title)
+                self.say(f"{item.title}: ended at the deadline")
         self.running.clear()
 
     def remaining(self) -> float:

@@ -105,7 +105,7 @@ def main() -> int:
     large, small = adversarial[RESNET18], [adversarial[RESNET32], adversarial[MNIST]]
     batches: tuple[int | None, ...] = BATCHES
     if options.rehearse:
-        large, small, batches = rows.REHEARSAL[0], [rows.REHEARSAL[2]], (None,)
+        large, small, batches = rows.REHEARSAL[0], [rows.CUT], (None,)
     found: list[dict[str, Any]] = []
     failed = False
 

@@ -25,9 +25,9 @@ from figures import ledger, pack, rates, rows
 from figures.queue import GRACE_SECONDS, Queue, Report, Settings
 from figures.rows import MNIST, RESNET18, RESNET32, Row
 
-PACK_SECONDS = 40.0
-"""Of the budget, for packing."""
-REHEARSED_IMAGES = 10
+PACK_SECONDS, PACK_SHARE = 40.0, 0.1
+"""Time for packing, and at most this share of the budget."""
+REHEARSED_IMAGES = 4
 """Test images of a rehearsal's analyses."""
 LONG_LIMITS = {RESNET18: ["--autoattack", "1000"], RESNET32: [], MNIST: []}
 SHORT_LIMITS = {MNIST: ["--attacked", "1000"], RESNET32: ["--limit", "1000", "--attacked", "500"]}
@@ -128,7 +128,9 @@ def train(wanted: Sequence[Row], options: argparse.Namespace) -> Report:
     deadline = None
     measured = rates.read(options.rates) if options.rates else {}
     if options.budget:
-        deadline = began + options.budget - GRACE_SECONDS - (PACK_SECONDS if options.pack else 0.0)
+        deadline = began + options.budget - GRACE_SECONDS
+        if options.pack:
+            deadline -= min(PACK_SECONDS, PACK_SHARE * options.budget)
         measured = measured | probed(wanted, options, measured)
     device = inference.device(options.device)
     settings = Settings(

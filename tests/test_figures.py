@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import attrib
 from attrib import checkpoint, plot
 from attrib.model import Classifier, build
-from figures import claims, compare, judges, names, readme, reproduce, run, shared, tasks
+from figures import claims, compare, judges, names, readme, rows, run, shared, tasks
 from figures.__main__ import SCRIPTS
 from figures.__main__ import main as draw_all
 from train.__main__ import parse
@@ -351,12 +351,14 @@ def test_differences_and_verdicts() -> None:
         assert compare.verdict(given) == expected
 
 
-@pytest.mark.parametrize("rows", [reproduce.LONG + reproduce.SWEEPS, reproduce.SHORT + reproduce.SHORT_SWEEPS])
-def test_what_is_reproduced_can_be_trained(rows: list[reproduce.Row]) -> None:
-    places = [(row.place, row.name) for row in rows]
+@pytest.mark.parametrize("kind", ["long", "short", "rehearsal"])
+def test_what_is_reproduced_can_be_trained(kind: str) -> None:
+    short = [*rows.SHORT, *rows.SHORT_SWEEPS]
+    wanted = {"long": rows.all_rows(sweeps=True), "short": short, "rehearsal": rows.REHEARSAL}[kind]
+    places = [(row.place, row.name) for row in wanted]
     assert len(set(places)) == len(places)
-    for row in rows:
-        command = reproduce.training(row, device="cpu")
+    for row in wanted:
+        command = rows.training(row, device="cpu")
         config, options = parse(command[3:])
         assert f"{config.data}-{config.arch}" == row.place
         assert options.out.parts[-2:] == (row.place, row.name)
