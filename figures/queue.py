@@ -19,7 +19,7 @@ from figures.schedule import Job, epoch_seconds, next_job
 from figures.shared import read_json
 
 START_SECONDS = 15.0
-"""Until the first step of a training: imports, data, compilation."""
+"""What a command takes beside its work, where it has not been measured: imports, data, compilation."""
 ANALYSIS_EPOCHS = 6.0
 """What the analyses of a model take, in epochs of its training, where no model of its kind has been analysed yet."""
 POLL_SECONDS = 0.2
@@ -159,9 +159,10 @@ class Queue:
         epoch = self.epoch_seconds(row)
         run = self.settings.runs / row.key
         done = len(ledger.history(run)) if (run / "last.pt").exists() else 0
-        whole = START_SECONDS + (self.configs[row.key].epochs - done) * epoch + self.seconds_of_analysis(row)
-        least = START_SECONDS + epoch if row.small else whole
         rate = self.settings.rates.get(row.place)
+        start = rate.start if rate else START_SECONDS
+        whole = start + (self.configs[row.key].epochs - done) * epoch + self.seconds_of_analysis(row)
+        least = start + epoch if row.small else whole
         command = rows.training(
             row, device=self.settings.device, runs=self.settings.runs, until=self.settings.deadline,
             engine=rate.engine if rate else None,

@@ -154,7 +154,7 @@ def probed(
         known = row.place in measured or row.place in found or any((options.runs / row.place).glob("*/log.jsonl"))
         if not row.small and not known:
             entry = rates.measure(row, device=options.device, engine=None)
-            found[row.place] = rates.Rate(entry["seconds"], None)
+            found[row.place] = rates.Rate(entry["seconds"], None, entry["start"])
             print(f"{row.place}: {entry['seconds']:.1f} s per epoch, by a short run", flush=True)
     return found
 

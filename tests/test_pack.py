@@ -106,7 +106,7 @@ def test_results_come_first_and_large_networks_after_small_ones(machine: Path) -
 def test_parts_keep_their_size_and_only_what_does_not_fit_is_left_out(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
     sizes = [draw.choice((10, 700, 3000, 20_000)) for _ in range(20)]
-    members = [Member(f"results/{i}", 1, lambda i=i, n=n: draw.__class__(i).randbytes(n)) for i, n in enumerate(sizes)]
+    members = [Member(f"results/{i}", 1, partial(random.Random(i).randbytes, n)) for i, n in enumerate(sizes)]
     part, total = 9_000, draw.choice((15_000, 40_000, 70_000, 10**6))
     left_out = pack.pack(members, tmp_path / "parts", part=part, total=total)
     written = [path.stat().st_size for path in (tmp_path / "parts").iterdir()]

@@ -74,7 +74,7 @@ def write_log(run: Path, *seconds: float) -> None:
 def test_seconds_per_epoch_come_from_what_is_nearest(tmp_path: Path) -> None:
     row, other = Row("cifar10-resnet18", "again", ()), Row("cifar10-resnet18", "trades", (), (), 1)
     assert epoch_seconds(row, tmp_path, {}) is None
-    measured = {"cifar10-resnet18": Rate(10.0, "graph")}
+    measured = {"cifar10-resnet18": Rate(10.0, "graph", 5.0)}
     assert epoch_seconds(row, tmp_path, measured) == pytest.approx(10 * schedule.COST["again"])
     write_log(tmp_path / other.key, 90, 6, 6.2, 5.8)  # the first epoch compiles
     expected = 6 / schedule.COST["trades"] * schedule.COST["again"]
@@ -87,13 +87,13 @@ def test_seconds_per_epoch_come_from_what_is_nearest(tmp_path: Path) -> None:
 
 def test_the_fastest_engine_at_the_recipes_batch_size_is_used(tmp_path: Path) -> None:
     def entry(place: str, engine: str, seconds: float, own: bool) -> dict[str, Any]:
-        return {"place": place, "engine": engine, "seconds": seconds, "recipe_batch": own}
+        return {"place": place, "engine": engine, "seconds": seconds, "recipe_batch": own, "start": 3}
 
     file = tmp_path / "rates.json"
     assert rates.read(file) == {}
     found = [entry("a", "eager", 9, True), entry("a", "graph", 5, True), entry("a", "compiled", 2, False)]
     file.write_text(json.dumps({"rates": [*found, entry("b", "graph", 1, True)]}))
-    assert rates.read(file) == {"a": Rate(5, "graph"), "b": Rate(1, "graph")}
+    assert rates.read(file) == {"a": Rate(5, "graph", 3), "b": Rate(1, "graph", 3)}
 
 
 def test_a_rate_is_scaled_to_the_whole_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_nothing_starts_that_does_not_fit_and_what_runs_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [Row("glyphs-resnet9", "large", ()), Row("glyphs-lenet", "small", ())]
-    known = {"glyphs-resnet9": Rate(100.0, None), "glyphs-lenet": Rate(100.0, None)}
+    known = {"glyphs-resnet9": Rate(100.0, None, 0.0), "glyphs-lenet": Rate(100.0, None, 0.0)}
     report = queue.Queue(wanted, settings(tmp_path, rates=known)).run()
     assert report.left == ["glyphs-resnet9/large", "glyphs-lenet/small"]
 
