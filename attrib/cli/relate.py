@@ -201,18 +201,16 @@ def image_rows(
 ) -> "pd.DataFrame":
     """One row per image of what the model makes of it, clean and attacked; margins are z_y - max_{j != y} z_j."""
     import pandas as pd
-    import torch
 
+    from attrib import inference
     from attrib.features import last_layer, participation_ratio
-    from attrib.inference import frozen
     from attrib.loss import cross_entropy, margin
     from attrib.spans import coverage, iou, span
 
     assert how.attack is not None
     views = explain(subject, batch, how, classes=len(data.classes))
     clean, attacked = views["clean"], views[how.attack.name]
-    with frozen(subject.model), torch.no_grad():
-        z, z_adversarial = (subject.model(view.image).double() for view in (clean, attacked))
+    z, z_adversarial = (inference.logits(subject.model, view.image).double() for view in (clean, attacked))
     spans, spans_adversarial = (span(view.map, threshold=threshold) for view in (clean, attacked))
     try:
         last = last_layer(subject.model, batch.image, batch.label)

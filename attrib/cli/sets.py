@@ -177,12 +177,11 @@ def _attacked(subject: Subject, batch: "Batch", how: How) -> "tuple[torch.Tensor
     """The adversarial images (N,C,H,W), what the two sets of logits say, and the logits themselves, (2,N,K)."""
     import torch
 
+    from attrib import inference
     from attrib.consistency import logit_pairs
-    from attrib.inference import frozen
 
     adversarial = common.attacked(subject, batch, how.attack, seed=how.seed, precision=how.precision)
-    with frozen(subject.model), torch.no_grad():
-        logits = torch.stack([subject.model(image) for image in (batch.image, adversarial)])
+    logits = torch.stack([inference.logits(subject.model, image) for image in (batch.image, adversarial)])
     return adversarial, logit_pairs(logits[0], logits[1], batch.label), logits
 
 
