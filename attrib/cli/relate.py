@@ -97,7 +97,7 @@ def relate(
             return pd.concat(parts, ignore_index=True)
 
         described = {
-            "size": size, "threshold": threshold, "layer": layer, "how": [str(part) for part in how],
+            "size": size, "threshold": threshold, "layer": layer, "how": how.key(),
             "epochs": (prints := fingerprints_of(epochs, images)),
         }  # fmt: skip
         with unfinished(out, "relate", work, batch_size=batch_size, settings=described) as keep:
@@ -114,7 +114,7 @@ def relate(
             chosen = points or [point for point in of_runs if lasts[point.name] == point.epoch]
             summary: dict[str, Any] = {
                 "data": images.name, "split": images.split, "map": map_name, "threshold": threshold, "seed": seed,
-                "attack": settings._asdict(),
+                "attack": common.attack_entry(settings, how.attack_precision()), "precision": how.map_precision(),
                 "models": _identified(
                     image_relations(table, chosen, tuple(MEASURES), seed=seed),
                     {subject.path: identity(subject) for subject in subjects}

@@ -112,8 +112,8 @@ def sets(
             table = _of_models(rows, list(seeds))
             history = _of_epochs(rows, epochs)
             summary: dict[str, Any] = {
-                "data": images.name, "split": images.split, "attack": settings._asdict(), "seed": seed,
-                "precision": how.precision,
+                "data": images.name, "split": images.split, "seed": seed,
+                "attack": common.attack_entry(settings, how.precision), "precision": how.precision,
                 "models": [
                     entry_of(files, lambda files: _summary_of(table, files, seed=seed)) for files in seeds.values()
                 ],
