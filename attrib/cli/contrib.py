@@ -156,6 +156,7 @@ def _views(
     *, seed: int, attack_precision: "Precision", precision: "Precision",
 ) -> "dict[Kind, LastLayer]":  # fmt: skip
     """Every model's last layer on the batch, clean and, where an attack is set, attacked."""
+    from attrib import inference
     from attrib.features import last_layer
 
     found = {}
@@ -169,6 +170,8 @@ def _views(
                 view = last_layer(subject.model, image, batch.label, fc=layer, precision=precision)
             except InputError as error:
                 raise InputError(f"{subject.name}: {error}") from None
+            if precision != "fp32":  # predictions are those of the deployed model, as in every command
+                view = view._replace(prediction=inference.logits(subject.model, image).argmax(1))
             found[subject.group, subject.seed, kind] = view
     return found
 
