@@ -4,6 +4,8 @@ The engine changes the speed and the rounding, nothing else. Measured rates are 
 """
 
 import ctypes
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal
@@ -11,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attrib.errors import one_line
 from attrib.model import Classifier
 from train.attack import Ascent, Forward, Number, Problem, eager_ascent
 from train.graph import GraphedAscent
@@ -20,10 +23,32 @@ ENGINES: tuple[Engine, ...] = ("auto", "eager", "compiled", "graph")
 
 
 def resolve(name: Engine, device: torch.device) -> Engine:
-    """``auto`` is compiled on a GPU; the CPU knows eager only."""
+    """``auto`` is compiled on a GPU; the CPU knows eager only. Without a compiler that works it is eager too."""
     if device.type != "cuda":
         return "eager"
-    return "compiled" if name == "auto" else name
+    engine = "compiled" if name == "auto" else name
+    if engine == "compiled" and (reason := _compile_error(device)):
+        print(f"train: warning: training runs uncompiled: torch.compile fails here ({reason})", file=sys.stderr)
+        return "eager"
+    return engine
+
+
+def _compile_error(device: torch.device) -> str | None:
+    """Why torch.compile makes no code that runs on the device, or None: Triton needs a C compiler and its headers."""
+    try:
+        with _silent():
+            torch.compile(torch.relu, dynamic=False)(torch.zeros(8, device=device))
+    except Exception as error:  # of any part of the tool chain
+        return one_line(error)
+    return None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without inductor's advice to use TF32, which float32 here must not be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+        yield
 
 
 def ascent_of(engine: Engine) -> Ascent:
@@ -39,7 +64,8 @@ def running(model: Classifier, engine: Engine, device: torch.device) -> Iterator
     try:
         if engine == "compiled":
             compile_stages(model)
-        yield
+        with _silent():
+            yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
         for stage in model.stages:
