@@ -13,10 +13,28 @@ from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import prepared, running
 from attrib.inference import Precision, autocast, check_images, input_gradient
-from attrib.loss import cross_entropy, full, margin
+from attrib.loss import check_classes, cross_entropy, full, margin
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to the (N,) score that an attack drives up."""
+
+
+def checked(objective: Objective) -> Objective:
+    """The objective, which at its first call raises InputError for labels (N,) that are no class of the logits.
+
+    The number of classes is known after the first forward pass only. :func:`ascend` itself never looks at values: it
+    must not wait for a GPU, and training's labels are checked with the data.
+    """
+    is_checked = False
+
+    def score(logits: Tensor, label: Tensor) -> Tensor:
+        nonlocal is_checked
+        if not is_checked:
+            check_classes(label, logits.shape[-1])
+            is_checked = True
+        return objective(logits, label)
+
+    return score
 
 
 def ascend(
@@ -85,7 +103,8 @@ def fgsm(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, precisio
     """
     _check(image, label, eps=eps, step_size=eps, steps=(1,))
     with prepared(model, image.device, precision) as fast:
-        return ascend(fast.model, cross_entropy, image, label, start=image, eps=eps, step_size=eps, steps=(1,))[1]
+        objective = checked(cross_entropy)
+        return ascend(fast.model, objective, image, label, start=image, eps=eps, step_size=eps, steps=(1,))[1]
 
 
 def pgd(
@@ -105,8 +124,8 @@ def pgd(
 
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
     random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see :func:`ascend`.
-    Raises InputError for images or labels of another shape, eps or step_size outside [0,1], no steps, and, on the CPU,
-    images outside [0,1] or labels that are no class (a GPU would have to be waited for).
+    Raises InputError for images or labels of another shape, images outside [0,1], labels that are no class, eps or
+    step_size outside [0,1], and no steps.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -191,7 +210,7 @@ def snapshots(
 
     with running(model, image.device, precision, forward) as run:
         return ascend(
-            run, objective, image, label,
+            run, checked(objective), image, label,
             start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,
             confirm=exact if precision == "bf16" else None,
         )  # fmt: skip
@@ -201,11 +220,10 @@ def _check(
     image: Tensor, label: Tensor, index: Tensor | None = None, *, eps: float, step_size: float, steps: Collection[int]
 ) -> None:
     check_images(image, label, index)
-    # On a GPU the look at the values would make the host wait, so there the shapes have to do.
-    if image.device.type == "cpu" and not (image.min() >= 0 and image.max() <= 1):
+    low, high = torch.stack(torch.aminmax(image.detach())).tolist()  # one wait for a GPU
+    if not (low >= 0 and high <= 1):
         raise InputError(
-            "image: expected pixels in [0,1]"
-            f" (normalisation belongs into the model), got {image.min():.3g}..{image.max():.3g}"
+            f"image: expected pixels in [0,1] (normalisation belongs into the model), got {low:.3g}..{high:.3g}"
         )
     for name, size in (("eps", eps), ("step_size", step_size)):
         if not 0 <= size <= 1:

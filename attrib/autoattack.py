@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attrib.errors import InputError
 from attrib.files import atomic
 from attrib.inference import autocast, frozen
+from attrib.loss import check_classes
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 TARGETS = 9
@@ -41,7 +42,7 @@ def autoattack(
     after each part and from which an interrupted call continues; it must belong to the same arguments, and goes when
     all is done. (The package's own state file cannot be read back in its version 0.2.0, which writes the set of its
     attacks as a text.) The draws follow one another through the batch, so they depend on which images are in it.
-    Raises InputError where pyautoattack is missing.
+    Raises InputError where pyautoattack is missing, and for labels that are no class.
     """
     require()
     from pyautoattack import AutoAttack
@@ -50,6 +51,7 @@ def autoattack(
     with frozen(model), autocast(image.device, "fp32"), _contained():
         with torch.no_grad():
             logits = model(image)
+        check_classes(label, logits.shape[1])
         applicable = parts(logits.shape[1])
         if eps == 0:  # nothing but the image itself lies in the ball
             applicable = ()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attrib import stats
 from attrib.errors import InputError
-from attrib.loss import cross_entropy
+from attrib.loss import check_classes, cross_entropy
 
 SETS = ("consistent", "inconsistent", "clean-wrong")
 """Both right; clean right, adversarial wrong; clean wrong: every image is in exactly one."""
@@ -68,7 +68,8 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
     """Set, confidences and losses of each image, from its clean and adversarial logits (AALP, section 2.2, Table 1).
 
     clean, adversarial: logits (N,K) in whatever precision, computed on in float64, since the cross-entropy of a sure
-    and right answer is below what float32 resolves; label: (N,) int64. Raises InputError for shapes that don't fit.
+    and right answer is below what float32 resolves; label: (N,) int64. Raises InputError for shapes that don't fit and
+    for labels that are no class.
 
     >>> clean, adversarial = torch.tensor([[2.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> found = logit_pairs(clean, adversarial, torch.tensor([0, 0]))
@@ -81,6 +82,7 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
     alp = alp_loss(clean, adversarial)
     if label.shape != alp.shape:
         raise InputError(f"label: expected shape ({len(alp)},), got {tuple(label.shape)}")
+    check_classes(label, clean.shape[1])
     ce_clean, ce_adversarial = (cross_entropy(z, label) for z in (clean, adversarial))
     prediction, prediction_adversarial = clean.argmax(1), adversarial.argmax(1)
     membership = torch.where(prediction == label, (prediction_adversarial != label).long(), SETS.index("clean-wrong"))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attrib import glyphs, pictures, readers, sources
 from attrib.errors import InputError
+from attrib.loss import check_classes
 
 DATA_SETS = ("glyphs", "mnist", "svhn", "cifar10", "cifar100", "folder:DIR", "npz:FILE")
 SPLITS = ("train", "test")
@@ -92,7 +93,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled set of images: one uint8 tensor (N,C,H,W), or picture files that are read batch by batch."""
+    """A labelled set of images: one uint8 tensor (N,C,H,W), or picture files that are read batch by batch.
+
+    Raises InputError for labels that are no class: training relies on it, since a GPU aborts at such a label.
+    """
 
     name: str
     split: str
@@ -101,6 +105,10 @@ class Dataset:
     images: Tensor | pictures.Pictures
     labels: Tensor
     masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels.device.type == "cpu":  # moved to another device, they have been checked
+            check_classes(self.labels, len(self.classes))
 
     def __len__(self) -> int:
         return len(self.labels)

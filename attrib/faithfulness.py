@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import prepared
-from attrib.inference import check_images, images_per_chunk
+from attrib.inference import check_images, checked_labels, images_per_chunk
 
 BASELINES = ("mean", "black")
 _ORDER, _PIXELS, _MOVE = 2**32 + 1, 2**32 + 2, 2**32 + 3
@@ -28,7 +28,8 @@ def insertion(
 
     Returns (N,steps+1), the probabilities at :func:`fractions`; ties go to the lower pixel index. The baseline is the
     image's own mean colour (``mean``) or ``black``. (The paper inserts into a blurred image, which already shows
-    small images' content.) Raises InputError for other baselines, shapes or steps < 1.
+    small images' content.) Raises InputError for other baselines or shapes, labels that are no class
+    or steps < 1.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -115,7 +116,7 @@ def span_deletion(
 
     Scattered pixels damage a picture in another way than a patch does, hence the second control, the span moved
     around the image (over its edges). Both are functions of (seed, index). mask: the span, bool (N,H,W).
-    Raises InputError for other baselines or shapes.
+    Raises InputError for other baselines or shapes, or labels that are no class.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -180,13 +181,16 @@ def chance_iou(a: Tensor, b: Tensor) -> Tensor:
 def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     """The softmax probability of each image's label, (N,) float64, from logits in fp32.
 
+    Raises InputError for labels that are no class.
+
     >>> model = nn.Sequential(nn.Flatten(), nn.Identity())  # two pixels, taken for logits
     >>> probability(model, torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([1]))
     tensor([0.7311], dtype=torch.float64)
     """
     with prepared(model, image.device, "fp32") as fast, torch.no_grad():
         size = images_per_chunk(fast.model, image)
-        return torch.cat([_probability(fast.model, *part) for part in _chunks(size, image, label)])
+        with checked_labels(fast.model, label):
+            return torch.cat([_probability(fast.model, *part) for part in _chunks(size, image, label)])
 
 
 def _probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
@@ -207,10 +211,12 @@ def _curve(
     counts = [round(share * pixels) for share in fractions(pixels, steps)]
     curves = []
     with prepared(model, image.device, "fp32") as fast, torch.no_grad():
-        for y, values, a, b in _chunks(images_per_chunk(fast.model, image), label, maps, start, end):
-            place = _positions(-values).view_as(values)[:, None]
-            points = [_probability(fast.model, torch.where(place < count, b, a), y) for count in counts]
-            curves.append(torch.stack(points, 1))
+        size = images_per_chunk(fast.model, image)
+        with checked_labels(fast.model, label):
+            for y, values, a, b in _chunks(size, label, maps, start, end):
+                place = _positions(-values).view_as(values)[:, None]
+                points = [_probability(fast.model, torch.where(place < count, b, a), y) for count in counts]
+                curves.append(torch.stack(points, 1))
     return torch.cat(curves)
 
 

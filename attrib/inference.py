@@ -1,13 +1,15 @@
 """How a model is run when it is not trained: where, in which precision, and leaving no trace."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attrib.errors import InputError, one_line
+from attrib.loss import check_classes
 
 Precision = Literal["fp32", "bf16"]
 
@@ -54,26 +56,75 @@ def precision(name: str, device: torch.device) -> Precision:
 
 @contextmanager
 def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
-    """bfloat16 autocast for ``bf16``; for ``fp32`` neither that (also inside an outer autocast) nor TF32 convolutions.
+    """bfloat16 autocast for ``bf16``; for ``fp32`` no autocast (also inside an outer one) and exact float32 products.
 
-    TF32, torch's default on GPUs, keeps ten bits of a float32.
+    torch's default on GPUs is TF32 for convolutions, which keeps ten bits of a float32's fraction.
     """
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        if device.type == "cuda" and precision == "fp32":
-            with _without_tf32():
-                yield
-        else:
-            yield
+    exact = precision == "fp32"
+    products = _exact_float32() if exact else nullcontext()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=not exact), products:
+        yield
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
-    try:
+def _exact_float32() -> Iterator[None]:
+    """Inside, torch computes products of float32 tensors in float32: no TF32, no bfloat16. Restores all settings.
+
+    torch 2.9 added a setting per operation. It refuses to read an older setting that contradicts a newer one, so both
+    are set here: the older ones first, since they overwrite the newer ones.
+    """
+    with _silent():
+        matmul = _readable(torch.get_float32_matmul_precision)
+        cudnn = _readable(lambda: torch.backends.cudnn.allow_tf32)
+        newer = _newer_settings()
+        torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
+        for operation, _ in newer:
+            operation.fp32_precision = "ieee"
+    try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        with _silent():
+            if matmul is not None:
+                torch.set_float32_matmul_precision(matmul)
+            if cudnn is not None:
+                torch.backends.cudnn.allow_tf32 = cudnn
+            for operation, value in newer:
+                operation.fp32_precision = value
+
+
+def _newer_settings() -> list[tuple[Any, str]]:
+    """Operations with a float32 precision of their own, and that precision: none before torch 2.9."""
+    backends: Any = torch.backends
+    cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
+    if not hasattr(cuda.matmul, "fp32_precision"):
+        return []
+    families: list[tuple[Any, tuple[Any, ...]]] = [
+        (cudnn, (cuda.matmul, cudnn.conv, cudnn.rnn)),
+        (mkldnn, (mkldnn.matmul, mkldnn.conv, mkldnn.rnn)),
+    ]
+    # "none" is to follow the family: what equals it goes on following it.
+    return [
+        (operation, "none" if operation.fp32_precision == family.fp32_precision else operation.fp32_precision)
+        for family, operations in families
+        for operation in operations
+    ]
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    """The older setting, or None where it contradicts a newer one that the user has changed."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """torch 2.9 and 2.10 warn of their older settings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -100,6 +151,36 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(needed)
         for module in inplace:
             module.inplace = True
+
+
+def logits(model: nn.Module, image: Tensor) -> Tensor:
+    """The deployed model's logits in exact float32, (N,K): what every reported prediction or probability comes from.
+
+    image: (N,C,H,W) in [0,1]. Eval mode, no gradients, neither bfloat16 nor TF32.
+    """
+    with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
+        output: Tensor = model(image)
+    return output
+
+
+@contextmanager
+def checked_labels(model: nn.Module, label: Tensor) -> Iterator[None]:
+    """Inside, the first logits (N,K) of the model are compared with the labels (N,).
+
+    For code that learns the number of classes only from the model's output. On a GPU a label that is no class ends
+    the process's use of the device, so it must not reach a kernel. Raises InputError for such a label.
+    """
+
+    def check(_module: nn.Module, _inputs: object, output: object) -> None:
+        hook.remove()
+        if isinstance(output, Tensor) and output.ndim == 2:
+            check_classes(label, output.shape[1])
+
+    hook = model.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> None:

@@ -22,18 +22,20 @@ def full(logits: Tensor) -> Tensor:
 
 
 def check_classes(label: Tensor, classes: int) -> None:
-    """Raise InputError unless all labels (N,) are classes in 0..classes - 1."""
-    if len(label) and not (int(label.min()) >= 0 and int(label.max()) < classes):
+    """Raise InputError unless all labels (N,) are classes in 0..classes - 1. Waits for a GPU once."""
+    if not len(label):
+        return
+    low, high = torch.stack(torch.aminmax(label)).tolist()
+    if low < 0 or high >= classes:
         raise InputError(f"label: expected classes in 0..{classes - 1}, got {sorted(set(label.tolist()))}")
 
 
 def without_own(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """z_y (N,), and the logits (N,K) with minus infinity in its place, of logits (N,K) and labels (N,).
 
-    Raises InputError for labels outside 0..K-1 (on the CPU; a GPU would have to be waited for, and fails by itself).
+    The labels must be classes: callers check them once with :func:`check_classes`. A check here would make every
+    step of an attack wait for a GPU, and without one a GPU aborts.
     """
-    if label.device.type == "cpu":
-        check_classes(label, logits.shape[1])
     return logits.gather(1, label[:, None]).squeeze(1), logits.scatter(1, label[:, None], -torch.inf)
 
 

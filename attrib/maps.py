@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
-from attrib.inference import Precision, check_images, images_per_chunk
+from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
 from attrib.layers import feature_layer
 from attrib.loss import cross_entropy
 
@@ -361,17 +361,18 @@ def _in_chunks(
         size = _room(model, fast.model, image, precision)
         parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
         try:
-            found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
+            with checked_labels(fast.model, label):
+                found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
         except (RuntimeError, AssertionError) as error:
-            said = _reason(error, model, label)
+            said = _reason(error, model)
             if said is None:
                 raise
             raise InputError(said) from None
     return torch.cat(found).float()
 
 
-def _reason(error: Exception, model: nn.Module, label: Tensor) -> str | None:
-    """What the user can mend, where torch and Captum speak of their own insides."""
+def _reason(error: Exception, model: nn.Module) -> str | None:
+    """Translate torch and Captum errors into advice."""
     name, said = type(model).__name__, str(error)
     if "does not require grad" in said:
         return (
@@ -380,8 +381,6 @@ def _reason(error: Exception, model: nn.Module, label: Tensor) -> str | None:
         )
     if "did not obtain any outputs" in said:
         return f"layer: {name} never runs the one given"
-    if "out of bounds" in said or "out of range" in said:
-        return f"label: expected classes of {name}, got {sorted(set(label.tolist()))}"
     return None
 
 

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attrib import attack
+from attrib import attack, inference
 from attrib.attack import Objective
 from attrib.fast import prepared
 from attrib.gated import GatedClassifier, combined_loss, heads_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
-from attrib.loss import cross_entropy, margin
+from attrib.loss import check_classes, cross_entropy, margin
 from attrib.stats import RESAMPLES, Paired, share_interval
 
 TABLE_STEPS = (10, 20, 40, 100)
@@ -70,20 +70,24 @@ def columns(steps: Collection[int]) -> list[str]:
 
 
 def judge(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
-    """The deployed model's answer in float32: image (N,C,H,W) in [0,1], label (N,)."""
-    with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
-        logits = model(image)
+    """The deployed model's answer in float32: image (N,C,H,W) in [0,1], label (N,).
+
+    Raises InputError for labels that are no class.
+    """
+    logits = inference.logits(model, image)
+    check_classes(label, logits.shape[1])
     return Outcome(logits.argmax(1), margin(logits, label), torch.zeros_like(label))
 
 
 def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     """The largest entry of \\|dL/dx\\| of each clean image in float32, (N,): 0 where attacks by gradient are blind.
 
-    image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity where the gradient holds them.
+    image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity where the gradient holds them. Raises InputError for
+    labels that are no class.
     """
     with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
         x = image.detach().requires_grad_()
-        score = cross_entropy(model(x), label)
+        score = attack.checked(cross_entropy)(model(x), label)
         gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
     return gradient.abs().flatten(1).amax(1)
 
@@ -163,7 +167,8 @@ def _tries(
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
     """The adversarial images (n,C,H,W) of each column: one run of PGD, one of CW. ``way``: of the model's fast copy."""
     if restart == 0:  # FGSM has no random start
-        once = attack.ascend(way.forward, way.loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,))
+        loss = attack.checked(way.loss)
+        once = attack.ascend(way.forward, loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,))
         yield "fgsm", once[1]
     for kind, objective in (("pgd", way.loss), ("cw", way.margin)):
         taken = attack.snapshots(

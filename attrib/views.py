@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from attrib import inference
 from attrib.attack import pgd
 from attrib.data import ATTACK, DEFAULT_ATTACK, Batch, Budget, Dataset
 from attrib.errors import InputError, one_line
 from attrib.features import last_layer
-from attrib.inference import frozen
 from attrib.maps import LAYER_MAPS, MAPS
 from attrib.spans import coverage, parse_threshold, span
 
@@ -149,13 +149,10 @@ def probabilities(desk: Desk, name: str, position: int, attack: Attack | None) -
 
     def compute() -> Tensor:
         model, image = desk.models[name], attacked(desk, name, position, attack)[None]
-        with frozen(model), torch.no_grad():
-            try:
-                logits = model(image)
-            except RuntimeError as error:
-                raise InputError(
-                    f"{name}: the model does not take {_shape(image)} images ({one_line(error)})"
-                ) from None
+        try:
+            logits = inference.logits(model, image)
+        except RuntimeError as error:
+            raise InputError(f"{name}: the model does not take {_shape(image)} images ({one_line(error)})") from None
         count = len(desk.data.classes)
         if not isinstance(logits, Tensor) or logits.shape != (1, count):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

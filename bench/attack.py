@@ -1,24 +1,36 @@
 """PGD-10 against torchattacks and foolbox, the same images, radius and steps: ``python -m bench.attack``.
 
 Time on an untrained resnet18, as good as any for that; robust accuracy, which has to be the same, on a trained model
-(``--ckpt``; by default what ``make demo`` trains) and its data. Each attack draws random starts of its own.
-torchattacks is installed by ``pip install --no-deps torchattacks requests``: it asks for torchvision, which its PGD
-does not use.
+(``--ckpt``; by default what ``make demo`` trains, left out where it is missing) and its data. Each attack draws random
+starts of its own. A peer that is not installed is left out. torchattacks is installed by ``pip install --no-deps
+torchattacks requests``: it asks for torchvision, which its PGD does not use.
 """
 
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import foolbox
 import torch
-import torchattacks
 from torch import Tensor, nn
 
 import attrib
 from attrib import inference
 from attrib.data import ATTACK
 from attrib.robust import judge
-from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, parser, publish, versus
+from bench.timing import (
+    EPS,
+    STEP_SIZE,
+    Row,
+    add_batch_sizes,
+    batch_sizes,
+    begin,
+    example,
+    in_turn,
+    parser,
+    publish,
+    versus,
+)
 
 ASKED = {"auto": 2.2, "fp32": 1.1}
 
@@ -26,41 +38,63 @@ ASKED = {"auto": 2.2, "fp32": 1.1}
 def main() -> None:
     """Print the comparison and write it as JSON."""
     options = parser(__doc__, rounds=3)
+    add_batch_sizes(options, cpu=64)
     options.add_argument("--arch", default="resnet18")
-    options.add_argument("--images", type=int, default=64)
-    options.add_argument("--ckpt", default="runs/demo/pgd-at/model.pt")
+    options.add_argument("--ckpt", type=Path, default=Path("runs/demo/pgd-at/model.pt"))
     options.add_argument("--limit", type=int, default=2000, help="images for the accuracy")
     chosen = options.parse_args()
     device = begin(chosen)
-    model, batch = example(chosen.arch, chosen.images, device)
     settings: dict[str, Any] = {"eps": EPS, "step_size": STEP_SIZE, "steps": 10}
-    rows, seconds = [], {}
-    for name, peer in (("auto", "torchattacks"), ("fp32", "torchattacks"), ("auto", "foolbox")):
-        precision = inference.precision(name, device)
-        own = partial(attrib.pgd, model, batch.image, batch.label, index=batch.index, precision=precision, **settings)
-        theirs = partial(PEERS[peer], model, batch.image, batch.label, **settings)
-        taken = in_turn({"attrib": own, peer: theirs}, rounds=chosen.rounds, device=device)
-        seconds[f"{name} {peer}"] = taken
-        asked = ASKED[name] if peer == "torchattacks" else None
-        rows.append(versus(f"{name} ({precision}) against {peer}", taken, asked=asked))
+    rows, all_seconds = [], {}
+    for size in batch_sizes(chosen, device):
+        model, batch = example(chosen.arch, size, device)
+        for name, peer in comparisons():
+            precision = inference.precision(name, device)
+            sides = {
+                "attrib": partial(attrib.pgd, model, *batch[:2], index=batch.index, precision=precision, **settings)
+            }
+            if peer:
+                sides[peer] = partial(PEERS[peer], model, *batch[:2], **settings)
+            seconds = in_turn(sides, rounds=chosen.rounds, device=device)
+            against = f" against {peer}" if peer else ""
+            what = f"{name} ({precision}){against}, {size} images"
+            all_seconds[what] = seconds
+            rows.append(versus(what, seconds, asked=ASKED[name] if peer == "torchattacks" else None))
     publish(
         "attack",
-        f"PGD-10, {chosen.arch}, {chosen.images} images of 3x32x32, {torch.get_num_threads()} threads, {device};"
+        f"PGD-10, {chosen.arch}, images of 3x32x32, {torch.get_num_threads()} threads, {device};"
         f" median of {chosen.rounds} rounds",
-        rows, chosen, device, seconds=seconds, accuracy=accuracies(chosen.ckpt, chosen.limit, device),
+        rows, chosen, device, seconds=all_seconds,
+        **({"accuracy": accuracies(chosen.ckpt, chosen.limit, device)} if chosen.ckpt.exists() else {}),
     )  # fmt: skip
+
+
+def comparisons() -> list[tuple[str, str | None]]:
+    """The precisions, each with an installed peer to compare with; by itself where there is none."""
+    wanted = ("auto", "torchattacks"), ("fp32", "torchattacks"), ("auto", "foolbox")
+    found: list[tuple[str, str | None]] = [(name, peer) for name, peer in wanted if peer in installed()]
+    return found + [(name, None) for name in ASKED if name not in dict(found)]
+
+
+def installed() -> list[str]:
+    """The peers that are."""
+    return [name for name in PEERS if find_spec(name)]
 
 
 def torchattacks_pgd(
     model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int
 ) -> Tensor:
     """torchattacks' PGD from a random start."""
+    import torchattacks  # may be missing
+
     found: Tensor = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps)(image, label)
     return found
 
 
 def foolbox_pgd(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int) -> Tensor:
     """foolbox's LinfPGD from a random start."""
+    import foolbox  # may be missing
+
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=image.device)
     found: Tensor = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps)(wrapped, image, label, epsilons=eps)[1]
     return found
@@ -69,18 +103,18 @@ def foolbox_pgd(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, s
 PEERS = {"torchattacks": torchattacks_pgd, "foolbox": foolbox_pgd}
 
 
-def accuracies(ckpt: str, limit: int, device: torch.device) -> list[Row]:
+def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
     """Robust accuracy of a trained model under every attack, judged in float32; printed too."""
     model, described = attrib.load(ckpt)
     model.to(device)
     data = attrib.dataset(described.data, limit=limit)
     eps, step_size, _ = ATTACK[described.data]
     settings: dict[str, Any] = {"eps": eps, "step_size": step_size, "steps": 10}
-    right = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *PEERS), 0)
+    right = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *installed()), 0)
     torch.manual_seed(0)
     for batch in data.batches(250, device=device):
         image, label, index, _ = batch
-        images = {"clean": image} | {name: attack(model, image, label, **settings) for name, attack in PEERS.items()}
+        images = {"clean": image} | {peer: PEERS[peer](model, image, label, **settings) for peer in installed()}
         for name in ASKED:
             precision = inference.precision(name, device)
             images[f"attrib {name}"] = attrib.pgd(model, image, label, index=index, precision=precision, **settings)

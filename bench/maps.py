@@ -3,7 +3,8 @@
 The peers are NoiseTunnel around Saliency (signed gradients, 32 samples, the same noise level) and LayerGradCam with
 its map brought to the image's size, on the model as it is, batch by batch. What is fast has to be right as well: the
 rank correlation with the same map in float32 is Spearman's, over all pixels of all images, for attrib's precision
-``auto``. Models from ``--ckpt`` are trained ones with their data; ``resnet18`` is an untrained one on digits.
+``auto``. Models from ``--ckpt`` are trained ones with their data (by default what ``make demo`` trains, left out where
+it is missing); the other is an untrained resnet18 on digits.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,18 @@ from attrib.cli.explain import How
 from attrib.data import Batch
 from attrib.fast import keep_prepared
 from attrib.inference import Precision
-from bench.timing import Row, Seconds, begin, example, in_turn, parser, publish, versus
+from bench.timing import (
+    Row,
+    Seconds,
+    add_batch_sizes,
+    batch_sizes,
+    begin,
+    example,
+    in_turn,
+    parser,
+    publish,
+    versus,
+)
 
 SAMPLES, SIGMA = 32, 0.15
 ASKED = {"smoothgrad": 2.2, "gradcam": 1.5}
@@ -29,10 +41,11 @@ Map = Callable[[nn.Module, Batch], Tensor]
 def main() -> None:
     """Print the comparison and write it as JSON."""
     options = parser(__doc__, rounds=3)
+    add_batch_sizes(options, cpu=250)
+    options.add_argument("--arch", default="resnet18", help="of the untrained model")
     options.add_argument("--ckpt", nargs="*", default=["runs/demo/pgd-at/model.pt"])
     options.add_argument("--images", type=int, default=2000, help="for Grad-CAM")
-    options.add_argument("--smooth-images", type=int, default=32, help="for SmoothGrad")
-    options.add_argument("--batch-size", type=int, default=250)
+    options.add_argument("--smooth-images", type=int, help="for SmoothGrad (CPU 32, GPU 128)")
     chosen = options.parse_args()
     device = begin(chosen)
     rows: list[Row] = []
@@ -48,27 +61,31 @@ def main() -> None:
         ours = partial(own, precision=precision)
         taken = in_turn({"attrib": lambda: run(ours), "captum": lambda: run(peer)}, rounds=chosen.rounds, device=device)
         count = sum(len(batch.label) for batch in batches)
-        what = f"{name}, {title}, {count:,} images, {precision}"
+        what = f"{name}, {title}, {count:,} images, {precision}, batches of {len(batches[0].label)}"
         seconds[what] = taken
         exact, found = (torch.cat(run(partial(own, precision=p))) for p in ("fp32", precision))
         rows.append(versus(what, taken, asked=ASKED[name]) | {"rank correlation": spearman(exact, found)})
 
-    for path in chosen.ckpt:
+    sizes = batch_sizes(chosen, device)
+    smooth = chosen.smooth_images or (128 if device.type == "cuda" else 32)
+    for path in filter(lambda path: Path(path).exists(), chosen.ckpt):
         model, described = attrib.load(path)
         model.to(device)
         title = f"{described.arch} ({Path(path).parent.name}, {described.data})"
-        for name, count in (("smoothgrad", chosen.smooth_images), ("gradcam", chosen.images)):
-            batches = list(attrib.dataset(described.data, limit=count).batches(chosen.batch_size, device=device))
-            compare(name, title, model, batches, automatic(name, device))
-    untrained, many = example("resnet18", chosen.images, device)
-    batches = split(many, chosen.batch_size)
-    few = split(many, chosen.smooth_images)[:1]
-    compare("smoothgrad", "resnet18 (untrained)", untrained, few, automatic("smoothgrad", device))
+        for name, count in (("smoothgrad", smooth), ("gradcam", chosen.images)):
+            data = attrib.dataset(described.data, limit=count)
+            for size in dict.fromkeys(min(size, count) for size in sizes):
+                compare(name, title, model, list(data.batches(size, device=device)), automatic(name, device))
+    untrained, many = example(chosen.arch, chosen.images, device)
+    title = f"{chosen.arch} (untrained)"
+    few = split(many, smooth)[:1]
+    compare("smoothgrad", title, untrained, few, automatic("smoothgrad", device))
     for precision in dict.fromkeys((automatic("gradcam", device), automatic("smoothgrad", device))):
-        compare("gradcam", "resnet18 (untrained)", untrained, batches, precision)
+        for size in sizes:
+            compare("gradcam", title, untrained, split(many, size), precision)
     publish(
         "maps",
-        f"Maps against Captum, SmoothGrad of {SAMPLES} samples, batches of {chosen.batch_size},"
+        f"Maps against Captum, SmoothGrad of {SAMPLES} samples,"
         f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
         rows, chosen, device, seconds=seconds,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from attrib.model import build
 
 RESULTS = Path("bench/results")
 EPS, STEP_SIZE = 8 / 255, 2 / 255
+GPU_BATCHES = 128, 512
 
 
 class Seconds(NamedTuple):
@@ -47,6 +48,21 @@ def parser(doc: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto")
     made.add_argument("--out", type=Path, default=RESULTS)
     return made
+
+
+def add_batch_sizes(made: argparse.ArgumentParser, *, cpu: int) -> None:
+    """The option of how many images go through the model at a time; see :func:`batch_sizes`."""
+    gpu = " and ".join(map(str, GPU_BATCHES))
+    made.add_argument(
+        "--batch-size", type=int, nargs="+", metavar="N", help=f"images at a time, rows for each (CPU {cpu}, GPU {gpu})"
+    )
+    made.set_defaults(cpu_batch=cpu)
+
+
+def batch_sizes(options: argparse.Namespace, device: torch.device) -> list[int]:
+    """The sizes given, or the defaults of the device."""
+    sizes: list[int] = options.batch_size or (list(GPU_BATCHES) if device.type == "cuda" else [options.cpu_batch])
+    return sizes
 
 
 def begin(options: argparse.Namespace) -> torch.device:
@@ -92,7 +108,13 @@ def middle(seconds: Sequence[Seconds]) -> Seconds:
 
 
 def versus(what: str, taken: Mapping[str, Sequence[Seconds]], *, asked: float | None = None) -> Row:
-    """A line of own seconds, a peer's, and how many times less the own: ``taken`` holds the own side first."""
+    """A line of own seconds, a peer's, and how many times less the own: ``taken`` holds the own side first.
+
+    Without a peer, which may not be installed, the own seconds alone.
+    """
+    if len(taken) == 1:
+        (own,) = (middle(seconds) for seconds in taken.values())
+        return {"what": what, "attrib s": own.clock}
     own, peer = (middle(seconds) for seconds in taken.values())
     row: Row = {
         "what": what, "attrib s": own.clock, "peer s": peer.clock,

@@ -5,7 +5,9 @@ images only, then one descent in training mode, all in float32. Own side: what `
 batch. Both have a network and an optimizer of their own.
 """
 
+import argparse
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,20 @@ from torch import Tensor, nn
 from attrib import inference
 from attrib.data import Batch
 from attrib.model import Classifier
-from bench.timing import EPS, STEP_SIZE, begin, example, in_turn, parser, publish, versus
+from bench.timing import (
+    EPS,
+    STEP_SIZE,
+    add_batch_sizes,
+    batch_sizes,
+    begin,
+    example,
+    in_turn,
+    parser,
+    publish,
+    versus,
+)
 from train.attack import pgd_attack
+from train.engine import ENGINES, Engine, ascent_of, running
 from train.methods import pgd_at
 
 STEPS = 10
@@ -24,26 +38,47 @@ STEPS = 10
 def main() -> None:
     """Print the comparison and write it as JSON."""
     options = parser(__doc__, rounds=3)
+    add_batch_sizes(options, cpu=64)
+    add_engines(options)
     options.add_argument("--arch", default="resnet18")
-    options.add_argument("--batch-size", type=int, default=64)
     chosen = options.parse_args()
     device = begin(chosen)
-    model, batch = example(chosen.arch, chosen.batch_size, device)
-    plain = deepcopy(model)
-    plain_optimizer = sgd(plain)
-    own = Own(model, device)
-    laid = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
-    taken = in_turn(
-        {"attrib": lambda: own.step(laid), "plain": lambda: plain_step(plain, plain_optimizer, *batch[:2])},
-        rounds=chosen.rounds, device=device,
-    )  # fmt: skip
+    precision = inference.precision("auto", device)
+    rows, all_seconds = [], {}
+    for size in batch_sizes(chosen, device):
+        for engine in engines(chosen, device):
+            model, batch = example(chosen.arch, size, device)
+            plain = deepcopy(model)
+            optimizer = sgd(plain)
+            assert isinstance(model, Classifier)
+            own = Own(model, engine, device)
+            laid = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
+            sides = {
+                "attrib": partial(own.step, laid),
+                "plain": partial(plain_step, plain, optimizer, batch.image, batch.label),
+            }
+            with running(model, engine, device):
+                what = f"auto ({engine}) against the plain fp32 loop, batch {size}"
+                all_seconds[what] = in_turn(sides, rounds=chosen.rounds, device=device)
+            rows.append(versus(what, all_seconds[what], asked=5 if device.type == "cuda" else 2.2))
     publish(
         "train_step",
-        f"One step of PGD-{STEPS} adversarial training, {chosen.arch}, batch {chosen.batch_size}, {own.precision},"
+        f"One step of PGD-{STEPS} adversarial training, {chosen.arch}, {precision},"
         f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
-        [versus("auto against the plain fp32 loop", taken, asked=5 if device.type == "cuda" else 2.2)],
-        chosen, device, seconds=taken,
+        rows, chosen, device, seconds=all_seconds,
     )  # fmt: skip
+
+
+def add_engines(made: argparse.ArgumentParser) -> None:
+    """The option of which engines of train.engine to compare; see :func:`engines`."""
+    made.add_argument("--engine", nargs="+", choices=ENGINES, help="engines, rows for each (GPU: all; the CPU has one)")
+
+
+def engines(options: argparse.Namespace, device: torch.device) -> list[Engine]:
+    """The engines given, or all that the device has."""
+    everything: list[Engine] = ["eager", "compiled", "graph"] if device.type == "cuda" else ["eager"]
+    chosen: list[Engine] = options.engine or everything
+    return chosen
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
@@ -52,18 +87,15 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 class Own:
-    """What training does for one batch, with what ``train`` does to the model before."""
+    """What training does for one batch; inside :func:`train.engine.running`."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        assert isinstance(model, Classifier)
+    def __init__(self, model: Classifier, engine: Engine, device: torch.device) -> None:
         self.precision = inference.precision("auto", device)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if device.type == "cuda":
-            for stage in self.model.stages:
-                stage.forward = torch.compile(stage.forward)
         self.optimizer = sgd(self.model)
         self.attack = pgd_attack(
-            eps=EPS, step_size=STEP_SIZE, steps=STEPS, seed=0, epoch=1, precision=self.precision
+            eps=EPS, step_size=STEP_SIZE, steps=STEPS, seed=0, epoch=1, precision=self.precision,
+            ascent=ascent_of(engine),
         )  # fmt: skip
 
     def step(self, batch: Batch) -> None:

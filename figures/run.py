@@ -97,6 +97,7 @@ def make(
         print(f"{task.name}: attrib {' '.join(task.command[:1])}, {', '.join(model.name for model in task.models)}")
         room = folder(work / place.name / task.name)
         _attrib([*task.command, "--out", str(room), *(["--device", device] if device != "auto" else [])])
+        record |= _precisions(shared.read_json(room / f"{task.command[0]}.json"))
         record["files"] = [path.name for path in task.keep(room, place, task.name)]
         done = shared.manifest(place) | {task.name: record}
         write_json(done, place / shared.MANIFEST)
@@ -141,6 +142,13 @@ def _record(task: tasks.Task) -> dict[str, Any]:
         "models": {model.name: model.fingerprints for model in task.models},
         "images": task.images,
     }
+
+
+def _precisions(summary: dict[str, Any]) -> dict[str, str]:
+    """The precision of a command's numbers, and that of its attack; ``fc`` computes nothing and has neither."""
+    attack = summary.get("attack") or {}
+    found = {"precision": summary.get("precision"), "attack_precision": attack.get("precision")}
+    return {name: precision for name, precision in found.items() if precision is not None}
 
 
 def _same(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:

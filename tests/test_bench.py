@@ -1,13 +1,16 @@
 """The benches' own arithmetic; what they measure is not a test."""
 
+import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from attrib.data import Batch
-from bench import estimate, page, timing
+from bench import attack, epoch, estimate, maps, page, table_row, timing, train_step
 from bench.peak import flops
 from bench.timing import Seconds
 
@@ -60,3 +63,40 @@ def test_the_page_takes_the_latest_table(tmp_path: Path, monkeypatch: pytest.Mon
         assert found.startswith("before\n<!-- estimate -->\n`python -m bench.estimate")
         assert "| 90 epochs, PGD-10 " in found
         assert "<!-- none -->\nnot measured yet\n<!-- / -->\nafter\n" in found
+
+
+TINY: dict[ModuleType, list[str]] = {
+    attack: ["--arch", "lenet", "--ckpt", "none.pt"],
+    table_row: ["--arch", "lenet"],
+    maps: ["--arch", "lenet", "--ckpt", "none.pt", "--images", "5", "--smooth-images", "2"],
+    train_step: ["--arch", "lenet", "--engine", "eager"],
+    epoch: ["--arch", "lenet", "--limit", "60", "--engine", "eager"],
+}
+
+
+@pytest.mark.parametrize("bench", TINY, ids=lambda bench: bench.__name__)
+def test_a_bench_has_rows_for_each_batch_size_and_needs_no_peer(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU machine, which has neither torchattacks nor foolbox."""
+    for module in (attack, table_row):
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
+    monkeypatch.setattr(epoch, "HELD_OUT", 5)
+    name = bench.__name__.removeprefix("bench.")
+    monkeypatch.setattr("sys.argv", [
+        name, *TINY[bench], "--batch-size", "2", "3", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)
+    ])  # fmt: skip
+    bench.main()
+    rows: list[dict[str, Any]] = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
+    for size in (2, 3):
+        assert any(f"{size} images" in row["what"] or row["what"].endswith(f" {size}") for row in rows)
+    assert all(row["attrib s"] > 0 for row in rows)
+    assert all(("peer s" in row) == (bench in (maps, train_step)) for row in rows)
+
+
+def test_a_gpu_has_batch_sizes_of_its_own() -> None:
+    made = timing.parser("", rounds=1)
+    timing.add_batch_sizes(made, cpu=64)
+    assert timing.batch_sizes(made.parse_args([]), torch.device("cuda")) == [128, 512]
+    assert timing.batch_sizes(made.parse_args([]), torch.device("cpu")) == [64]
+    assert timing.batch_sizes(made.parse_args(["--batch-size", "7", "9"]), torch.device("cuda")) == [7, 9]

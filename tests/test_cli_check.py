@@ -35,8 +35,8 @@ def test_json_is_one_object_with_its_keys(run: Any, models: Path) -> None:
     assert (done.status, done.err) == (0, "")
     summary = json.loads(done.out)
     assert summary.keys() == {
-        "data", "split", "map", "threshold", "target", "baseline", "attack", "seed", "fractions", "models", "control",
-        "versions",
+        "data", "split", "map", "threshold", "target", "baseline", "attack", "seed", "precision", "fractions", "models",
+        "control", "versions",
     }  # fmt: skip
     assert [entry["name"] for entry in summary["models"]] == ["first", "b"]
     for entry in summary["models"]:

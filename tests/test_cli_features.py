@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import attrib
-from attrib import parallel
-from attrib.features import high_contribution, scale_free_contribution
+from attrib import inference, parallel
+from attrib.features import high_contribution, last_layer, scale_free_contribution
 
 ROOT = Path(__file__).resolve().parents[1]
 QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
@@ -282,3 +282,15 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_is_one_line_and_status_2(run: Any, arguments: tuple[str, ...], words: str) -> None:
     assert words in run(*arguments).refused()
+
+
+def test_predictions_are_the_deployed_models_in_every_precision(run: Any, place: Path, tmp_path: Path) -> None:
+    """Of an untrained model, whose logits nearly tie, bfloat16 predicts other classes."""
+    limit = 100
+    assert run("contrib", "--ckpt", "a.pt", "--limit", limit, "--precision", "bf16", "--out", tmp_path).status == 0
+    predicted = pd.read_csv(tmp_path / "contrib-images.csv")["prediction"].to_numpy()
+    model, _ = attrib.load(place / "a.pt")
+    batch = next(attrib.dataset("glyphs", limit=limit).batches(limit))
+    assert predicted.tolist() == inference.logits(model, batch.image).argmax(1).tolist()
+    rounded = last_layer(model, batch.image, batch.label, precision="bf16").prediction
+    assert predicted.tolist() != rounded.tolist()

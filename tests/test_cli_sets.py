@@ -51,7 +51,7 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(
     summary = json.loads(done.out)
     assert summary == json.loads((tmp_path / "sets.json").read_text())
     assert summary.keys() >= {"data", "split", "attack", "seed", "precision", "models", "pairs", "epochs", "versions"}
-    assert summary["attack"] == {"name": "pgd", "eps": 8 / 255, "step_size": 0.02, "steps": 3}
+    assert summary["attack"] == {"name": "pgd", "eps": 8 / 255, "step_size": 0.02, "steps": 3, "precision": "fp32"}
     table = pd.read_csv(tmp_path / "sets.csv")
     assert list(table.columns[:6]) == ["model", "seed", "index", "label", "set", "prediction"]
 

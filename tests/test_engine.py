@@ -193,10 +193,25 @@ def test_stages_are_compiled_for_one_shape_and_left_as_they_were(monkeypatch: py
     assert torch.backends.cudnn.benchmark == before
 
 
-def test_engines_follow_the_device() -> None:
+def test_engines_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_compile_error", lambda _: None)
     assert [engine.resolve(name, torch.device("cpu")) for name in engine.ENGINES] == ["eager"] * 4
     assert [engine.resolve(name, torch.device("cuda")) for name in engine.ENGINES] == [
         "compiled", "eager", "compiled", "graph",
     ]  # fmt: skip
     assert engine.ascent_of("eager") is eager_ascent
     assert isinstance(engine.ascent_of("graph"), graph.GraphedAscent)
+
+
+def test_without_a_compiler_training_is_eager(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile(*_: object, **__: object) -> object:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: torch.ones(1))
+    assert engine.resolve("auto", torch.device("cuda")) == "eager"
+    assert "uncompiled: torch.compile fails here (" in (error := capsys.readouterr().err)
+    assert "Failed to find C compiler." in error
+    assert error.count("\n") == 1

@@ -120,6 +120,9 @@ def test_run_leaves_small_files_and_says_where_they_come_from(ckpts: Path, data:
     assert done["span"]["images"] == COUNT
     assert done["robust"]["images"] == ATTACKED
     assert done["robust"]["command"].startswith("attrib robust --ckpt alp=")
+    assert done["span"]["precision"] == "fp32"
+    assert {done["robust"]["precision"], done["eq6"]["attack_precision"]} <= {"fp32", "bf16"}
+    assert "precision" not in done["fc"]
     for name in ("raw", "alp"):
         assert done["span"]["models"][name] == [checkpoint.read(ckpts / name / "model.pt").fingerprint]
     epochs = [checkpoint.read(ckpts / "alp" / f"epoch-{n}.pt").fingerprint for n in (2, 10)]

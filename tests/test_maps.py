@@ -252,7 +252,7 @@ def test_bad_input_is_named(model: PoolHead, image: Tensor) -> None:
     cases: tuple[tuple[Callable[[], Tensor], str], ...] = (
         (lambda: maps.gradcam(model, image[0], LABEL), r"\(N,C,H,W\)"),
         (lambda: maps.gradient(model, image, LABEL[:2]), r"label: expected integers of shape \(5,\)"),
-        (lambda: maps.gradient(model, image, LABEL + 4), "label: expected classes of PoolHead, got"),
+        (lambda: maps.gradient(model, image, LABEL + 4), "label: expected classes in 0..3, got"),
         (lambda: maps.eq6(model, image, LABEL + 4), r"label: expected classes in 0..3"),
         (lambda: maps.smoothgrad(model, image, LABEL, index=LABEL[:1]), "index: expected integers of shape"),
         (lambda: maps.gradcam(model, image, LABEL, layer="body.3"), "layer: expected a module"),  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from attrib.errors import InputError
 from train.config import METHODS, Config, read_recipe, value_type
-from train.engine import ENGINES
+from train.engine import ENGINES, keep_freed_memory
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,6 +103,7 @@ def main() -> int:
         config, parsed = parse(sys.argv[1:])
         from train.loop import OutOfTime, train
 
+        keep_freed_memory()
         try:
             train(
                 config, parsed.out, device=parsed.device, root=parsed.data_root, fresh=parsed.fresh,

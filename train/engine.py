@@ -3,6 +3,9 @@
 The engine changes the speed and the rounding, nothing else. Measured rates are in bench/README.md.
 """
 
+import ctypes
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal
@@ -10,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attrib.errors import one_line
 from attrib.model import Classifier
 from train.attack import Ascent, Forward, Number, Problem, eager_ascent
 from train.graph import GraphedAscent
@@ -19,10 +23,32 @@ ENGINES: tuple[Engine, ...] = ("auto", "eager", "compiled", "graph")
 
 
 def resolve(name: Engine, device: torch.device) -> Engine:
-    """``auto`` is compiled on a GPU; the CPU knows eager only."""
+    """``auto`` is compiled on a GPU; the CPU knows eager only. Without a compiler that works it is eager too."""
     if device.type != "cuda":
         return "eager"
-    return "compiled" if name == "auto" else name
+    engine = "compiled" if name == "auto" else name
+    if engine == "compiled" and (reason := _compile_error(device)):
+        print(f"train: warning: training runs uncompiled: torch.compile fails here ({reason})", file=sys.stderr)
+        return "eager"
+    return engine
+
+
+def _compile_error(device: torch.device) -> str | None:
+    """Why torch.compile makes no code that runs on the device, or None: Triton needs a C compiler and its headers."""
+    try:
+        with _silent():
+            torch.compile(torch.relu, dynamic=False)(torch.zeros(8, device=device))
+    except Exception as error:  # of any part of the tool chain
+        return one_line(error)
+    return None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without inductor's advice to use TF32, which float32 here must not be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+        yield
 
 
 def ascent_of(engine: Engine) -> Ascent:
@@ -38,7 +64,8 @@ def running(model: Classifier, engine: Engine, device: torch.device) -> Iterator
     try:
         if engine == "compiled":
             compile_stages(model)
-        yield
+        with _silent():
+            yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
         for stage in model.stages:
@@ -77,3 +104,20 @@ class CompiledAscent:
             self._compiled[key] = torch.compile(problem.forward, dynamic=False)
         compiled = problem._replace(forward=self._compiled[key])
         return eager_ascent(compiled, image, target, start, eps, step_size)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, where its allocator is glibc's; for the CPU.
+
+    By default glibc gives large blocks back to the system, and every step of training pays for new pages: on a LeNet
+    a fifth of its time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another system
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h

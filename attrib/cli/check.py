@@ -125,7 +125,7 @@ def check(
         how = How(map_name, target, strength, seed, precision, here.device)
         asked = Settings(threshold, curve_steps, stages, baseline)
         cascades = _cascades(subjects, images, how, asked)
-        described = {"size": size, "layer": layer, "how": how[:-1], "asked": asked}
+        described = {"size": size, "layer": layer, "how": how.key(), "asked": asked}
         with unfinished(out, "check", work, batch_size=batch_size, settings=described) as keep:
             rows = over_batches(
                 images, lambda batch: _measure(subjects, batch, how, asked, classes=len(images.classes)),
@@ -141,7 +141,8 @@ def check(
             seeds = groups(subjects)
             summary: dict[str, Any] = {
                 "data": images.name, "split": images.split, "map": map_name, "threshold": threshold, "target": target,
-                "baseline": baseline, "attack": strength._asdict() if strength else None, "seed": seed,
+                "baseline": baseline, "seed": seed,
+                "attack": common.attack_entry(strength, how.attack_precision()), "precision": how.map_precision(),
                 "fractions": faithfulness.fractions(images.shape[1] * images.shape[2], curve_steps),
                 "models": [entry_of(files, numbers) for files in seeds.values()],
                 "control": {"name": EDGES, "checks": _control_lines(rows_of(rows, subjects[0].group)[0], seed=seed)},

@@ -216,6 +216,11 @@ def attack_settings(
     )
 
 
+def attack_entry(settings: AttackSettings | None, precision: "Precision") -> dict[str, Any] | None:
+    """What a result says of its attack, the precision that it ran in included."""
+    return settings._asdict() | {"precision": precision} if settings else None
+
+
 def attacked(
     subject: Subject, batch: "Batch", settings: AttackSettings, *, seed: int, precision: "Precision"
 ) -> "Tensor":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from attrib.data import Batch
     from attrib.features import LastLayer
+    from attrib.inference import Precision
 
     Array = NDArray[Any]
     Kind = tuple[str, int, str]
@@ -56,7 +57,7 @@ def contrib(
     """Contributions of the last layer's features (C, R), how concentrated they are, and the paired differences."""
     import pandas as pd
 
-    from attrib import results
+    from attrib import inference, results
 
     if not multiple > 0:
         raise InputError(f"--multiple: expected a number above 0, got {multiple:g}")
@@ -67,10 +68,13 @@ def contrib(
     ) as work:  # fmt: skip
         here, subjects, images, settings = work
         layers = last_layers(subjects, fc_name)
+        # An attack only has to be as strong: auto takes the fast precision for it, and fp32 for what is measured.
+        fast = inference.precision(precision, here.device)
+        exact = "fp32" if precision == "auto" else fast
         sums: dict[Kind, Sums] = {}
 
         def measure(batch: "Batch") -> "pd.DataFrame":
-            views = _views(subjects, layers, batch, settings, seed=seed, precision=precision)
+            views = _views(subjects, layers, batch, settings, seed=seed, attack_precision=fast, precision=exact)
             _add(sums, views, batch, seed=seed)
             return _image_rows(views, batch)
 
@@ -84,7 +88,7 @@ def contrib(
     seeds = groups(subjects)
     summary: dict[str, Any] = {
         "data": images.name, "split": images.split, "multiple": multiple, "seed": seed,
-        "attack": settings._asdict() if settings else None,
+        "attack": common.attack_entry(settings, fast), "precision": exact,
         "models": [entry_of(files, lambda files: _summary_of(found, files)) for files in seeds.values()],
         "pairs": _pairs(found, seeds),
         "versions": common.provenance(),
@@ -149,26 +153,25 @@ class Measured(NamedTuple):
 
 def _views(
     subjects: list[Subject], layers: dict[str, Any], batch: "Batch", settings: common.AttackSettings | None,
-    *, seed: int, precision: str,
+    *, seed: int, attack_precision: "Precision", precision: "Precision",
 ) -> "dict[Kind, LastLayer]":  # fmt: skip
     """Every model's last layer on the batch, clean and, where an attack is set, attacked."""
     from attrib import inference
     from attrib.features import last_layer
 
-    # An attack only has to be as strong: auto takes the fast precision for it, and fp32 for what is measured.
-    fast = inference.precision(precision, batch.image.device)
-    exact = "fp32" if precision == "auto" else fast
     found = {}
     for subject in subjects:
         kinds = {"clean": batch.image}
         if settings:
-            kinds[settings.name] = common.attacked(subject, batch, settings, seed=seed, precision=fast)
+            kinds[settings.name] = common.attacked(subject, batch, settings, seed=seed, precision=attack_precision)
         for kind, image in kinds.items():
             try:
                 layer = layers[subject.name]
-                view = last_layer(subject.model, image, batch.label, fc=layer, precision=exact)
+                view = last_layer(subject.model, image, batch.label, fc=layer, precision=precision)
             except InputError as error:
                 raise InputError(f"{subject.name}: {error}") from None
+            if precision != "fp32":  # predictions are those of the deployed model, as in every command
+                view = view._replace(prediction=inference.logits(subject.model, image).argmax(1))
             found[subject.group, subject.seed, kind] = view
     return found
 

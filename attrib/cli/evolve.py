@@ -106,7 +106,7 @@ def evolve(
             ]
             return pd.concat(rows, ignore_index=True)
 
-        described = {"threshold": threshold, "how": [str(part) for part in how], "epochs": prints}
+        described = {"threshold": threshold, "how": how.key(), "epochs": prints}
         with unfinished(out, "evolve", work, batch_size=batch_size, settings=described) as keep:
             table = over_batches(pool, measure, batch_size=batch_size, here=here, title="evolve", keep=keep)
             # Sums can't be kept on disk like rows; but they need no attack, and are quickly made again.
@@ -123,7 +123,8 @@ def evolve(
             }
             summary: dict[str, Any] = {
                 "data": pool.name, "split": pool.split, "n": len(pool), "map": map_name, "threshold": threshold,
-                "seed": seed, "attack": settings._asdict(),
+                "seed": seed, "attack": common.attack_entry(settings, how.attack_precision()),
+                "precision": how.map_precision(),
                 "runs": [
                     {"name": name, "epochs": [entry for epoch, entry in entries.items() if epoch.run == name]}
                     for name in training

@@ -52,6 +52,10 @@ class How(NamedTuple):
 
         return precision(self.precision, self.device)
 
+    def key(self) -> list[object]:
+        """What the numbers depend on, ``auto`` as the precision that it stands for; not the device."""
+        return [self.map, self.target, self.attack, self.seed, self.map_precision(), self.attack_precision()]
+
 
 def explain(subject: Subject, batch: "Batch", how: How, *, classes: int) -> dict[str, Explained]:
     """The subject's maps of the batch, under ``clean`` and, where an attack is set, under its name."""

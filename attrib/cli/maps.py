@@ -90,7 +90,7 @@ def maps(
     table = _in_order(pd.concat([frame for found, _, _ in parts for frame in found]), subjects)
     summary: dict[str, Any] = {
         "data": pool.name, "split": pool.split, "map": map_name, "target": target, "seed": seed,
-        "attack": settings._asdict() if settings else None,
+        "attack": common.attack_entry(settings, how.attack_precision()), "precision": how.map_precision(),
         "models": [entry_of(files, lambda _: {}) for files in seeds.values()],
         "images": table.to_dict("records"), "versions": common.provenance(),
     }  # fmt: skip

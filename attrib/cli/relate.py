@@ -97,7 +97,7 @@ def relate(
             return pd.concat(parts, ignore_index=True)
 
         described = {
-            "size": size, "threshold": threshold, "layer": layer, "how": [str(part) for part in how],
+            "size": size, "threshold": threshold, "layer": layer, "how": how.key(),
             "epochs": (prints := fingerprints_of(epochs, images)),
         }  # fmt: skip
         with unfinished(out, "relate", work, batch_size=batch_size, settings=described) as keep:
@@ -114,7 +114,7 @@ def relate(
             chosen = points or [point for point in of_runs if lasts[point.name] == point.epoch]
             summary: dict[str, Any] = {
                 "data": images.name, "split": images.split, "map": map_name, "threshold": threshold, "seed": seed,
-                "attack": settings._asdict(),
+                "attack": common.attack_entry(settings, how.attack_precision()), "precision": how.map_precision(),
                 "models": _identified(
                     image_relations(table, chosen, tuple(MEASURES), seed=seed),
                     {subject.path: identity(subject) for subject in subjects}
@@ -201,18 +201,16 @@ def image_rows(
 ) -> "pd.DataFrame":
     """One row per image of what the model makes of it, clean and attacked; margins are z_y - max_{j != y} z_j."""
     import pandas as pd
-    import torch
 
+    from attrib import inference
     from attrib.features import last_layer, participation_ratio
-    from attrib.inference import frozen
     from attrib.loss import cross_entropy, margin
     from attrib.spans import coverage, iou, span
 
     assert how.attack is not None
     views = explain(subject, batch, how, classes=len(data.classes))
     clean, attacked = views["clean"], views[how.attack.name]
-    with frozen(subject.model), torch.no_grad():
-        z, z_adversarial = (subject.model(view.image).double() for view in (clean, attacked))
+    z, z_adversarial = (inference.logits(subject.model, view.image).double() for view in (clean, attacked))
     spans, spans_adversarial = (span(view.map, threshold=threshold) for view in (clean, attacked))
     try:
         last = last_layer(subject.model, batch.image, batch.label)

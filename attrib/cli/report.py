@@ -99,7 +99,7 @@ def report(
     folder(out.absolute().parent)
     place = folder(results or out.with_name(f"{out.stem}-results"))
 
-    models = _options(ckpt=ckpt, model=model, arch=arch, mean=mean, std=std, size=size, device=device)
+    models = _options(ckpt=ckpt, model=model, arch=arch, mean=mean, std=std, size=size)
     source = [*models, *_options(data=data, data_root=data_root, split=split)]
     maps = _options(map=map_name, target=target, layer=layer)
     iterated = attack != "fgsm"
@@ -118,7 +118,7 @@ def report(
         # What a result depends on beside its options, which hold the models' names.
         known = {
             "data": about["data_fingerprint"], "models": [fingerprint(subject.model) for subject in work.subjects],
-            "versions": common.provenance(),
+            "precision": [how.map_precision(), how.attack_precision()], "versions": common.provenance(),
         }  # fmt: skip
         if first:
             part = Part("images", [*source, *maps, *strength, *pictures], shown, seed)
@@ -137,7 +137,8 @@ def report(
             Part("check", [*source, *maps, *rule, *strength, *some], few, seed),
             Part("relate", [*source, *_options(map=map_name, layer=layer), *rule, *strength, *most], n, seed),
         ):
-            line = ["attrib", part.name, *part.options, "--out", str(place / part.name)]
+            where = _options(device=device, out=place / part.name)
+            line = ["attrib", part.name, *part.options, *where]
             missing[part.name] = _once(part, place, known, partial(_run, line))
     if not first:
         return
@@ -152,7 +153,7 @@ def report(
 
 
 class Part(NamedTuple):
-    """Something that the report shows, and what it depends on beside the models and the data."""
+    """Something that the report shows, and what it depends on beside the models and the data (not the device)."""
 
     name: str
     options: list[str]
@@ -181,7 +182,7 @@ def _about(work: common.Loaded, how: How, *, shown: int, threshold: str) -> dict
     return {
         "data": data.name, "split": data.split, "n": len(data), "data_fingerprint": digest.hexdigest()[:12],
         "classes": list(data.classes), "map": how.map, "threshold": threshold, "target": how.target,
-        "attack": how.attack._asdict(),
+        "attack": common.attack_entry(how.attack, how.attack_precision()), "precision": how.map_precision(),
         "models": [
             {"name": name, "cards": [_card(subject) for subject in files]}
             for name, files in groups(work.subjects).items()

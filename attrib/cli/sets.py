@@ -112,8 +112,8 @@ def sets(
             table = _of_models(rows, list(seeds))
             history = _of_epochs(rows, epochs)
             summary: dict[str, Any] = {
-                "data": images.name, "split": images.split, "attack": settings._asdict(), "seed": seed,
-                "precision": how.precision,
+                "data": images.name, "split": images.split, "seed": seed,
+                "attack": common.attack_entry(settings, how.precision), "precision": how.precision,
                 "models": [
                     entry_of(files, lambda files: _summary_of(table, files, seed=seed)) for files in seeds.values()
                 ],
@@ -177,12 +177,11 @@ def _attacked(subject: Subject, batch: "Batch", how: How) -> "tuple[torch.Tensor
     """The adversarial images (N,C,H,W), what the two sets of logits say, and the logits themselves, (2,N,K)."""
     import torch
 
+    from attrib import inference
     from attrib.consistency import logit_pairs
-    from attrib.inference import frozen
 
     adversarial = common.attacked(subject, batch, how.attack, seed=how.seed, precision=how.precision)
-    with frozen(subject.model), torch.no_grad():
-        logits = torch.stack([subject.model(image) for image in (batch.image, adversarial)])
+    logits = torch.stack([inference.logits(subject.model, image) for image in (batch.image, adversarial)])
     return adversarial, logit_pairs(logits[0], logits[1], batch.label), logits
 
 

@@ -106,7 +106,8 @@ def span(
     summary = {
         "data": images.name, "split": images.split,
         "map": map_name if seeds else "from files", "threshold": threshold, "target": target, "seed": seed,
-        "attack": settings._asdict() if settings else None,
+        "attack": common.attack_entry(settings, how.attack_precision()),
+        "precision": how.map_precision() if seeds else None,
         "models": [
             *(entry_of(files, numbers) for files in seeds.values()),
             *(

@@ -165,22 +165,21 @@ def predictions(subject: Subject, image: "Tensor", *, classes: int) -> "Tensor":
 
 
 def logits_of(subject: Subject, image: "Tensor", *, classes: int, data: str = "the data") -> "Tensor":
-    """The model's answer to every image; raises InputError where that is not (N,K) finite logits.
+    """The model's answer to every image, in exact float32; raises InputError where that is not (N,K) finite logits.
 
     data: what the error calls the data that has so many classes.
     """
     import torch
 
-    from attrib.inference import frozen
+    from attrib import inference
 
-    with frozen(subject.model), torch.no_grad():
-        try:
-            logits = subject.model(image)
-        except RuntimeError as error:
-            shape = "x".join(map(str, image.shape[1:]))
-            raise InputError(
-                f"{subject.name}: the model does not take {shape} images ({one_line(error)}); see --size"
-            ) from None
+    try:
+        logits = inference.logits(subject.model, image)
+    except RuntimeError as error:
+        shape = "x".join(map(str, image.shape[1:]))
+        raise InputError(
+            f"{subject.name}: the model does not take {shape} images ({one_line(error)}); see --size"
+        ) from None
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise InputError(
