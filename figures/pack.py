@@ -45,8 +45,8 @@ class Member(NamedTuple):
 def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path | None) -> list[Member]:
     """What there is of the rows in order of value.
 
-    The ledger, results and logs; states of unfinished small networks, and weights of finished ones; weights of large
-    networks; saved epochs.
+    The ledger, results (without PNG, since every picture is a PDF too) and logs; states of unfinished small networks,
+    and weights of finished ones; weights of large networks; saved epochs.
     """
     first: list[Member] = []
     states: list[Member] = []
@@ -56,8 +56,9 @@ def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path
     if ledger_path is not None and ledger_path.exists():
         first.append(_whole(ledger_path, "ledger.json"))
     for row in rows:
-        files = sorted(path for path in (results / row.key).rglob("*") if path.is_file())
-        first += [_whole(path, f"results/{path.relative_to(results)}") for path in files]
+        for path in sorted((results / row.key).glob("*/[!.]*")):
+            if path.is_file() and path.suffix != ".png":
+                first += [_whole(path, f"results/{path.relative_to(results)}")]
         run = runs / row.key
         model, last, log = run / "model.pt", run / "last.pt", run / "log.jsonl"
         if not model.exists() or not log.exists():
@@ -77,7 +78,7 @@ def is_finished(run: Path) -> bool:
     """Whether the run with this folder has done all its epochs."""
     from attrib import checkpoint
 
-    return len(ledger.history(run)) >= int(str(checkpoint.read(run / "model.pt").hyper["epochs"]))
+    return len(ledger.history(run)) >= int(str(checkpoint.read(run / "model.pt").hyper.get("epochs", 1)))
 
 
 def _whole(path: Path, name: str, planes: int = 1) -> Member:
@@ -178,8 +179,9 @@ class _File(NamedTuple):
 
 def _files(source: Path) -> Iterator[_File]:
     """What the parts in a folder hold."""
+    content = _joined(source)
     try:
-        with tarfile.open(fileobj=io.BytesIO(_joined(source))) as archive:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             for info in archive:
                 encoding, _, path = info.name.partition("/")
                 packed = archive.extractfile(info)
@@ -187,6 +189,8 @@ def _files(source: Path) -> Iterator[_File]:
                 if packed is None or not encoding.startswith("xz") or not inside or ".." in path.split("/"):
                     raise InputError(f"--unpack: {source} holds {info.name!r}, which no archive of runs does")
                 yield _File(path, _restored(packed.read(), int(encoding.removeprefix("xz"))), info.mtime)
+    except InputError:
+        raise
     except (tarfile.TarError, lzma.LZMAError, ValueError) as error:
         raise InputError(f"--unpack: the parts in {source} are no archive of runs ({error}); copy them again") from None
 

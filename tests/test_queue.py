@@ -13,7 +13,7 @@ import pytest
 
 from attrib import checkpoint
 from attrib.errors import InputError
-from figures import ledger, queue, rates, rows, schedule
+from figures import ledger, queue, rates, reproduce, rows, schedule
 from figures.rates import Rate
 from figures.rows import Row
 from figures.schedule import Job, epoch_seconds, next_job
@@ -131,7 +131,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, untrained: Callable[..., Path], tmp_pa
                  engine: str | None = None) -> list[str]:  # fmt: skip
         run, log = runs / row.key, json.dumps({"epoch": 1, "seconds": 2.5})
         status = statuses.get(row.name, 0)
-        code = f"print({device!r}, {until}, {engine!r}); open({str(run / 'log.jsonl')!r}, 'w').write({log!r})\n"
+        code = f"print({device!r}, {until}, {engine!r})\n" + ("sys.exit(1)\n" if status == 1 else "")
+        code += f"open({str(run / 'log.jsonl')!r}, 'w').write({log!r})\n"
         return python(f"{code}shutil.copy({str(model)!r}, {str(run / 'model.pt')!r}); sys.exit({status})")
 
     def analyses(row: Row, *, results: Path, **_: object) -> dict[str, list[str]]:
@@ -278,3 +279,64 @@ def test_commands_name_their_precision() -> None:
                 exact = name.startswith(("span", "maps"))
                 assert command[command.index("--precision") + 1] == ("fp32" if exact else attack)
             assert command[command.index("--out") + 1] == os.path.join("results/cifar10-resnet18/again", name)
+
+
+# The command
+
+
+def reproduced(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["figures.reproduce", *map(str, arguments)])
+    return reproduce.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rehearse"], "expected --budget SECONDS"),
+        (["--rehearse", "--budget", 60], "--ledger of its own"),
+        (["--unpack", "nowhere"], "expected the parts of one archive"),
+        (["--budget", 60, "--device", "cuda:77"], "device: expected"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[object], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduced(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("figures.reproduce: error: ")
+    assert message in line
+
+
+def test_groups_are_printed_in_order_and_figures_only_without_a_budget(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduced(monkeypatch, "--dry-run", "--only", "C", "--budget", 60) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * len(rows.TABLE2)
+    assert all("--recipe mnist-lenet " in line for line in lines)
+    assert reproduced(monkeypatch, "--dry-run", "--short") == 0
+    commands = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
+    assert commands == ["train"] * len(rows.SHORT) + ["figures.run"] * 2 + ["figures"]
+
+
+def test_a_budget_trains_analyses_and_packs(
+    fake: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = [Row("glyphs-lenet", name, ()) for name in ("good", "bad")]
+    monkeypatch.setattr(reproduce, "chosen_rows", lambda _: wanted)
+    fake["bad"] = 1
+    places = ["--runs", tmp_path / "runs", "--results", tmp_path / "results", "--ledger", tmp_path / "ledger.json"]
+    assert reproduced(monkeypatch, "--budget", 100, "--pack", tmp_path / "out", "--device", "cpu", *places) == 1
+    last, failed = capsys.readouterr().out.splitlines()[:-3:-1]
+    assert failed == "failed: glyphs-lenet/bad"
+    assert last == "runs: 1 finished, 0 stopped by the budget, 0 left, 1 failed, 1 packed"
+    summary = json.loads((tmp_path / "out" / "queue.json").read_text())
+    assert summary["finished"] == ["glyphs-lenet/good"]
+    assert summary["left_out"] == []
+    assert "runs/glyphs-lenet/good/model.pt" in summary["packed"]
+    assert "results/glyphs-lenet/good/robust/robust.json" in summary["packed"]
+    home = ["--runs", tmp_path / "home", "--results", tmp_path / "home", "--ledger", tmp_path / "home.json"]
+    assert reproduced(monkeypatch, "--unpack", tmp_path / "out", *home) == 0
+    assert ledger.read(tmp_path / "home.json") == ledger.read(tmp_path / "ledger.json")
