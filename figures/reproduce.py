@@ -24,6 +24,7 @@ from attrib.results import write_json
 from figures import ledger, pack, rates, rows
 from figures.queue import GRACE_SECONDS, Queue, Report, Settings
 from figures.rows import MNIST, RESNET18, RESNET32, Row
+from figures.schedule import cost
 
 PACK_SECONDS, PACK_SHARE = 40.0, 0.1
 """Time for packing, and at most this share of the budget."""
@@ -125,6 +126,7 @@ def figures_commands(options: argparse.Namespace) -> list[list[str]]:
 def train(wanted: Sequence[Row], options: argparse.Namespace) -> Report:
     """Run the queue; returns what became of the runs."""
     began = time.time()
+    device = inference.device(options.device)
     deadline = None
     measured = rates.read(options.rates) if options.rates else {}
     if options.budget:
@@ -132,7 +134,6 @@ def train(wanted: Sequence[Row], options: argparse.Namespace) -> Report:
         if options.pack:
             deadline -= min(PACK_SECONDS, PACK_SHARE * options.budget)
         measured = measured | probed(wanted, options, measured)
-    device = inference.device(options.device)
     settings = Settings(
         device=str(device), gpu=device.type == "cuda", device_name=rates.device_name(device), runs=options.runs,
         results=options.results, jobs=options.jobs, deadline=deadline,
@@ -147,15 +148,20 @@ def probed(
 ) -> dict[str, rates.Rate]:
     """Rates of the large networks that neither a file nor an earlier run's log gives.
 
-    Small networks need none: they may start without fitting.
+    Small networks need none: they may start without fitting. Where a short run fails, so will the long one.
     """
-    found = {}
-    for row in wanted:
-        known = row.place in measured or row.place in found or any((options.runs / row.place).glob("*/log.jsonl"))
-        if not row.small and not known:
+    found: dict[str, rates.Rate] = {}
+    first = {row.place: row for row in reversed(wanted)}
+    for place, row in first.items():
+        if row.small or place in measured or any((options.runs / place).glob("*/log.jsonl")):
+            continue
+        try:
             entry = rates.measure(row, device=options.device, engine=None)
-            found[row.place] = rates.Rate(entry["seconds"], None, entry["start"])
-            print(f"{row.place}: {entry['seconds']:.1f} s per epoch, by a short run", flush=True)
+        except InputError as error:
+            print(f"no rate of {error}", flush=True)
+            continue
+        found[place] = rates.Rate(entry["seconds"] / cost(row.method), None, entry["start"])
+        print(f"{place}: {entry['seconds']:.1f} s per epoch, by a short run of {row.name}", flush=True)
     return found
 
 

@@ -11,6 +11,9 @@ from train.config import Config
 SMALL = ("lenet", "resnet32")
 """Architectures whose training state is a few MB: an unfinished run can continue on another machine."""
 
+SECTION_2 = {"cifar10": ["--steps", "7"]}
+"""Options of the attack of AALP's section 2, where it is not the data set's default."""
+
 
 class Row(NamedTuple):
     """One training run."""
@@ -143,17 +146,18 @@ def analyses(row: Row, *, device: str, gpu: bool, runs: Path, results: Path, lim
     that are thresholded are fp32 everywhere. limit: test images, None for all.
     """
     attack, exact = ["--precision", "bf16" if gpu else "fp32"], ["--precision", "fp32"]
+    section2 = SECTION_2.get(row.place.partition("-")[0], [])
     images = [] if limit is None else ["--limit", str(limit)]
     shown = ["--images", "6"]
     commands = {
         "robust": ["robust", *images, *attack],
         "span-gradcam": ["span", "--map", "gradcam", *images, *exact],
-        "contrib": ["contrib", "--attack", "pgd", *images, *attack],
-        "sets": ["sets", *images, *attack],
+        "contrib": ["contrib", "--attack", "pgd", *section2, *images, *attack],
+        "sets": ["sets", *section2, *images, *attack],
         "span-smoothgrad": ["span", "--map", "smoothgrad", *images, *exact],
         "fc": ["fc"],
         "maps-smoothgrad": ["maps", *shown, "--map", "smoothgrad", *exact],
-        "maps-eq6": ["maps", *shown, "--map", "eq6", "--attack", "pgd", *exact],
+        "maps-eq6": ["maps", *shown, "--map", "eq6", "--attack", "pgd", *section2, *exact],
     }
     ckpt = ["--ckpt", f"{row.name}={runs / row.key / 'model.pt'}", "--device", device]
     return {

@@ -10,8 +10,9 @@ from figures.rates import Rate
 from figures.rows import Row
 
 COST = {
-    "raw": 0.3, "raw-gd": 0.3, "trades": 1.2, "pgd-at": 1.0, "pgd-at-awp": 1.3, "again": 1.4, "again-own": 1.4,
-    "again-no-hff": 1.4, "again-release": 1.5, "again-logit-awp": 1.5,
+    "raw": 0.25, "raw-gd": 0.25, "pgd-at": 1.0, "pgd-at-smooth": 1.0, "pgd-at-smooth-ramp": 1.0, "pgd-at-awp": 1.15,
+    "again-logit-plain": 1.0, "again-release": 1.25, "again-own": 1.15, "again": 1.15, "again-no-hff": 1.15,
+    "again-logit-awp": 1.2,
 }  # fmt: skip
 """Seconds per epoch relative to pgd-at, rather too many than too few."""
 USUAL_COST = 1.1
@@ -59,16 +60,17 @@ def epoch_seconds(row: Row, runs: Path, rates: Mapping[str, Rate]) -> float | No
     if own is not None:
         return own
     known = [
-        seconds / _cost(log.parent.name.partition("-seed")[0])
+        seconds / cost(log.parent.name.partition("-seed")[0])
         for log in (runs / row.place).glob("*/log.jsonl")
         if (seconds := _steady(log.parent)) is not None
     ]
     if not known and row.place in rates:
         known = [rates[row.place].seconds]
-    return _cost(row.method) * median(known) if known else None
+    return cost(row.method) * median(known) if known else None
 
 
-def _cost(method: str) -> float:
+def cost(method: str) -> float:
+    """Seconds per epoch of a method relative to PGD-AT."""
     return COST.get(method, USUAL_COST)
 
 

@@ -77,7 +77,7 @@ def test_seconds_per_epoch_come_from_what_is_nearest(tmp_path: Path) -> None:
     measured = {"cifar10-resnet18": Rate(10.0, "graph", 5.0)}
     assert epoch_seconds(row, tmp_path, measured) == pytest.approx(10 * schedule.COST["again"])
     write_log(tmp_path / other.key, 90, 6, 6.2, 5.8)  # the first epoch compiles
-    expected = 6 / schedule.COST["trades"] * schedule.COST["again"]
+    expected = 6 / schedule.cost("trades") * schedule.COST["again"]
     assert epoch_seconds(row, tmp_path, measured) == pytest.approx(expected)
     write_log(tmp_path / row.key, 90)
     assert epoch_seconds(row, tmp_path, measured) == pytest.approx(expected)
