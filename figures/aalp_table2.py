@@ -44,7 +44,7 @@ def draw(data: Path, out: Path) -> list[Path]:
     table.columns = pd.Index([*table.columns[:3], *map(names.attack, table.columns[3:])])
     caption = (
         f"Accuracy, %. {'; '.join(said)}; no restarts, the last step counts; a gated model's is the worst, image by"
-        " image, of the attacks on its logits, combined loss and heads"
+        " image, of the attacks on its logits, its combined loss and each head"
     )
     return shared.save_table(table, out, "aalp-table2", caption=caption)
 

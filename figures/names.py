@@ -66,4 +66,4 @@ def place_order(folder: str) -> tuple[int, str]:
 
 def attack(column: str) -> str:
     """``pgd-10`` as papers write it: ``PGD-10``."""
-    return {"clean": "clean", "autoattack": "AutoAttack"}.get(column, column.upper())
+    return {"clean": "clean", "worst": "worst", "autoattack": "AutoAttack"}.get(column, column.upper())
