@@ -1,6 +1,7 @@
 """Does every method learn? Each recipe on a few thousand images, clean and robust: ``python -m bench.learn``.
 
-A smoke test with a table, not a comparison of methods: the runs are far too short for that.
+A smoke test with a table, not a comparison of methods: the runs are far too short for that. AGAIN's gate form is not
+in it, since LeNet cannot have gates.
 """
 
 import argparse
