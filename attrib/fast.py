@@ -1,25 +1,30 @@
-"""Frozen, faster copies of a model, for the many passes of an attack or a map.
+"""Folded copies of a model: faster, for the many passes of an attack or a map.
 
-What such a copy answers is what the model answers, but for rounding: batch norm in eval mode is one more linear map
-and is folded into the convolution before it; weights are laid with the channels innermost, which suits convolutions on
-every device; and where the passes run in bfloat16, weights are cast once and not again in every pass (autocast
-remembers its casts only of weights that are trained). A copy keeps the model's class and the names of its parts.
+A copy computes what the model computes, but for rounding: batch norm in eval mode is one more linear map and is folded
+into the convolution before it; weights lie with the channels innermost, which suits convolutions on every device; and
+for passes in bfloat16, weights are cast once and not in every pass (autocast remembers its casts of trained weights
+only). A copy keeps the model's class and the names of its parts.
+
+A copy is made once and refreshed in place: weights that it changes are its own tensors, written anew from the model's
+before each use; all others are the model's. So its tensors keep their addresses while the model is trained, which is
+what a CUDA graph needs.
 
 Which convolution feeds which norm is read from a trace of the forward pass (torch.fx), not guessed from the order of
-the modules. A model that cannot be traced, or that somebody has hooks on, runs as it is.
+the modules. A model that cannot be traced, or that has hooks, runs as it is.
 """
 
 import copy
+import types
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from inspect import signature
+from inspect import signature, unwrap
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from attrib.inference import Precision, autocast, frozen
 from attrib.layers import unwrapped
@@ -38,18 +43,29 @@ class Prepared(NamedTuple):
 def prepared(
     model: nn.Module, device: torch.device, precision: Precision, *, layer: nn.Module | None = None
 ) -> Iterator[Prepared]:
-    """Inside, the model is frozen, autocast is set, and there is a faster copy, or the model itself without one.
+    """Inside, the model is frozen, autocast is set, and there is a folded copy, or the model itself without one.
 
     device: that of the images; layer: a submodule of the model whose output the copy must keep as well.
-    The copy shares the weights that it does not change, so it is of no use after the context. It is made anew each
-    time, since nothing tells for sure that a weight has changed; but see :func:`held`.
+    The copy has the model's weights of the moment of entering; it is of no use after the context. The last copy of a
+    model is kept for the next call as long as the model's structure stays what it was.
     """
+    wanted = _Wanted(device, precision, layer)
     with frozen(model), autocast(device, precision):
-        copies = _held.get(model, {})
-        wanted = (device, precision, layer)
-        if wanted not in copies:
-            copies[wanted] = _copied(model, *wanted) or Prepared(model, layer)
-        yield copies[wanted]
+        copies = _kept.get(model)
+        if copies is None:
+            made = _current(model, wanted)
+        elif wanted in copies:
+            made = copies[wanted]
+        else:
+            made = copies[wanted] = _current(model, wanted)
+        if made is None:
+            yield Prepared(model, layer)
+            return
+        made.users += 1
+        try:
+            yield Prepared(made.model, made.layer)
+        finally:
+            made.users -= 1
 
 
 @contextmanager
@@ -68,28 +84,156 @@ def running(
             yield forward
 
 
-_held: dict[nn.Module, dict[tuple[torch.device, Precision, nn.Module | None], Prepared]] = {}
-
-
 @contextmanager
-def held(*models: nn.Module) -> Iterator[None]:
-    """Inside, neither weights nor hooks of the models change, so what :func:`prepared` makes of one stays.
+def keep_prepared(*models: nn.Module) -> Iterator[None]:
+    """Inside, neither weights nor hooks of the models change, so all their copies are kept and none is refreshed.
 
-    For work on many batches: without it every call of an attack or a map makes a copy of its own.
+    For work on many batches with several precisions or layers.
     """
-    new = set(models) - _held.keys()
-    _held.update({model: {} for model in new})
+    new = set(models) - _kept.keys()
+    _kept.update({model: {} for model in new})
     try:
         yield
     finally:
         for model in new:
-            del _held[model]
+            del _kept[model]
 
 
-def _copied(model: nn.Module, device: torch.device, precision: Precision, layer: nn.Module | None) -> Prepared | None:
-    """The faster copy of a frozen model; None where there is none that is sure to compute the same."""
-    modules = list(model.modules())
-    if layer not in (None, *modules) or any(_is_special(module) for module in modules):
+class _Wanted(NamedTuple):
+    """What a copy is made for."""
+
+    device: torch.device
+    precision: Precision
+    layer: nn.Module | None
+
+
+class _Fold(NamedTuple):
+    """A convolution and the norm behind it, and the copy's convolution that stands for both."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    folded: nn.Conv2d
+
+
+class _FastCopy:
+    """A frozen, folded copy, and how its own weights follow from the model's.
+
+    It must not refer to the model itself, which would then never be freed.
+    """
+
+    def __init__(
+        self, model: nn.Module, layer: nn.Module | None, folds: list[_Fold], laid: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.users = 0
+        """Contexts that are using it now; meanwhile it stays as it is."""
+        self._folds = folds
+        self._laid = laid
+        """Tensors of the model, each with the copy's own of the same values."""
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Write the copy's own weights from the model's, in place."""
+        for conv, norm, folded in self._folds:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert folded.bias is not None
+            # norm(conv(x)) = (conv(x) - mean) * scale + shift, and conv is linear in its weight.
+            scale = torch.rsqrt(norm.running_var + norm.eps)
+            shift = torch.zeros_like(scale)
+            if norm.affine:
+                scale, shift = scale * norm.weight, norm.bias
+            mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+            folded.weight.copy_(conv.weight * scale[:, None, None, None])
+            folded.bias.copy_(torch.addcmul(shift, mean, scale, value=-1))
+        for source, own in self._laid:
+            own.copy_(source)
+
+
+class _Last(NamedTuple):
+    """The copy of a model that was used last, and what must not have changed for it to serve again."""
+
+    copy: _FastCopy
+    name: str | None
+    """Of the layer that it keeps."""
+    device: torch.device
+    precision: Precision
+    structure: Hashable
+    tensors: list[Tensor]
+    """Kept alive, so that the identities in ``structure`` are not given to other tensors."""
+
+
+_last: WeakKeyDictionary[nn.Module, _Last] = WeakKeyDictionary()
+_kept: dict[nn.Module, dict[_Wanted, _FastCopy | None]] = {}
+"""Of the models in :func:`keep_prepared`."""
+
+
+def _current(model: nn.Module, wanted: _Wanted) -> _FastCopy | None:
+    """A copy of the frozen model as it is now: the last one refreshed where it fits, else a new one; None for none."""
+    device, precision, layer = wanted
+    names = [name for name, module in model.named_modules() if module is layer]
+    if layer is not None and not names:
+        return None
+    name = names[0] if names else None
+    structure = _structure(model)
+    last = _last.get(model)
+    if last and structure is not None and last[1:5] == (name, device, precision, structure):
+        if not last.copy.users:
+            last.copy.refresh()
+        return last.copy
+    made = _copied(model, wanted)
+    if made is not None:
+        made.refresh()
+        if structure is not None:
+            _last[model] = _Last(made, name, device, precision, structure, [*model.parameters(), *model.buffers()])
+    return made
+
+
+_OWN = {*vars(nn.Module()), "_compiled_call_impl", "forward"}
+"""Attributes that every module has, or that torch.compile adds."""
+
+
+class _Opaque(Exception):
+    """A module holds a value that could change unseen."""
+
+
+def _structure(model: nn.Module) -> Hashable | None:
+    """All that a copy depends on but the values of tensors; None where a module's attributes are not plain values."""
+    try:
+        return tuple(
+            (name, type(module), _is_special(module), _tensors(module), _attributes(module))
+            for name, module in model.named_modules(remove_duplicate=False)
+        )
+    except _Opaque:
+        return None
+
+
+def _tensors(module: nn.Module) -> Hashable:
+    return tuple(
+        (name, id(tensor), tensor.dtype, tensor.device, tensor.shape)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    )
+
+
+def _attributes(module: nn.Module) -> Hashable:
+    return tuple((name, _plain(value)) for name, value in vars(module).items() if name not in _OWN)
+
+
+def _plain(value: object) -> Hashable:
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    plain = int | float | complex | str | torch.dtype | torch.device | types.FunctionType | types.BuiltinFunctionType
+    if value is None or isinstance(value, plain):
+        return value
+    raise _Opaque
+
+
+def _copied(model: nn.Module, wanted: _Wanted) -> _FastCopy | None:
+    """A copy of a frozen model, its own weights not yet written; None where none is sure to compute the same."""
+    device, precision, layer = wanted
+    if any(_is_special(module) for module in model.modules()):
         return None
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     # Somebody else's code is copied and run here, and may raise and warn of anything.
@@ -97,25 +241,35 @@ def _copied(model: nn.Module, device: torch.device, precision: Precision, layer:
         warnings.simplefilter("ignore")
         try:
             copied, its_layer = copy.deepcopy((model, layer), shared)
+            for module in copied.modules():
+                vars(module).pop("forward", None)  # torch.compile's, of the model
             trace = _traced(copied, device, precision)
+            source = dict(zip(copied.modules(), model.modules(), strict=True))
         except Exception:
             return None
     inside = set(its_layer.modules()) if its_layer else set()
-    for conv, norm in trace.pairs:
-        # A layer that ends before the norm must not give out what comes after it.
-        if conv not in inside or norm in inside:
-            _fold(conv, norm)
-    for module in trace.plain:
-        _lay(module, torch.bfloat16 if precision == "bf16" else None)
-    return Prepared(copied, its_layer)
+    low = torch.bfloat16 if precision == "bf16" else None
+    # A layer that ends before the norm must not give out what comes after it.
+    pairs = [(conv, norm) for conv, norm in trace.pairs if conv not in inside or norm in inside]
+    folds = [_fold(source[conv], source[norm], conv, norm, low) for conv, norm in pairs]
+    folded = {conv for conv, _ in pairs}
+    laid = [pair for module in trace.plain if module not in folded for pair in _lay(module, low)]
+    return _FastCopy(copied, its_layer, folds, laid)
 
 
 def _is_special(module: nn.Module) -> bool:
-    """Whether a copy could behave differently: hooks see it, or its forward has been replaced (torch.compile)."""
+    """Whether a copy could behave differently: hooks see the module, or its forward is another than its class's."""
     hooks = (
         module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
     )  # fmt: skip
-    return any(hooks) or "forward" in vars(module)
+    return any(hooks) or ("forward" in vars(module) and not _is_compiled(module))
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether the module's forward is its class's own, through torch.compile."""
+    forward = vars(module)["forward"]
+    original = unwrap(forward) if hasattr(forward, "_torchdynamo_orig_callable") else None
+    return getattr(original, "__self__", None) is module and getattr(original, "__func__", None) is type(module).forward
 
 
 class _Trace(NamedTuple):
@@ -180,21 +334,31 @@ def _attribute(root: nn.Module, name: str) -> object:
     return getattr(root.get_submodule(parent), own)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
+def _fold(
+    source: nn.Module, source_norm: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d, low: torch.dtype | None
+) -> _Fold:
+    """Make the copy's convolution stand for both."""
+    assert isinstance(source, nn.Conv2d)
+    assert isinstance(source_norm, nn.BatchNorm2d)
+    conv.weight = _own(conv.weight, low)
+    conv.bias = _own(conv.weight.new_zeros(conv.out_channels), low)
     # The module stays where it is, under whatever names and in whatever lists, and gives back what it gets.
     norm.forward = nn.Identity().forward  # type: ignore[method-assign]
+    return _Fold(source, source_norm, conv)
 
 
-def _lay(module: nn.Module, dtype: torch.dtype | None) -> None:
-    """Weights of its own for the module, of that type if they are float32, the channels innermost."""
-    for name, weight in module.named_parameters(recurse=False):
-        kind = dtype if dtype is not None and weight.dtype == torch.float32 else weight.dtype
-        form = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-        # A copy even where contiguous() would do nothing: with one input channel the strides decide the layout.
-        tensor = weight.detach().to(kind, copy=True, memory_format=form)
-        setattr(module, name, nn.Parameter(tensor, requires_grad=False))
+def _lay(module: nn.Module, low: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give the module weights of its own; what they are copies of, and they."""
+    for name, weight in list(module.named_parameters(recurse=False)):
+        own = _own(weight, low)
+        setattr(module, name, own)
+        yield weight, own
+
+
+def _own(weight: Tensor, low: torch.dtype | None) -> nn.Parameter:
+    """Room for such a weight: of the type ``low`` if it is float32, the channels innermost."""
+    kind = low if low is not None and weight.dtype == torch.float32 else weight.dtype
+    form = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+    # A copy even where contiguous() would do nothing: with one input channel the strides decide the layout.
+    tensor = weight.detach().to(kind, copy=True, memory_format=form)
+    return nn.Parameter(tensor, requires_grad=False)

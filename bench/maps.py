@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import attrib
 from attrib.cli.explain import How
 from attrib.data import Batch
-from attrib.fast import held
+from attrib.fast import keep_prepared
 from attrib.inference import Precision
 from bench.timing import Row, Seconds, begin, example, in_turn, parser, publish, versus
 
@@ -42,7 +42,7 @@ def main() -> None:
         own, peer = OURS[name], THEIRS[name]
 
         def run(side: Map) -> list[Tensor]:
-            with held(model):  # as the commands do
+            with keep_prepared(model):  # as the commands do
                 return [side(model, batch).cpu() for batch in batches]
 
         ours = partial(own, precision=precision)

@@ -19,7 +19,7 @@ from attrib.model import Classifier
 from attrib.parallel import total, world
 from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, parser, publish
 from train.attack import pgd_attack
-from train.loop import LossModule
+from train.epoch import LossModule
 from train.methods import pgd_at
 from train.parallel import synchronised
 

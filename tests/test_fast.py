@@ -1,5 +1,8 @@
 """Faster copies against the models themselves, which are the slower and independent definition."""
 
+import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import inference, maps, robust
-from attrib.fast import held, prepared
+from attrib.fast import keep_prepared, prepared
 from attrib.gated import GatedClassifier
 from attrib.layers import Normalized
 from attrib.loss import cross_entropy
@@ -266,27 +269,127 @@ def test_the_copy_follows_the_model() -> None:
     assert not torch.allclose(before, after)
 
 
-def test_a_held_model_is_copied_once() -> None:
-    model, other, image = settled(Named), settled(Named), images(2, 3, 16, 16)
+def test_copies_of_several_layers_are_kept_where_nothing_changes() -> None:
+    model, image = settled(Named), images(2, 3, 16, 16)
     layer = model.get_submodule("conv1")
 
     def copies() -> list[nn.Module]:
         found = []
-        for of, kept in ((model, None), (model, layer), (other, None)):
-            with prepared(of, CPU, "fp32", layer=kept) as fast:
-                torch.testing.assert_close(fast.model(image), of(image))
+        for kept in (None, layer):
+            with prepared(model, CPU, "fp32", layer=kept) as fast:
+                torch.testing.assert_close(fast.model(image), model(image))
                 found.append(fast.model)
         return found
 
-    with held(model, model):
+    with keep_prepared(model, model):
         first, second = copies(), copies()
-        assert [a is b for a, b in zip(first, second, strict=True)] == [True, True, False]
+        assert [a is b for a, b in zip(first, second, strict=True)] == [True, True]
         assert first[0] is not first[1]
-        with held(model):
+        with keep_prepared(model):
             assert copies()[0] is first[0]
         assert copies()[0] is first[0]
+    # Otherwise the one used last is.
     assert copies()[0] is not first[0]
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def addresses(model: nn.Module) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in state(model).items()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("arch", "gated"), [
+    ("lenet", False), ("resnet32", False), ("preactresnet18", False), ("resnet32", True), ("preactresnet18", True),
+])  # fmt: skip
+def test_training_refreshes_the_copy_in_place(arch: str, gated: bool, precision: inference.Precision) -> None:
+    """After optimizer steps, on batch norm's new statistics: bit for bit what a new copy would be."""
+    model, image = settled(built(arch, gated=gated)), images(4, 3, 16, 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    with prepared(model, CPU, precision) as fast:
+        kept, before = fast.model, addresses(fast.model)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model.train()(image), torch.tensor([0, 1, 2, 3])).backward()
+        optimizer.step()
+    with prepared(model, CPU, precision) as fast:
+        assert fast.model is kept
+        assert addresses(kept) == before
+        refreshed = answer(kept, image)
+    new = copy.deepcopy(model)
+    with prepared(new, CPU, precision) as fast:
+        expected = answer(fast.model, image)
+    assert all(torch.equal(a, b) for a, b in zip(refreshed, expected, strict=True))
+    tolerance = 0.1 if precision == "bf16" else 1e-4
+    torch.testing.assert_close(refreshed[0].float(), model.eval()(image), atol=tolerance, rtol=tolerance)
+
+
+def test_a_copy_in_use_stays_as_it_is() -> None:
+    """A graph that autograd holds must not find its weights written over."""
+    model, image = settled(Named), images(2, 3, 16, 16)
+    x = image.clone().requires_grad_()
+    with prepared(model, CPU, "fp32") as outer:
+        logits = outer.model(x)
+        with prepared(model, CPU, "fp32") as inner:
+            assert inner.model is outer.model
+        logits.sum().backward()
+    assert x.grad is not None
+
+
+def add_hook(model: nn.Module) -> None:
+    model.get_submodule("conv1").register_forward_hook(lambda *_: None)
+
+
+def replace_weight(model: nn.Module) -> None:
+    fc = model.get_submodule("fc")
+    assert isinstance(fc, nn.Linear)
+    fc.weight = nn.Parameter(2 * fc.weight.detach())
+
+
+def replace_layer(model: nn.Module) -> None:
+    model.add_module("relu", nn.Tanh())
+
+
+def change_attribute(model: nn.Module) -> None:
+    bn = model.get_submodule("bn1")
+    assert isinstance(bn, nn.BatchNorm2d)
+    bn.eps = 0.5
+
+
+def replace_forward(model: nn.Module) -> None:
+    relu = model.get_submodule("relu")
+    relu.forward = lambda x: 2 * x
+
+
+@pytest.mark.parametrize("change", [add_hook, replace_weight, replace_layer, change_attribute, replace_forward])
+def test_a_model_that_changed_gets_another_copy(change: Callable[[nn.Module], None]) -> None:
+    model, image = settled(Named), images(2, 3, 16, 16)
+    with prepared(model, CPU, "fp32") as fast:
+        old = fast.model
+    change(model)
+    with prepared(model, CPU, "fp32") as fast:
+        assert fast.model is not old
+        torch.testing.assert_close(fast.model(image), model(image))
+
+
+def test_a_compiled_stage_is_copied_as_it_was() -> None:
+    model, image = settled(built("resnet32")), images(2, 3, 16, 16)
+    expected = model(image)
+    stages = model.get_submodule("stages")
+    for stage in stages.children():
+        stage.forward = torch.compile(stage.forward, backend="eager")
+    with prepared(model, CPU, "fp32") as fast:
+        assert len(folded(fast.model)) == 31
+        torch.testing.assert_close(fast.model(image), expected, rtol=1e-4, atol=1e-4)
+        assert not any("forward" in vars(stage) for stage in fast.model.get_submodule("stages").children())
+
+
+def test_a_copy_goes_with_its_model() -> None:
+    model = settled(built("resnet32"))
+    with prepared(model, CPU, "fp32") as fast:
+        copied = weakref.ref(fast.model)
+    del fast, model
+    gc.collect()
+    assert copied() is None
 
 
 def test_leaves_no_trace() -> None:

@@ -10,7 +10,9 @@ from torchrun import torchrun
 import attrib
 from attrib.glyphs import render
 from attrib.parallel import World
+from train.attack import eager_ascent
 from train.config import Config
+from train.epoch import Settings
 from train.loop import _split, evaluate
 
 COMMON = [
@@ -25,7 +27,7 @@ from attrib.glyphs import render
 from attrib.model import build
 from train.attack import pgd_attack
 from train.config import Config
-from train.loop import LossModule
+from train.epoch import LossModule
 from train.methods import loss_of
 from attrib.parallel import shard, world
 from train.parallel import synchronised
@@ -94,7 +96,8 @@ def test_what_two_processes_log_is_of_the_model_that_they_save(tmp_path: Path) -
     model, ckpt = attrib.load(tmp_path / "model.pt")
     assert ckpt.hyper == config.as_dict()
     data = attrib.dataset("glyphs", split="train", limit=100)
-    found = evaluate(model, data, _split(data, config)[1], config, World(0, 1, torch.device("cpu")), "fp32")
+    alone = Settings(World(0, 1, torch.device("cpu")), "fp32", "eager", eager_ascent)
+    found = evaluate(model, data, _split(data, config)[1], config, alone)
     (logged,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert found == (logged["clean"], logged["robust"])
 

@@ -3,10 +3,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import attrib
 from attrib.data import Batch, dataset
@@ -14,7 +16,8 @@ from attrib.errors import InputError
 from train import __main__ as command
 from train.augment import augment
 from train.config import Config, read_recipe
-from train.loop import learning_rate, train
+from train.epoch import learning_rate
+from train.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -108,6 +111,31 @@ def test_a_killed_run_resumes_to_the_same_bits(finished: Path, tmp_path: Path) -
         assert same(finished / name, tmp_path / name)
     log = [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-last"]])
+def test_a_run_cut_by_its_time_limit_continues_to_the_same_bits(
+    finished: Path, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The clock stands still: one epoch is tried, a second one would take as long as the first."""
+    given = ["pgd-at", *TINY, "--epochs", "3", "--save-every", "1", *options, "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: 100.0)
+        assert run(*given, "--until", "100.001") == 3
+    assert "stopped after epoch 1 of 3" in capsys.readouterr().err
+    assert (tmp_path / "last.pt").exists()
+    assert run(*given, "--until", str(time.time() + 1000)) == 0
+    for name in ("epoch-3.pt", "model.pt"):
+        assert same(finished / name, tmp_path / name)
+    assert run(*given) == 0
+    assert "all epochs are done" in capsys.readouterr().err
+
+
+def test_without_time_for_an_epoch_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pgd-at", *TINY, "--until", "0", "--out", str(tmp_path)) == 3
+    assert "stopped after epoch 0 of 10" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_run_does_nothing_and_fresh_starts_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +285,8 @@ def test_augmentation_is_a_crop_of_the_padded_image_or_its_mirror() -> None:
     image = torch.rand(40, 3, 6, 5)
     index = torch.arange(40)
     batch = Batch(image, torch.zeros(40, dtype=torch.long), index, None)
-    moved = augment(batch, pad=2, flip=True, seed=0, epoch=1).image
+    draw = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    moved = augment(batch, draw, pad=2, flip=True).image
     flipped = set()
     for before, after in zip(image, moved, strict=True):
         padded = torch.nn.functional.pad(before, (2, 2, 2, 2))
@@ -274,20 +303,19 @@ def test_augmentation_is_a_crop_of_the_padded_image_or_its_mirror() -> None:
         flipped.add(found[0])
     assert {mirror for _, _, mirror in flipped} == {False, True}
     assert len({(top, left) for top, left, _ in flipped}) > 10
-    alone = augment(Batch(image[7:8], batch.label[:1], index[7:8], None), pad=2, flip=True, seed=0, epoch=1)
+    alone = augment(Batch(image[7:8], batch.label[:1], index[7:8], None), draw[7:8], pad=2, flip=True)
     assert torch.equal(alone.image, moved[7:8])
-    assert not torch.equal(augment(batch, pad=2, flip=True, seed=0, epoch=2).image, moved)
 
 
 def test_held_out_images_are_never_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from train import loop
+    from train import epoch, loop
 
     seen: set[int] = set()
     held: set[int] = set()
 
-    def watch_training(batch: Batch, *, pad: int, flip: bool, seed: int, epoch: int) -> Batch:
+    def watch_training(batch: Batch, draw: Tensor, *, pad: int, flip: bool) -> Batch:
         seen.update(batch.index.tolist())
-        return augment(batch, pad=pad, flip=flip, seed=seed, epoch=epoch)
+        return augment(batch, draw, pad=pad, flip=flip)
 
     evaluate = loop.evaluate
 
@@ -297,7 +325,7 @@ def test_held_out_images_are_never_trained_on(monkeypatch: pytest.MonkeyPatch, t
         held.update(positions.tolist())
         return evaluate(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "augment", watch_training)
+    monkeypatch.setattr(epoch, "augment", watch_training)
     monkeypatch.setattr(loop, "evaluate", watch_evaluation)
     train(Config(method="standard", data="glyphs", arch="lenet", limit=300, holdout=50, epochs=1), tmp_path)
     assert len(held) == 50

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from attrib.errors import InputError
 from train.config import METHODS, Config, read_recipe, value_type
+from train.engine import ENGINES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +49,19 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--tensorboard", action="store_true", help="also write curves for TensorBoard to DIR/tensorboard"
     )
+    parser.add_argument(
+        "--until", type=float, metavar="UNIXTIME",
+        help="start no epoch that would end after this time (seconds since 1970); status 3, the same command continues",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-last", action="store_true",
+        help="write last.pt at the end or when --until stops the run only, not after every epoch",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="auto",
+        help="how a GPU runs the training step: eager, compiled, or the attack as one CUDA graph (default: compiled)",
+    )  # fmt: skip
     parser.add_argument(
         "--data-root", type=Path, metavar="DIR", help="where the data lies (else ATTRIB_DATA, the user cache)"
     )
@@ -85,15 +98,19 @@ def _number(text: str) -> float:
 
 
 def main() -> int:
-    """Run the command line; the exit status is 2 for what the user can mend, said in one line."""
+    """Run the command line; the exit status is 2 for what the user can mend, 3 where --until stopped the run."""
     try:
         config, parsed = parse(sys.argv[1:])
-        from train.loop import train
+        from train.loop import OutOfTime, train
 
-        train(
-            config, parsed.out,
-            device=parsed.device, root=parsed.data_root, fresh=parsed.fresh, tensorboard=parsed.tensorboard,
-        )  # fmt: skip
+        try:
+            train(
+                config, parsed.out, device=parsed.device, root=parsed.data_root, fresh=parsed.fresh,
+                tensorboard=parsed.tensorboard, until=parsed.until, keep_last=not parsed.no_last, engine=parsed.engine,
+            )  # fmt: skip
+        except OutOfTime as stopped:
+            print(f"train: {stopped}", file=sys.stderr)
+            return 3
     except InputError as error:
         print(f"train: error: {error}", file=sys.stderr)
         return 2

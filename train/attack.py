@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -17,8 +17,10 @@ Start = Literal["uniform", "normal"]
 """Where the ascent starts: anywhere in the eps-ball (Madry), or 0.001 N(0,1) from the image (TRADES, AGAIN)."""
 
 
-Forward = Callable[[Any, Tensor], Tensor]
-"""A model and images (N,C,H,W) to what the objective scores: the logits (N,K), or all logits of a gated model."""
+class Forward(Protocol):
+    """A model and images (N,C,H,W) to what the objective scores: the logits (N,K), or all logits of a gated model."""
+
+    def __call__(self, model: Any, image: Tensor, /) -> Tensor: ...
 
 
 def logits(model: nn.Module, image: Tensor) -> Tensor:
@@ -45,7 +47,35 @@ class Attack(Protocol):
     ) -> Tensor: ...
 
 
-def pgd_attack(*, eps: float, step_size: float, steps: int, seed: int, epoch: int, precision: Precision) -> Attack:
+class Problem(NamedTuple):
+    """The inner maximisation: ``steps`` steps up ``objective(forward(model, image), target)``."""
+
+    model: nn.Module
+    """Frozen."""
+    forward: Forward
+    objective: Objective
+    steps: int
+
+
+Number = float | Tensor
+Ascent = Callable[[Problem, Tensor, Tensor, Tensor, Number, Number], Tensor]
+"""Problem, image (N,C,H,W), target (N, ...), start (N,C,H,W), eps and step size to the adversarial images."""
+
+
+def eager_ascent(
+    problem: Problem, image: Tensor, target: Tensor, start: Tensor, eps: Number, step_size: Number
+) -> Tensor:
+    """The steps of :func:`attrib.attack.ascend`, one operation after the other."""
+    model, forward, objective, steps = problem
+    return ascend(
+        partial(forward, model), objective, image, target, start=start, eps=eps, step_size=step_size, steps=(steps,)
+    )[steps]
+
+
+def pgd_attack(
+    *, eps: float, step_size: float, steps: int, seed: int, epoch: int, precision: Precision,
+    ascent: Ascent = eager_ascent,
+) -> Attack:  # fmt: skip
     """PGD on the deployed model (eval mode), its random starts fixed by (seed, epoch, index of the image).
 
     So an interrupted and resumed run, and one whose batches are spread over several processes, draw the same.
@@ -65,12 +95,10 @@ def pgd_attack(*, eps: float, step_size: float, steps: int, seed: int, epoch: in
             offset = eps * (2 * noise.uniform(batch.index, shape, seed=seed, stream=stream) - 1)
         else:
             offset = 0.001 * noise.normal(batch.index, shape, seed=seed, stream=stream)
-        # The weights are new at every step of training, but a copy costs less than one pass of the attack.
+        target = batch.label if target is None else target
         with prepared(model, batch.image.device, precision) as fast:
-            return ascend(
-                partial(forward, fast.model), objective, batch.image, batch.label if target is None else target,
-                start=batch.image + offset, eps=eps, step_size=step_size, steps=(steps,),
-            )[steps]  # fmt: skip
+            problem = Problem(fast.model, forward, objective, steps)
+            return ascent(problem, batch.image, target, batch.image + offset, eps, step_size)
 
     return attack
 

@@ -2,21 +2,20 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from attrib import noise
 from attrib.data import Batch
 
 
-def augment(batch: Batch, *, pad: int, flip: bool, seed: int, epoch: int) -> Batch:
+def augment(batch: Batch, draw: Tensor, *, pad: int, flip: bool) -> Batch:
     """The batch with every image shifted by up to ``pad`` pixels (zero-filled) and flipped with probability 1/2.
 
-    What happens to an image is fixed by (seed, epoch, index of the image). Masks are dropped: training uses none.
+    draw: (N,3) in (0,1), what decides about each image: rows, columns, flip. Masks are dropped: training uses none.
     """
     if not pad and not flip:
         return batch._replace(mask=None)
     image = batch.image
     count, _, height, width = image.shape
-    draw = noise.uniform(batch.index, (3,), seed=seed, stream=epoch)
     shift = (draw[:, :2] * (2 * pad + 1)).long()
     rows = shift[:, :1] + torch.arange(height, device=image.device)
     columns = shift[:, 1:] + torch.arange(width, device=image.device)

@@ -1,274 +1,201 @@
-"""The training loop that all methods share: one epoch after the other, each ending on disk."""
+"""A training run: one epoch after the other, each ending on disk."""
 
 import math
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from attrib import checkpoint, inference
-from attrib.data import AUGMENT, Batch, Dataset, dataset
+from attrib.data import Dataset, dataset
 from attrib.errors import InputError
 from attrib.files import folder
-from attrib.inference import Precision
 from attrib.model import Classifier
-from attrib.parallel import World, shard, total, world
+from attrib.parallel import shard, total, world
 from attrib.robust import about_reach, judge, withstands_pgd
-from train.attack import Attack, pgd_attack
-from train.augment import augment
-from train.awp import once, perturbed
 from train.config import Config
-from train.methods import Loss, loss_of
+from train.engine import Engine, ascent_of, resolve, running, uncompiled
+from train.epoch import LossModule, Settings, mixed_seed, train_epoch
 from train.parallel import share_buffers, synchronised
 from train.state import State, initial, resume, save, write_log
 
-SHOW_EVERY = 20
-"""Steps between two looks at the running figures: each makes the host wait for the device."""
 PATIENCE = 3
 """Epochs at chance after which a warning is due."""
 
 
-class LossModule(nn.Module):
-    """A module whose forward is the method's loss, which is what DistributedDataParallel can wrap."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, loss: Loss, batch: Batch, attack: Attack) -> Tensor:
-        """``loss`` of the batch, 0-dim."""
-        value: Tensor = loss(self.model, batch, attack=attack)
-        return value
+class OutOfTime(Exception):
+    """The next epoch would end after the time limit; the run can be continued."""
 
 
 def train(
     config: Config, out: Path, *, device: str = "auto", root: Path | None = None, fresh: bool = False,
-    tensorboard: bool = False,
+    tensorboard: bool = False, until: float | None = None, keep_last: bool = True, engine: Engine = "auto",
 ) -> None:  # fmt: skip
     """Train to the end, continuing from ``out``/last.pt where there is one (unless ``fresh``).
 
     Writes ``out``/model.pt (the best epoch), last.pt, log.jsonl and, every ``save_every`` epochs, epoch-K.pt.
+    until: seconds since 1970 after which no epoch may end. keep_last: write last.pt after every epoch, not at the end
+    of the run only. engine: see :mod:`train.engine`; it does not belong to the configuration.
+    On the CPU a run that was interrupted and continued ends with the same bits. On a GPU the draws are the same (order,
+    augmentation, attack starts), but kernels may round differently from run to run.
     Under torchrun every process works on its share of each batch, and the first one writes.
-    Raises InputError for bad options, data or files, and for a loss that is no longer finite.
+    Raises InputError for bad options, data or files, and for a loss that is no longer finite; OutOfTime where
+    ``until`` leaves no room for another epoch.
     """
     if tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    with world(device) as here:
-        _train(config, out, here, root=root, fresh=fresh, tensorboard=tensorboard)
+    with world(device) as group:
+        if config.batch_size % group.size:
+            raise InputError(
+                f"--batch-size: expected a multiple of the {group.size} processes, got {config.batch_size}"
+            )
+        engine = resolve(engine, group.device)
+        precision = inference.precision(config.precision, group.device)
+        settings = Settings(group, precision, engine, ascent_of(engine))
+        data = dataset(config.data, split="train", root=root, limit=config.limit).to(group.device)
+        fit, held_out = _split(data, config)
+        if len(fit) < config.batch_size:
+            raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
+        state = initial(config, data, group.device)
+        if group.rank == 0:
+            for sentence in about_reach(*config.budget):
+                print(f"train: warning: {sentence}", file=sys.stderr)
+        folder(out)
+        _start(state, config, out, fresh=fresh, speaks=group.rank == 0)
+        module = synchronised(LossModule(state.model), group)
+        with running(state.model, engine, group.device):
+            while len(state.history) < config.epochs:
+                _check_time(state, config, out, settings, until=until, saved=keep_last)
+                _run_epoch(module, state, config, data, fit, held_out, settings)
+                if group.rank == 0:
+                    finished = len(state.history) == config.epochs
+                    _write(state, config, data, out, last=keep_last or finished, tensorboard=tensorboard)
+        if group.rank == 0:
+            print(out / "model.pt")
 
 
-def _train(config: Config, out: Path, here: World, *, root: Path | None, fresh: bool, tensorboard: bool) -> None:
-    if config.batch_size % here.size:
-        raise InputError(f"--batch-size: expected a multiple of the {here.size} processes, got {config.batch_size}")
-    precision = inference.precision(config.precision, here.device)
-    data = dataset(config.data, split="train", root=root, limit=config.limit).to(here.device)
-    fit, held_out = _split(data, config)
-    if len(fit) < config.batch_size:
-        raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
-    state = initial(config, data, here.device)
-    writes = here.rank == 0
-    if writes:
-        for sentence in about_reach(*config.budget):
-            print(f"train: warning: {sentence}", file=sys.stderr)
-    folder(out)
+def _start(state: State, config: Config, out: Path, *, fresh: bool, speaks: bool) -> None:
+    """Continue from last.pt, or remove what an earlier run left."""
     last = out / "last.pt"
     if last.exists() and not fresh:
         resume(state, config, last)
         done = len(state.history)
-        if writes:
+        if speaks:
             write_log(state.history, out)
             left = f"continuing after epoch {done} of {config.epochs}"
             print(
                 f"{out}: {left if done < config.epochs else 'all epochs are done; --fresh starts over'}",
                 file=sys.stderr,
             )
-    elif fresh and writes:
+    elif fresh and speaks:
         written = ("model.pt", "log.jsonl", "epoch-*.pt", "tensorboard/events.out.tfevents.*")
         for stale in (last, *(path for pattern in written for path in out.glob(pattern))):
             stale.unlink(missing_ok=True)
-    module = synchronised(LossModule(state.model), here)
-    if here.device.type == "cuda":
-        # All stages run the code of nn.Sequential, so what each needs for training, attack and evaluation adds up.
-        torch._dynamo.config.cache_size_limit = 64
-        for stage in state.model.stages:
-            # Stage by stage, from inside: hooks on a stage (AGAIN's fusion) stay outside what is compiled.
-            stage.forward = torch.compile(stage.forward)
 
-    for epoch in range(len(state.history) + 1, config.epochs + 1):
-        started = time.perf_counter()
-        mean_loss = _train_epoch(module, state, config, data, fit, here, epoch=epoch, precision=precision)
-        if not math.isfinite(mean_loss):
-            kept = "the last good epoch is kept" if state.history else "no epoch was finished"
-            raise InputError(
-                f"the loss is no longer finite in epoch {epoch} ({kept} in {out});"
-                " start over with a lower --lr, a longer --eps-warmup or --precision fp32"
-            )
-        seconds = time.perf_counter() - started
-        share_buffers(state.kept, here)
-        clean, robust = evaluate(state.kept, data, held_out, config, here, precision)
-        record = {
+
+def _check_time(
+    state: State, config: Config, out: Path, settings: Settings, *, until: float | None, saved: bool
+) -> None:
+    """Raise OutOfTime, with last.pt on disk, where another epoch, as long as the last one, would end too late."""
+    if until is None:
+        return
+    expected = state.history[-1]["seconds"] if state.history else 0.0
+    # One decision for all processes, whose clocks differ.
+    late = total(torch.tensor(float(time.time() + expected > until), device=settings.world.device))
+    if not late:
+        return
+    if settings.world.rank == 0 and state.history and not saved:
+        save(state, config, out / "last.pt")
+    raise OutOfTime(
+        f"stopped after epoch {len(state.history)} of {config.epochs}: another one would end after --until;"
+        " the same command continues"
+    )
+
+
+def _run_epoch(
+    module: nn.Module, state: State, config: Config, data: Dataset, fit: Tensor, held_out: Tensor, settings: Settings
+) -> None:
+    """Train for one epoch, evaluate, and add the record to the history. Raises InputError for an infinite loss."""
+    epoch, started = len(state.history) + 1, time.perf_counter()
+    mean_loss = train_epoch(module, state, config, data, fit, settings, epoch=epoch)
+    if not math.isfinite(mean_loss):
+        kept = "the last good epoch is kept" if state.history else "no epoch was finished"
+        raise InputError(
+            f"the loss is no longer finite in epoch {epoch} ({kept});"
+            " start over with a lower --lr, a longer --eps-warmup or --precision fp32"
+        )
+    seconds = time.perf_counter() - started
+    share_buffers(state.kept, settings.world)
+    clean, robust = evaluate(state.kept, data, held_out, config, settings)
+    state.history.append(
+        {
             "epoch": epoch, "loss": mean_loss, "clean": clean, "robust": robust,
             "images_per_s": len(fit) / seconds, "seconds": time.perf_counter() - started,
-        }  # fmt: skip
-        is_best = not state.history or _merit(record, config) > max(_merit(r, config) for r in state.history)
-        state.history.append(record)
-        if not writes:
-            continue
+        }
+    )  # fmt: skip
+
+
+def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool, tensorboard: bool) -> None:
+    """Write the last epoch's files and its line; warn where nothing is learned."""
+    *earlier, record = state.history
+    epoch = int(record["epoch"])
+    is_best = not earlier or _merit(record, config) > max(_merit(other, config) for other in earlier)
+    keeps = config.save_every and epoch % config.save_every == 0
+    if is_best or keeps:
         finished = _checkpoint(state.kept, config, data, record)
         if is_best:
             checkpoint.save(finished, out / "model.pt")
-        if config.save_every and epoch % config.save_every == 0:
+        if keeps:
             checkpoint.save(finished, out / f"epoch-{epoch}.pt")
-        # last.pt comes after model.pt: a run killed in between repeats the epoch and writes the same model.pt.
-        save(state, config, last)
-        write_log(state.history, out)
-        if tensorboard:
-            _write_curves(record, out / "tensorboard")
+    # last.pt comes after model.pt: a run killed in between repeats the epoch and writes the same model.pt.
+    if last:
+        save(state, config, out / "last.pt")
+    write_log(state.history, out)
+    if tensorboard:
+        _write_curves(record, out / "tensorboard")
+    print(
+        f"epoch {epoch:3d}/{config.epochs}  loss {record['loss']:.4f}  clean {record['clean']:6.1%}"
+        f"  robust {record['robust']:6.1%}  {record['images_per_s']:,.0f} images/s{'  *' if is_best else ''}",
+        flush=True,
+    )
+    recent = [entry["clean"] for entry in state.history[-PATIENCE:]]
+    if len(recent) == PATIENCE and max(recent) <= 1.5 / len(data.classes):
         print(
-            f"epoch {epoch:3d}/{config.epochs}  loss {mean_loss:.4f}  clean {clean:6.1%}  robust {robust:6.1%}"
-            f"  {record['images_per_s']:,.0f} images/s{'  *' if is_best else ''}",
-            flush=True,
+            f"train: warning: clean accuracy has been at chance for {PATIENCE} epochs;"
+            " a lower --lr or a longer --eps-warmup often helps",
+            file=sys.stderr,
         )
-        recent = [entry["clean"] for entry in state.history[-PATIENCE:]]
-        if len(recent) == PATIENCE and max(recent) <= 1.5 / len(data.classes):
-            print(
-                f"train: warning: clean accuracy has been at chance for {PATIENCE} epochs;"
-                " a lower --lr or a longer --eps-warmup often helps",
-                file=sys.stderr,
-            )
-    if writes:
-        print(out / "model.pt")
 
 
 def evaluate(
-    model: nn.Module, data: Dataset, positions: Tensor, config: Config, here: World, precision: Precision
+    model: nn.Module, data: Dataset, positions: Tensor, config: Config, settings: Settings
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under the configured PGD on the images at ``positions``, as fractions.
 
-    A gated model is attacked in all of its ways: through its final logits alone it looks far more robust than it is.
+    A gated model is attacked along all of its paths: through its final logits alone it looks far more robust.
     """
     eps, step_size, steps = config.budget
-    right = torch.zeros(2, device=here.device)
-    for batch in data.batches(500, order=shard(positions, here), device=here.device):
-        stood = withstands_pgd(
-            model, batch.image, batch.label, index=batch.index, seed=config.seed, precision=precision,
-            eps=eps, step_size=step_size, steps=steps,
-        )  # fmt: skip
-        clean = judge(model, batch.image, batch.label).prediction == batch.label
-        right += torch.stack([clean.sum(), stood.sum()])
-    accuracies: list[float] = (total(right) / len(positions)).tolist()
-    return accuracies[0], accuracies[1]
-
-
-def _right(model: nn.Module, label: Tensor, images: tuple[Tensor, ...], precision: Precision) -> Tensor:
-    """How many of each of the ``images`` the deployed model gets right."""
-    with inference.frozen(model), torch.no_grad(), inference.autocast(label.device, precision):
-        return torch.stack([(model(image).argmax(1) == label).sum() for image in images]).float()
-
-
-def _train_epoch(
-    module: nn.Module, state: State, config: Config, data: Dataset, fit: Tensor, here: World,
-    *, epoch: int, precision: Precision,
-) -> float:  # fmt: skip
-    """One pass over the training images; returns the mean loss. All randomness is drawn from (seed, epoch, step)."""
-    pad, flip = AUGMENT.get(config.data, (0, False)) if config.augment else (0, False)
-    shuffle = torch.Generator().manual_seed(_mix(config.seed, epoch))
-    order = fit[torch.randperm(len(fit), generator=shuffle).to(fit.device)]
-    # Whole batches only: a last, smaller one would give its images a larger weight and upset batch norm.
-    steps = len(fit) // config.batch_size
-    mine = shard(order[: steps * config.batch_size], here)
-    eps, step_size, attack_steps = config.budget
-    losses = []
-    state.model.train()
-    with _bar(steps, config, epoch, here) as bar:
-        for step, batch in enumerate(data.batches(config.batch_size // here.size, order=mine, device=here.device)):
-            progress = (epoch - 1 + step / steps) / config.epochs
-            for group in state.optimizer.param_groups:
-                group["lr"] = config.lr * learning_rate(config.schedule, progress)
-            share = min(1.0, progress / config.eps_warmup) if config.eps_warmup else 1.0
-            attack = once(
-                pgd_attack(
-                    eps=eps * share, step_size=step_size * share, steps=attack_steps,
-                    seed=config.seed, epoch=epoch, precision=precision,
-                )
+    group = settings.world
+    correct = torch.zeros(2, device=group.device)
+    with uncompiled(settings.engine):
+        for batch in data.batches(500, order=shard(positions, group), device=group.device):
+            robust = withstands_pgd(
+                model, batch.image, batch.label, index=batch.index, seed=config.seed, precision=settings.precision,
+                eps=eps, step_size=step_size, steps=steps,
             )  # fmt: skip
-            batch = augment(batch, pad=pad, flip=flip, seed=config.seed, epoch=epoch)
-            batch = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
-            losses.append(_step(module, state, config, batch, attack, progress, epoch, step, precision))
-            if state.average is not None:
-                _follow(state.average, state.model, config.ema, (epoch - 1) * steps + step)
-            bar.update(config.batch_size)
-            if not bar.disable and step % SHOW_EVERY == 0:
-                images = (batch.image,) if config.method == "standard" else (batch.image, attack(state.model, batch))
-                shares = (_right(state.model, batch.label, images, precision) / len(batch.label)).tolist()
-                shown = dict(zip(("clean", "robust"), (f"{value:.0%}" for value in shares), strict=False))
-                bar.set_postfix(shown | {"loss": f"{float(losses[-1]):.3f}"})
-    return float(total(torch.stack(losses).mean()) / here.size)
-
-
-def _step(
-    module: nn.Module, state: State, config: Config, batch: Batch, attack: Attack, progress: float,
-    epoch: int, step: int, precision: Precision,
-) -> Tensor:  # fmt: skip
-    """One descent of the method's loss; returns the loss, detached."""
-
-    def method() -> Loss:
-        # A generator of its own for every use: AWP computes the same loss, with the same draws, a second time.
-        generator = torch.Generator().manual_seed(_mix(config.seed, epoch, step))
-        return loss_of(config, progress=progress, generator=generator)
-
-    def descend() -> Tensor:
-        with inference.autocast(batch.image.device, precision):
-            loss: Tensor = module(method(), batch, attack)
-        loss.backward()
-        return loss.detach()
-
-    def plain_loss() -> Tensor:
-        with inference.autocast(batch.image.device, precision):
-            value: Tensor = method()(state.model, batch, attack=attack)
-            return value
-
-    state.optimizer.zero_grad()
-    if config.awp and epoch >= config.awp_from:
-        with perturbed(state.model, plain_loss, gamma=config.awp):
-            loss = descend()
-    else:
-        loss = descend()
-    state.optimizer.step()
-    return loss
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the running mean of the weights towards the model; faster at first, or it would remember its start."""
-    towards = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), towards)
-    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(buffer)
-
-
-def learning_rate(schedule: str, progress: float) -> float:
-    """The share of the peak learning rate at ``progress`` in [0,1) of the run.
-
-    ``onecycle``: linear from 0.04 up to 1 at 30 % of the run, and down to 0 (Smith & Topin 2018);
-    ``step``: divided by 10 at one half and at three quarters; ``constant``: 1.
-    """
-    if schedule == "onecycle":
-        return 0.04 + 0.96 * progress / 0.3 if progress < 0.3 else (1 - progress) / 0.7
-    if schedule == "constant":
-        return 1.0
-    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+            clean = judge(model, batch.image, batch.label).prediction == batch.label
+            correct += torch.stack([clean.sum(), robust.sum()])
+    accuracies: list[float] = (total(correct) / len(positions)).tolist()
+    return accuracies[0], accuracies[1]
 
 
 def _split(data: Dataset, config: Config) -> tuple[Tensor, Tensor]:
     """Positions to train on and positions held out, the same for every run with this seed."""
     held = min(config.holdout, max(1, len(data) // 5))
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(_mix(config.seed, 0)))
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(mixed_seed(config.seed, 0)))
     return order[held:].to(data.labels.device), order[:held].to(data.labels.device)
 
 
@@ -303,19 +230,3 @@ def _write_curves(record: dict[str, float], out: Path) -> None:
     with SummaryWriter(str(out)) as writer:
         for name in ("loss", "clean", "robust", "images_per_s"):
             writer.add_scalar(name, record[name], int(record["epoch"]))
-
-
-def _bar(steps: int, config: Config, epoch: int, here: World) -> "tqdm[Any]":
-    """A bar on stderr where that is a terminal: images done in this epoch, images/s and the time left."""
-    return tqdm(
-        total=steps * config.batch_size, unit=" images", leave=False, desc=f"epoch {epoch}/{config.epochs}",
-        disable=here.rank > 0 or not sys.stderr.isatty(),
-    )  # fmt: skip
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of several numbers, so that (0, 1) and (1, 0) differ."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) & 0x7FFFFFFF
-    return mixed

@@ -122,7 +122,7 @@ def loaded(
     import torch
 
     from attrib import inference
-    from attrib.fast import held
+    from attrib.fast import keep_prepared
     from attrib.parallel import world
     from attrib.robust import about_reach
 
@@ -140,7 +140,7 @@ def loaded(
         (first,) = images.batches(1, order=torch.tensor([0]), device=here.device)
         _check_models(asked, images, first.image, attacked=settings is not None)
         subjects = [looking(subject, first.image) for subject in subjects]
-        with held(*(subject.model for subject in subjects)):
+        with keep_prepared(*(subject.model for subject in subjects)):
             yield Loaded(here, subjects, images, settings)
 
 

@@ -1,0 +1,169 @@
+"""One epoch of training: every method's loop over the batches, and what a step does."""
+
+import sys
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from attrib import inference, noise
+from attrib.data import AUGMENT, Batch, Dataset
+from attrib.inference import Precision
+from attrib.model import Classifier
+from attrib.parallel import World, shard, total
+from train.attack import Ascent, Attack, pgd_attack
+from train.augment import augment
+from train.awp import once, perturbed
+from train.config import Config
+from train.engine import Engine, uncompiled
+from train.methods import Loss, loss_of
+from train.state import State
+
+SHOW_EVERY = 20
+"""Steps between two looks at the running figures: each makes the host wait for the device."""
+
+
+class Settings(NamedTuple):
+    """Where and how a run is computed, which changes its speed and its rounding."""
+
+    world: World
+    precision: Precision
+    engine: Engine
+    ascent: Ascent
+
+
+class LossModule(nn.Module):
+    """A module whose forward is the method's loss, which is what DistributedDataParallel can wrap."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss: Loss, batch: Batch, attack: Attack) -> Tensor:
+        """``loss`` of the batch, 0-dim."""
+        value: Tensor = loss(self.model, batch, attack=attack)
+        return value
+
+
+def train_epoch(
+    module: nn.Module, state: State, config: Config, data: Dataset, positions: Tensor, settings: Settings, *, epoch: int
+) -> float:
+    """One pass over the images at ``positions``; returns the mean loss.
+
+    All randomness is drawn from (seed, epoch, step) and (seed, epoch, index of the image).
+    """
+    pad, flip = AUGMENT.get(config.data, (0, False)) if config.augment else (0, False)
+    world = settings.world
+    shuffle = torch.Generator().manual_seed(mixed_seed(config.seed, epoch))
+    order = positions[torch.randperm(len(positions), generator=shuffle).to(positions.device)]
+    # Whole batches only: a last, smaller one would give its images a larger weight and upset batch norm.
+    steps = len(positions) // config.batch_size
+    mine, size = shard(order[: steps * config.batch_size], world), config.batch_size // world.size
+    draws = noise.uniform(mine, (3,), seed=config.seed, stream=epoch).split(size)
+    losses = []
+    state.model.train()
+    with _bar(steps, config, epoch, world) as bar:
+        for step, batch in enumerate(data.batches(size, order=mine, device=world.device)):
+            progress = (epoch - 1 + step / steps) / config.epochs
+            for group in state.optimizer.param_groups:
+                group["lr"] = config.lr * learning_rate(config.schedule, progress)
+            attack = once(_attack(config, settings, epoch=epoch, progress=progress))
+            batch = augment(batch, draws[step], pad=pad, flip=flip)
+            batch = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
+            losses.append(_step(module, state, config, batch, attack, progress, epoch, step, settings.precision))
+            if state.average is not None:
+                _follow(state.average, state.model, config.ema, (epoch - 1) * steps + step)
+            bar.update(config.batch_size)
+            if not bar.disable and step % SHOW_EVERY == 0:
+                images = (batch.image,) if config.method == "standard" else (batch.image, attack(state.model, batch))
+                shares = (_correct(state.model, batch.label, images, settings) / len(batch.label)).tolist()
+                shown = dict(zip(("clean", "robust"), (f"{value:.0%}" for value in shares), strict=False))
+                bar.set_postfix(shown | {"loss": f"{float(losses[-1]):.3f}"})
+    return float(total(torch.stack(losses).mean()) / world.size)
+
+
+def _attack(config: Config, settings: Settings, *, epoch: int, progress: float) -> Attack:
+    """The configured attack, eps and step size growing together during a warm-up."""
+    eps, step_size, steps = config.budget
+    share = min(1.0, progress / config.eps_warmup) if config.eps_warmup else 1.0
+    return pgd_attack(
+        eps=eps * share, step_size=step_size * share, steps=steps, seed=config.seed, epoch=epoch,
+        precision=settings.precision, ascent=settings.ascent,
+    )  # fmt: skip
+
+
+def _correct(model: nn.Module, label: Tensor, images: tuple[Tensor, ...], settings: Settings) -> Tensor:
+    """How many of each of the ``images`` the deployed model gets right."""
+    cast = inference.autocast(label.device, settings.precision)
+    with inference.frozen(model), torch.no_grad(), uncompiled(settings.engine), cast:
+        return torch.stack([(model(image).argmax(1) == label).sum() for image in images]).float()
+
+
+def _step(
+    module: nn.Module, state: State, config: Config, batch: Batch, attack: Attack, progress: float,
+    epoch: int, step: int, precision: Precision,
+) -> Tensor:  # fmt: skip
+    """One descent of the method's loss; returns the loss, detached."""
+
+    def method() -> Loss:
+        # A generator of its own for every use: AWP computes the same loss, with the same draws, a second time.
+        generator = torch.Generator().manual_seed(mixed_seed(config.seed, epoch, step))
+        return loss_of(config, progress=progress, generator=generator)
+
+    def descend() -> Tensor:
+        with inference.autocast(batch.image.device, precision):
+            loss: Tensor = module(method(), batch, attack)
+        loss.backward()
+        return loss.detach()
+
+    def plain_loss() -> Tensor:
+        with inference.autocast(batch.image.device, precision):
+            value: Tensor = method()(state.model, batch, attack=attack)
+            return value
+
+    state.optimizer.zero_grad()
+    if config.awp and epoch >= config.awp_from:
+        with perturbed(state.model, plain_loss, gamma=config.awp):
+            loss = descend()
+    else:
+        loss = descend()
+    state.optimizer.step()
+    return loss
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the running mean of the weights towards the model; faster at first, or it would remember its start."""
+    towards = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), towards)
+    torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
+
+
+def learning_rate(schedule: str, progress: float) -> float:
+    """The share of the peak learning rate at ``progress`` in [0,1) of the run.
+
+    ``onecycle``: linear from 0.04 up to 1 at 30 % of the run, and down to 0 (Smith & Topin 2018);
+    ``step``: divided by 10 at one half and at three quarters; ``constant``: 1.
+    """
+    if schedule == "onecycle":
+        return 0.04 + 0.96 * progress / 0.3 if progress < 0.3 else (1 - progress) / 0.7
+    if schedule == "constant":
+        return 1.0
+    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+
+
+def _bar(steps: int, config: Config, epoch: int, world: World) -> "tqdm[Any]":
+    """A bar on stderr where that is a terminal: images done in this epoch, images/s and the time left."""
+    return tqdm(
+        total=steps * config.batch_size, unit=" images", leave=False, desc=f"epoch {epoch}/{config.epochs}",
+        disable=world.rank > 0 or not sys.stderr.isatty(),
+    )  # fmt: skip
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, so that (0, 1) and (1, 0) differ."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) & 0x7FFFFFFF
+    return mixed
