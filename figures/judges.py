@@ -55,16 +55,9 @@ def _empty(summary: dict[str, Any], models: list[str]) -> str:
     return f"; of the maps {' and '.join(said)} are empty and count as covering nothing" if said else ""
 
 
-def _forms(models: Sequence[str]) -> list[tuple[str, str]]:
-    """Each form of AGAIN among the models, with the PGD-AT that it is compared with; none without that."""
-    forms = [form for role in names.FORMS if (form := pick(models, role))]
-    compared = [(form, pick(models, names.BASELINES.get(form, names.PGD_AT))) for form in forms]
-    return [(form, baseline) for form, baseline in compared if baseline]
-
-
 def asc_order(panel: Panel) -> list[Finding]:
     findings = []
-    for form, baseline in _forms(panel.models):
+    for form, baseline in shared.forms(panel.models):
         models = [pick(panel.models, names.STANDARD), baseline, form]
         summary = here(panel.folder, "span")
         if summary is None or not all(models):
@@ -109,7 +102,7 @@ def valid(panel: Panel) -> list[Finding]:
     summary, findings = here(panel.folder, "fc"), []
     if summary is None:
         return []
-    for model, adversarial in _forms(panel.models):
+    for model, adversarial in shared.forms(panel.models):
         a, b = (entry(summary, name) for name in (model, adversarial))
         difference = np.array(a["valid"], float) - np.array(b["valid"], float)
         half = float(student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / sqrt(len(difference)))
@@ -318,7 +311,7 @@ def gap(panel: Panel) -> list[Finding]:
     if summary is None:
         return []
     found = []
-    for model, base in _forms([each["name"] for each in summary["models"]]):
+    for model, base in shared.forms([each["name"] for each in summary["models"]]):
         a, b = (entry(summary, name)["gap"] for name in (base, model))
         column = "pgd-10"
         difference = apart(

@@ -189,6 +189,13 @@ def test_section_2_of_aalp_is_measured_with_its_own_attack(ckpts: Path, name: st
     assert "--steps" not in commands["robust"] + commands["span"] + commands["smoothgrad"]
 
 
+def test_the_release_is_compared_with_awp_or_not_at_all() -> None:
+    assert shared.forms(["raw", "pgd-at", "again", "again-release"]) == [("again", "pgd-at")]
+    both = ["madry", "pgd-at-awp", "again-logit", "again-release"]
+    assert shared.forms(both) == [("again-release", "pgd-at-awp"), ("again-logit", "madry")]
+    assert shared.forms(["again-own"]) == []
+
+
 def test_several_seeds_stand_behind_one_name(ckpts: Path, tmp_path: Path) -> None:
     for name in ("alp", "raw"):
         shutil.copytree(ckpts / name, tmp_path / name)
