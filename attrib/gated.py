@@ -99,7 +99,7 @@ class GatedClassifier(Classifier):
                 gate.given = (1 - alpha) * self._one_hot(fake)
                 if label is None:
                     # A tensor, since a compiled gate would be compiled again for every new number.
-                    gate.own = gate.given.new_tensor(alpha)
+                    gate.own = gate.given.new_full((), alpha)
                 else:
                     gate.given += alpha * self._one_hot(label)
                     gate.own = None
