@@ -13,60 +13,52 @@ from attrib.model import Classifier, Residual
 
 
 class Gate(nn.Module):
-    """Features (N,C,h,w) times ``alpha W^y + (1 - alpha) W^{y'}``, W (K,C) being the weights of the gate's own head.
+    """Multiply features (N,C,h,w) channel by channel by a row of the weights W (K,C) of the gate's own linear head.
 
-    The head is linear on the features averaged over positions. Without labels y is what the head predicts, and
-    there is no fake label: alpha is 1. Raises InputError where labels were given for another number of images.
+    The head classifies the features averaged over positions. The row is W^y for the class y that the head predicts;
+    inside ``GatedClassifier.gated_by`` it is a mix of rows (AGAIN, supplement; authors' release). Raises InputError if
+    labels were given for another number of images.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.head = nn.Linear(channels, num_classes)
-        self.blend: Tensor | None = None
-        """alpha onehot(y) + (1 - alpha) onehot(y'), (N,K), while labels are given."""
+        self.given: Tensor | None = None
+        """(N,K): the shares of the classes that were given as labels; None: none was given."""
+        self.own: Tensor | None = None
+        """0-dim: the share of the head's own prediction beside ``given``; None: it has none."""
         self.record: list[Tensor] | None = None
-        """Where the head's logits (N,K) go while somebody asks for them."""
+        """The head appends its logits (N,K) to this list, if there is one."""
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.head(features.mean((2, 3)))
         if self.record is not None:
             self.record.append(logits)
-        blend = self.blend
-        if blend is None:
-            blend = F.one_hot(logits.argmax(1), self.head.out_features)
-        elif len(blend) != len(features):
-            raise InputError(f"gated_by: labels were given for {len(blend)} images, the model came to {len(features)}")
-        # A product with one-hot rows is exact and, unlike indexing W, has a backward pass that repeats bit by bit.
-        weights = blend.to(self.head.weight.dtype) @ self.head.weight
+        given, own = self.given, self.own
+        if given is not None and len(given) != len(features):
+            raise InputError(f"gated_by: labels were given for {len(given)} images, the model came to {len(features)}")
+        if given is None or own is not None:
+            # A product with one-hot rows is exact and, unlike indexing W, has a backward pass that repeats bit by bit.
+            predicted = F.one_hot(logits.argmax(1), self.head.out_features).to(self.head.weight.dtype)
+            given = predicted if given is None or own is None else given + own * predicted
+        weights = given.to(self.head.weight.dtype) @ self.head.weight
         return features * weights[:, :, None, None].to(features.dtype)
 
 
-class GatedResidual(Residual):
-    """``after(branch(gate(x)) + shortcut(x))``: the shortcut stays ungated."""
-
-    def __init__(self, block: Residual, gate: Gate) -> None:
-        super().__init__(block.branch, block.shortcut, block.after)
-        self.gate = gate
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.after(self.branch(self.gate(x)) + self.shortcut(x))
-        return out
-
-
 class GatedClassifier(Classifier):
-    """A classifier with two gates, as in the authors' release of AGAIN, each with a linear head of its own.
+    """A classifier with two gates, each with a linear head of its own, as in the authors' release of AGAIN.
 
-    The first gates the input of the last residual block's branch, the second the final features. An architecture
-    without residual blocks (lenet) has the second one only: averaged over positions, the 20 channels before its
-    last convolution tell no class, and a gate that follows a head at chance leaves the whole model there. The gate
-    of the final features is the last module *inside* the last stage, so all that ``Classifier`` promises still
-    holds: ``features`` is the output of ``stages[-1]``, ``embed`` its pooling, ``forward`` the last layer on that.
-    Grad-CAM there is the same map as on the ungated final features, because a gate only scales channels:
+    The first gate acts on the input of the first convolution of the last residual block's branch: relu(bn(x)) in a
+    pre-activation block, the block's input x in a post-activation block. The shortcut is not gated. The second gate
+    acts on the final features and is the last module inside the last stage. So what ``Classifier`` promises holds:
+    ``features`` is the output of ``stages[-1]``, ``embed`` its pooling, ``forward`` the last layer on that. Grad-CAM
+    there equals Grad-CAM on the ungated final features, because a gate only scales channels:
     dz/dF_c F_c = dz/dG_c G_c for G_c = w_c F_c.
 
-    ``forward`` stays one function of x: the gates follow their heads' predictions, except inside ``gated_by``.
-    A prediction is an argmax, so no gradient says how to change it: an attack on the final logits alone can
-    overrate the model (see ``combined_loss`` and ``heads_loss``). The parts that are given become this model's.
+    ``forward`` depends on x alone: the gates follow the predictions of their heads, except inside ``gated_by``.
+    A prediction is an argmax, which has no gradient. An attack on the final logits alone therefore overestimates the
+    robustness; see ``attrib.robust.attack_paths``. The modules that are passed in are changed and become this model's.
+    Raises InputError if the stages have no residual block.
     """
 
     def __init__(
@@ -87,27 +79,34 @@ class GatedClassifier(Classifier):
         return [module for module in self.stages.modules() if isinstance(module, Gate)]
 
     @contextmanager
-    def gated_by(self, label: Tensor, fake_labels: Sequence[Tensor], alpha: float) -> Iterator[None]:
-        """Inside, gate g weighs by ``alpha W^label + (1 - alpha) W^fake_labels[g]`` and not by its prediction.
+    def gated_by(self, label: Tensor | None, fake_labels: Sequence[Tensor], alpha: float) -> Iterator[None]:
+        """Inside, gate g multiplies by ``alpha W^y + (1 - alpha) W^fake_labels[g]`` instead of W^prediction.
 
-        label: (N,); fake_labels: one (N,) per gate; alpha in [0,1]. What was before is restored, also when the
-        body raises. Raises InputError for another number or shape of fake labels, or another alpha.
+        label: y, (N,); None: y is the prediction of the gate's own head. fake_labels: one (N,) per gate; alpha in
+        [0,1]. The former state is restored, also if the body raises. Raises InputError for another number or shape of
+        fake labels, or another alpha.
         """
         gates = self.gates
-        if [fake.shape for fake in fake_labels] != [label.shape] * len(gates):
+        shape = next((each.shape for each in (label, *fake_labels) if each is not None), torch.Size())
+        if [fake.shape for fake in fake_labels] != [shape] * len(gates):
             found = ", ".join(str(tuple(fake.shape)) for fake in fake_labels) or "none"
-            raise InputError(f"fake_labels: expected {len(gates)} of shape {tuple(label.shape)}, got {found}")
+            raise InputError(f"fake_labels: expected {len(gates)} of shape {tuple(shape)}, got {found}")
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha: expected a number in [0,1], got {alpha}")
-        true = self._one_hot(label)
-        before = [gate.blend for gate in gates]
+        before = [(gate.given, gate.own) for gate in gates]
         try:
             for gate, fake in zip(gates, fake_labels, strict=True):
-                gate.blend = alpha * true + (1 - alpha) * self._one_hot(fake)
+                gate.given = (1 - alpha) * self._one_hot(fake)
+                if label is None:
+                    # A tensor, since a compiled gate would be compiled again for every new number.
+                    gate.own = gate.given.new_full((), alpha)
+                else:
+                    gate.given += alpha * self._one_hot(label)
+                    gate.own = None
             yield
         finally:
-            for gate, blend in zip(gates, before, strict=True):
-                gate.blend = blend
+            for gate, (given, own) in zip(gates, before, strict=True):
+                gate.given, gate.own = given, own
 
     def _one_hot(self, label: Tensor) -> Tensor:
         return F.one_hot(label, self.fc.out_features).to(self.fc.weight.dtype)
@@ -146,13 +145,18 @@ def combined_loss(logits: Tensor, label: Tensor, *, heads_weight: float = 2.0) -
 def _insert_gates(stages: nn.Sequential, num_classes: int) -> None:
     """Put the gates into the stages; no other module, and so no other weight, changes its name."""
     last = stages[-1]
-    assert isinstance(last, nn.Sequential)
-    blocks = [(name, module) for name, module in stages.named_modules() if isinstance(module, Residual)]
-    if blocks:
-        name, block = blocks[-1]
-        gated = GatedResidual(block, Gate(_convolutions(block.branch)[0].in_channels, num_classes))
-        parent, _, child = name.rpartition(".")
-        setattr(stages.get_submodule(parent), child, gated)
+    blocks = [module for module in stages.modules() if isinstance(module, Residual)]
+    if not blocks or not isinstance(last, nn.Sequential):
+        raise InputError("stages: expected a residual block for the first gate, and a Sequential as the last stage")
+    branch = blocks[-1].branch
+    parts = list(branch.named_children())
+    first, convolution = next((n, part) for n, (_, part) in enumerate(parts) if isinstance(part, nn.Conv2d))
+    # A Sequential runs its children in the order in which they were added.
+    for name, _ in parts[first:]:
+        delattr(branch, name)
+    branch.add_module("gate", Gate(convolution.in_channels, num_classes))
+    for name, part in parts[first:]:
+        branch.add_module(name, part)
     last.add_module("gate", Gate(_convolutions(last)[-1].out_channels, num_classes))
 
 

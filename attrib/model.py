@@ -82,7 +82,7 @@ def normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 class Residual(nn.Module):
     """``after(branch(x) + shortcut(x))``: every residual block here, so that a branch can be gated."""
 
-    def __init__(self, branch: nn.Module, shortcut: nn.Module, after: nn.Module) -> None:
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Module, after: nn.Module) -> None:
         super().__init__()
         self.branch = branch
         self.shortcut = shortcut
@@ -260,6 +260,19 @@ ARCHITECTURES: dict[str, Callable[[Shape], Body]] = {
     "wrn-34-10": wrn_34_10,
 }
 
+GATED = ("resnet32", "resnet18", "preactresnet18", "wrn-34-10")
+"""Architectures that can have AGAIN's gates. In the others max pooling follows the gate of the final features: where a
+weight of the gate is negative, it would pick the smallest activation."""
+
+
+def check_gated(arch: str) -> None:
+    """Raise InputError if the architecture cannot have AGAIN's gates."""
+    if arch not in GATED:
+        raise InputError(
+            f"gates: expected one of the architectures {', '.join(GATED)}, got {arch!r};"
+            " AGAIN's form 'logit' works with every architecture"
+        )
+
 
 def build(
     arch: str,
@@ -275,7 +288,8 @@ def build(
     input_shape: (C, H, W). mean, std: one number per channel, for pixels in [0, 1]; default 0 and 1.
     With ``gated`` it is AGAIN's ``GatedClassifier``, and its other weights are those of the ungated one.
     The weights follow torch's global generator. Raises InputError for an unknown name, no classes, an input
-    too small for the architecture, or mean and std that don't fit the channels.
+    too small for the architecture, mean and std that don't fit the channels, or gates in an architecture
+    without them (see ``GATED``).
 
     >>> import torch
     >>> model = build("lenet", num_classes=10, input_shape=(1, 28, 28))
@@ -284,6 +298,8 @@ def build(
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+    if gated:
+        check_gated(arch)
     if num_classes < 1:
         raise InputError(f"num_classes: expected at least 1, got {num_classes}")
     if len(input_shape) != 3 or min(input_shape) < 1:

@@ -6,6 +6,7 @@ counted and eight bits of logit turn near ties around.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from attrib import attack, inference
 from attrib.attack import Objective
 from attrib.fast import prepared
-from attrib.gated import GatedClassifier, combined_loss, heads_loss
+from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
 from attrib.loss import check_classes, cross_entropy, margin
 from attrib.stats import RESAMPLES, Paired, share_interval
@@ -29,8 +30,8 @@ Right = NDArray[np.bool_]
 """Whether each image was classified correctly, (N,)."""
 
 
-class Way(NamedTuple):
-    """A way of attacking a model: what it is asked for, and the scores of that which FGSM and PGD, and CW, drive up."""
+class AttackPath(NamedTuple):
+    """One way to attack a model: which output is attacked, and the scores that FGSM and PGD (loss) and CW maximise."""
 
     name: str
     forward: Callable[[Tensor], Tensor]
@@ -44,24 +45,27 @@ class Outcome(NamedTuple):
     prediction: Tensor
     margin: Tensor
     """max_{j != y} z_j - z_y in float32: positive where misclassified, and by how much."""
-    way: Tensor
-    """The position in :func:`ways` of the attack that did best on the image."""
+    path: Tensor
+    """The position in :func:`attack_paths` of the path whose attack did best on the image."""
 
 
-def ways(model: nn.Module) -> list[Way]:
-    """The ways to attack a model: through its logits; a gated one also through the combined loss and its heads alone.
+def attack_paths(model: nn.Module) -> list[AttackPath]:
+    """The paths of attack: the logits; for a gated model also the combined loss, and each gate's head by itself.
 
-    The prediction of a gate's head is an argmax, which no gradient of the final logits sees: the robustness of a
-    gated model is the worst, image by image, of all three.
+    A gate follows the prediction of its head. That is an argmax, so the gradient of the final logits does not say how
+    to change it. The robust accuracy of a gated model is therefore the worst, image by image, over all of these paths.
     """
-    plain = Way("logits", model, cross_entropy, margin)
+    logits = AttackPath("logits", model, cross_entropy, margin)
     if not isinstance(model, GatedClassifier):
-        return [plain]
-    return [
-        plain,
-        Way("combined", model.all_logits, combined_loss, _combined_margin),
-        Way("heads", model.all_logits, heads_loss, _heads_margin),
-    ]
+        return [logits]
+    heads = [
+        AttackPath(
+            f"head {number}", model.all_logits, partial(_of_output, cross_entropy, number),
+            partial(_of_output, margin, number),
+        )
+        for number in range(1, 1 + len(model.gates))
+    ]  # fmt: skip
+    return [logits, AttackPath("combined", model.all_logits, combined_loss, _combined_margin), *heads]
 
 
 def columns(steps: Collection[int]) -> list[str]:
@@ -110,7 +114,7 @@ def attacked(
 
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` and the number
     of the restart fix the random starts (default: positions in the batch). An image counts as broken by PGD-k
-    where the k-th iterate of any restart is misclassified, in any of the model's :func:`ways`; with ``worst`` where
+    if the k-th iterate of any restart on any of the model's :func:`attack_paths` is misclassified; with ``worst`` if
     the clean image, the random start or any iterate up to the k-th is. Raises InputError as :func:`attrib.pgd` does.
     """
     names = columns(steps)
@@ -125,15 +129,15 @@ def attacked(
         index = torch.arange(len(image), device=image.device)
     with prepared(model, image.device, precision) as fast:
         for restart in range(restarts):
-            for number, way in enumerate(ways(fast.model)):
+            for number, path in enumerate(attack_paths(fast.model)):
                 if not len(rows):
                     return found
                 tries = _tries(
-                    model, way, image[rows], label[rows], index[rows], eps=eps, step_size=step_size, steps=steps,
+                    model, path, image[rows], label[rows], index[rows], eps=eps, step_size=step_size, steps=steps,
                     restart=restart, worst=worst, seed=seed, precision=precision,
                 )  # fmt: skip
                 for name, images in tries:
-                    outcome = judge(model, images, label[rows])._replace(way=torch.full_like(rows, number))
+                    outcome = judge(model, images, label[rows])._replace(path=torch.full_like(rows, number))
                     found[name] = _worse(found[name], rows, outcome, label) if name in found else outcome
                 # The next try is spared what no column has left standing.
                 standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
@@ -145,15 +149,15 @@ def withstands_pgd(
     model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int, seed: int = 0,
     index: Tensor | None = None, precision: Precision = "fp32",
 ) -> Tensor:  # fmt: skip
-    """Which images PGD-k leaves right, in every one of the model's :func:`ways`, bool (N,), judged in float32.
+    """Which images stay right under PGD-k on each of the model's :func:`attack_paths`, bool (N,), judged in float32.
 
     :func:`attacked`'s column pgd-k alone, at the cost of it alone. Arguments and errors as for :func:`attrib.pgd`.
     """
     right = torch.ones_like(label, dtype=torch.bool)
     with prepared(model, image.device, precision) as fast:
-        for way in ways(fast.model):
+        for path in attack_paths(fast.model):
             taken = attack.snapshots(
-                model, image, label, objective=way.loss, forward=way.forward, eps=eps, step_size=step_size,
+                model, image, label, objective=path.loss, forward=path.forward, eps=eps, step_size=step_size,
                 steps=(steps,), seed=seed, index=index, precision=precision,
             )  # fmt: skip
             right &= judge(model, taken[steps], label).prediction == label
@@ -161,18 +165,18 @@ def withstands_pgd(
 
 
 def _tries(
-    model: nn.Module, way: Way, image: Tensor, label: Tensor, index: Tensor,
+    model: nn.Module, path: AttackPath, image: Tensor, label: Tensor, index: Tensor,
     *, eps: float, step_size: float, steps: Collection[int], restart: int, worst: bool, seed: int,
     precision: Precision,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
-    """The adversarial images (n,C,H,W) of each column: one run of PGD, one of CW. ``way``: of the model's fast copy."""
+    """The adversarial images (n,C,H,W) of each column: one run of PGD, one of CW. path: of the model's fast copy."""
     if restart == 0:  # FGSM has no random start
-        loss = attack.checked(way.loss)
-        once = attack.ascend(way.forward, loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,))
+        loss = attack.checked(path.loss)
+        once = attack.ascend(path.forward, loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,))
         yield "fgsm", once[1]
-    for kind, objective in (("pgd", way.loss), ("cw", way.margin)):
+    for kind, objective in (("pgd", path.loss), ("cw", path.margin)):
         taken = attack.snapshots(
-            model, image, label, objective=objective, forward=way.forward, eps=eps, step_size=step_size, steps=steps,
+            model, image, label, objective=objective, forward=path.forward, eps=eps, step_size=step_size, steps=steps,
             seed=seed, index=index, restart=restart, worst=worst, precision=precision,
         )  # fmt: skip
         for k, images in taken.items():
@@ -188,14 +192,14 @@ def _worse(before: Outcome, rows: Tensor, now: Outcome, label: Tensor) -> Outcom
     return Outcome(*(old.index_copy(0, chosen, new[replace]) for old, new in zip(before, now, strict=True)))
 
 
-def _heads_margin(logits: Tensor, label: Tensor) -> Tensor:
-    """The mean of the heads' margins: (1 + heads, N, K) and (N,) -> (N,)."""
-    return torch.stack([margin(head, label) for head in logits[1:]]).mean(0)
+def _of_output(score: Objective, number: int, outputs: Tensor, label: Tensor) -> Tensor:
+    """``score`` of one of a gated model's outputs: ``all_logits`` (1 + heads, N, K) and label (N,) -> (N,)."""
+    return score(outputs[number], label)
 
 
-def _combined_margin(logits: Tensor, label: Tensor) -> Tensor:
+def _combined_margin(outputs: Tensor, label: Tensor) -> Tensor:
     """CW's counterpart of :func:`attrib.gated.combined_loss`, with the same weight of the heads."""
-    return margin(logits[0], label) + 2 * _heads_margin(logits, label)
+    return margin(outputs[0], label) + 2 * torch.stack([margin(head, label) for head in outputs[1:]]).mean(0)
 
 
 def paired(a: Right, b: Right, *, seed: int = 0) -> Paired:

@@ -1,6 +1,7 @@
 """Does every method learn? Each recipe on a few thousand images, clean and robust: ``python -m bench.learn``.
 
-A smoke test with a table, not a comparison of methods: the runs are far too short for that.
+A smoke test with a table, not a comparison of methods: the runs are far too short for that. AGAIN's gate form is not
+in it, since LeNet cannot have gates.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from train.loop import train
 
 RECIPES = (
     "raw", "raw-gd", "pgd-at", "madry", "adv-gd", "alp", "aalp-gd", "aalp-sw", "aalp", "trades", "mart",
-    "again-logit", "again-trades", "again-no-hff", "again", "again-awp",
+    "pgd-at-smooth", "pgd-at-smooth-ramp", "pgd-at-awp", "again-logit", "again-logit-plain", "again-trades",
 )  # fmt: skip
 ATTACKS = {"glyphs": (8 / 255, 3 / 255, 4), "mnist": (0.2, 0.05, 6)}
 
@@ -35,7 +36,7 @@ def main() -> None:
                 "optimizer": "adam", "lr": 2e-3, "weight_decay": 0.0, "batch_size": 64,
                 "eps": eps, "step_size": step_size, "steps": steps, "eps_warmup": 0.5,
             }  # fmt: skip
-            config = Config(**recipe | read_recipe(Path(name)) | ({"awp_from": 3} if name == "again-awp" else {}))
+            config = Config(**recipe | read_recipe(Path(name)) | ({"awp_from": 3} if name == "pgd-at-awp" else {}))
             out = options.out / data / name
             try:
                 train(config, out)

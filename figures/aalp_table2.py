@@ -15,7 +15,7 @@ TASKS = ("robust",)
 
 def draw(data: Path, out: Path) -> list[Path]:
     """Write aalp-table2."""
-    rows, said = [], []
+    rows, said, paths = [], [], set()
     printed = shared.papers()["aalp"]["table2"]
     for panel in shared.panels(data, "robust"):
         summary = panel.json("robust")
@@ -23,6 +23,8 @@ def draw(data: Path, out: Path) -> list[Path]:
         of_paper = printed.get(panel.folder.name.partition("-")[0], {})
         for model in sorted(panel.models, key=names.order):
             entry = shared.entry(summary, model)
+            if len(entry["attacked"]) > 1:
+                paths.add(", ".join(entry["attacked"]))
             accuracies, intervals = dict(entry["accuracies"]), dict(entry["intervals"])
             if "autoattack" in shared.manifest(panel.folder):
                 strongest = shared.entry(panel.json("autoattack"), model)
@@ -42,10 +44,11 @@ def draw(data: Path, out: Path) -> list[Path]:
         )
     table = pd.DataFrame(rows).fillna("–")
     table.columns = pd.Index([*table.columns[:3], *map(names.attack, table.columns[3:])])
-    caption = (
-        f"Accuracy, %. {'; '.join(said)}; no restarts, the last step counts; a gated model's is the worst, image by"
-        " image, of the attacks on its logits, combined loss and heads"
-    )
+    caption = f"Accuracy, %. {'; '.join(said)}; no restarts, the last step counts"
+    for attacked in sorted(paths):
+        caption += f"; a gated model's is the worst, image by image, of the attacks on {attacked}"
+        if "head 1" not in attacked:
+            caption += " (heads: the mean of both; an upper bound, since attacks on each head by itself are stronger)"
     return shared.save_table(table, out, "aalp-table2", caption=caption)
 
 

@@ -43,7 +43,12 @@ CLAIMS = (
     ),
     Claim(
         "ours", "AGAIN's logit form beats PGD-AT with label smoothing 0.4, to which it reduces in expectation",
-        "AGAIN (logit) − PGD-AT with smoothing, every column but clean", judges.gains("again-logit", "pgd-at-smooth"),
+        "AGAIN (logit) − PGD-AT with smoothing, every column but clean; with Algorithm 1's ramp both or neither, and"
+        " without the ramped smoothing the plain one",
+        judges.gains(
+            ("again-logit", "pgd-at-smooth-ramp"), ("again-logit-plain", "pgd-at-smooth"),
+            ("again-logit", "pgd-at-smooth"),
+        ),
     ),
     Claim(
         "AALP, Figures 1 and 7", "fewer high-contribution features: COM > ADV > ALP > AALP",
@@ -65,11 +70,11 @@ CLAIMS = (
     ),
     Claim(
         "AALP, Table 2", "AALP gains over ALP in every attack's column", "AALP − ALP in every column but clean",
-        judges.gains("aalp", "alp"),
+        judges.gains(("aalp", "alp")),
     ),
     Claim(
         "AALP, section 4.2", "AALP gains over TRADES in every attack's column but FGSM",
-        "AALP − TRADES in every column but clean and FGSM", judges.gains("aalp", "trades", without=("clean", "fgsm")),
+        "AALP − TRADES in every column but clean and FGSM", judges.gains(("aalp", "trades"), without=("clean", "fgsm")),
     ),
     Claim(
         "AALP, Figure 6", "a larger alpha improves the defence and costs clean accuracy",

@@ -57,8 +57,8 @@ def _empty(summary: dict[str, Any], models: list[str]) -> str:
 
 def asc_order(panel: Panel) -> list[Finding]:
     findings = []
-    for role in (("again",), ("again-logit",)):
-        models = [pick(panel.models, each) for each in (names.STANDARD, names.PGD_AT, role)]
+    for form, baseline in shared.forms(panel.models):
+        models = [pick(panel.models, names.STANDARD), baseline, form]
         summary = here(panel.folder, "span")
         if summary is None or not all(models):
             continue
@@ -100,10 +100,9 @@ def asc_values(panel: Panel) -> list[Finding]:
 
 def valid(panel: Panel) -> list[Finding]:
     summary, findings = here(panel.folder, "fc"), []
-    adversarial = pick(panel.models, names.PGD_AT)
-    for model in ("again", "again-logit"):
-        if summary is None or adversarial is None or model not in panel.models:
-            continue
+    if summary is None:
+        return []
+    for model, adversarial in shared.forms(panel.models):
         a, b = (entry(summary, name) for name in (model, adversarial))
         difference = np.array(a["valid"], float) - np.array(b["valid"], float)
         half = float(student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / sqrt(len(difference)))
@@ -150,19 +149,22 @@ def _accuracies(summary: dict[str, Any], a: str, b: str, column: str) -> Differe
     )  # fmt: skip
 
 
-def gains(a: str, b: str, *, without: Sequence[str] = ("clean",)) -> Callable[[Panel], list[Finding]]:
-    """without: the columns in which the paper itself reports a loss."""
+def gains(*pairs: tuple[str, str], without: Sequence[str] = ("clean",)) -> Callable[[Panel], list[Finding]]:
+    """pairs: models a and b of a − b, a finding for each; without: the columns in which the paper reports a loss."""
 
     def judge(panel: Panel) -> list[Finding]:
         summary = here(panel.folder, "robust")
-        if summary is None or not {a, b} <= set(panel.models):
-            return []
-        found = [
-            (names.attack(column), _accuracies(summary, a, b, column))
-            for column in entry(summary, a)["accuracies"] if column not in without
-        ]  # fmt: skip
-        numbers = f"{names.label(a)} − {names.label(b)}, points: {_listed(found, digits=1)}; {_who(summary, a, b)}"
-        return [Finding(verdict(each for _, each in found), numbers)]
+        findings = []
+        for a, b in pairs:
+            if summary is None or not {a, b} <= set(panel.models):
+                continue
+            found = [
+                (names.attack(column), _accuracies(summary, a, b, column))
+                for column in entry(summary, a)["accuracies"] if column not in without
+            ]  # fmt: skip
+            numbers = f"{names.label(a)} − {names.label(b)}, points: {_listed(found, digits=1)}; {_who(summary, a, b)}"
+            findings.append(Finding(verdict(each for _, each in found), numbers))
+        return findings
 
     return judge
 
@@ -306,11 +308,10 @@ def guided(panel: Panel) -> list[Finding]:
 
 def gap(panel: Panel) -> list[Finding]:
     summary = here(panel.folder, "gap")
+    if summary is None:
+        return []
     found = []
-    base = pick([each["name"] for each in summary["models"]], names.PGD_AT) if summary else None
-    for model in ("again", "again-logit"):
-        if summary is None or base is None or model not in [each["name"] for each in summary["models"]]:
-            continue
+    for model, base in shared.forms([each["name"] for each in summary["models"]]):
         a, b = (entry(summary, name)["gap"] for name in (base, model))
         column = "pgd-10"
         difference = apart(

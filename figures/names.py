@@ -10,7 +10,9 @@ ADV: Role = ("madry", "pgd-at")
 """AALP's adversarial training: the loss of clean and adversarial images."""
 PGD_AT: Role = ("pgd-at", "madry")
 """AGAIN's: the loss of adversarial images alone."""
+PGD_AT_AWP: Role = ("pgd-at-awp",)
 SMOOTH: Role = ("pgd-at-smooth",)
+SMOOTH_RAMP: Role = ("pgd-at-smooth-ramp",)
 ALP: Role = ("alp",)
 TRADES: Role = ("trades",)
 AALP_GD: Role = ("aalp-gd",)
@@ -19,12 +21,18 @@ AALP: Role = ("aalp",)
 NO_FUSION: Role = ("again-no-hff",)
 AGAIN: Role = ("again", "again-logit")
 LOGIT: Role = ("again-logit",)
+FORMS: tuple[Role, ...] = (("again-release",), ("again",), ("again-own",), LOGIT, ("again-logit-plain",))
+"""Every form of AGAIN by itself."""
+BASELINES: dict[str, Role] = {"again-release": PGD_AT_AWP}
+"""What a form of AGAIN is compared with, where that is not PGD_AT: the release is trained with AWP, and so is this."""
 
 LABELS = {
-    "raw": "standard", "standard": "standard", "madry": "Madry adv", "pgd-at": "PGD-AT",
-    "pgd-at-smooth": "PGD-AT, smoothing 0.4", "alp": "ALP", "trades": "TRADES", "mart": "MART", "aalp-gd": "AALP-gd",
-    "aalp-sw": "AALP-sw", "aalp": "AALP", "again-no-hff": "AGAIN w/o HFF", "again": "AGAIN",
-    "again-logit": "AGAIN (logit form)", "again-awp": "AGAIN + AWP", "again-trades": "AGAIN on TRADES",
+    "raw": "standard", "standard": "standard", "madry": "Madry adv", "pgd-at": "PGD-AT", "pgd-at-awp": "PGD-AT + AWP",
+    "pgd-at-smooth": "PGD-AT, smoothing 0.4", "pgd-at-smooth-ramp": "PGD-AT, smoothing 0.4 (ramp)",
+    "alp": "ALP", "trades": "TRADES", "mart": "MART", "aalp-gd": "AALP-gd", "aalp-sw": "AALP-sw", "aalp": "AALP",
+    "again-no-hff": "AGAIN w/o HFF", "again-release": "AGAIN (as released, AWP)", "again": "AGAIN",
+    "again-own": "AGAIN (own gates)", "again-logit": "AGAIN (logit form)",
+    "again-logit-plain": "AGAIN (logit form, plain)", "again-trades": "AGAIN on TRADES",
     "raw-gd": "standard + gd", "adv-gd": "Madry adv + gd",
 }  # fmt: skip
 """Checkpoints as figures call them, in the order in which they are shown; other names stand for themselves."""
@@ -66,4 +74,4 @@ def place_order(folder: str) -> tuple[int, str]:
 
 def attack(column: str) -> str:
     """``pgd-10`` as papers write it: ``PGD-10``."""
-    return {"clean": "clean", "autoattack": "AutoAttack"}.get(column, column.upper())
+    return {"clean": "clean", "worst": "worst", "autoattack": "AutoAttack"}.get(column, column.upper())

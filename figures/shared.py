@@ -93,6 +93,12 @@ def pick(models: Sequence[str], role: Role) -> str | None:
     return next((name for name in role if name in models), None)
 
 
+def forms(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Each form of AGAIN among the models, with the PGD-AT that it is compared with; none without that."""
+    compared = ((form, pick(models, names.BASELINES.get(form, names.PGD_AT))) for (form,) in names.FORMS)
+    return [(form, baseline) for form, baseline in compared if form in models and baseline]
+
+
 def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
     """The model's entry in a command's JSON."""
     return next(found for found in summary["models"] if found["name"] == name)

@@ -17,6 +17,8 @@ FEW = 500
 """Images for the other maps, which cost many gradients each."""
 SHOWN = 6
 """Images, or epochs, in a grid of maps."""
+SECTION_2 = {"cifar10": ["--steps", "7"]}
+"""Options of the attack of AALP's section 2 for data sets whose default attack (AGAIN's for CIFAR-10) is another."""
 
 
 class Model(NamedTuple):
@@ -58,6 +60,7 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
     main = [model for model in models if not names.SWEEP.fullmatch(model.name)]
     rest = ["--data", data, "--limit", str(count)]
     dear = ["--data", data, "--limit", str(attacked)]
+    section2 = SECTION_2.get(data, [])
 
     def task(name: str, command: str, of: Iterable[Model], options: Sequence[str], kept: object = None) -> Task:
         chosen = list(of)
@@ -76,9 +79,9 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
     found = [
         task("fc", "fc", main, [], partial(keep.fc, checkpoints={model.name: model.paths[0] for model in main})),
         task("span", "span", main, rest, partial(keep.span, shown=[model.name for model in table1 or main])),
-        task("contrib", "contrib", main, rest, keep.contrib),
+        task("contrib", "contrib", main, [*rest, "--attack", "pgd", *section2], keep.contrib),
     ]
-    forms = these(names.STANDARD, names.PGD_AT, names.AGAIN, names.LOGIT)
+    forms = these(names.STANDARD, names.PGD_AT, names.PGD_AT_AWP, *names.FORMS)
     if len(table1) > 1:
         found += [task(f"span-{_slug(rule)}", "span", forms, [*rest, "--threshold", rule]) for rule in RULES]
         few = ["--data", data, "--limit", str(min(FEW, count))]
@@ -88,24 +91,24 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
         ]  # fmt: skip
     pictures = ["--data", data, "--images", str(SHOWN)]
     smooth = these(names.STANDARD, names.PGD_AT, names.NO_FUSION, names.AGAIN)
-    attack = ["--map", "eq6", "--attack", "pgd"]
+    attacked_maps = [*pictures, "--map", "eq6", "--attack", "pgd", *section2]
     found += [
         task("smoothgrad", "maps", smooth, [*pictures, "--map", "smoothgrad"], keep.maps)._replace(images=SHOWN),
-        task("eq6", "maps", aalp, [*pictures, *attack], keep.maps)._replace(images=SHOWN),
+        task("eq6", "maps", aalp, attacked_maps, keep.maps)._replace(images=SHOWN),
     ]
     pair = these(names.ALP, names.AALP)
     if len(pair) == 2:
-        found.append(task("sets", "sets", pair, rest, keep.sets))
+        found.append(task("sets", "sets", pair, [*rest, *section2], keep.sets))
     for without, guided in (("raw", "raw-gd"), ("madry", "adv-gd"), ("alp", "aalp-gd")):
         both = these((without,), (guided,))
         if len(both) == 2:
             found.append(task(f"gd-{without}", "robust", both, [*dear, "--steps", "10"]))
-    gap = these(names.PGD_AT, names.SMOOTH, names.AGAIN, names.LOGIT)
+    gap = these(names.PGD_AT, names.PGD_AT_AWP, names.SMOOTH, names.SMOOTH_RAMP, *names.FORMS)
     if len(gap) > 1:
         found.append(task("gap", "robust", gap, [*dear, "--steps", "10", "--gap"]))
     for model in pair:
         if model.epochs:
-            found += _over_epochs(model, dear, [*pictures, *attack], attacked)
+            found += _over_epochs(model, [*dear, *section2], attacked_maps, attacked)
     runs = [model for model in pair if model.epochs]
     if runs:
         command = ["evolve", *(f"{model.name}={model.paths[0].parent}" for model in runs), *dear]

@@ -106,29 +106,33 @@ def test_the_logit_form_is_its_formula() -> None:
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("gates", ["true", "own"])
 @torch.no_grad()
-def test_the_gate_form_is_its_formula() -> None:
+def test_the_gate_form_is_its_formula(gates: again.Gates) -> None:
     model = tiny_gated()
-    found = again.loss(model, BATCH, attack=unmoved, progress=1.0, generator=seeded(4), alpha=0.7)
+    found = again.loss(model, BATCH, attack=unmoved, progress=1.0, generator=seeded(4), alpha=0.7, gates=gates)
     _, fakes, weight, partner = replayed(seeded(4), 2)
     x = slow_fusion(model.stages[0]((ADVERSARIAL - 0.5) / 0.3), partner, weight)
     inner, outer = model.gates
     stage = model.stages[-1]
     assert isinstance(stage, nn.Sequential)
-    x = stage[0](x)
     block = stage[1]
     assert isinstance(block, Residual)
+    assert isinstance(block.branch, nn.Sequential)
+    x = stage[0](x)
 
-    def gated(features: Tensor, weights: Tensor, fake: Tensor) -> Tensor:
+    def gated(features: Tensor, head: Tensor, weights: Tensor, fake: Tensor) -> Tensor:
         out = torch.empty_like(features)
         for n, c in itertools.product(range(6), range(4)):
-            out[n, c] = features[n, c] * (0.7 * weights[LABEL[n], c] + 0.3 * weights[fake[n], c])
+            y = LABEL[n] if gates == "true" else head[n].argmax()
+            out[n, c] = features[n, c] * (0.7 * weights[y, c] + 0.3 * weights[fake[n], c])
         return out
 
     first = inner.head(x.mean((2, 3)))
-    x = F.relu(block.branch(gated(x, inner.head.weight, fakes[0])) + x)
+    # The gate is the first module of the branch, in front of its convolution.
+    x = F.relu(block.branch[1:](gated(x, first, inner.head.weight, fakes[0])) + x)
     second = outer.head(x.mean((2, 3)))
-    final = model.fc(gated(x, outer.head.weight, fakes[1]).mean((2, 3)))
+    final = model.fc(gated(x, second, outer.head.weight, fakes[1]).mean((2, 3)))
     expected = minus_log_p(final) + 2 * (minus_log_p(first) + minus_log_p(second)) / 2
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
@@ -223,14 +227,62 @@ def test_over_all_permutations_the_logit_form_is_label_smoothing(labels: list[in
         torch.testing.assert_close(torch.stack(losses).mean(), smoothed)
 
 
+def test_the_ramped_logit_form_is_the_ramped_label_smoothing() -> None:
+    """At a step where the coin says plain both are PGD-AT; else label smoothing is the mean over all fake labels."""
+    label = torch.tensor([2, 0, 1])
+    batch = Batch(IMAGES[:3], label, torch.arange(3), None)
+
+    def attack(*_: object, **__: object) -> Tensor:
+        return ADVERSARIAL[:3]
+
+    def losses(progress: float, seed: int) -> tuple[Tensor, Tensor]:
+        logit = again.loss(
+            tiny(), batch, attack=attack, progress=progress, generator=seeded(seed), form="logit", fusion=False
+        )
+        smooth = pgd_at.loss(
+            tiny(), batch, attack=attack, label_smoothing=0.4, smoothing_ramp=True, progress=progress,
+            generator=seeded(seed),
+        )  # fmt: skip
+        return logit.detach(), smooth.detach()
+
+    plain, always = (pgd_at.loss(tiny(), batch, attack=attack, label_smoothing=share).detach() for share in (0.0, 0.4))
+    by_fake: dict[tuple[int, ...], Tensor] = {}
+    full = 0
+    for seed in range(60):
+        logit, smooth = losses(0.7, seed)
+        generator = seeded(seed)
+        if float(torch.rand((), generator=generator)) < 0.7:
+            full += 1
+            assert torch.equal(smooth, always)
+            by_fake[tuple(label[torch.randperm(3, generator=generator)].tolist())] = logit
+        else:
+            assert torch.equal(smooth, plain)
+            assert torch.equal(logit, plain)
+    assert 30 < full < 55
+    assert len(by_fake) == 6
+    torch.testing.assert_close(torch.stack(list(by_fake.values())).mean(), always)
+    with pytest.raises(InputError, match="generator: expected one for smoothing_ramp"):
+        pgd_at.loss(tiny(), batch, attack=attack, label_smoothing=0.4, smoothing_ramp=True)
+
+
 def test_the_fake_labels_are_all_permutations_equally_often() -> None:
     label, generator = torch.tensor([0, 1, 2]), seeded()
     counts: dict[tuple[int, ...], int] = {}
     for _ in range(3000):
-        order = tuple(again._permuted(label, generator).tolist())
+        _, (fake,), _, _ = again._draws(label, 1, 0.5, generator)
+        order = tuple(fake.tolist())
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 6
     assert scipy.stats.chisquare(list(counts.values())).pvalue > 0.001
+
+
+def test_the_plain_step_with_own_gates_is_inference() -> None:
+    """Without fake labels the gates follow their heads' predictions as at test time, and are trained."""
+    model = tiny_gated(norm=False)
+    found = again.loss(model, BATCH, attack=unmoved, progress=0.0, generator=seeded(), gates="own")
+    torch.testing.assert_close(found, combined_loss(model.all_logits(ADVERSARIAL), LABEL).mean())
+    found.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for gate in model.gates for p in gate.parameters())
 
 
 def test_the_plain_step_of_the_gate_form_trains_the_gates_by_the_true_labels() -> None:
@@ -332,6 +384,8 @@ def test_what_does_not_fit() -> None:
         loss(tiny_gated(), form="logit")
     with pytest.raises(InputError, match="base: 'trades' goes with form 'logit' only"):
         loss(tiny_gated(), base="trades")
+    with pytest.raises(InputError, match="gates: 'own' goes with form 'gate' only"):
+        loss(tiny(), form="logit", gates="own")
     with pytest.raises(InputError, match=r"alpha: expected a number in \[0,1\], got -0.1"):
         loss(tiny(), form="logit", alpha=-0.1)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import robust as library
+from attrib.cli.robust_summary import rights_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,7 +134,7 @@ def test_json_is_one_object_with_the_keys_of_the_design(run: Any, tmp_path: Path
         0.02,
         [4, 8],
     )
-    names = ["clean", "fgsm", "pgd-4", "pgd-8", "cw-4", "cw-8"]
+    names = ["clean", "fgsm", "pgd-4", "pgd-8", "cw-4", "cw-8", "worst"]
     for entry in summary["models"]:
         assert entry.keys() >= {"name", "checkpoint", "n", "accuracies", "intervals"}
         assert list(entry["accuracies"]) == list(entry["intervals"]) == names
@@ -175,8 +176,45 @@ def test_csv_holds_what_the_library_says(run: Any, here: Path, tmp_path: Path) -
         assert mine["margin"].tolist() == pytest.approx((-outcome.margin).tolist(), abs=1e-4)
         assert f"{100 * mine['correct'].mean():.2f}" in done.out
     latex = (tmp_path / "robust.tex").read_text()
-    assert r"Data set & Method & Clean & FGSM & PGD4 & PGD8 & CW4 & CW8 \\" in latex
+    assert r"Data set & Method & Clean & FGSM & PGD4 & PGD8 & CW4 & CW8 & Worst \\" in latex
     assert r"\toprule" in latex
+
+
+def test_worst_counts_images_right_under_both_longest_attacks(run: Any, models: Path, tmp_path: Path) -> None:
+    """Recomputed from the rows of the CSV, per seed and over them, for the pair and for --gap."""
+    first, second = models / "a.pt", models / "b.pt"
+    command = ("--ckpt", f"two={first},{second}", "--ckpt", f"one={first}", "--data", "glyphs", "--limit", 60, "--gap")
+    done = run(*command, "--eps", "0.001", "--step-size", "0.0005", "--steps", "2,4", "--out", tmp_path, "--json")
+    assert done.status == 0, done.err
+    summary = json.loads(done.out)
+    table = pd.read_csv(tmp_path / "robust.csv")
+    assert set(table["attack"]) == {"clean", "fgsm", "pgd-2", "pgd-4", "cw-2", "cw-4"}
+    both = table[table["attack"].isin(["pgd-4", "cw-4"])].groupby(["split", "model", "seed", "index"])["correct"].all()
+
+    def share(split: str, *key: Any) -> float:
+        return float(both.loc[(split, *key)].mean())
+
+    for entry in summary["models"]:
+        mine = share("test", entry["name"])
+        assert entry["accuracies"]["worst"] == pytest.approx(mine)
+        assert entry["accuracies"]["worst"] <= min(entry["accuracies"]["pgd-4"], entry["accuracies"]["cw-4"])
+        low, high = entry["intervals"]["worst"]
+        assert low <= mine <= high
+        assert entry["gap"]["train"]["worst"] == pytest.approx(share("train", entry["name"]))
+    several = summary["models"][0]
+    assert [seed["accuracies"]["worst"] for seed in several["seeds"]] == pytest.approx(
+        [share("test", "two", seed) for seed in (0, 1)]
+    )
+    (pair,) = [pair for pair in summary["pairs"] if pair["attack"] == "worst"]
+    assert pair["difference"] == pytest.approx(share("test", "two") - share("test", "one"))
+    assert several["accuracies"]["worst"] > 0
+    # On answers that have nothing to do with each other no attack stands for both.
+    table["correct"] = np.random.default_rng(0).random(len(table)) < 0.7
+    for key, right in rights_of(table, [2, 4]).items():
+        if key.attack == "worst":
+            rows = table[(table["split"] == key.split) & (table["model"] == key.model) & (table["seed"] == key.seed)]
+            pgd, cw = (rows.loc[rows["attack"] == name, "correct"].tolist() for name in ("pgd-4", "cw-4"))
+            assert right.tolist() == [a and b for a, b in zip(pgd, cw, strict=True)]
 
 
 def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(run: Any, tmp_path: Path) -> None:
@@ -286,13 +324,16 @@ def test_steps_too_short_are_told(run: Any) -> None:
     assert "10 steps of 0.01 cannot reach the edge of eps 0.3" in done.err
 
 
+PATHS = ["logits", "combined", "head 1", "head 2"]
+
+
 def test_a_gated_model_says_which_attacks_count(run: Any, tmp_path: Path, untrained: Any) -> None:
-    untrained(tmp_path / "gated.pt", gated=True)
+    untrained(tmp_path / "gated.pt", arch="resnet32", gated=True)
     command = ("--ckpt", tmp_path / "gated.pt", "--limit", 6, "--steps", 2, "--out", tmp_path)
-    assert json.loads(run(*command, "--json").out)["models"][0]["attacked"] == ["logits", "combined", "heads"]
-    assert "logits, combined, heads" in run(*command).out
+    assert json.loads(run(*command, "--json").out)["models"][0]["attacked"] == PATHS
+    assert "attacks on its logits, its combined loss and each head" in " ".join(run(*command).out.split())
     table = pd.read_csv(tmp_path / "robust.csv")
-    assert set(table.loc[table["attack"] == "pgd-2", "via"]) <= {"logits", "combined", "heads"}
+    assert set(table.loc[table["attack"] == "pgd-2", "via"]) <= set(PATHS)
     assert "Attacks on" in (tmp_path / "robust.tex").read_text()
 
 

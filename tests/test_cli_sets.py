@@ -248,7 +248,7 @@ def test_other_attacks(run: Any, trained: Path, attack: tuple[object, ...]) -> N
 
 
 def test_a_gated_model_is_warned_about(run: Any, tmp_path: Path, untrained: Any) -> None:
-    path = untrained(tmp_path / "gated.pt", gated=True)
+    path = untrained(tmp_path / "gated.pt", arch="resnet32", gated=True)
     done = run("sets", "--ckpt", path, "--limit", 5, "--attack", "fgsm", "--json")
     assert done.status == 0, done.err
     assert "gated is gated" in done.err

@@ -187,6 +187,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
     "resnet18": (built("resnet18"), 20),
     "preactresnet18": (built("preactresnet18"), 8),
     "gated resnet32": (built("resnet32", gated=True), 31),
+    "gated preactresnet18": (built("preactresnet18", gated=True), 8),
     "named": (Named, 2),
     "with a flag": (WithFlag, 2),
     "no bias": (lambda: Named(bias=False), 2),
@@ -448,14 +449,15 @@ def test_a_block_that_ends_before_its_norm() -> None:
         torch.testing.assert_close(fast.model(image), model(image))
 
 
-def test_gates_are_attacked_in_every_way() -> None:
-    model = settled(built("resnet32", gated=True))
+@pytest.mark.parametrize("arch", ["resnet32", "preactresnet18"])
+def test_gates_are_attacked_in_every_way(arch: str) -> None:
+    model = settled(built(arch, gated=True))
     image, label = images(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     with prepared(model, CPU, "fp32") as fast:
         assert isinstance(fast.model, GatedClassifier)
         assert isinstance(model, GatedClassifier)
         torch.testing.assert_close(fast.model.all_logits(image), model.all_logits(image), rtol=1e-3, atol=1e-4)
-        assert len(robust.ways(fast.model)) == 3
+        assert len(robust.attack_paths(fast.model)) == 4
     with model.gated_by(label, [label.flip(0)] * len(model.gates), 0.6), prepared(model, CPU, "fp32") as fast:
         torch.testing.assert_close(fast.model(image), model(image), rtol=1e-3, atol=1e-4)
 

@@ -40,14 +40,18 @@ def convolutional() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 5), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, CLASSES, 1), nn.Flatten())
 
 
-def lenet(*, gated: bool = False) -> nn.Module:
-    return attrib.build("lenet", num_classes=CLASSES, input_shape=(3, 32, 32), gated=gated)
+def lenet() -> nn.Module:
+    return attrib.build("lenet", num_classes=CLASSES, input_shape=(3, 32, 32))
+
+
+def gated() -> nn.Module:
+    return attrib.build("resnet32", num_classes=CLASSES, input_shape=(3, 32, 32), gated=True)
 
 
 # The model, its last layer's name, and whether it has to be said.
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, bool]] = {
     "lenet": (lenet, "fc", False),
-    "gated": (lambda: lenet(gated=True), "fc", False),
+    "gated": (gated, "fc", False),
     "tempered": (Tempered, "fc", False),
     "mlp head": (mlp_head, "2", True),
     "1x1 convolution": (convolutional, "2", True),
@@ -206,10 +210,10 @@ def test_wrong_arguments_are_named(call: Callable[..., object], words: str, batc
 
 
 def test_a_layer_that_no_gradient_leads_to_is_named(batch: tuple[Tensor, Tensor]) -> None:
-    gated = attrib.build("lenet", num_classes=CLASSES, input_shape=(3, 32, 32), gated=True)
-    head = gated.get_submodule("stages.1.gate.head")
+    model = gated()
+    head = model.get_submodule("stages.3.gate.head")
     with pytest.raises(attrib.InputError, match="no gradient leads from the logits"):
-        attrib.contribution(gated, *batch, fc=head)
+        attrib.contribution(model, *batch, fc=head)
 
 
 @pytest.mark.parametrize("rule", features.RULES)

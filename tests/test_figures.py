@@ -179,6 +179,26 @@ def test_what_is_kept_is_what_the_library_gives(ckpts: Path, data: Path) -> None
     assert shift["shift"] == pytest.approx(float((probability[0] - probability[1]).abs().mean()), abs=1e-5)
 
 
+@pytest.mark.parametrize(("name", "steps"), [("cifar10", "7"), ("svhn", None)])
+def test_section_2_of_aalp_is_measured_with_its_own_attack(ckpts: Path, name: str, steps: str | None) -> None:
+    """PGD-7 on CIFAR-10, where the default is AGAIN's PGD-10; what is not of AALP's section 2 keeps its own."""
+    planned = tasks.plan(run.models_of(ckpts), name, count=COUNT, attacked=ATTACKED, autoattack=None)
+    commands = {task.name: task.command for task in planned}
+    for task in ("sets", "contrib", "eq6", "sets-epochs"):
+        command = commands[task]
+        assert (command[command.index("--steps") + 1] if "--steps" in command else None) == steps
+        attack = command[command.index("--attack") + 1] if "--attack" in command else "pgd"  # the default of sets
+        assert attack == "pgd"
+    assert "--steps" not in commands["robust"] + commands["span"] + commands["smoothgrad"]
+
+
+def test_the_release_is_compared_with_awp_or_not_at_all() -> None:
+    assert shared.forms(["raw", "pgd-at", "again", "again-release"]) == [("again", "pgd-at")]
+    both = ["madry", "pgd-at-awp", "again-logit", "again-release"]
+    assert shared.forms(both) == [("again-release", "pgd-at-awp"), ("again-logit", "madry")]
+    assert shared.forms(["again-own"]) == []
+
+
 def test_several_seeds_stand_behind_one_name(ckpts: Path, tmp_path: Path) -> None:
     for name in ("alp", "raw"):
         shutil.copytree(ckpts / name, tmp_path / name)

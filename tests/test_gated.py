@@ -1,6 +1,6 @@
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from attrib import attack, maps
 from attrib.errors import InputError
-from attrib.gated import Gate, GatedClassifier, GatedResidual, combined_loss, heads_loss
+from attrib.gated import GatedClassifier, combined_loss, heads_loss
 from attrib.inference import frozen
 from attrib.layers import locate
-from attrib.model import build, normalise
+from attrib.model import GATED, Residual, _preact_block, build, normalise
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABEL = torch.tensor([0, 1, 2, 2, 0])
 FAKES = [torch.tensor([2, 0, 2, 1, 0]), torch.tensor([0, 2, 1, 0, 2])]
-SMALL = ["resnet9", "resnet32"]
-"""One architecture without residual blocks and one with; both are fast."""
+BOTH = ["resnet32", "preactresnet18"]
+"""One architecture with activation after the sum and one with activation before the convolutions; both are fast."""
 
 
 def gated(arch: str, *, classes: int = 3, seed: int = 0) -> GatedClassifier:
@@ -37,61 +37,119 @@ def gated(arch: str, *, classes: int = 3, seed: int = 0) -> GatedClassifier:
 
 
 def slow_gate(features: Tensor, head: nn.Linear, y: int | None, fake: int, alpha: float) -> tuple[Tensor, list[float]]:
-    """One image's features (C,h,w) gated channel by channel, and the logits of the head."""
+    """One image's features (C,h,w) gated channel by channel, and the logits of the head; y None: its prediction."""
     weight, bias = head.weight.tolist(), head.bias.tolist()
     means = [float(channel.sum() / channel.numel()) for channel in features]
     logits = [b + sum(w * m for w, m in zip(row, means, strict=True)) for row, b in zip(weight, bias, strict=True)]
     if y is None:
-        y, alpha = max(range(len(logits)), key=logits.__getitem__), 1.0
+        y = max(range(len(logits)), key=logits.__getitem__)
     share = [alpha * own + (1 - alpha) * other for own, other in zip(weight[y], weight[fake], strict=True)]
     return torch.stack([channel * share[c] for c, channel in enumerate(features)]), logits
 
 
+def norm(x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    mean, var, scale, shift = (weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, mean, var, scale, shift)
+
+
+def conv(x: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    return F.conv2d(x, weights[f"{name}.weight"], padding=1)
+
+
 def slow_logits(model: GatedClassifier, image: Tensor, y: int | None, fakes: list[int], alpha: float) -> Tensor:
-    """The final logits and the heads' of one image (C,H,W), as the design describes them: (3,K)."""
-    x = model.stages[:-1](normalise(image[None], model.mean, model.std))
-    modules = dict(model.stages[-1].named_children())
-    final_gate = modules.pop("gate")
-    assert isinstance(final_gate, Gate)
-    entrance_gate = modules.pop("entrance_gate", None)
-    if isinstance(entrance_gate, Gate):
-        gated, first = slow_gate(x[0], entrance_gate.head, y, fakes[0], alpha)
-        x = gated[None]
-    for module in flattened(modules.values()):
-        if isinstance(module, GatedResidual):
-            gated, first = slow_gate(x[0], module.gate.head, y, fakes[0], alpha)
-            x = module.after(module.branch(gated[None]) + module.shortcut(x))
-        else:
-            x = module(x)
-    features, second = slow_gate(x[0], final_gate.head, y, fakes[1], alpha)
-    final = model.fc(model.pool(features[None]))[0]
+    """The final logits and the heads' of one image (C,H,W): (3,K). Only what comes before the last block is ours.
+
+    Pre-activation, as in the release of AGAIN: out = relu(bn1(x)); out = out * weights of the gate's class;
+    x + conv2(relu(bn2(conv1(out)))). Post-activation: relu(x + bn2(conv2(relu(bn1(conv1(x * weights)))))).
+    """
+    stage = model.stages[-1]
+    assert isinstance(stage, nn.Sequential)
+    weights = model.state_dict()
+    pre = isinstance(stage[0], nn.Sequential)  # then the stage is blocks, norm, ReLU, gate
+    blocks = stage[0] if pre else stage[:-1]
+    assert isinstance(blocks, nn.Sequential)
+    x = blocks[:-1](model.stages[:-1](normalise(image[None], model.mean, model.std)))
+    prefix = f"stages.{len(model.stages) - 1}." + (f"0.{len(blocks) - 1}" if pre else f"{len(blocks) - 1}")
+    block = {name.removeprefix(f"{prefix}.branch."): each for name, each in weights.items() if name.startswith(prefix)}
+    inner, outer = model.gates
+    if pre:
+        gated, first = slow_gate(norm(x, block, "0").relu()[0], inner.head, y, fakes[0], alpha)
+        x = x + conv(norm(conv(gated[None], block, "2"), block, "3").relu(), block, "5")
+        x = norm(x, weights, f"stages.{len(model.stages) - 1}.1").relu()
+    else:
+        gated, first = slow_gate(x[0], inner.head, y, fakes[0], alpha)
+        branch = norm(conv(gated[None], block, "0"), block, "1").relu()
+        x = (x + norm(conv(branch, block, "3"), block, "4")).relu()
+    features, second = slow_gate(x[0], outer.head, y, fakes[1], alpha)
+    final = features.mean((1, 2)) @ model.fc.weight.T + model.fc.bias
     return torch.stack([final, torch.tensor(first).double(), torch.tensor(second).double()])
 
 
-def flattened(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Modules in order, with the sequences among them unpacked."""
-    flat: list[nn.Module] = []
-    for module in modules:
-        flat += flattened(module) if type(module) is nn.Sequential else [module]
-    return flat
-
-
-@pytest.mark.parametrize("arch", ["resnet9", "resnet32", "preactresnet18"])
+@pytest.mark.parametrize("arch", BOTH)
 @torch.no_grad()
 def test_the_gates_are_their_definition(arch: str) -> None:
     model, images = gated(arch).double(), IMAGES[:3].double()
+    fakes = [fake[:3] for fake in FAKES]
     inference = model.all_logits(images)
-    with model.gated_by(LABEL[:3], [fake[:3] for fake in FAKES], 0.6):
+    with model.gated_by(LABEL[:3], fakes, 0.6):
         training = model.all_logits(images)
+    with model.gated_by(None, fakes, 0.6):
+        own = model.all_logits(images)
+    with model.gated_by(None, fakes, 1.0):
+        torch.testing.assert_close(model.all_logits(images), inference)
     for n in range(3):
-        fakes = [int(fake[n]) for fake in FAKES]
-        torch.testing.assert_close(inference[:, n], slow_logits(model, images[n], None, fakes, 0.6))
-        torch.testing.assert_close(training[:, n], slow_logits(model, images[n], int(LABEL[n]), fakes, 0.6))
+        at = [int(fake[n]) for fake in fakes]
+        torch.testing.assert_close(inference[:, n], slow_logits(model, images[n], None, at, 1.0))
+        torch.testing.assert_close(training[:, n], slow_logits(model, images[n], int(LABEL[n]), at, 0.6))
+        torch.testing.assert_close(own[:, n], slow_logits(model, images[n], None, at, 0.6))
     assert not torch.allclose(inference, training)
+    assert not torch.allclose(inference, own)
+
+
+@torch.no_grad()
+def test_a_shortcut_behind_the_activation_is_not_gated() -> None:
+    """A pre-activation block that changes the shape: conv1x1(out) + conv2(relu(bn2(conv1(out * weights))))."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stages = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Sequential(_preact_block(4, 6, 2)))
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        model = GatedClassifier(stages, pool, nn.Linear(6, 3), mean=[0.0] * 3, std=[1.0] * 3).double()
+        model(IMAGES.double())
+    model.eval()
+    x = IMAGES[:1].double()
+    weights, inner = model.state_dict(), model.gates[0]
+    block = {name.removeprefix("stages.1.0."): each for name, each in weights.items() if name.startswith("stages.1.0.")}
+    x = norm(F.conv2d(x, weights["stages.0.0.weight"], weights["stages.0.0.bias"]), block, "0").relu()
+    gated, _ = slow_gate(x[0], inner.head, None, 0, 1.0)
+    branch = F.conv2d(gated[None], block["2.branch.0.weight"], stride=2, padding=1)
+    branch = conv(norm(branch, block, "2.branch.1").relu(), block, "2.branch.3")
+    x = branch + F.conv2d(x, block["2.shortcut.weight"], stride=2)
+    features, _ = slow_gate(x[0], model.gates[1].head, None, 0, 1.0)
+    torch.testing.assert_close(model.features(IMAGES[:1].double())[0], features)
+
+
+@pytest.mark.parametrize("arch", ["lenet", "resnet9"])
+def test_no_gates_before_max_pooling(arch: str) -> None:
+    with pytest.raises(InputError, match=f"gates: expected one of the architectures resnet32, .*, got '{arch}'"):
+        build(arch, num_classes=3, input_shape=(3, 32, 32), gated=True)
+
+
+def test_which_architectures_have_gates() -> None:
+    """Those with a residual block, and with no max pooling at or behind the last stage."""
+    from attrib.model import ARCHITECTURES
+
+    def suits(end: nn.Module) -> bool:
+        parts = list(end.modules())
+        pooling = any(isinstance(part, nn.MaxPool2d | nn.AdaptiveMaxPool2d) for part in parts)
+        return any(isinstance(part, Residual) for part in parts) and not pooling
+
+    with torch.device("meta"):
+        bodies = {name: make((3, 32, 32)) for name, make in ARCHITECTURES.items()}
+    assert set(GATED) == {name for name, body in bodies.items() if suits(nn.Sequential(body.stages[-1], body.pool))}
 
 
 @pytest.mark.parametrize(("arch", "classes"), [
-    ("resnet9", 10), ("resnet18", 3), ("resnet32", 100), ("preactresnet18", 10),
+    ("resnet18", 3), ("resnet32", 100), ("preactresnet18", 10),
 ])  # fmt: skip
 @torch.no_grad()
 def test_any_architecture_and_number_of_classes(arch: str, classes: int) -> None:
@@ -112,7 +170,7 @@ def test_wide_resnet_on_the_meta_device() -> None:
     assert [gate.head.in_features for gate in model.gates] == [640, 640]
 
 
-@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("arch", BOTH)
 @torch.no_grad()
 def test_the_parts_are_those_of_a_classifier(arch: str) -> None:
     model = gated(arch)
@@ -123,7 +181,7 @@ def test_the_parts_are_those_of_a_classifier(arch: str) -> None:
     assert locate(model, IMAGES) == (model.stages[-1], model.fc)
 
 
-@pytest.mark.parametrize("arch", [*SMALL, "resnet18", "preactresnet18"])
+@pytest.mark.parametrize("arch", [*BOTH, "resnet18"])
 def test_every_other_weight_is_that_of_the_ungated_model(arch: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -189,6 +247,11 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(InputError, match=r"fake_labels: expected 2 .*got \(4,\), \(5,\)"), \
          model.gated_by(LABEL, [FAKES[0][:4], FAKES[1]], 0.6):  # fmt: skip
         pass
+    with pytest.raises(InputError, match=r"fake_labels: expected 2 .*got \(5,\), \(4,\)"), \
+         model.gated_by(None, [FAKES[0], FAKES[1][:4]], 0.6):  # fmt: skip
+        pass
+    with pytest.raises(InputError, match=r"fake_labels: expected 2 .*got none"), model.gated_by(None, [], 0.6):
+        pass
     with pytest.raises(InputError, match=r"alpha: expected a number in \[0,1\], got 1.5"), \
          model.gated_by(LABEL, FAKES, 1.5):  # fmt: skip
         pass
@@ -197,7 +260,7 @@ def test_what_does_not_fit() -> None:
         model(IMAGES[:2])
 
 
-@pytest.mark.parametrize("arch", [*SMALL, "resnet9"])
+@pytest.mark.parametrize("arch", BOTH)
 def test_maps_at_the_last_stage_are_those_of_the_ungated_features(arch: str) -> None:
     model = gated(arch)
     cam = maps.gradcam_grid(model, IMAGES, LABEL, signed=True)
@@ -222,7 +285,7 @@ def test_every_map_runs() -> None:
         assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("arch", BOTH)
 def test_attacks(arch: str) -> None:
     model = gated(arch)
     before = copy.deepcopy(model.state_dict())
@@ -253,7 +316,7 @@ def test_combined_loss_is_its_formula() -> None:
         assert float(combined[n]) == pytest.approx(final + 2 * sum(of_heads) / 2)
 
 
-@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("arch", BOTH)
 def test_autocast(arch: str) -> None:
     model = gated(arch)
     with torch.autocast("cpu", dtype=torch.bfloat16), model.gated_by(LABEL, FAKES, 0.6):
@@ -283,8 +346,7 @@ def test_the_gates_gradient_is_the_finite_difference() -> None:
     assert (up - down) / 2e-6 == pytest.approx(slope, rel=1e-5)
 
 
-def test_without_residual_blocks_only_the_final_features_are_gated() -> None:
-    model = build("lenet", num_classes=10, input_shape=(1, 28, 28), gated=True)
-    assert isinstance(model, GatedClassifier)
-    assert [gate.head.in_features for gate in model.gates] == [50]
-    assert model.all_logits(torch.rand(4, 1, 28, 28)).shape == (2, 4, 10)
+def test_stages_without_residual_blocks() -> None:
+    stages = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    with pytest.raises(InputError, match="stages: expected a residual block"):
+        GatedClassifier(stages, nn.Flatten(), nn.Linear(4, 3), mean=[0.5] * 3, std=[0.3] * 3)

@@ -209,38 +209,70 @@ def test_a_ball_of_radius_0_holds_the_image_alone(model: Small) -> None:
 
 @pytest.mark.parametrize("worst", [False, True])
 def test_a_gated_model_is_as_robust_as_against_the_worst_of_its_attacks(worst: bool) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = attrib.build("lenet", num_classes=5, input_shape=(3, 16, 16), gated=True).eval()
-    assert isinstance(model, GatedClassifier)
-    image = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    batch = Batch(image, model(image).argmax(1), torch.arange(24), None)
-    settings: dict[str, Any] = {"eps": 0.1, "step_size": 0.04, "steps": (2, 5), "worst": worst}
+    model = gated()
+    batch = batch_for(model, count=24, wrong=0, size=16)
+    settings: dict[str, Any] = {"eps": 0.02, "step_size": 0.008, "steps": (2, 5), "worst": worst}
     row = row_of(model, batch, **settings)
-    assert [way.name for way in robust.ways(model)] == ["logits", "combined", "heads"]
+    paths = robust.attack_paths(model)
+    assert [path.name for path in paths] == ["logits", "combined", "head 1", "head 2"]
     for kind in ("pgd", "cw"):
         runs = [
             attack.snapshots(
-                model, batch.image, batch.label, forward=way.forward, index=batch.index,
-                objective=way.loss if kind == "pgd" else way.margin, **settings,
+                model, batch.image, batch.label, forward=path.forward, index=batch.index,
+                objective=path.loss if kind == "pgd" else path.margin, **settings,
             )
-            for way in robust.ways(model)
+            for path in paths
         ]  # fmt: skip
         for k in (2, 5):
             wrong = torch.stack([model(run[k]).argmax(1) != batch.label for run in runs])
             outcome = row[f"{kind}-{k}"]
             assert torch.equal(outcome.prediction != batch.label, wrong.any(0))
-            named = wrong.gather(0, outcome.way[None])[0]
-            assert torch.equal(named, wrong.any(0))  # the way said to have done it is one that did
+            named = wrong.gather(0, outcome.path[None])[0]
+            assert torch.equal(named, wrong.any(0))  # the path said to have done it is one that did
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_withstanding_pgd_is_the_column_alone(gated: bool) -> None:
+def gated() -> GatedClassifier:
+    """With heads that do not all predict one class, and statistics of batch norm that suit the images."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = attrib.build("lenet", num_classes=5, input_shape=(3, 16, 16), gated=gated).eval()
+        model = attrib.build("resnet32", num_classes=5, input_shape=(3, 16, 16), gated=True)
+        model(torch.rand(64, 3, 16, 16))
+        assert isinstance(model, GatedClassifier)
+        with torch.no_grad():
+            for gate in model.gates:
+                gate.head.weight.add_(torch.randn_like(gate.head.weight))
+    return model.eval()
+
+
+def test_a_path_through_one_head_is_the_attack_on_that_head_alone() -> None:
+    """Compared with the public attacks on a module that answers with the head's logits."""
+
+    class Head(nn.Module):
+        def __init__(self, model: GatedClassifier, number: int) -> None:
+            super().__init__()
+            self.model, self.number = model, number
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model.heads(x)[self.number]
+
+    model = gated()
+    batch = batch_for(model, count=8, wrong=0, size=16)
+    settings: dict[str, Any] = {"eps": 0.02, "step_size": 0.008, "index": batch.index}
+    for number, path in enumerate(robust.attack_paths(model)[2:]):
+        head = Head(model, number).eval()
+        for objective, public in ((path.loss, attrib.pgd), (path.margin, attrib.cw)):
+            found = attack.snapshots(
+                model, batch.image, batch.label, forward=path.forward, objective=objective, steps=(3,), **settings
+            )
+            torch.testing.assert_close(found[3], public(head, batch.image, batch.label, steps=3, **settings))
+
+
+@pytest.mark.parametrize("kind", ["plain", "gated"])
+def test_withstanding_pgd_is_the_column_alone(kind: str) -> None:
+    model: nn.Module = gated() if kind == "gated" else Small()
     batch = batch_for(model, wrong=3, size=16)
-    settings: dict[str, Any] = {"eps": 0.01, "step_size": 0.004, "index": batch.index}
+    settings: dict[str, Any] = {"eps": 0.005 if kind == "gated" else 0.03, "index": batch.index}
+    settings["step_size"] = settings["eps"] * 0.4
     row = robust.attacked(model, batch.image, batch.label, steps=(5,), **settings)
     stood = robust.withstands_pgd(model, batch.image, batch.label, steps=5, **settings)
     assert torch.equal(stood, row["pgd-5"].prediction == batch.label)
@@ -388,9 +420,26 @@ def test_autoattack_names_the_package_it_needs(model: Small, monkeypatch: pytest
         autoattack.autoattack(model, torch.rand(1, 3, 8, 8), torch.tensor([0]), eps=0.1)
 
 
-def test_margin_of_the_heads_is_their_mean() -> None:
+def test_margin_of_the_combined_path() -> None:
     logits = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
     label = torch.arange(6) % 4
     heads = (margin(logits[1], label) + margin(logits[2], label)) / 2
-    torch.testing.assert_close(robust._heads_margin(logits, label), heads)
     torch.testing.assert_close(robust._combined_margin(logits, label), margin(logits[0], label) + 2 * heads)
+
+
+def test_autoattack_runs_square_on_a_gated_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square needs no gradient, so what the gates hide from the gradient does not mislead it."""
+    pyautoattack = pytest.importorskip("pyautoattack")
+    started: list[str] = []
+
+    def breaks_nothing(self: Any, images: Tensor, labels: Tensor, *, batch_size: int) -> tuple[Tensor, Tensor]:
+        assert len(images) == len(labels) == batch_size
+        started.extend(self.attacks_to_run)
+        return images, labels
+
+    monkeypatch.setattr(pyautoattack.AutoAttack, "run_standard_evaluation", breaks_nothing)
+    model = gated()
+    batch = batch_for(model, count=3, wrong=0, size=16)
+    autoattack.autoattack(model, batch.image, batch.label, eps=0.01)
+    assert started == list(autoattack.STANDARD)
+    assert started[-1] == "square"

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_origin
 
 from attrib.data import ATTACK, DATA_SETS, DEFAULT_ATTACK, Budget
 from attrib.errors import InputError
-from attrib.model import ARCHITECTURES
+from attrib.model import ARCHITECTURES, check_gated
 
 METHODS = ("standard", "pgd-at", "alp", "aalp", "trades", "mart", "again")
 WEIGHT = {"alp": 1.0, "aalp": 1.0, "trades": 6.0, "mart": 5.0}
@@ -46,7 +46,9 @@ class Config:
     eps: float | None = _option(None, "radius of the attack in pixels of [0,1]", low=0, high=1)
     step_size: float | None = _option(None, "step of the attack", low=0, high=1)
     steps: int | None = _option(None, "steps of the attack", low=1)
-    eps_warmup: float = _option(0.0, "share of the run over which eps grows from 0", low=0, high=1)
+    eps_warmup: float = _option(
+        0.0, "share of the run over which eps grows from 0 (ours; the papers have none)", low=0, high=1
+    )
     holdout: int = _option(1000, "training images held out to choose the best epoch by", low=1)
     limit: int | None = _option(None, "use only the first so many training images", low=2)
     augment: bool = _option(True, "crop and flip where the data set wants it")
@@ -60,6 +62,7 @@ class Config:
     awp_from: int = _option(10, "epoch from which weights are perturbed", low=1)
     mixed: bool = _option(False, "pgd-at: add the loss of the clean images")
     label_smoothing: float = _option(0.0, "pgd-at: share of the target spread over all classes", low=0, high=1)
+    smoothing_ramp: bool = _option(False, "pgd-at: label smoothing with probability i/N only, as again's --ramp")
     guided_dropout: bool = _option(False, "standard, pgd-at, alp: AALP's Guided Dropout")
     adaptive: bool = _option(False, "alp: weigh each pair by the clean image's confidence (AALP, Eq. 9)")
     weight: float | None = _option(
@@ -68,6 +71,11 @@ class Config:
     alpha: float = _option(0.6, "again: share of the true label", low=0, high=1)
     form: Literal["gate", "logit"] = _option(
         "gate", "again: as released (gate), or the supplement's Eq. 1 (logit)", ("gate", "logit")
+    )
+    gates: Literal["true", "own"] = _option(
+        "true",
+        "again in the gate form, in training: gates follow the true label or their own prediction (own)",
+        ("true", "own"),
     )
     fusion: bool = _option(True, "again: hybrid feature fusion")
     ramp: bool = _option(True, "again: with probability i/N only, else plain training (Algorithm 1)")
@@ -102,6 +110,12 @@ class Config:
                 raise InputError(f"{_flag(name)}: belongs to {', '.join(methods)}, got it with {self.method}")
         if self.base != "pgd-at" and self.form != "logit":
             raise InputError(f"--base {self.base}: expected --form logit with it, got --form {self.form}")
+        if self.gates != "true" and self.form != "gate":
+            raise InputError(f"--gates {self.gates}: expected --form gate with it, got --form {self.form}")
+        if self.smoothing_ramp and not self.label_smoothing:
+            raise InputError("--smoothing-ramp: expected --label-smoothing above 0 with it, got 0")
+        if self.gated:
+            check_gated(self.arch)
 
     @property
     def budget(self) -> Budget:
@@ -122,9 +136,10 @@ class Config:
 
 
 _BELONGS = {
-    "mixed": ("pgd-at",), "label_smoothing": ("pgd-at",), "guided_dropout": ("standard", "pgd-at", "alp"),
-    "adaptive": ("alp",), "weight": tuple(WEIGHT), "alpha": ("again",), "form": ("again",), "fusion": ("again",),
-    "ramp": ("again",), "base": ("again",),
+    "mixed": ("pgd-at",), "label_smoothing": ("pgd-at",), "smoothing_ramp": ("pgd-at",),
+    "guided_dropout": ("standard", "pgd-at", "alp"), "adaptive": ("alp",), "weight": tuple(WEIGHT),
+    "alpha": ("again",), "form": ("again",), "gates": ("again",), "fusion": ("again",), "ramp": ("again",),
+    "base": ("again",),
 }  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def robust(
         if here.rank > 0:  # the first process has the rows of all
             return
         table = pd.concat(found, ignore_index=True)
-        rights = rights_of(table)
+        rights = rights_of(table, counts)
         summary = summary_of(rights, subjects, images, how)
         summary["warnings"] = doubts(table, rights, subjects, images, how)
         for line in summary["warnings"]:
@@ -211,7 +211,7 @@ def _rows(subject: Subject, place: int, batch: "Batch", work: Work, *, keep: Pat
     from attrib.autoattack import autoattack
 
     model, how, (image, label, index, _) = subject.model, work.how, batch
-    names = [way.name for way in library.ways(model)]
+    names = [path.name for path in library.attack_paths(model)]
     clean = library.judge(model, image, label)
     found = [("clean", CLEAN, clean, ["-"] * len(label))]
     for number, (eps, step_size) in enumerate(how.radii):
@@ -220,7 +220,7 @@ def _rows(subject: Subject, place: int, batch: "Batch", work: Work, *, keep: Pat
             restarts=how.restarts, worst=how.worst, precision=how.precision,
         )  # fmt: skip
         for attack, outcome in outcomes.items():
-            found.append((attack, number, outcome, [names[way] for way in outcome.way.tolist()]))
+            found.append((attack, number, outcome, [names[path] for path in outcome.path.tolist()]))
         if how.autoattack:
             state = keep / f"autoattack-{place}-{number}-{int(index[0])}.pt" if keep else None
             images, via = autoattack(model, image, label, eps=eps, seed=how.seed, state=state)

@@ -50,15 +50,24 @@ Rights = dict[Key, NDArray[np.bool_]]
 """Whether each image was classified correctly, (N,) in the order of the data."""
 
 
-def rights_of(table: "pd.DataFrame") -> Rights:
-    """The columns of results of a long table."""
+WORST = "worst"
+"""The column of the images that are right under the longest PGD and under the longest CW."""
+
+
+def rights_of(table: "pd.DataFrame", steps: "Sequence[int]") -> Rights:
+    """The columns of results of a long table, and :data:`WORST`, image by image; steps: the k of PGD-k and CW-k."""
     found = {}
     for group, part in table.groupby(["split", "model", "seed", "attack", "eps"], sort=False):
         split, model, seed, attack, eps = group
         found[Key(str(split), str(model), int(str(seed)), str(attack), float(str(eps)))] = part["correct"].to_numpy(
             bool
         )
-    return found
+    pgd, cw = f"pgd-{max(steps)}", f"cw-{max(steps)}"
+    return found | {
+        key._replace(attack=WORST): right & found[key._replace(attack=cw)]
+        for key, right in found.items()
+        if key.attack == pgd
+    }
 
 
 def of_files(rights: Rights, split: str, files: "Sequence[Subject]", attack: str, eps: float) -> NDArray[np.bool_]:
@@ -73,11 +82,11 @@ def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: Ho
     from attrib.autoattack import parts
 
     main = how.radii[-1]
-    attacks = ["clean", *library.columns(how.steps), *(["autoattack"] if how.autoattack else [])]
+    attacks = ["clean", *library.columns(how.steps), WORST, *(["autoattack"] if how.autoattack else [])]
 
     def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
         entry = {
-            "n": len(data), "attacked": [way.name for way in library.ways(files[0].model)],
+            "n": len(data), "attacked": [path.name for path in library.attack_paths(files[0].model)],
             **_accuracies(rights, data.split, files, attacks, main.eps),
         }  # fmt: skip
         if len(how.radii) > 1:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def title_of(attack: str) -> str:
     """The attack as papers write it."""
-    special = {"clean": "clean", "autoattack": "AutoAttack"}
+    special = {"clean": "clean", "worst": "worst", "autoattack": "AutoAttack"}
     return special.get(attack) or attack.upper()
 
 
@@ -127,7 +127,8 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
             if _any_gated(summary["models"]):
                 row["Attacks on"] = ", ".join(entry["attacked"])
             for attack, value in point["accuracies"].items():
-                row[title_of(attack).replace("-", "").replace("clean", "Clean")] = f"{100 * value:.2f}%"
+                title = title_of(attack).replace("-", "")
+                row[title[0].upper() + title[1:]] = f"{100 * value:.2f}%"
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -141,8 +142,13 @@ def caption(summary: dict[str, Any]) -> str:
     if summary["restarts"] > 1:
         said += f"; worst of {summary['restarts']} random starts"
     said += "; broken is what any step breaks" if summary["worst"] else "; the last step counts"
+    longest = max(summary["steps"])
+    said += f"; worst: right under PGD-{longest} and CW-{longest}, image by image"
     if _any_gated(summary["models"]):
-        said += "; a gated model's accuracy is the worst, image by image, of attacks on logits, combined loss and heads"
+        said += (
+            "; a gated model's accuracy is the worst, image by image, of attacks on its logits, its combined loss and"
+            " each head"
+        )
     if summary["autoattack"]:
         used = summary["autoattack"]["parts"]
         said += f"; AutoAttack standard ({', '.join(used)})"

@@ -27,7 +27,8 @@ def loss_of(config: Config, *, progress: float, generator: torch.Generator) -> L
         case "pgd-at":
             return partial(
                 pgd_at.loss, mixed=config.mixed, label_smoothing=config.label_smoothing,
-                guided_dropout=config.guided_dropout,
+                smoothing_ramp=config.smoothing_ramp, guided_dropout=config.guided_dropout, progress=progress,
+                generator=generator,
             )  # fmt: skip
         case "alp":
             return partial(alp.loss, weight=weight, guided_dropout=config.guided_dropout, adaptive=config.adaptive)
@@ -40,7 +41,7 @@ def loss_of(config: Config, *, progress: float, generator: torch.Generator) -> L
         case "again":
             return partial(
                 again.loss, progress=progress, generator=generator, alpha=config.alpha, form=config.form,
-                fusion=config.fusion, ramp=config.ramp, base=config.base,
+                gates=config.gates, fusion=config.fusion, ramp=config.ramp, base=config.base,
             )  # fmt: skip
         case other:
             raise AssertionError(f"Config lets no method through that is not handled here: {other}")

@@ -1,9 +1,12 @@
-"""AGAIN: attribution span enlargement and hybrid feature fusion (Yin et al. 2023), in the two forms there are of it.
+"""AGAIN: attribution span enlargement and hybrid feature fusion (Yin et al. 2023), in its two forms.
 
-Span enlargement lets a fake label y', a permutation of the batch's labels, take part beside the true one.
+Span enlargement uses a fake label y' beside the true label y. y' is a permutation of the batch's labels.
 
 ``form="gate"`` (the authors' release): the features are weighted by alpha W^y + (1 - alpha) W^{y'} inside the
-network, see ``attrib.gated``. The loss, in the attack too, is CE(final) + 2 * mean of the heads' CE.
+network, see ``attrib.gated``. The loss, in the attack too, is CE(final) + 2 * mean of the heads' CE. With the true
+label in the gates (``gates="true"``, as released) the label leaks: the layers behind a gate learn to read y off the
+gate's weights instead of the image. ``gates="own"`` (ours): y is the prediction of the gate's own head, as at test
+time.
 
 ``form="logit"`` (Eq. 1 of the supplement, by the first line of its proof of Theorem 1):
     -log(exp(alpha z_y + (1 - alpha) z_y') / sum_j exp(z_j)) = alpha CE(z, y) + (1 - alpha) CE(z, y'),
@@ -26,8 +29,10 @@ from attrib.model import Classifier
 from train.attack import Attack
 from train.methods import trades
 from train.methods.fusion import draw_partners, draw_weight, fused
+from train.methods.ramp import draws_full
 
 Form = Literal["gate", "logit"]
+Gates = Literal["true", "own"]
 Base = Literal["pgd-at", "trades"]
 
 
@@ -40,6 +45,7 @@ def loss(
     generator: torch.Generator,
     alpha: float = 0.6,
     form: Form = "gate",
+    gates: Gates = "true",
     fusion: bool = True,
     ramp: bool = True,
     base: Base = "pgd-at",
@@ -51,31 +57,31 @@ def loss(
 
     The plain step is AGAIN with alpha = 1 and no fusion: PGD-AT or TRADES in the logit form; in the gate form the
     gates are still trained, since inference uses them. ``ramp=False``: AGAIN at every step.
-    generator: a generator on the CPU; the coin, the fake labels, fusion's weight and partners are drawn from it in
-    that order, all of them always. fusion_stage: the stage whose input is fused; partner: (N,) positions in the batch
+    gates: whether the gates of the gate form follow the true label or their own prediction (beside the fake label).
+    generator: on the CPU. The coin, the fake labels, fusion's weight and the partners are drawn from it in this order,
+    all of them at every step. fusion_stage: the stage whose input is fused; partner: (N,) positions in the batch
     instead of a random other image. beta: that of TRADES.
-    Raises InputError for a form that does not go with the model or the base, or alpha outside [0,1].
+    Raises InputError for a form that does not go with the model, the base or ``gates``, or alpha outside [0,1].
     """
     if isinstance(model, GatedClassifier) != (form == "gate"):
         raise InputError(f"form: {form!r} needs build(..., gated={form == 'gate'}), got a {type(model).__name__}")
     if form == "gate" and base == "trades":
         raise InputError("base: 'trades' goes with form 'logit' only")
+    if form == "logit" and gates == "own":
+        raise InputError("gates: 'own' goes with form 'gate' only")
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha: expected a number in [0,1], got {alpha}")
-    coin = float(torch.rand((), generator=generator))
     places = len(model.gates) if isinstance(model, GatedClassifier) else 1
-    fakes = [_permuted(batch.label, generator) for _ in range(places)]
-    weight = draw_weight(generator)
-    others = draw_partners(len(batch.label), generator)
-    if ramp and coin >= progress:
+    full, fakes, weight, others = _draws(batch.label, places, progress, generator)
+    if ramp and not full:
         alpha, fusion = 1.0, False
 
-    partner = (others if partner is None else partner).to(batch.label.device)
+    partner = others if partner is None else partner.to(batch.label.device)
     # The attack is on the deployed model, so it comes before fusion and before the gates are given labels.
     adversarial = _attacked(model, batch, attack=attack, base=base)
     with fused(model.stages[fusion_stage], partner, weight) if fusion else nullcontext():
         if isinstance(model, GatedClassifier):
-            with model.gated_by(batch.label, fakes, alpha):
+            with model.gated_by(batch.label if gates == "true" else None, fakes, alpha):
                 return combined_loss(model.all_logits(adversarial), batch.label).mean()
         classification = partial(two_label_loss, fake=fakes[0], alpha=alpha)
         if base == "trades":
@@ -94,5 +100,16 @@ def two_label_loss(logits: Tensor, label: Tensor, *, fake: Tensor, alpha: float)
     return alpha * F.cross_entropy(logits, label) + (1 - alpha) * F.cross_entropy(logits, fake)
 
 
-def _permuted(label: Tensor, generator: torch.Generator) -> Tensor:
-    return label[torch.randperm(len(label), generator=generator).to(label.device)]
+def _draws(
+    label: Tensor, places: int, progress: float, generator: torch.Generator
+) -> tuple[bool, list[Tensor], float, Tensor]:
+    """What a step draws: whether it is a full one, fake labels (N,) for each place, fusion's weight, partners (N,)."""
+    full = draws_full(progress, generator)
+    orders = [torch.randperm(len(label), generator=generator) for _ in range(places)]
+    weight = draw_weight(generator)
+    positions = torch.stack([*orders, draw_partners(len(label), generator)])
+    if label.device.type == "cuda":
+        # From pageable memory the upload would wait for everything that the GPU still has to do.
+        positions = positions.pin_memory()
+    *orders, partner = positions.to(label.device, non_blocking=True)
+    return full, [label[order] for order in orders], weight, partner

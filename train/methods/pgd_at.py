@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attrib.data import Batch
+from attrib.errors import InputError
 from attrib.model import Classifier
 from train.attack import Attack
 from train.methods.guided_dropout import training_logits
+from train.methods.ramp import draws_full
 
 
 def loss(
@@ -20,13 +22,22 @@ def loss(
     attack: Attack,
     mixed: bool = False,
     label_smoothing: float = 0.0,
+    smoothing_ramp: bool = False,
     guided_dropout: bool = False,
+    progress: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Cross-entropy of the adversarial images; with ``mixed`` that of the clean ones is added.
 
-    label_smoothing: share of the target spread evenly over all K classes. The attack sees the plain loss, and so
-    does the mask of ``guided_dropout``, which is made of all images trained on: the clean ones only if ``mixed``.
+    label_smoothing: share of the target spread evenly over all K classes; with ``smoothing_ramp`` only with probability
+    ``progress`` = i/N, else 0. That is AGAIN's schedule, and ``generator`` (on the CPU) gives the coin that AGAIN's
+    loss draws. The attack sees the plain loss, and so does the mask of ``guided_dropout``, which is made of all images
+    trained on: the clean ones only if ``mixed``. Raises InputError for a ramp without a generator.
     """
+    if smoothing_ramp:
+        if generator is None:
+            raise InputError("generator: expected one for smoothing_ramp, got None")
+        label_smoothing = label_smoothing if draws_full(progress, generator) else 0.0
     image, label = attack(model, batch), batch.label
     if mixed:
         image, label = torch.cat([batch.image, image]), label.repeat(2)
