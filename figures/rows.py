@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from figures.tasks import SECTION_2
 from train.__main__ import parse
 from train.config import Config
 
 SMALL = ("lenet", "resnet32")
 """Architectures whose training state is a few MB: an unfinished run can continue on another machine."""
-
-SECTION_2 = {"cifar10": ["--steps", "7"]}
-"""Options of the attack of AALP's section 2, where it is not the data set's default."""
 
 
 class Row(NamedTuple):
