@@ -5,18 +5,32 @@ The model that is attacked is the deployed one: eval mode, no dropout.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
-from attrib.fast import prepared, running
+from attrib.fast import prepared
 from attrib.inference import Precision, autocast, check_images, input_gradient
 from attrib.loss import check_classes, cross_entropy, full, margin
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to the (N,) score that an attack drives up."""
+
+
+class Forward(Protocol):
+    """A model and images (N,C,H,W) to what the objective scores: the logits (N,K), or all logits of a gated model."""
+
+    def __call__(self, model: Any, image: Tensor, /) -> Tensor: ...
+
+
+def logits(model: nn.Module, image: Tensor) -> Tensor:
+    """The model's own forward pass."""
+    output: Tensor = model(image)
+    return output
 
 
 def checked(objective: Objective) -> Objective:
@@ -87,10 +101,20 @@ def ascend(
     return snapshots
 
 
-def fgsm(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, precision: Precision = "fp32") -> Tensor:
+def fgsm(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    eps: float,
+    precision: Precision = "fp32",
+    objective: Objective = cross_entropy,
+    forward: Forward = logits,
+) -> Tensor:
     """One signed gradient step of ``eps``, no random start (Goodfellow et al. 2015).
 
-    image: (N,C,H,W) in [0,1]; label: (N,). Returns (N,C,H,W). Raises InputError as :func:`pgd` does.
+    image: (N,C,H,W) in [0,1]; label: (N,); objective, forward: as for :func:`snapshots`. Returns (N,C,H,W).
+    Raises InputError as :func:`pgd` does.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -103,8 +127,10 @@ def fgsm(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, precisio
     """
     _check(image, label, eps=eps, step_size=eps, steps=(1,))
     with prepared(model, image.device, precision) as fast:
-        objective = checked(cross_entropy)
-        return ascend(fast.model, objective, image, label, start=image, eps=eps, step_size=eps, steps=(1,))[1]
+        return ascend(
+            partial(forward, fast.model), checked(objective), image, label,
+            start=image, eps=eps, step_size=eps, steps=(1,),
+        )[1]  # fmt: skip
 
 
 def pgd(
@@ -189,13 +215,13 @@ def snapshots(
     index: Tensor | None = None,
     worst: bool = False,
     precision: Precision = "fp32",
-    forward: Callable[[Tensor], Tensor] | None = None,
+    forward: Forward = logits,
     restart: int = 0,
 ) -> dict[int, Tensor]:
     """The adversarial images after each number of ``steps``: PGD-10, -20 and -100 are prefixes of one run.
 
     ``objective`` is :func:`attrib.loss.cross_entropy` (PGD), :func:`attrib.loss.margin` (CW) or one of your own, of
-    the model's logits or of what ``forward`` makes of the images; every ``restart`` has random starts of its own; the
+    what ``forward`` makes of model and images; every ``restart`` has random starts of its own; the
     rest as for :func:`pgd`.
     """
     _check(image, label, index, eps=eps, step_size=step_size, steps=steps)
@@ -205,12 +231,11 @@ def snapshots(
 
     def exact(x: Tensor) -> Tensor:
         with torch.no_grad(), autocast(image.device, "fp32"):
-            logits: Tensor = model(x)
-        return logits
+            return logits(model, x)
 
-    with running(model, image.device, precision, forward) as run:
+    with prepared(model, image.device, precision) as fast:
         return ascend(
-            run, checked(objective), image, label,
+            partial(forward, fast.model), checked(objective), image, label,
             start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,
             confirm=exact if precision == "bf16" else None,
         )  # fmt: skip

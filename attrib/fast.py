@@ -69,22 +69,6 @@ def prepared(
 
 
 @contextmanager
-def running(
-    model: nn.Module, device: torch.device, precision: Precision, forward: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Inside, the model is frozen and autocast is set; gives the forward pass to use: a faster copy's, or ``forward``.
-
-    Whoever brings a forward pass of their own, of parts of the model, has made it fast already.
-    """
-    if forward is None:
-        with prepared(model, device, precision) as fast:
-            yield fast.model
-    else:
-        with frozen(model), autocast(device, precision):
-            yield forward
-
-
-@contextmanager
 def keep_prepared(*models: nn.Module) -> Iterator[None]:
     """Inside, neither weights nor hooks of the models change, so all their copies are kept and none is refreshed.
 

@@ -5,7 +5,7 @@ direction is all they need; what they made is judged in float32, since it is the
 counted and eight bits of logit turn near ties around.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attrib import attack, inference
-from attrib.attack import Objective
-from attrib.fast import prepared
+from attrib.attack import Forward, Objective
+from attrib.fast import keep_prepared
 from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
 from attrib.loss import check_classes, cross_entropy, margin
@@ -34,7 +34,7 @@ class AttackPath(NamedTuple):
     """One way to attack a model: which output is attacked, and the scores that FGSM and PGD (loss) and CW maximise."""
 
     name: str
-    forward: Callable[[Tensor], Tensor]
+    forward: Forward
     loss: Objective
     margin: Objective
 
@@ -55,17 +55,17 @@ def attack_paths(model: nn.Module) -> list[AttackPath]:
     A gate follows the prediction of its head. That is an argmax, so the gradient of the final logits does not say how
     to change it. The robust accuracy of a gated model is therefore the worst, image by image, over all of these paths.
     """
-    logits = AttackPath("logits", model, cross_entropy, margin)
+    logits = AttackPath("logits", attack.logits, cross_entropy, margin)
     if not isinstance(model, GatedClassifier):
         return [logits]
     heads = [
         AttackPath(
-            f"head {number}", model.all_logits, partial(_of_output, cross_entropy, number),
+            f"head {number}", GatedClassifier.all_logits, partial(_of_output, cross_entropy, number),
             partial(_of_output, margin, number),
         )
         for number in range(1, 1 + len(model.gates))
     ]  # fmt: skip
-    return [logits, AttackPath("combined", model.all_logits, combined_loss, _combined_margin), *heads]
+    return [logits, AttackPath("combined", GatedClassifier.all_logits, combined_loss, _combined_margin), *heads]
 
 
 def columns(steps: Collection[int]) -> list[str]:
@@ -127,9 +127,9 @@ def attacked(
         return found
     if index is None:
         index = torch.arange(len(image), device=image.device)
-    with prepared(model, image.device, precision) as fast:
+    with keep_prepared(model):
         for restart in range(restarts):
-            for number, path in enumerate(attack_paths(fast.model)):
+            for number, path in enumerate(attack_paths(model)):
                 if not len(rows):
                     return found
                 tries = _tries(
@@ -154,8 +154,8 @@ def withstands_pgd(
     :func:`attacked`'s column pgd-k alone, at the cost of it alone. Arguments and errors as for :func:`attrib.pgd`.
     """
     right = torch.ones_like(label, dtype=torch.bool)
-    with prepared(model, image.device, precision) as fast:
-        for path in attack_paths(fast.model):
+    with keep_prepared(model):
+        for path in attack_paths(model):
             taken = attack.snapshots(
                 model, image, label, objective=path.loss, forward=path.forward, eps=eps, step_size=step_size,
                 steps=(steps,), seed=seed, index=index, precision=precision,
@@ -169,11 +169,12 @@ def _tries(
     *, eps: float, step_size: float, steps: Collection[int], restart: int, worst: bool, seed: int,
     precision: Precision,
 ) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
-    """The adversarial images (n,C,H,W) of each column: one run of PGD, one of CW. path: of the model's fast copy."""
-    if restart == 0:  # FGSM has no random start
-        loss = attack.checked(path.loss)
-        once = attack.ascend(path.forward, loss, image, label, start=image, eps=eps, step_size=eps, steps=(1,))
-        yield "fgsm", once[1]
+    """The adversarial images (n,C,H,W) of each column: one run of PGD, one of CW."""
+    if restart == 0:
+        yield (
+            "fgsm",
+            attack.fgsm(model, image, label, eps=eps, objective=path.loss, forward=path.forward, precision=precision),
+        )
     for kind, objective in (("pgd", path.loss), ("cw", path.margin)):
         taken = attack.snapshots(
             model, image, label, objective=objective, forward=path.forward, eps=eps, step_size=step_size, steps=steps,

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attrib.attack import Objective
+from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import frozen
 from attrib.loss import cross_entropy
 from attrib.model import Classifier, Residual
-from train.attack import Attack, Forward, Start, logits, pgd_attack
+from train.attack import Attack, Start, pgd_attack
 from train.methods import again, pgd_at, trades
 from train.methods.fusion import draw_partners, draw_weight, fused, mix_statistics
 

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import attrib
-from attrib.attack import Objective
+from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
 from attrib.gated import GatedClassifier
 from attrib.loss import cross_entropy
 from attrib.model import Residual
-from train.attack import Forward, Start, logits
+from train.attack import Start
 from train.methods import again
 
 

@@ -13,11 +13,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attrib.attack import Objective
+from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
 from attrib.loss import cross_entropy
 from attrib.model import Classifier
-from train.attack import Forward, Start, logits, pgd_attack
+from train.attack import Start, pgd_attack
 from train.methods import aalp, alp, guided_dropout, mart, pgd_at, standard, trades
 from train.methods.guided_dropout import relevance_mask
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from attrib import noise
-from attrib.attack import Objective, ascend
+from attrib.attack import Forward, Objective, ascend, logits
 from attrib.data import Batch
 from attrib.fast import prepared
 from attrib.inference import Precision
@@ -15,18 +15,6 @@ from attrib.loss import cross_entropy
 
 Start = Literal["uniform", "normal"]
 """Where the ascent starts: anywhere in the eps-ball (Madry), or 0.001 N(0,1) from the image (TRADES, AGAIN)."""
-
-
-class Forward(Protocol):
-    """A model and images (N,C,H,W) to what the objective scores: the logits (N,K), or all logits of a gated model."""
-
-    def __call__(self, model: Any, image: Tensor, /) -> Tensor: ...
-
-
-def logits(model: nn.Module, image: Tensor) -> Tensor:
-    """The model's own forward pass."""
-    output: Tensor = model(image)
-    return output
 
 
 class Attack(Protocol):

@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from attrib.attack import Objective
+from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
 from attrib.loss import cross_entropy
-from train.attack import Attack, Forward, Start, logits
+from train.attack import Attack, Start
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attrib.attack import Forward
 from attrib.errors import one_line
 from attrib.model import Classifier
-from train.attack import Ascent, Forward, Number, Problem, eager_ascent
+from train.attack import Ascent, Number, Problem, eager_ascent
 from train.graph import GraphedAscent
 
 Engine = Literal["auto", "eager", "compiled", "graph"]
