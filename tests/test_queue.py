@@ -17,6 +17,7 @@ from figures import ledger, queue, rates, reproduce, rows, schedule
 from figures.rates import Rate
 from figures.rows import Row
 from figures.schedule import Job, epoch_seconds, next_job
+from train.__main__ import parse
 
 
 def random_job(draw: random.Random) -> Job:
@@ -340,3 +341,12 @@ def test_a_budget_trains_analyses_and_packs(
     home = ["--runs", tmp_path / "home", "--results", tmp_path / "home", "--ledger", tmp_path / "home.json"]
     assert reproduced(monkeypatch, "--unpack", tmp_path / "out", *home) == 0
     assert ledger.read(tmp_path / "home.json") == ledger.read(tmp_path / "ledger.json")
+
+
+@pytest.mark.parametrize("row", rows.REHEARSAL)
+def test_training_knows_the_options_of_the_queue(row: Row) -> None:
+    command = rows.training(row, device="cuda", runs=Path("here"), until=12.7, engine="graph")
+    config, options = parse(command[3:])
+    assert (options.device, options.until, options.engine, options.no_last) == ("cuda", 12, "graph", not row.small)
+    assert options.out == Path("here") / row.key
+    assert config == rows.config(row)
