@@ -32,8 +32,8 @@ from figures.queue import Queue, Settings
 LOAD = Path("load")
 LIMIT = 62 * 2**20
 """Bytes that may travel with a call: the tree and its load."""
-WHEELS = ("captum", "pooch", "platformdirs")
-"""Requirements that the machine lacks, with what they need; constraints.txt has the versions."""
+WHEELS = ("captum", "platformdirs", "pooch", "typer")
+"""Requirements that the machine lacks or may have too old, with what they need; constraints.txt has the versions."""
 CALLS = {
     1: [Part("cifar10", "train", 0), Part("cifar10", "train", 1), Part("mnist", "train", 0)],
     2: [Part("cifar10", "train", 2), Part("cifar10", "train", 3), Part("mnist", "train", 1)],
