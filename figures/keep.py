@@ -64,13 +64,14 @@ def fc(work: Path, data: Path, name: str, *, checkpoints: Mapping[str, Path]) ->
 
 def sets(work: Path, data: Path, name: str) -> list[Path]:
     """The JSON, a sub-sample of the points, how far the attack moves the true class's probability, and examples."""
-    table = _one_seed(pd.read_csv(work / "sets.csv"))
+    every = pd.read_csv(work / "sets.csv")
+    table = _one_seed(every)
     index = np.sort(table["index"].unique())
     some = index[np.linspace(0, len(index) - 1, min(POINTS, len(index))).round().astype(int)]
     written = [*summary(work, data, name, command="sets")]
     written.append(_csv(table.loc[table["index"].isin(some), list(SCATTERED)], data, name))
     written.append(data / f"{name}-shift.json")
-    results.write_json(_rounded(_shifts(table)), written[-1])
+    results.write_json(_rounded(_shifts(every)), written[-1])
     with np.load(work / "sets-examples.npz") as saved:
         examples = {key: _small(key, saved[key]) for key in saved.files}
     written.append(data / f"{name}.npz")
@@ -79,13 +80,22 @@ def sets(work: Path, data: Path, name: str) -> list[Path]:
 
 
 def _shifts(table: pd.DataFrame) -> dict[str, Any]:
-    """Per model the mean |p clean - p adversarial| over images, the distance to the line y = x of AALP's Figure 11."""
+    """Per model the mean |p clean - p adversarial| over images, the distance to the line y = x of AALP's Figure 11.
+
+    Over all seeds of a model; ``seeds`` says how many.
+    """
     shift = (table["probability_clean"] - table["probability_adversarial"]).abs()
-    values = {model: shift[table["model"] == model].to_numpy(float) for model in table["model"].unique()}
+    values: dict[str, NDArray[Any]] = {}
+    for model, rows in table.assign(shift=shift).groupby("model", sort=False):
+        seeds = [seed.sort_values("index")["shift"] for _, seed in rows.groupby("seed", dropna=False)]
+        values[str(model)] = np.array(seeds, float) if len(seeds) > 1 else seeds[0].to_numpy(float)
     models = [
-        {"name": model, "n": len(found), "shift": stats.mean(found), "shift_ci": list(stats.interval(found))}
+        {
+            "name": model, "n": found.shape[-1], "seeds": len(np.atleast_2d(found)), "shift": stats.mean(found),
+            "shift_ci": list(stats.interval(found)),
+        }
         for model, found in values.items()
-    ]
+    ]  # fmt: skip
     (a, first), (b, second) = values.items()
     paired = stats.paired(first, second)
     pair = {"a": a, "b": b, "difference": paired.difference, "ci": [paired.low, paired.high], "p": paired.p}
