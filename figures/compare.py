@@ -29,7 +29,8 @@ def between(pairs: Iterable[dict[str, Any]], a: str, b: str, **match: str) -> Di
     for pair in pairs:
         if all(pair.get(key) == value for key, value in match.items()) and None not in pair.get("ci", [None]):
             low, high = pair["ci"]
-            difference = Difference(pair["difference"], low, high, pair["p"])
+            p = float("nan") if pair["p"] is None else pair["p"]
+            difference = Difference(pair["difference"], low, high, p)
             if (pair["a"], pair["b"]) == (a, b):
                 return difference
             if (pair["a"], pair["b"]) == (b, a):

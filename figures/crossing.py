@@ -3,7 +3,7 @@
 AGAIN says that robust models should use more of the image, AALP that they use fewer features.
 """
 
-from math import atanh, sqrt, tanh
+from math import atanh, isnan, nan, sqrt, tanh
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def draw(data: Path, out: Path) -> list[Path]:
                 "Data set": panel.title,
                 "Model": f"rank correlation with robust accuracy, {len(robust)} robust models",
             }
-            rows.append(row | {words[key]: shared.signed(*rho, scale=1) for key, rho in correlations(robust).items()})
+            rows.append(row | {words[key]: _written(*rho) for key, rho in correlations(robust).items()})
     if not rows:
         raise shared.Missing(
             f"no span, contrib and robust results of the same folder in {data};"
@@ -59,6 +59,10 @@ def draw(data: Path, out: Path) -> list[Path]:
         " these models"
     )
     return shared.save_table(pd.DataFrame(rows).fillna(""), out, "crossing", caption=caption)
+
+
+def _written(rho: float, low: float, high: float) -> str:
+    return f"{rho:+.2f}".replace("-", "−") if isnan(low) else shared.signed(rho, low, high, scale=1)
 
 
 def measured(panel: shared.Panel) -> list[dict[str, Any]]:
@@ -85,7 +89,7 @@ def correlations(measured: list[dict[str, Any]]) -> dict[str, tuple[float, float
     """Spearman's rank correlation of coverage and of the share of features with robust accuracy, over M >= 4 models.
 
     Each with its 95 % interval by Fisher's transform with the variance (1 + rho^2 / 2) / (M - 3) (Bonett & Wright
-    2000). Empty where all models are equally robust.
+    2000), NaN where models are in the same or the opposite order. Empty where all models are equally robust.
     """
     robust = [each["robust"] for each in measured]
     if min(robust) == max(robust):
@@ -94,7 +98,8 @@ def correlations(measured: list[dict[str, Any]]) -> dict[str, tuple[float, float
     for key in ("asc", "used"):
         rho = float(spearmanr([each[key] for each in measured], robust).statistic)
         half = norm.ppf(0.975) * sqrt((1 + rho**2 / 2) / (len(measured) - 3))
-        ends = (rho, rho) if abs(rho) == 1 else (tanh(atanh(rho) - half), tanh(atanh(rho) + half))
+        perfect = abs(rho) > 1 - 1e-9
+        ends = (nan, nan) if perfect else (tanh(atanh(rho) - half), tanh(atanh(rho) + half))
         found[key] = (rho, *ends)
     return found
 

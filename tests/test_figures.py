@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import attrib
 from attrib import checkpoint, plot, stats
 from attrib.model import Classifier, build
-from figures import claims, compare, keep, names, readme, rows, run, shared, tasks, verdicts
+from figures import claims, compare, crossing, keep, names, readme, rows, run, shared, tasks, verdicts
 from figures.__main__ import SCRIPTS
 from figures.__main__ import main as draw_all
 from train.__main__ import parse
@@ -370,11 +370,34 @@ def test_differences() -> None:
     assert compare.between(pairs, "y", "x") == (-0.3, -0.4, -0.1, 0.01)
     assert compare.between(pairs, "x", "y", attack="cw") is None
     assert compare.between([{"a": "x", "b": "y", "difference": 0.3}], "x", "y") is None  # no interval
+    untested = compare.between([pairs[0] | {"p": None}], "x", "y")
+    assert untested is not None
+    assert np.isnan(untested.p)
     # For two symmetric intervals it is the interval of a difference of independent normals.
     found = compare.apart(5, (4, 6), 3, (1, 5))
     assert found is not None
     np.testing.assert_allclose(found[:3], (2, 2 - 5**0.5, 2 + 5**0.5))
     assert compare.apart(5, (4, float("nan")), 3, (1, 5)) is None
+
+
+def test_intervals_of_rank_correlations_hold_the_true_one() -> None:
+    """Of pairs from a normal distribution, whose rank correlation is known; the other column goes against the first."""
+    runs, models, pearson = 300, 10, 0.7
+    true = 6 / np.pi * np.arcsin(pearson / 2)
+    generator, held = np.random.default_rng(2), 0
+    for _ in range(runs):
+        asc, robust = generator.multivariate_normal([0, 0], [[1, pearson], [pearson, 1]], models).T
+        rows = [{"asc": a, "used": -a, "robust": b} for a, b in zip(asc, robust, strict=True)]
+        found = crossing.correlations(rows)
+        (rho, low, high), used = found["asc"], found["used"]
+        assert -1 <= low <= rho <= high <= 1
+        assert used == pytest.approx((-rho, -high, -low))
+        held += low < true < high
+    assert 0.92 < held / runs < 0.99
+    perfect = crossing.correlations([{"asc": k, "used": -k, "robust": k} for k in range(5)])
+    assert [perfect[key] for key in ("asc", "used")] == [pytest.approx((sign, np.nan, np.nan), nan_ok=True)
+                                                         for sign in (1, -1)]  # fmt: skip
+    assert crossing.correlations([{"asc": k, "used": k, "robust": 0.5} for k in range(5)]) == {}
 
 
 @pytest.mark.parametrize("kind", ["long", "short", "rehearsal"])

@@ -1,5 +1,6 @@
 """figures/: the rule behind the verdicts, by simulation; when a claim can be tested; claims on results made by hand."""
 
+import doctest
 import json
 from itertools import combinations
 from pathlib import Path
@@ -153,6 +154,12 @@ def test_only_what_is_tested_with_three_seeds_is_corrected_for() -> None:
         assert verdict.p_holm == pytest.approx(p)
     # Parts share their claim's weight: the others pay for one claim.
     assert verdicts.decide([[sure], [Part("", (WIDE,), 3)] * 9])[0][0].p_holm == pytest.approx(0.008)
+
+
+def test_examples() -> None:
+    result = doctest.testmod(verdicts)
+    assert result.attempted >= 4
+    assert result.failed == 0
 
 
 def test_verdicts_are_counted() -> None:
