@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from attrib import stats
 from figures import compare, curves, names, precondition, shared
 from figures.compare import Difference
 from figures.finding import Finding, accuracy, basis, cards, gain, part, seeds, summary_of
@@ -156,17 +157,17 @@ def weights(panel: Panel) -> list[Finding]:
 
     Features are no replicates of a method: one seed has no interval.
     """
-    if not {"alp", "aalp-gd"} <= set(panel.models) or not {"fc", "contrib"} <= shared.manifest(panel.folder).keys():
+    path = panel.folder / "contrib-weights.json"
+    norms = {each["name"]: each["norms"] for each in shared.read_json(path)["models"]} if path.exists() else {}
+    if not {"alp", "aalp-gd"} <= norms.keys():
         return []
-    arrays, table = panel.arrays("fc"), panel.table("contrib")
-    means = {}
-    for model in ("alp", "aalp-gd"):
-        relevance = table.loc[table["model"] == model, "R"].to_numpy(float)
-        means[model] = float(arrays[f"norm {model}"][relevance >= np.median(relevance)].mean())
-    decays = [card.get("weight decay") for model in means for card in cards(panel).get(model, [{}])]
+    a, b = (norms[model] for model in ("alp", "aalp-gd"))
+    # One number per seed and no images: all "images" of a seed agree.
+    paired = stats.paired(*(np.repeat(np.array(side)[:, None], 2, 1) for side in (a, b)))
+    answer = Difference(*paired) if len(a) > 1 or len(b) > 1 else None
+    decays = [card.get("weight decay") for model in ("alp", "aalp-gd") for card in cards(panel).get(model, [{}])]
     missing = [] if all(decays) else ["trained without weight decay, through which the paper explains the effect"]
-    answer: Difference | None = None
-    words = f"ALP − AALP-gd: {means['alp'] - means['aalp-gd']:+.3f}".replace("-0", "−0")
-    values = ", ".join(f"{names.label(model)} {mean:.3f}" for model, mean in means.items())
-    each = part(words, ("", answer), seeds=1, scale=1, point=None, missing=missing)
-    return [Finding([each], f"mean norm of W's columns over the features with R ≥ median: {values}; one seed each")]
+    words = f"ALP − AALP-gd: {'' if answer else f'{paired.difference:+.3f}'.replace('-', '−')}".strip()
+    each = part(words, ("", answer), seeds=min(len(a), len(b)), scale=1, digits=3, point=None, missing=missing)
+    values = f"ALP {np.mean(a):.3f} ({len(a)} seeds), AALP-gd {np.mean(b):.3f} ({len(b)} seeds)"
+    return [Finding([each], f"mean norm of W's columns over the features with R ≥ median: {values}")]

@@ -38,26 +38,50 @@ def maps(work: Path, data: Path, name: str) -> list[Path]:
     return [*summary(work, data, name, command="maps"), *_examples(work / "maps-examples.npz", data, name)]
 
 
-def contrib(work: Path, data: Path, name: str) -> list[Path]:
-    """The JSON less some of its comparisons, and every feature's contributions on clean images to four digits."""
-    table = _one_seed(pd.read_csv(work / "contrib.csv"))
+def contrib(work: Path, data: Path, name: str, *, checkpoints: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """The JSON less some of its comparisons, contributions on clean images, and the weights of the features used most.
+
+    checkpoints: model to one file per seed. Contributions are those of every feature of the first seed, to four digits.
+    """
+    every = pd.read_csv(work / "contrib.csv")
+    table = _one_seed(every)
     few = table.loc[table["images"] == "clean", ["model", "C", "R", "C_scale_free"]]
     found = read_json(work / "contrib.json")
     # Twelve comparisons of every two models would be the largest part of all that is kept.
     found["pairs"] = [p for p in found["pairs"] if p["of"] in COMPARED[0] and p["statistic"] in COMPARED[1]]
     results.write_json(_rounded(found), data / f"{name}.json")
-    return [data / f"{name}.json", _csv(few, data, name)]
+    results.write_json(_rounded(_high_norms(every, checkpoints)), data / f"{name}-weights.json")
+    return [data / f"{name}.json", _csv(few, data, name), data / f"{name}-weights.json"]
+
+
+def _high_norms(table: pd.DataFrame, checkpoints: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """Per seed the mean norm of W's columns over the features with R >= median, which Guided Dropout keeps (AALP 3.1).
+
+    table: ``contrib.csv``; R is on clean images.
+    """
+    import attrib
+
+    models = []
+    clean = table[table["images"] == "clean"]
+    for model, paths in checkpoints.items():
+        norms = []
+        for seed, path in enumerate(paths):
+            rows = clean[(clean["model"] == model) & (clean["seed"] == seed)].sort_values("feature")
+            relevance = rows["R"].to_numpy(float)
+            norm = attrib.load(path)[0].fc.weight.detach().norm(dim=0).numpy()
+            norms.append(float(norm[relevance >= np.median(relevance)].mean()))
+        models.append({"name": model, "norms": norms})
+    return {"models": models}
 
 
 def fc(work: Path, data: Path, name: str, *, checkpoints: Mapping[str, Path]) -> list[Path]:
-    """The JSON, and of each model the valid values (K,D) and the norm of W's columns (D,)."""
+    """The JSON, and of each model the valid values (K,D)."""
     import attrib
 
     arrays = {}
     for model, path in checkpoints.items():
         weight = attrib.load(path)[0].fc.weight.detach()
         arrays[f"valid {model}"] = attrib.valid_values(weight).numpy()
-        arrays[f"norm {model}"] = weight.norm(dim=0).numpy()
     results.write_examples(data / f"{name}.npz", arrays)
     return [*summary(work, data, name, command="fc"), data / f"{name}.npz"]
 

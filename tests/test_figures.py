@@ -169,7 +169,13 @@ def test_what_is_kept_is_what_the_library_gives(ckpts: Path, data: Path) -> None
     weight = model.fc.weight.detach()
     with np.load(place / "fc.npz") as arrays:
         assert (arrays["valid alp"] == np.array([[w > weight.mean() for w in row] for row in weight])).all()
-        np.testing.assert_allclose(arrays["norm alp"], weight.square().sum(0).sqrt(), rtol=1e-5)
+    table = pd.read_csv(place / "contrib.csv")
+    relevance = table.loc[table["model"] == "alp", "R"].to_numpy()
+    kept = shared.entry(shared.read_json(place / "contrib-weights.json"), "alp")["norms"]
+    high = [
+        float(weight[:, d].square().sum().sqrt()) for d in range(len(relevance)) if relevance[d] >= np.median(relevance)
+    ]
+    assert kept == [pytest.approx(np.mean(high), rel=1e-4)]
     budget = {"eps": 8 / 255, "step_size": 2 / 255, "steps": 10}
     record = shared.read_json(place / "sets.json")["attack"]
     assert {key: pytest.approx(value, abs=1e-5) for key, value in budget.items()} == {k: record[k] for k in budget}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import norm, ttest_1samp, ttest_ind
 from scipy.stats import t as student
 
 from attrib import stats
-from figures import claims, compare, finding, judge_training, precondition, readme, shared, verdicts
+from figures import claims, compare, finding, judge_aalp, judge_training, precondition, readme, shared, verdicts
 from figures.compare import Difference
 from figures.verdicts import Part, Verdict
 
@@ -324,6 +324,27 @@ def test_coverage_is_judged_with_and_without_empty_maps(
     assert found[0] == [expected, expected]
     # 50 % is within a point of none of the three printed values.
     assert set(found[1]) == {"undecided", "contrary"}
+
+
+@pytest.mark.parametrize(
+    ("norms", "decay", "expected"),
+    [
+        ([0.25, 0.26, 0.24], 5e-4, "reproduced"), ([0.25, 0.26, 0.24], 0.0, "not tested"), ([0.25], 5e-4, "undecided"),
+        ([0.32, 0.29, 0.34], 5e-4, "undecided"), ([0.45, 0.46, 0.44], 5e-4, "contrary"),
+    ],
+)  # fmt: skip
+def test_weights_are_compared_over_seeds_and_only_with_weight_decay(
+    tmp_path: Path, norms: list[float], decay: float, expected: str
+) -> None:
+    alp = [0.35, 0.36, 0.34][: len(norms)]
+    _write(tmp_path / "mnist-lenet", {}, {name: [{"weight decay": decay}] for name in ("alp", "aalp-gd")})
+    kept = {"models": [{"name": "alp", "norms": alp}, {"name": "aalp-gd", "norms": norms}]}
+    (tmp_path / "mnist-lenet" / "contrib-weights.json").write_text(json.dumps(kept))
+    (found,) = judge_aalp.weights(shared.Panel(tmp_path / "mnist-lenet", "here", ["alp", "aalp-gd"]))
+    assert [str(verdict) for verdict in verdicts.decide([found.parts])[0]] == [expected]
+    if len(norms) > 1:
+        assert found.parts[0].answers[0] is not None
+        assert found.parts[0].answers[0].p == pytest.approx(ttest_ind(alp, norms).pvalue)
 
 
 def _history(place: Path, ends: dict[str, tuple[float, float]], *, warmup: float) -> shared.Panel:
