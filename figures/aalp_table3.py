@@ -51,7 +51,7 @@ def _difference(summary: dict[str, Any], title: str) -> dict[str, str]:
     without, guided = (model["name"] for model in summary["models"])
     for column in COLUMNS:
         if found := between(summary["pairs"], guided, without, attack=column):
-            row[names.attack(column)] = shared.signed(*found, digits=1)
+            row[names.attack(column)] = shared.signed(*found[:3], digits=1)
     return row
 
 

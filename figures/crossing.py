@@ -3,15 +3,20 @@
 AGAIN says that robust models should use more of the image, AALP that they use fewer features.
 """
 
+from math import atanh, isnan, nan, sqrt, tanh
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 
 from figures import names, shared
 
 TASKS = ("span", "contrib", "robust")
+BROKEN = 0.1
+"""Accuracy under attack at or below which a model is no robust one: chance, with ten classes."""
+FEWEST = 5
+"""Robust models for a correlation."""
 
 
 def draw(data: Path, out: Path) -> list[Path]:
@@ -34,13 +39,13 @@ def draw(data: Path, out: Path) -> list[Path]:
             for each in of_place
         ]  # fmt: skip
         words = {"asc": "ASC %", "used": "features used (PR of C / D) %"}
-        if len(of_place) > 2:
+        robust = [each for each in of_place if each["robust"] > BROKEN]
+        if len(robust) >= FEWEST:
             row = {
                 "Data set": panel.title,
-                "Model": f"rank correlation with accuracy under attack, {len(of_place)} models",
+                "Model": f"rank correlation with robust accuracy, {len(robust)} robust models",
             }
-            said = {key: f"{value:+.2f}".replace("-", "−") for key, value in correlations(of_place).items()}
-            rows.append(row | {words[key]: value for key, value in said.items()})
+            rows.append(row | {words[key]: _written(*rho) for key, rho in correlations(robust).items()})
     if not rows:
         raise shared.Missing(
             f"no span, contrib and robust results of the same folder in {data};"
@@ -49,9 +54,15 @@ def draw(data: Path, out: Path) -> list[Path]:
     caption = (
         "How much of the image (ASC: Grad-CAM above its mean) and how many of the features before the last layer"
         " (participation ratio of C as a share of their number) every model uses, on clean test images, beside its"
-        f" accuracy; 95 % intervals over {shared.over(entries)}"
+        f" accuracy; 95 % intervals over {shared.over(entries)}; a model with one seed is one file, not a method. Rank"
+        " correlations (Spearman) are over the models that attacks leave above chance (10 %), with 95 % intervals over"
+        " these models"
     )
     return shared.save_table(pd.DataFrame(rows).fillna(""), out, "crossing", caption=caption)
+
+
+def _written(rho: float, low: float, high: float) -> str:
+    return f"{rho:+.2f}".replace("-", "−") if isnan(low) else shared.signed(rho, low, high, scale=1)
 
 
 def measured(panel: shared.Panel) -> list[dict[str, Any]]:
@@ -74,15 +85,23 @@ def measured(panel: shared.Panel) -> list[dict[str, Any]]:
     return found
 
 
-def correlations(found: list[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's rank correlation of coverage and of the share of features with robust accuracy, over the models.
+def correlations(measured: list[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Spearman's rank correlation of coverage and of the share of features with robust accuracy, over M >= 4 models.
 
-    Empty where all models are equally robust.
+    Each with its 95 % interval by Fisher's transform with the variance (1 + rho^2 / 2) / (M - 3) (Bonett & Wright
+    2000), NaN where models are in the same or the opposite order. Empty where all models are equally robust.
     """
-    robust = [each["robust"] for each in found]
+    robust = [each["robust"] for each in measured]
     if min(robust) == max(robust):
         return {}
-    return {key: float(spearmanr([each[key] for each in found], robust).statistic) for key in ("asc", "used")}
+    found = {}
+    for key in ("asc", "used"):
+        rho = float(spearmanr([each[key] for each in measured], robust).statistic)
+        half = norm.ppf(0.975) * sqrt((1 + rho**2 / 2) / (len(measured) - 3))
+        perfect = abs(rho) > 1 - 1e-9
+        ends = (nan, nan) if perfect else (tanh(atanh(rho) - half), tanh(atanh(rho) + half))
+        found[key] = (rho, *ends)
+    return found
 
 
 if __name__ == "__main__":

@@ -38,39 +38,64 @@ def maps(work: Path, data: Path, name: str) -> list[Path]:
     return [*summary(work, data, name, command="maps"), *_examples(work / "maps-examples.npz", data, name)]
 
 
-def contrib(work: Path, data: Path, name: str) -> list[Path]:
-    """The JSON less some of its comparisons, and every feature's contributions on clean images to four digits."""
-    table = _one_seed(pd.read_csv(work / "contrib.csv"))
+def contrib(work: Path, data: Path, name: str, *, checkpoints: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """The JSON less some of its comparisons, contributions on clean images, and the weights of the features used most.
+
+    checkpoints: model to one file per seed. Contributions are those of every feature of the first seed, to four digits.
+    """
+    every = pd.read_csv(work / "contrib.csv")
+    table = _one_seed(every)
     few = table.loc[table["images"] == "clean", ["model", "C", "R", "C_scale_free"]]
     found = read_json(work / "contrib.json")
     # Twelve comparisons of every two models would be the largest part of all that is kept.
     found["pairs"] = [p for p in found["pairs"] if p["of"] in COMPARED[0] and p["statistic"] in COMPARED[1]]
     results.write_json(_rounded(found), data / f"{name}.json")
-    return [data / f"{name}.json", _csv(few, data, name)]
+    results.write_json(_rounded(_high_norms(every, checkpoints)), data / f"{name}-weights.json")
+    return [data / f"{name}.json", _csv(few, data, name), data / f"{name}-weights.json"]
+
+
+def _high_norms(table: pd.DataFrame, checkpoints: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """Per seed the mean norm of W's columns over the features with R >= median, which Guided Dropout keeps (AALP 3.1).
+
+    table: ``contrib.csv``; R is on clean images.
+    """
+    import attrib
+
+    models = []
+    clean = table[table["images"] == "clean"]
+    for model, paths in checkpoints.items():
+        norms = []
+        for seed, path in enumerate(paths):
+            rows = clean[(clean["model"] == model) & (clean["seed"] == seed)].sort_values("feature")
+            relevance = rows["R"].to_numpy(float)
+            norm = attrib.load(path)[0].fc.weight.detach().norm(dim=0).numpy()
+            norms.append(float(norm[relevance >= np.median(relevance)].mean()))
+        models.append({"name": model, "norms": norms})
+    return {"models": models}
 
 
 def fc(work: Path, data: Path, name: str, *, checkpoints: Mapping[str, Path]) -> list[Path]:
-    """The JSON, and of each model the valid values (K,D) and the norm of W's columns (D,)."""
+    """The JSON, and of each model the valid values (K,D)."""
     import attrib
 
     arrays = {}
     for model, path in checkpoints.items():
         weight = attrib.load(path)[0].fc.weight.detach()
         arrays[f"valid {model}"] = attrib.valid_values(weight).numpy()
-        arrays[f"norm {model}"] = weight.norm(dim=0).numpy()
     results.write_examples(data / f"{name}.npz", arrays)
     return [*summary(work, data, name, command="fc"), data / f"{name}.npz"]
 
 
 def sets(work: Path, data: Path, name: str) -> list[Path]:
     """The JSON, a sub-sample of the points, how far the attack moves the true class's probability, and examples."""
-    table = _one_seed(pd.read_csv(work / "sets.csv"))
+    every = pd.read_csv(work / "sets.csv")
+    table = _one_seed(every)
     index = np.sort(table["index"].unique())
     some = index[np.linspace(0, len(index) - 1, min(POINTS, len(index))).round().astype(int)]
     written = [*summary(work, data, name, command="sets")]
     written.append(_csv(table.loc[table["index"].isin(some), list(SCATTERED)], data, name))
     written.append(data / f"{name}-shift.json")
-    results.write_json(_rounded(_shifts(table)), written[-1])
+    results.write_json(_rounded(_shifts(every)), written[-1])
     with np.load(work / "sets-examples.npz") as saved:
         examples = {key: _small(key, saved[key]) for key in saved.files}
     written.append(data / f"{name}.npz")
@@ -79,13 +104,22 @@ def sets(work: Path, data: Path, name: str) -> list[Path]:
 
 
 def _shifts(table: pd.DataFrame) -> dict[str, Any]:
-    """Per model the mean |p clean - p adversarial| over images, the distance to the line y = x of AALP's Figure 11."""
+    """Per model the mean |p clean - p adversarial| over images, the distance to the line y = x of AALP's Figure 11.
+
+    Over all seeds of a model; ``seeds`` says how many.
+    """
     shift = (table["probability_clean"] - table["probability_adversarial"]).abs()
-    values = {model: shift[table["model"] == model].to_numpy(float) for model in table["model"].unique()}
+    values: dict[str, NDArray[Any]] = {}
+    for model, rows in table.assign(shift=shift).groupby("model", sort=False):
+        seeds = [seed.sort_values("index")["shift"] for _, seed in rows.groupby("seed", dropna=False)]
+        values[str(model)] = np.array(seeds, float) if len(seeds) > 1 else seeds[0].to_numpy(float)
     models = [
-        {"name": model, "n": len(found), "shift": stats.mean(found), "shift_ci": list(stats.interval(found))}
+        {
+            "name": model, "n": found.shape[-1], "seeds": len(np.atleast_2d(found)), "shift": stats.mean(found),
+            "shift_ci": list(stats.interval(found)),
+        }
         for model, found in values.items()
-    ]
+    ]  # fmt: skip
     (a, first), (b, second) = values.items()
     paired = stats.paired(first, second)
     pair = {"a": a, "b": b, "difference": paired.difference, "ci": [paired.low, paired.high], "p": paired.p}

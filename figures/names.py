@@ -50,6 +50,8 @@ SEED = re.compile(r"(.+)-seed\d+")
 
 def label(name: str) -> str:
     """A checkpoint as figures call it."""
+    if swept := SWEEP.fullmatch(name):
+        return f"{LABELS[swept[1]]}, alpha {swept[2]}"
     return LABELS.get(name, name)
 
 

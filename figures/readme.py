@@ -1,57 +1,183 @@
-"""The page of all figures: README.template.md, its facts filled in from the results. No number is typed by hand."""
+"""The pages of all figures: the overview README.md, and a page per paper. No number is typed by hand."""
 
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from string import Template
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
 
 from attrib.files import atomic
-from figures import claims, names, shared
+from figures import claims, names, precondition, shared, verdicts
+from figures.claims import Claim, Judged
+from figures.finding import cards, summary_of
 from figures.shared import Missing
 
 Drawn = Mapping[str, Sequence[Path] | Missing]
 """Script to the files that it wrote, or to why it could not."""
+WIDTH = 120
+"""Of a line outside tables."""
+SHOWN = ("again_figure2", "aalp_figure1", "aalp_figure12")
+"""Figures on the overview: spans, contributions, the course of training."""
+EXAMPLE = 0.005
+"""Standard deviation of accuracy between seeds where no method here has several."""
 
 
-def write(data: Path, page: Path, drawn: Drawn) -> Path:
-    """Write the page; ``drawn`` says what there is to show, in the order of the papers."""
+def write(data: Path, page: Path, drawn: Drawn) -> list[Path]:
+    """Write the overview and, beside it, ``again.md`` and ``aalp.md``; returns their paths.
+
+    drawn: what there is to show, in the order of the papers.
+    """
     judged = claims.judged(data)
-    parts = {
-        "claims": _claims(judged, [names.place(place.name) for place in claims.places(data)]),
-        "evidence": _evidence(judged), "contradictions": _contradictions(),
-        "rules": _table(drawn["asc_rules"], page), "crossing": _table(drawn["crossing"], page),
-        "again": _sections(drawn, "again_", data, page), "aalp": _sections(drawn, "aalp_", data, page),
-        "models": _models(data),
+    overview = {
+        "trained": _trained(data), "fit": f"{_fit(data, 'again')}\n{_fit(data, 'aalp')}",
+        "claims": _claims(judged, claims.places(data)),
+        "power": _power(judged, data), "crossing": _table(drawn["crossing"], page),
+        "pictures": "\n\n".join(part for name in SHOWN for part in _captioned(name, drawn[name], page)),
     }  # fmt: skip
-    text = Template((shared.HERE / "README.template.md").read_text()).substitute(parts)
+    more = {
+        "again": f"### Which map and threshold rule come closest to Table 1?\n\n{_table(drawn['asc_rules'], page)}",
+        "aalp": f"### Where AALP contradicts itself\n\n{_contradictions()}",
+    }
+    written = [_page("README", overview, page)]
+    for paper, extra in more.items():
+        parts = {
+            "title": shared.papers()[paper]["title"], "fit": _fit(data, paper), "evidence": _evidence(judged, paper),
+            "more": extra,
+            "sections": _sections(drawn, f"{paper}_", data, page),
+        }  # fmt: skip
+        written.append(_page("paper", parts, page.with_name(f"{paper}.md")))
+    return written
+
+
+def _page(template: str, parts: Mapping[str, str], page: Path) -> Path:
+    text = Template((shared.HERE / f"{template}.template.md").read_text()).substitute(parts)
     with atomic(page) as temporary:
         temporary.write_text(text.rstrip() + "\n")
     return page
 
 
-def _claims(judged: list[tuple[claims.Claim, list[Any]]], places: list[str]) -> str:
+def _trained(data: Path) -> str:
+    """A row per model: its training, its accuracy, and the paper's."""
     rows = []
-    for number, (claim, findings) in enumerate(judged, start=1):
+    for place in claims.places(data):
+        panel = claims.panel_of(place)
+        robust, known = summary_of(panel, "robust"), cards(panel)
+        for each in sorted(robust["models"], key=lambda each: names.order(each["name"])) if robust else []:
+            card, accuracies = known.get(each["name"], [{}])[0], each["accuracies"]
+            longest = [column for column in accuracies if column.startswith("pgd-")][-1]
+            printed = precondition.printed(place.name, each["name"]) if longest == precondition.LONGEST else None
+            short = None if printed is None else f"{100 * accuracies[longest] - printed:+.1f}".replace("-", "−")
+            rows.append(
+                {
+                    "data set": panel.title, "model": names.label(each["name"]),
+                    "seeds": len(each.get("seeds") or [0]), "epochs": card.get("epochs") or "–",
+                    "training images": f"{card['limit']:,}" if card.get("limit") else "all",
+                    "test images": f"{each['n']:,}", "clean %": shared.percent(accuracies["clean"], 1),
+                    "attack": names.attack(longest), "accuracy %": shared.percent(accuracies[longest], 1),
+                    "paper %": "–" if printed is None else f"{printed:.1f}", "difference": short or "–",
+                }
+            )  # fmt: skip
+    return shared.markdown(pd.DataFrame(rows)) if rows else "No results of `attrib robust`."
+
+
+def _fit(data: Path, paper: str) -> str:
+    """Whether the paper's claims can be tested on the models of each folder, and why not."""
+    lines = []
+    for place in claims.places(data):
+        panel = claims.panel_of(place)
+        why = claims.reasons(panel, paper)
+        words = f"not tested on {panel.title}: {'; '.join(why)}" if why else f"tested on {panel.title}"
+        lines.append(_bullet(f"{paper.upper()}'s claims are {words}."))
+    return "\n".join(lines)
+
+
+def _claims(judged: Sequence[tuple[Claim, Sequence[Judged]]], places: Sequence[Path]) -> str:
+    rows = []
+    for number, (claim, of_claim) in enumerate(judged, start=1):
         row = {"": str(number), "claim": claim.said, "source": claim.source}
         for place in places:
-            verdicts = dict.fromkeys(finding.verdict for at, finding in findings if at == place)
-            row[place] = " / ".join(f"**{each}**" for each in verdicts) or "no results"
+            said = [verdict for each in of_claim if each.place == place for verdict in each.verdicts]
+            row[names.place(place.name)] = verdicts.counted(said) if said else f"{verdicts.NOT_TESTED}, no results"
         rows.append(row)
     return shared.markdown(pd.DataFrame(rows))
 
 
-def _evidence(judged: list[tuple[claims.Claim, list[Any]]]) -> str:
+def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
+    """The smallest difference that three seeds can show, in standard errors and in points."""
+    tested = sum(
+        any(verdict.p_holm == verdict.p_holm for each in of_claim for verdict in each.verdicts)
+        for _, of_claim in judged
+    )
+    count = tested or len(judged)
+    observed, true = verdicts.smallest_observed(claims=count), verdicts.detectable(claims=count)
+    spread, methods = _spread(data)
+    source = (
+        f"as the {methods} methods with three or more seeds here have (pooled)" if methods
+        else "for example (no method here has three seeds)"
+    )  # fmt: skip
+    error = 100 * spread * (2 / verdicts.SEEDS) ** 0.5
+    half, third = (verdicts.detectable(claims=parts * count) for parts in (2, 3))
+    number = f"{tested} claims are" if tested > 1 else "one claim is" if tested else "no claim is"
+    return fill(
+        f"Three seeds a side show only large differences. On this page {number} tested with three or more seeds. With"
+        f" {count} claims tested, a claim of one part is called *reproduced* or *contrary* from an observed difference"
+        f" of {observed:.1f} standard errors on, and a true difference of {true:.1f} standard errors is found in 80 %"
+        f" of cases (one of two parts: {half:.1f}, one of three: {third:.1f}). The standard error is s √(2/3), with s"
+        f" the standard deviation between seeds. With s = {100 * spread:.2f} points, {source}, these are"
+        f" {observed * error:.1f} and {true * error:.1f} points.",
+        WIDTH,
+    )
+
+
+def _spread(data: Path) -> tuple[float, int]:
+    """Standard deviation between seeds of the accuracy under the longest PGD, and over how many methods it is pooled.
+
+    EXAMPLE and 0 where no method has three seeds.
+    """
+    variances = []
+    for place in claims.places(data):
+        robust = summary_of(claims.panel_of(place), "robust")
+        for each in robust["models"] if robust else []:
+            values = [seed["accuracies"][_longest(seed)] for seed in each.get("seeds", [])]
+            if len(values) >= verdicts.SEEDS:
+                variances.append(pd.Series(values).var())
+    return (float(sum(variances) / len(variances)) ** 0.5 if variances else EXAMPLE), len(variances)
+
+
+def _longest(of_model: Mapping[str, Any]) -> str:
+    return str([column for column in of_model["accuracies"] if column.startswith("pgd-")][-1])
+
+
+def _evidence(judged: Sequence[tuple[Claim, Sequence[Judged]]], paper: str) -> str:
+    """Per claim and folder the verdicts, the differences behind them, and what they rest on."""
     lines = []
-    for number, (claim, findings) in enumerate(judged, start=1):
-        lines.append(f"{number}. {claim.said} ({claim.source}). Rule: {claim.rule}.")
-        lines += [f"   - {place}: *{finding.verdict}*. {finding.numbers}." for place, finding in findings]
-        if not findings:
-            lines.append("   - No results.")
-    return "\n".join(lines)
+    for number, (claim, of_claim) in enumerate(judged, start=1):
+        if claim.paper != paper:
+            continue
+        lines += ["", fill(f"**{number}. {claim.said}** ({claim.source}). Parts: {claim.rule}.", WIDTH), ""]
+        for each in of_claim:
+            said = verdicts.counted(each.verdicts)
+            why = f" ({'; '.join(each.elsewhere)})" if each.elsewhere else ""
+            lines.append(_bullet(f"{names.place(each.place.name)}: *{said}*{why}. {each.finding.numbers}."))
+            for part, verdict in zip(each.finding.parts, each.verdicts, strict=True):
+                tier = "" if each.unfit or each.elsewhere else f": *{verdict}*"
+                lacking = f" ({'; '.join(part.missing)})" if part.missing else ""
+                corrected = f", corrected p {verdict.p_holm:.2g}" if verdict.p_holm == verdict.p_holm else ""
+                lines.append(_bullet(f"{part.words}{tier}{corrected}{lacking}", indent="  "))
+        if not of_claim:
+            lines.append(f"- {verdicts.NOT_TESTED}: no results")
+    return "\n".join(lines).strip()
+
+
+def _bullet(text: str, *, indent: str = "") -> str:
+    return fill(
+        text, WIDTH, initial_indent=f"{indent}- ", subsequent_indent=f"{indent}  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _contradictions() -> str:
@@ -63,13 +189,11 @@ def _contradictions() -> str:
         )
         numbers = "; ".join(f"{names.label(m)} {first[m]:.2f} and {second[m]:.2f} %" for m in each["models"])
         what = [_named(aalp, each[key], each["column"]) for key in ("first", "second")]
-        lines.append(f"- {names.DATA[each['data']]}, {what[0]} beside {what[1]}: {numbers}. {_sentence(each['about'])}")
+        about = each["about"].strip()
+        lines.append(
+            _bullet(f"{names.DATA[each['data']]}, {what[0]} and {what[1]}: {numbers}. {about[0].upper()}{about[1:]}.")
+        )
     return "\n".join(lines)
-
-
-def _sentence(text: str) -> str:
-    said = text.strip()
-    return f"{said[0].upper()}{said[1:]}."
 
 
 def _named(aalp: dict[str, Any], table: str, column: str) -> str:
@@ -86,35 +210,50 @@ def _printed(aalp: dict[str, Any], table: str, contradiction: dict[str, Any], mo
     return float(found)
 
 
+def _words(name: str) -> tuple[str, str]:
+    """A script's title and what else it says of itself."""
+    title, _, more = (import_module(f"figures.{name}").__doc__ or "").strip().partition("\n")
+    return title.rstrip("."), " ".join(more.split())
+
+
+def _captioned(name: str, written: Sequence[Path] | Missing, page: Path) -> list[str]:
+    """A script's pictures below its own words."""
+    title, more = _words(name)
+    return [fill(f"{title}. {more}".strip(), WIDTH), _shown(written, page, title)]
+
+
 def _sections(drawn: Drawn, prefix: str, data: Path, page: Path) -> str:
-    """Per script its figure or table, and where the data came from."""
+    """Per script its figure or table, and the files that it is drawn from."""
     parts = []
     for name, written in drawn.items():
         if not name.startswith(prefix):
             continue
-        script = import_module(f"figures.{name}")
-        title, _, more = (script.__doc__ or "").strip().partition("\n")
-        parts.append(f"### {title.partition(', ')[2].rstrip('.')}")
-        if more.strip():
-            parts.append(" ".join(more.split()))
+        title, more = _words(name)
+        parts.append(f"### {title.partition(', ')[2]}")
+        if more:
+            parts.append(fill(more, WIDTH))
         parts.append(f"`python -m figures.{name}`")
-        if isinstance(written, Missing):
-            parts.append(f"Not drawn: {_relative(str(written))}.")
-            continue
-        parts.append(_table(written, page) if "table" in name else _pictures(written, page, title))
-        parts += [_origin(place, task) for place, task in _origins(data, script.TASKS)]
+        parts.append(_shown(written, page, title))
+        if not isinstance(written, Missing):
+            parts += [
+                _origin(place, task, page) for place, task in _origins(data, import_module(f"figures.{name}").TASKS)
+            ]
     return "\n\n".join(parts)
 
 
-def _pictures(written: Sequence[Path], page: Path, title: str) -> str:
+def _shown(written: Sequence[Path] | Missing, page: Path, title: str) -> str:
+    """A script's pictures or table, or why there are none."""
+    if isinstance(written, Missing) or any(path.suffix == ".md" for path in written):
+        return _table(written, page)
     return "\n\n".join(f"![{title}]({_link(path, page)})" for path in written if path.suffix == ".png")
 
 
 def _table(written: Sequence[Path] | Missing, page: Path) -> str:
     if isinstance(written, Missing):
-        return f"Not drawn: {_relative(str(written))}."
+        return fill(f"Not drawn: {_relative(str(written))}.", WIDTH, break_long_words=False)
     (table,) = (path for path in written if path.suffix == ".md")
-    return table.read_text().strip() + f"\n\n([LaTeX]({_link(table.with_suffix('.tex'), page)}))"
+    rows, _, caption = table.read_text().strip().rpartition("\n\n")
+    return f"{rows}\n\n{fill(caption, WIDTH)}\n\n([LaTeX]({_link(table.with_suffix('.tex'), page)}))"
 
 
 def _origins(data: Path, tasks: Sequence[str]) -> list[tuple[Path, str]]:
@@ -122,36 +261,12 @@ def _origins(data: Path, tasks: Sequence[str]) -> list[tuple[Path, str]]:
     return [(place, task) for place in places for task in tasks if task in shared.manifest(place)]
 
 
-def _origin(place: Path, task: str) -> str:
-    """Data set, number of images, fingerprints and command behind a task's results."""
+def _origin(place: Path, task: str, page: Path) -> str:
+    """Data set, number of images and files behind a figure."""
     record = shared.manifest(place)[task]
-    files = ", ".join(f"`{name}`" for name in record["files"])
+    files = ", ".join(f"[{name}]({_link(place / name, page)})" for name in record["files"])
     many = f", {shared.images(record['images'])}" if record["images"] else ""
-    marks = "; ".join(f"{model} {' '.join(_few(marks))}" for model, marks in record["models"].items())
-    return (
-        f"<details><summary>{names.place(place.name)}{many}: {files}</summary>\n\n"
-        f"Fingerprints: {marks}\n\n```sh\n{record['command']}\n```\n\n</details>"
-    )
-
-
-def _few(marks: list[str]) -> list[str]:
-    """The fingerprints of seeds or epochs, the middle ones left out."""
-    return marks if len(marks) <= 3 else [marks[0], "…", marks[-1]]
-
-
-def _models(data: Path) -> str:
-    """What the checkpoints say of their training."""
-    parts = []
-    for place in sorted(data.glob("*/"), key=lambda path: names.place_order(path.name)):
-        if not (place / "models.json").exists():
-            continue
-        rows = []
-        for name, seeds in shared.read_json(place / "models.json").items():
-            for card in seeds:
-                shown = {key: "–" if card[key] is None else str(card[key]) for key in card if key != "metrics"}
-                rows.append({"model": name} | shown)
-        parts.append(f"{names.place(place.name)}:\n\n{shared.markdown(pd.DataFrame(rows))}")
-    return "\n\n".join(parts) or "No results."
+    return fill(f"{names.place(place.name)}{many}: {files}", WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _link(path: Path, page: Path) -> str:

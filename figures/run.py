@@ -131,7 +131,9 @@ def _card(path: Path) -> dict[str, Any]:
     from attrib import checkpoint
 
     ckpt = checkpoint.read(path)
-    told = ("epochs", "limit", "batch_size", "lr", "weight_decay", "eps", "step_size", "steps", "seed")
+    told = (
+        "epochs", "limit", "batch_size", "lr", "weight_decay", "eps", "step_size", "steps", "eps_warmup", "ema", "seed",
+    )  # fmt: skip
     card = {"fingerprint": ckpt.fingerprint, "method": ckpt.method, "best epoch": ckpt.epoch}
     return card | {key.replace("_", " "): ckpt.hyper.get(key) for key in told}
 

@@ -76,10 +76,13 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
 
     table1 = these(names.STANDARD, names.PGD_AT, names.AGAIN)
     aalp = these(names.STANDARD, names.ADV, names.ALP, names.AALP)
+    seeds = {model.name: model.paths for model in main}
     found = [
         task("fc", "fc", main, [], partial(keep.fc, checkpoints={model.name: model.paths[0] for model in main})),
         task("span", "span", main, rest, partial(keep.span, shown=[model.name for model in table1 or main])),
-        task("contrib", "contrib", main, [*rest, "--attack", "pgd", *section2], keep.contrib),
+        task(
+            "contrib", "contrib", main, [*rest, "--attack", "pgd", *section2], partial(keep.contrib, checkpoints=seeds)
+        ),
     ]
     forms = these(names.STANDARD, names.PGD_AT, names.PGD_AT_AWP, *names.FORMS)
     if len(table1) > 1:
@@ -119,7 +122,8 @@ def plan(models: Sequence[Model], data: str, *, count: int, attacked: int, autoa
             # Differences are to the first model, and the paper's best is what the others are compared with.
             best = shared.papers()["again"]["figure4"]["best"]
             sweep.sort(key=lambda model: not model.name.endswith(f"-alpha-{best}"))
-            found.append(task(f"alpha-{method}", "robust", sweep, [*dear, "--steps", "20"]))
+            # 100 steps for the endpoint of all claims about accuracy, the column "worst".
+            found.append(task(f"alpha-{method}", "robust", sweep, [*dear, "--steps", "20,100"]))
     # Differences are to the first model, and ALP is the one that the papers compare with.
     first = [*these(names.ALP), *(model for model in main if model.name != "alp")]
     found.append(task("robust", "robust", first, dear))

@@ -1,0 +1,93 @@
+"""What a judge of a claim returns, and what judges share: reading results, counting seeds, comparing accuracies."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from figures import compare, names, shared
+from figures.compare import Difference
+from figures.shared import Panel, entry, signed
+from figures.verdicts import POINT, Part
+
+WORST = "worst"
+"""The primary endpoint of claims about accuracy: the share of images right under PGD-100 and under CW-100."""
+STEPS = 100
+
+
+class Finding(NamedTuple):
+    """What one folder of results says of a claim."""
+
+    parts: list[Part]
+    numbers: str
+    """The values compared, and how many images and seeds they rest on."""
+
+
+def summary_of(panel: Panel, task: str) -> dict[str, Any] | None:
+    """A task's JSON; None where the task is not done."""
+    return shared.read_json(panel.folder / f"{task}.json") if task in shared.manifest(panel.folder) else None
+
+
+def cards(panel: Panel) -> dict[str, Any]:
+    """What the checkpoints say of their training: models.json; empty where there is none."""
+    path = panel.folder / "models.json"
+    return shared.read_json(path) if path.exists() else {}
+
+
+def seeds(summary: dict[str, Any], *models: str) -> int:
+    """The number of files of the model that has the fewest."""
+    return min(len(entry(summary, model).get("seeds") or [0]) for model in models)
+
+
+def basis(summary: dict[str, Any], *models: str) -> str:
+    """On how many images and seeds a comparison rests: ``1,000 images, 1 seed each``."""
+    counts = [len(entry(summary, model).get("seeds") or [0]) for model in models]
+    low, high = min(counts), max(counts)
+    words = f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''} each"
+    images = entry(summary, models[0]).get("n")
+    return f"{shared.images(images)}, {words}" if images else words
+
+
+def part(
+    words: str, *answers: tuple[str, Difference | None], seeds: int, scale: float = 100, digits: int = 2,
+    point: float | None = POINT, missing: Sequence[str] = (),
+) -> Part:  # fmt: skip
+    """A part of a claim, its differences written behind ``words``.
+
+    answers: a name, empty if there is one only, and the difference; scale and digits: as they are printed.
+    """
+    unknown = "" if missing else "no interval"
+    written = [
+        f"{name} {signed(*answer[:3], scale=scale, digits=digits) if answer else unknown}".strip()
+        for name, answer in answers
+    ]
+    known = tuple(answer for _, answer in answers)
+    return Part(f"{words} {', '.join(written)}".strip(), known, seeds, point, tuple(missing))
+
+
+def accuracy(summary: dict[str, Any], a: str, b: str, *columns: str, missing: Sequence[str] = ()) -> Part:
+    """Accuracy of model a less that of model b, clean or under attack, paired by image.
+
+    columns: of the results; several are readings that must agree. Not tested where the results do not compare the two:
+    unpaired intervals would be too wide.
+    """
+    answers = [(names.attack(column), compare.between(summary["pairs"], a, b, attack=column)) for column in columns]
+    words = f"{names.label(a)} − {names.label(b)}, points:"
+    if all(answer for _, answer in answers):
+        return part(words, *answers, seeds=seeds(summary, a, b), digits=1, missing=missing)
+    first, second = (entry(summary, name)["accuracies"] for name in (a, b))
+    numbers = [f"{100 * (first[each] - second[each]):+.1f}".replace("-", "−") for each in columns]
+    plain = ", ".join(f"{names.attack(each)} {number}" for each, number in zip(columns, numbers, strict=True))
+    unpaired = "the results do not compare these two image by image"
+    return part(f"{words} {plain}", seeds=seeds(summary, a, b), missing=[*missing, unpaired])
+
+
+def gain(summary: dict[str, Any], a: str, b: str, *, missing: Sequence[str] = ()) -> Part:
+    """The part "a is more accurate than b under attack", by the primary endpoint.
+
+    Where the results have no ``worst``, the part is not tested, and the longest PGD and CW are shown instead.
+    """
+    columns = entry(summary, a)["accuracies"]
+    if WORST in columns and max(summary["steps"]) == STEPS:
+        return accuracy(summary, a, b, WORST, missing=missing)
+    longest = [[each for each in columns if each.startswith(kind)][-1] for kind in ("pgd-", "cw-")]
+    lacking = f"the results lack the share of images right under both PGD-{STEPS} and CW-{STEPS} (column worst)"
+    return accuracy(summary, a, b, *longest, missing=[*missing, lacking])
