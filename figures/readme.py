@@ -85,7 +85,7 @@ def _trained(data: Path) -> str:
             )  # fmt: skip
     if not rows:
         return "No results of `attrib robust`."
-    bounded = any(row["accuracy %"].startswith("≤") for row in rows)
+    bounded = any("≤" in str(row["accuracy %"]) for row in rows)
     note = "\n\n≤: an upper bound. The model is gated, and was not attacked through each of its heads by itself."
     return shared.markdown(pd.DataFrame(rows)) + note * bounded
 
