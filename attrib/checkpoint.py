@@ -207,6 +207,8 @@ def read(
     """
     content = content_of(zoo.file(path))
     try:
+        if {"config", "model", "optimizer", "history"} <= content.keys():
+            raise InputError("is the state of a training run; name the model.pt beside it")
         if "format_version" not in content:
             return _from_weights(state_dict(unwrapped(content)), arch, input_shape, mean, std)
         ckpt = _from_fields(content)

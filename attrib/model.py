@@ -269,8 +269,8 @@ def check_gated(arch: str) -> None:
     """Raise InputError if the architecture cannot have AGAIN's gates."""
     if arch not in GATED:
         raise InputError(
-            f"gates: expected one of the architectures {', '.join(GATED)}, got {arch!r};"
-            " AGAIN's form 'logit' works with every architecture"
+            f"arch: expected one of {', '.join(GATED)} for AGAIN's gates, got {arch!r};"
+            " the logit form (--form logit) works with every architecture"
         )
 
 

@@ -172,7 +172,9 @@ def print_calls(load: Path, tree: int) -> None:
         size = (tree + folder_bytes(place)) / 2**20
         print(f"  {call}. carry {place} ({size:.1f} MiB with the tree), time limit {seconds} s:")
         print(f"     bash figures/quarter.sh {call}")
-    print("\nThen, with the files that call 3 has left in OUT copied to DIR:")
+    print(
+        "\nEach script leaves files in the folder that the variable OUT names there. Copy those of call 3 to DIR, and"
+    )
     print("     .venv/bin/python -m figures.reproduce --unpack DIR")
 
 

@@ -82,9 +82,10 @@ class Report:
     def counts(self) -> str:
         """One line that counts the runs."""
         packed = {path.rpartition("/")[0] for path in self.packed if path.endswith(("model.pt", "last.pt"))}
+        left, failed = ({title.partition(":")[0] for title in titles} for titles in (self.left, self.failed))
         return (
-            f"runs: {len(self.finished)} finished, {len(self.stopped)} stopped by the budget, {len(self.left)} left, "
-            f"{len(self.failed)} failed, {len(packed)} packed"
+            f"runs: {len(self.finished)} finished, {len(self.stopped)} stopped by the budget, {len(left)} left,"
+            f" {len(failed)} failed, {len(packed)} packed"
         )
 
 
@@ -103,13 +104,14 @@ class Queue:
         self.configs = {}
         done = ledger.read(settings.ledger) if settings.ledger else []
         for row in wanted:
-            if ledger.has(done, row):
-                self.say(f"{row.key}: in the ledger already")
-                continue
             try:
                 self.configs[row.key] = rows.config(row)
             except InputError as error:
                 self.fail(row.key, str(error))
+                continue
+            # A run that was trained here may lack some of its analyses.
+            if ledger.has(done, row) and not self.is_trained(row):
+                self.say(f"{row.key}: in the ledger already")
                 continue
             self.waiting.append(row)
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from attrib import inference
 from attrib.errors import InputError
@@ -35,13 +36,20 @@ SHORT_LIMITS = {MNIST: ["--attacked", "1000"], RESNET32: ["--limit", "1000", "--
 """Options of figures.run: how many test images."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m figures.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="what two CPU cores can do")
-    parser.add_argument("--rehearse", action="store_true", help="tiny runs on glyphs; needs --budget")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="tiny runs on glyphs; needs --budget and a --ledger of its own"
+    )
     parser.add_argument("--sweeps", action="store_true", help="those over alpha too")
     parser.add_argument("--only", nargs="+", choices=rows.GROUPS, metavar="GROUP", help="only these groups, of A to E")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -82,6 +90,12 @@ def run(options: argparse.Namespace) -> int:
         names = pack.unpack(options.unpack, runs=options.runs, results=options.results, ledger_path=options.ledger)
         print(f"unpacked {len(names)} files to {options.runs} and {options.results}")
         return 0
+    if options.pack and options.unpack:
+        raise InputError("--pack, --unpack: expected one of them")
+    if options.budget is not None and not options.budget > 0:
+        raise InputError(f"--budget: expected seconds above 0, got {options.budget:g}")
+    if options.jobs < 1:
+        raise InputError(f"--jobs: expected at least 1, got {options.jobs}")
     if options.rehearse and (options.budget is None or options.ledger == ledger.LEDGER):
         raise InputError("--rehearse: expected --budget SECONDS and a --ledger of its own with it")
     wanted = chosen_rows(options)
@@ -175,6 +189,7 @@ def pack_up(wanted: Sequence[Row], options: argparse.Namespace, report: Report) 
     write_json(dataclasses.asdict(report) | {"left_out": left_out}, options.pack / "queue.json")
     for path in left_out:
         print(f"left out of the archive: {path}")
+    print(f"packed {len(report.packed)} files into {options.pack}")
 
 
 def print_command(command: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import attrib
 from attrib.data import Batch, Dataset
+from attrib.errors import InputError
 from attrib.gated import GatedClassifier
 from attrib.model import build
 from train import engine, graph
@@ -195,7 +196,10 @@ def test_stages_are_compiled_for_one_shape_and_left_as_they_were(monkeypatch: py
 
 def test_engines_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_compile_error", lambda _: None)
-    assert [engine.resolve(name, torch.device("cpu")) for name in engine.ENGINES] == ["eager"] * 4
+    cpu = torch.device("cpu")
+    assert engine.resolve("auto", cpu) == engine.resolve("eager", cpu) == "eager"
+    with pytest.raises(InputError, match="--engine graph: expected a GPU"):
+        engine.resolve("graph", cpu)
     assert [engine.resolve(name, torch.device("cuda")) for name in engine.ENGINES] == [
         "compiled", "eager", "compiled", "graph",
     ]  # fmt: skip

@@ -201,8 +201,15 @@ def test_a_failed_run_stops_no_other_and_finished_ones_are_in_the_ledger(
     }  # fmt: skip
     capsys.readouterr()
 
-    # The next machine has the ledger and takes what is left.
+    # On this machine what failed is done again, the analysis of a run in the ledger too.
     fake.clear()
+    report = queue.Queue(wanted[:4], settings(tmp_path)).run()
+    assert sorted(report.finished) == [f"glyphs-lenet/{name}" for name in ("bad", "cut", "good", "unanalysed")]
+    assert (tmp_path / "results/glyphs-lenet/unanalysed/span-gradcam/span.json").exists()
+    (tmp_path / "ledger.json").write_text(json.dumps(entries))
+    capsys.readouterr()
+
+    # The next machine has the ledger and takes what is left.
     again = queue.Queue(wanted, settings(tmp_path, runs=tmp_path / "runs2", results=tmp_path / "results2")).run()
     assert sorted(again.finished) == ["glyphs-lenet/bad", "glyphs-lenet/cut"]
     assert "glyphs-lenet/good: in the ledger already" in capsys.readouterr().out

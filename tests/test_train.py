@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,8 +135,39 @@ def test_a_run_cut_by_its_time_limit_continues_to_the_same_bits(
 
 def test_without_time_for_an_epoch_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pgd-at", *TINY, "--until", "0", "--out", str(tmp_path)) == 3
-    assert "stopped after epoch 0 of 10" in capsys.readouterr().err
+    assert "stopped after epoch 0 of 10: --until has passed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_state_starts_over_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import loop
+
+    given = ["standard", *TINY, "--limit", "120", "--epochs", "2", "--no-last", "--out", str(tmp_path)]
+    train_epoch = loop.train_epoch
+
+    def interrupted(*arguments: Any, epoch: int) -> float:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments, epoch=epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_epoch", interrupted)
+        assert run(*given) == 130
+    assert "starts over, since --no-last keeps no state" in capsys.readouterr().err
+    assert run(*given) == 0
+    assert "left no last.pt to continue from; it starts over" in capsys.readouterr().err
+    with pytest.raises(InputError, match="is the state of a training run; name the model.pt beside it"):
+        attrib.load(tmp_path / "last.pt")
+
+
+def test_warnings_of_training_come_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hopeless = ["--limit", "120", "--epochs", "6", "--lr", "1e-9", "--awp", "0.005"]
+    assert run("standard", *TINY, *hopeless, "--out", str(tmp_path)) == 0
+    error = capsys.readouterr().err
+    assert error.count("at chance for 3 epochs") == 1
+    assert error.count("--awp never acts: it begins with epoch 10, and the run ends with epoch 6") == 1
 
 
 def test_a_finished_run_does_nothing_and_fresh_starts_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +253,7 @@ def test_what_stands_for_the_papers_and_what_is_compared() -> None:
 BAD = [
     (["standard", *TINY, "--adaptive"], "--adaptive: belongs to alp, got it with standard"),
     (["again", *TINY, "--base", "trades"], "expected --form logit"),
-    (["again", *TINY], "gates: expected one of the architectures resnet32"),
+    (["again", *TINY], "arch: expected one of resnet32"),
     (["again", *TINY, "--form", "logit", "--gates", "own"], "--gates own: expected --form gate"),
     (["pgd-at", *TINY, "--gates", "own"], "--gates: belongs to again"),
     (["pgd-at", *TINY, "--smoothing-ramp"], "--smoothing-ramp: expected --label-smoothing above 0"),
@@ -240,6 +272,9 @@ BAD = [
     (["pgd-at", *TINY, "--epochs", "0"], "--epochs: expected at least 1"),
     (["pgd-at", *TINY, "--limit", "0"], "--limit: expected at least 2"),
     (["pgd-at", *TINY, "--steps", "x"], "invalid int value"),
+    (["pgd-at", *TINY, "--until", "now + 60"], "expected seconds since 1970"),
+    (["pgd-at", *TINY, "--until", "nan"], "expected seconds since 1970"),
+    (["pgd-at", *TINY, "--engine", "graph", "--device", "cpu"], "--engine graph: expected a GPU"),
     (["pgd-at", *TINY, "--speed", "3"], "unrecognized arguments"),
     (["pgd-at", "--arch", "lenet"], "--data is required"),
     (["pgd-at", *TINY, "--device", "tpu"], "device: expected auto"),

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,12 +51,14 @@ def _parser() -> _Parser:
         "--tensorboard", action="store_true", help="also write curves for TensorBoard to DIR/tensorboard"
     )
     parser.add_argument(
-        "--until", type=float, metavar="UNIXTIME",
-        help="start no epoch that would end after this time (seconds since 1970); status 3, the same command continues",
+        "--until", type=_time, metavar="UNIXTIME",
+        help="start no epoch that would end after this time (seconds since 1970), going by how long the last one took;"
+        " then status 3, and the same command with a later time continues",
     )  # fmt: skip
     parser.add_argument(
         "--no-last", action="store_true",
-        help="write last.pt at the end or when --until stops the run only, not after every epoch",
+        help="write last.pt at the end or when --until stops the run only, not after every epoch; a run that is"
+        " interrupted otherwise starts over",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
@@ -97,6 +100,17 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a number like 0.03 or 8/255, got {text!r}") from None
 
 
+def _time(text: str) -> float:
+    """Seconds since 1970."""
+    try:
+        time = float(text)
+    except ValueError:
+        time = math.nan
+    if not math.isfinite(time):
+        raise argparse.ArgumentTypeError(f"expected seconds since 1970, as $(($(date +%s) + 600)), got {text!r}")
+    return time
+
+
 def main() -> int:
     """Run the command line; the exit status is 2 for what the user can mend, 3 where --until stopped the run."""
     try:
@@ -116,7 +130,12 @@ def main() -> int:
         print(f"train: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train: interrupted; the same command continues after the last finished epoch", file=sys.stderr)
+        continues = (
+            "starts over, since --no-last keeps no state"
+            if "--no-last" in sys.argv
+            else ("continues after the last finished epoch")
+        )
+        print(f"train: interrupted; the same command {continues}", file=sys.stderr)
         return 130
     return 0
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib.attack import Forward
-from attrib.errors import one_line
+from attrib.errors import InputError, one_line
 from attrib.model import Classifier
 from train.attack import Ascent, Number, Problem, eager_ascent
 from train.graph import GraphedAscent
@@ -24,8 +24,13 @@ ENGINES: tuple[Engine, ...] = ("auto", "eager", "compiled", "graph")
 
 
 def resolve(name: Engine, device: torch.device) -> Engine:
-    """``auto`` is compiled on a GPU; the CPU knows eager only. Without a compiler that works it is eager too."""
+    """``auto`` is compiled on a GPU and eager on a CPU, or where no compiler works.
+
+    Raises InputError for another engine than eager on a CPU.
+    """
     if device.type != "cuda":
+        if name not in ("auto", "eager"):
+            raise InputError(f"--engine {name}: expected a GPU to run it, got {device}")
         return "eager"
     engine = "compiled" if name == "auto" else name
     if engine == "compiled" and (reason := _compile_error(device)):

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def train(
             raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
         state = initial(config, data, group.device)
         if group.rank == 0:
-            for sentence in about_reach(*config.budget):
+            for sentence in [*about_reach(*config.budget), *_about_awp(config)]:
                 print(f"train: warning: {sentence}", file=sys.stderr)
         folder(out)
         _start(state, config, out, fresh=fresh, speaks=group.rank == 0)
@@ -77,6 +78,11 @@ def train(
             print(out / "model.pt")
 
 
+def _about_awp(config: Config) -> Iterator[str]:
+    if config.awp and config.awp_from > config.epochs:
+        yield f"--awp never acts: it begins with epoch {config.awp_from}, and the run ends with epoch {config.epochs}"
+
+
 def _start(state: State, config: Config, out: Path, *, fresh: bool, speaks: bool) -> None:
     """Continue from last.pt, or remove what an earlier run left."""
     last = out / "last.pt"
@@ -90,6 +96,8 @@ def _start(state: State, config: Config, out: Path, *, fresh: bool, speaks: bool
                 f"{out}: {left if done < config.epochs else 'all epochs are done; --fresh starts over'}",
                 file=sys.stderr,
             )
+    elif not fresh and speaks and (out / "log.jsonl").exists():
+        print(f"{out}: an earlier run left no last.pt to continue from; it starts over", file=sys.stderr)
     elif fresh and speaks:
         written = ("model.pt", "log.jsonl", "epoch-*.pt", "tensorboard/events.out.tfevents.*")
         for stale in (last, *(path for pattern in written for path in out.glob(pattern))):
@@ -109,9 +117,10 @@ def _check_time(
         return
     if settings.world.rank == 0 and state.history and not saved:
         save(state, config, out / "last.pt")
+    reason = "--until has passed" if time.time() > until else "another one would end after --until"
     raise OutOfTime(
-        f"stopped after epoch {len(state.history)} of {config.epochs}: another one would end after --until;"
-        " the same command continues"
+        f"stopped after epoch {len(state.history)} of {config.epochs}: {reason};"
+        " the same command with a later --until continues"
     )
 
 
@@ -161,8 +170,9 @@ def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool
         f"  robust {record['robust']:6.1%}  {record['images_per_s']:,.0f} images/s{'  *' if is_best else ''}",
         flush=True,
     )
-    recent = [entry["clean"] for entry in state.history[-PATIENCE:]]
-    if len(recent) == PATIENCE and max(recent) <= 1.5 / len(data.classes):
+    learns = [entry["clean"] > 1.5 / len(data.classes) for entry in state.history]
+    # Once, not after every further epoch.
+    if learns[-PATIENCE:] == [False] * PATIENCE and learns[-PATIENCE - 1 : -PATIENCE] != [False]:
         print(
             f"train: warning: clean accuracy has been at chance for {PATIENCE} epochs;"
             " a lower --lr or a longer --eps-warmup often helps",
