@@ -192,21 +192,21 @@ def _files(source: Path) -> Iterator[_File]:
     except InputError:
         raise
     except (tarfile.TarError, lzma.LZMAError, ValueError) as error:
+        reason = one_line(error)
         raise InputError(
-            f"--unpack: the parts in {source} are no archive of runs ({one_line(error)}); copy them again"
+            f"--unpack: the parts in {source} are no archive of runs ({reason}); copy them again"
         ) from None
 
 
 def _joined(source: Path) -> bytes:
     """The parts of an archive, one after the other."""
     if not source.is_dir():
-        raise InputError(f"--unpack: there is no folder {source}")
+        raise InputError(f"--unpack: expected the parts of one archive in {source}, which is no folder")
     found = {path.name: path for path in source.glob("pack-*-of-*")}
     counts = {name.rpartition("-")[2] for name in found}
     if len(counts) != 1:
-        raise InputError(
-            f"--unpack: expected the parts of one archive, pack-1-of-N, in {source}, found those of {len(counts)}"
-        )
+        expected = f"the parts of one archive, pack-1-of-N, in {source}"
+        raise InputError(f"--unpack: expected {expected}, found those of {len(counts)}")
     names = [f"pack-{number}-of-{count}" for count in counts for number in range(1, int(count) + 1)]
     if missing := [name for name in names if name not in found]:
         raise InputError(f"--unpack: {source} lacks {', '.join(missing)}; copy it there")

@@ -158,7 +158,7 @@ def test_a_run_without_a_state_starts_over_and_says_so(
     assert "starts over, since --no-last keeps no state" in capsys.readouterr().err
     assert run(*given) == 0
     assert "left no last.pt to continue from; it starts over" in capsys.readouterr().err
-    with pytest.raises(InputError, match="is the state of a training run; name the model.pt beside it"):
+    with pytest.raises(InputError, match="is the state of a training run"):
         attrib.load(tmp_path / "last.pt")
 
 
