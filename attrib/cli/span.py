@@ -344,6 +344,9 @@ def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any])
     distribution = plot.coverage_distribution(
         found.table[found.table["images"] == "clean"], models=names, levels=LEVELS,
         curves=np.array([entry["curve"] for entry in summary["models"]]),
+        floors={
+            entry["name"]: entry["asc_floor"] for entry in summary["models"] if entry.get("asc_floor") is not None
+        },
         title=f"{rule}, {summary['models'][0]['n']:,} {'clean ' if attack else ''}images",
     )  # fmt: skip
     return [*plot.save(picture, out / "span"), *plot.save(distribution, out / "span-coverage")]
