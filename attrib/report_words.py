@@ -114,12 +114,7 @@ def cautions(span: Summary | None) -> list[str]:
     if span:
         models = span["models"]
         if files := _single_files(span):
-            which = "Each model" if len(files) == len(models) > 1 else _and(list(files))
-            said.append(
-                f"{which} {'are one file each' if ' and ' in which else 'is one file'}. Intervals are over images and"
-                " hold for this file only; p compares files, not training methods. Another training run of the same"
-                " method can differ by more."
-            )
+            said.append(_one_file_each(files, of=len(models)))
         said += [
             f"The ASC of {entry['name']} lies within the range of its floor ({_range(ends)}): the same network with"
             " random weights covers as much."
@@ -133,6 +128,17 @@ def cautions(span: Summary | None) -> list[str]:
             if entry["empty"] > 0.01 * entry["n"]
         ]
     return said
+
+
+def _one_file_each(files: Sequence[str], *, of: int) -> str:
+    """What one file cannot say, for the names that stand for one of all the ``of`` models."""
+    which = "Each model" if len(files) == of > 1 else _and(files)
+    is_one = "is one file" if len(files) == of or len(files) == 1 else "are one file each"
+    compared = " p between two such files compares files, not training methods." if len(files) > 1 else ""
+    return (
+        f"{which} {is_one}. Intervals are over images and hold for this file only.{compared} Another training run of"
+        " the same method can differ by more."
+    )
 
 
 def percent(value: float | None) -> str:

@@ -347,6 +347,7 @@ def test_what_is_said_of_one_file_is_not_said_of_its_method() -> None:
     span["models"][0]["seeds"] = [{}, {}]
     assert answer(span)[0].answer == "a uses more of the image than the file b, and the difference is real."
     assert report_words.cautions(span)[0].startswith("b is one file.")
+    assert "compares files" not in report_words.cautions(span)[0]
     span["models"][1]["seeds"] = [{}, {}]
     assert answer(span)[0].answer == "a uses more of the image than b, and the difference is real."
     assert report_words.cautions(span) == []
