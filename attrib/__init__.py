@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         scale_free_contribution,
         valid_values,
     )
+    from attrib.floor import asc_floor
     from attrib.layers import locate
     from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
     from attrib.model import Classifier, build
@@ -48,7 +49,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Batch": "data", "Checkpoint": "checkpoint", "Classifier": "model", "InputError": "errors",
-    "across_models": "relate", "alp_loss": "consistency", "area": "faithfulness", "build": "model",
+    "across_models": "relate", "alp_loss": "consistency", "area": "faithfulness",
+    "asc_floor": "floor", "build": "model",
     "cascade": "randomisation", "chance_iou": "faithfulness", "contribution": "features", "coverage": "spans",
     "coverage_curve": "spans", "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "faithfulness",
     "edges": "randomisation", "eq6": "maps", "explore": "explorer", "fgsm": "attack", "fractions": "faithfulness",
@@ -65,7 +67,8 @@ _HOME = {
 }  # fmt: skip
 
 __all__ = [
-    "Batch", "Checkpoint", "Classifier", "InputError", "across_models", "alp_loss", "area", "build", "cascade",
+    "Batch", "Checkpoint", "Classifier", "InputError", "across_models", "alp_loss", "area", "asc_floor",
+    "build", "cascade",
     "chance_iou", "contribution", "coverage", "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges",
     "eq6", "explore", "fgsm", "fractions", "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution",
     "holm", "insertion", "inside", "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs",

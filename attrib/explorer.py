@@ -14,7 +14,7 @@ from torch import nn
 from attrib import checkpoint, inference, plot_explore
 from attrib.data import Dataset
 from attrib.errors import InputError, one_line
-from attrib.maps import MAPS
+from attrib.maps import MAPS, SAMPLES
 from attrib.results import source
 from attrib.views import TARGETS, Attack, Desk, View, budget, positions, probabilities, view
 
@@ -50,7 +50,7 @@ def explore(
     data: Dataset,
     *,
     layer: Mapping[str, nn.Module] | None = None,
-    samples: int = 8,
+    samples: int = SAMPLES,
     seed: int = 0,
     device: str = "auto",
 ) -> widgets.VBox:

@@ -34,6 +34,9 @@ class Chunk(NamedTuple):
     """How many images fit one forward and backward pass."""
 
 
+SAMPLES = 32
+"""Noisy copies of SmoothGrad, wherever nobody asks for another number."""
+
 Explain = Callable[[Prepared, Chunk], Tensor]
 """The model (and layer) to run, and what on, to attributions."""
 
@@ -64,7 +67,7 @@ def smoothgrad(
     image: Tensor,
     label: Tensor,
     *,
-    samples: int = 32,
+    samples: int = SAMPLES,
     sigma: float = 0.15,
     seed: int = 0,
     index: Tensor | None = None,
@@ -165,8 +168,10 @@ def eq6(
 ) -> Tensor:
     """AALP's Eq. 6, relu(dS/dA * A) element by element, summed over channels; bilinear to (N,H,W).
 
-    The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means "supports the class".
-    Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
+    This is pytorch-grad-cam's element-wise CAM (``GradCAMElementWise``) on -loss instead of the class score, and not
+    rescaled per image. The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means
+    "supports the class". Raises InputError for a layer whose output is no feature map, and where none is given and
+    none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -338,6 +343,43 @@ LAYER_MAPS = (*GRID_MAPS, "guided-gradcam")
 """The maps that look at a layer."""
 
 
+class Attribution(NamedTuple):
+    """What :func:`attribution` gives."""
+
+    map: Tensor
+    """(N,H,W)"""
+    grid: Tensor | None
+    """(N,h,w) where the map was brought up from a layer's grid."""
+
+
+def attribution(
+    name: str,
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+    precision: Precision = "fp32",
+) -> Attribution:
+    """The map called ``name``, one of ``MAPS``, with the options that this map has.
+
+    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``; seed and index: of SmoothGrad's noise.
+    Raises InputError for another name, and what the map raises.
+    """
+    if name not in MAPS:
+        raise InputError(f"map: expected one of {', '.join(MAPS)}, got {name!r}")
+    if name in GRID_MAPS:
+        grid = GRID_MAPS[name](model, image, label, layer=layer, precision=precision)
+        return Attribution(upsample(grid, image.shape[-2:]), grid)
+    if name in LAYER_MAPS:
+        return Attribution(MAPS[name](model, image, label, layer=layer, precision=precision), None)
+    if name == "smoothgrad":
+        return Attribution(smoothgrad(model, image, label, seed=seed, index=index, precision=precision), None)
+    return Attribution(MAPS[name](model, image, label, precision=precision), None)
+
+
 def _in_chunks(
     model: nn.Module,
     image: Tensor,
@@ -420,6 +462,6 @@ def _over_channels(attribution: Tensor, signed: bool) -> Tensor:
 
 
 __all__ = [
-    "GRID_MAPS", "LAYER_MAPS", "MAPS", "eq6", "eq6_grid", "gradcam", "gradcam_grid", "gradient", "guided_gradcam",
-    "integrated_gradients", "occlusion", "smoothgrad", "upsample",
+    "GRID_MAPS", "LAYER_MAPS", "MAPS", "SAMPLES", "Attribution", "attribution", "eq6", "eq6_grid", "gradcam",
+    "gradcam_grid", "gradient", "guided_gradcam", "integrated_gradients", "occlusion", "smoothgrad", "upsample",
 ]  # fmt: skip

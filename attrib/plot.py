@@ -137,11 +137,13 @@ def span_outline(axes: Axes, image: NDArray[Any], mask: NDArray[np.bool_]) -> No
 
 
 def coverage_distribution(
-    table: pd.DataFrame, *, models: Sequence[str], levels: NDArray[Any], curves: NDArray[Any], title: str
-) -> Figure:
+    table: pd.DataFrame, *, models: Sequence[str], levels: NDArray[Any], curves: NDArray[Any],
+    floors: Mapping[str, float], title: str,
+) -> Figure:  # fmt: skip
     """Left, how coverage is distributed over images, per model; right, the mean coverage curve.
 
-    table: columns ``model`` and ``coverage`` (fractions); levels: (T,) thresholds t; curves: (M,T) mean coverage.
+    table: columns ``model`` and ``coverage`` (fractions); levels: (T,) thresholds t; curves: (M,T) mean coverage;
+    floors: the floor of the ASC (a fraction) of the models that have one.
     """
     import seaborn
 
@@ -158,7 +160,10 @@ def coverage_distribution(
         )  # fmt: skip
         for name in models:
             left.axvline(percent.loc[percent["model"] == name, "coverage"].mean(), color=colours[name], ls="--", lw=0.8)
-        left.set(xlabel="coverage of an image's span (%), dashed: mean", ylabel="images (%)", xlim=(0, 100))
+        for name, floor in floors.items():
+            left.axvline(100 * floor, color=colours[name], ls=":", lw=0.8)
+        lines = "dashed: mean" + (", dotted: floor" if floors else "")
+        left.set(xlabel=f"coverage of an image's span (%), {lines}", ylabel="images (%)", xlim=(0, 100))
         for name, curve in zip(models, curves, strict=True):
             right.plot(levels, 100 * curve, color=colours[name], label=name)
         right.set(
@@ -197,7 +202,8 @@ def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = 
         axes.set_xticks(places, attacks)
         axes.set(ylabel="accuracy (%)", xlim=(-0.5, len(attacks) - 0.5), ylim=(-2, 102))
         legend_below(figure, axes.get_legend_handles_labels()[0])
-        figure.suptitle(f"{title}; bars: 95 % intervals")
+        several = seeds is not None and len(seeds) > 0
+        figure.suptitle(f"{title}; bars: 95 % intervals" + ("" if several else " over images, one file per name"))
     return figure
 
 

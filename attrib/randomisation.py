@@ -35,13 +35,13 @@ class Randomised(NamedTuple):
 
 
 def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """The modules that hold parameters of their own, from the last to the first to run.
+    """The modules that hold parameters of their own, or running statistics, from the last to the first to run.
 
     Named as the model's own code calls them, also inside a ``Normalized``. example: (N,C,H,W), of which the first
     image is run. Those that do not run as modules come at the end.
     Raises InputError where there is none.
     """
-    names = {part: name for name, part in _parts(model).items() if any(True for _ in part.parameters(False))}
+    names = {part: name for name, part in _parts(model).items() if _has_learned(part)}
     called: list[str] = []
     hooks = [module.register_forward_hook(lambda module, *_: called.append(names[module])) for module in names]
     try:
@@ -55,6 +55,12 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     if not layers:
         raise InputError(f"model: {type(model).__name__} has no parameters to randomise")
     return layers
+
+
+def _has_learned(module: nn.Module) -> bool:
+    """Whether training changes a state of the module's own: parameters, or a norm's statistics without parameters."""
+    has_statistics = isinstance(module, _NormBase) and module.running_mean is not None
+    return has_statistics or any(True for _ in module.parameters(False))
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:

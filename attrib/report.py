@@ -40,7 +40,8 @@ PARTS = (
     Part(
         "span", "Span", "How much of the image does each model use?",
         "The span of an image is the set of pixels whose attribution lies above a threshold; its coverage is the share"
-        " of the image that they are, and the attribution span coverage (ASC) of a model is the mean over images.",
+        " of the image that they are, and the attribution span coverage (ASC) of a model is the mean over images. Its"
+        " floor is the ASC of the same network with random weights.",
     ),
     Part(
         "robust", "Robustness", "How accurate is each model under attack?",
@@ -57,7 +58,7 @@ PARTS = (
     ),
     Part(
         "fc", "Last layer", "How many weights of the last layer are valid?",
-        "Valid values are weights above the mean of the layer's.",
+        "Valid values are weights above the mean of the layer's; weights that are symmetric about it give 50\u00a0%.",
     ),
     Part(
         "check", "Checks", "Can the maps be trusted?",

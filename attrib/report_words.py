@@ -20,6 +20,8 @@ class Glance(NamedTuple):
     name: str
     asc: float | None
     asc_ci: tuple[float, float] | None
+    floor: float | None
+    """ASC of the same network with random weights."""
     clean: float | None
     robust: float | None
     robust_ci: tuple[float, float] | None
@@ -49,7 +51,8 @@ def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]
         clean = stood["accuracies"]["clean"] if stood else seen.get("accuracy") if seen else None
         lines.append(
             Glance(
-                name, seen["asc"] if seen else None, _ends(seen["asc_ci"]) if seen else None, clean,
+                name, seen["asc"] if seen else None, _ends(seen["asc_ci"]) if seen else None,
+                seen.get("asc_floor") if seen else None, clean,
                 stood["accuracies"][attack] if stood else None, _ends(stood["intervals"][attack]) if stood else None,
             )
         )  # fmt: skip
@@ -85,8 +88,8 @@ def answer(
         pairs = _pairs(span, "images", "clean")
         values = {entry["name"]: entry["asc"] for entry in span["models"]}
         listed = _listed(values, {entry["name"]: entry["asc_ci"] for entry in span["models"]})
-        numbers = f"Attribution span coverage of the clean images (ASC): {listed}."
-        verdict = _verdict(pairs, "uses more of the image than", seeds=_has_seeds(span))
+        numbers = f"Attribution span coverage of the clean images (ASC): {listed}.{_floors(span)}"
+        verdict = _verdict(pairs, "uses more of the image than", files=_single_files(span))
         said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if robust:
         attack = strongest(robust)
@@ -94,7 +97,7 @@ def answer(
         values = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
         listed = _listed(values, {entry["name"]: entry["intervals"][attack] for entry in robust["models"]})
         numbers = f"Accuracy under {attack_title(attack)} (L-infinity, eps {robust['eps']:.3g}): {listed}."
-        verdict = _verdict(pairs, "withstands the attack better than", seeds=_has_seeds(robust))
+        verdict = _verdict(pairs, "withstands the attack better than", files=_single_files(robust))
         said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if span and robust and (together := _together(span, robust)):
         said.append(Paragraph(together, ""))
@@ -110,11 +113,14 @@ def cautions(span: Summary | None) -> list[str]:
     said = []
     if span:
         models = span["models"]
-        if len(models) > 1 and not _has_seeds(span):
-            said.append(
-                "Every model is one file: p compares two files, not two methods. Another seed of the same method may"
-                " differ as much."
-            )
+        if files := _single_files(span):
+            said.append(_one_file_each(files, of=len(models)))
+        said += [
+            f"The ASC of {entry['name']} lies within the range of its floor ({_range(ends)}): the same network with"
+            " random weights covers as much."
+            for entry in models
+            if (ends := entry.get("asc_floor_range")) and ends[0] <= entry["asc"] <= ends[1]
+        ]
         said += [
             f"{percent(entry['empty'] / entry['n'])} of the maps of {entry['name']} are empty (constant, or nowhere"
             " positive) and count as covering nothing."
@@ -122,6 +128,17 @@ def cautions(span: Summary | None) -> list[str]:
             if entry["empty"] > 0.01 * entry["n"]
         ]
     return said
+
+
+def _one_file_each(files: Sequence[str], *, of: int) -> str:
+    """What one file cannot say, for the names that stand for one of all the ``of`` models."""
+    which = "Each model" if len(files) == of > 1 else _and(files)
+    is_one = "is one file" if len(files) == of or len(files) == 1 else "are one file each"
+    compared = " p between two such files compares files, not training methods." if len(files) > 1 else ""
+    return (
+        f"{which} {is_one}. Intervals are over images and hold for this file only.{compared} Another training run of"
+        " the same method can differ by more."
+    )
 
 
 def percent(value: float | None) -> str:
@@ -170,16 +187,42 @@ def stands_without_empty(pair: Summary) -> bool:
     return rest["p"] is not None and rest["p"] < LEVEL and rest["difference"] * pair["difference"] > 0
 
 
-def _has_seeds(summary: Summary) -> bool:
-    """Whether some name stands for several files; then comparisons are of methods, else of two files."""
-    return any("seeds" in entry for entry in summary["models"])
+def _floors(span: Summary) -> str:
+    """Every model's floor, where any has one."""
+    known = [entry for entry in span["models"] if entry.get("asc_floor") is not None]
+    values = [f"{percent(entry['asc_floor'])} ({_range(entry['asc_floor_range'])})" for entry in known]
+    if not known:
+        return ""
+    listed = ", ".join(f"{entry['name']} {value}" for entry, value in zip(known, values, strict=True))
+    if len(known) == len(span["models"]) > 1 and len(set(values)) == 1:
+        listed = f"{values[0]} for every model"
+    return f" Floor, the ASC of the same network with random weights (range of three draws): {listed}."
 
 
-def _verdict(pairs: Sequence[Pair], says: str, *, seeds: bool) -> str:
-    """Which differences are real, in words."""
+def _range(ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{100 * low:.1f} to {percent(high)}"
+
+
+def _single_files(summary: Summary) -> tuple[str, ...]:
+    """The names that stand for one file: what is said of them is said of a file, not of a method."""
+    return tuple(entry["name"] for entry in summary["models"] if "seeds" not in entry)
+
+
+def _called(name: str, files: Sequence[str]) -> str:
+    return f"the file {name}" if name in files else name
+
+
+def _sentence(text: str) -> str:
+    """The text with a capital, where it begins with our own words and not with a name."""
+    return f"T{text[1:]}" if text.startswith("the ") else text
+
+
+def _verdict(pairs: Sequence[Pair], says: str, *, files: Sequence[str]) -> str:
+    """Which differences are real, in words; files: the names that stand for one file."""
     if not pairs:
         return ""
-    between = "" if seeds else " between these files"
+    between = " between these files" if all({pair.more, pair.less} <= {*files} for pair in pairs) else ""
     clear = [pair for pair in pairs if pair.real]
     if len(pairs) > 1:
         if not clear:
@@ -187,11 +230,12 @@ def _verdict(pairs: Sequence[Pair], says: str, *, seeds: bool) -> str:
         count = f"All {len(pairs)}" if len(clear) == len(pairs) else f"{len(clear)} of {len(pairs)}"
         return f"{count} differences{between} are real."
     pair = pairs[0]
+    more, less = _called(pair.more, files), _called(pair.less, files)
     if clear:
-        return f"{pair.more} {says} {pair.less}, and the difference{between} is real."
+        return _sentence(f"{more} {says} {less}, and the difference{between} is real.")
     if pair.p < LEVEL:
-        return f"{pair.more} {says} {pair.less} only if empty maps count as covering nothing."
-    return f"No difference can be told between {pair.more} and {pair.less}."
+        return _sentence(f"{more} {says} {less} only if empty maps count as covering nothing.")
+    return f"No difference can be told between {more} and {less}."
 
 
 def _evidence(pairs: Sequence[Pair]) -> str:
@@ -222,14 +266,15 @@ def _together(span: Summary, robust: Summary) -> str:
     accuracies = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
     by_coverage = sorted(span["models"], key=lambda entry: -(entry["asc"] or 0))
     ordered = [accuracies[entry["name"]] for entry in by_coverage]
+    kind = "file" if len(_single_files(span)) == len(span["models"]) else "model"
     if len(ordered) == 2:
         same = "also" if ordered[0] > ordered[1] else "not"
         return (
-            f"The model that uses more of the image is {same} the more robust one; two are too few to show a relation."
+            f"The {kind} that uses more of the image is {same} the more robust one; two are too few to show a relation."
         )
     falling, rising = (all(sign * (a - b) >= 0 for a, b in pairwise(ordered)) for sign in (1, -1))
     order = "the same as" if falling else "the reverse of" if rising else "neither the same as nor the reverse of"
-    return f"The models' order by coverage is {order} their order by robust accuracy."
+    return f"The {kind}s' order by coverage is {order} their order by robust accuracy."
 
 
 def _related(relation: Summary) -> Paragraph:
@@ -245,7 +290,8 @@ def _related(relation: Summary) -> Paragraph:
             f" {_signed(ends[1])}) with the clean margin held fixed"
         )
         if ends[0] > 0 or ends[1] < 0:
-            going.append(f"{entry['name']} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
+            name = _called(entry["name"], _single_files(relation))
+            going.append(f"{name} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
     if not numbers:
         return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
     said = f"in {_and(going)}" if going else "in no model"
@@ -272,7 +318,7 @@ def _checked(check: Summary) -> Paragraph:
         which = f" (all but {'; '.join(failed)})" if failed else ""
         counts.append(f"{entry['name']} {len(known) - len(failed)} of {len(known)}{which}")
         if failed:
-            failing.append(entry["name"])
+            failing.append(_called(entry["name"], _single_files(check)))
     said = f"The maps of {_and(failing)} fail some of their checks" if failing else "The maps pass their checks"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""
     return Paragraph(

@@ -61,7 +61,7 @@ def test_span_equals_the_notebook_s_way(run: Any, models: Path, tmp_path: Path) 
 def test_results_depend_on_neither_batch_size_nor_the_other_models(
     run: Any, models: Path, tmp_path: Path, map_name: str
 ) -> None:
-    common = ("--limit", 60, "--map", map_name)
+    common = ("--limit", 60, "--map", map_name, "--floor", 4)
     run("span", "--ckpt", models / "a.pt", *common, "--batch-size", 60, "--out", tmp_path / "one")
     run(
         "span",

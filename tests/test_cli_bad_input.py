@@ -115,7 +115,10 @@ BAD = [
     (("span", "--model", "own_bad:small", "--data", "{bad}/ten.npz"), "did you mean npz:{bad}/ten.npz?"),
     (("span", "--model", "own_bad:small", "--data", "glyphs", "--layer", "4"), "got an output without height"),
     (("check", "--model", "own_bad:small", "--data", "glyphs", "--layer", "2", "--map", "eq6"), "got one of 1x1"),
-    (("maps", "--model", "own_bad:small", "--data", "glyphs", "--layer", "0"), "smoothgrad looks at no layer"),
+    (
+        ("maps", "--model", "own_bad:small", "--data", "glyphs", "--layer", "0", "--map", "smoothgrad"),
+        "smoothgrad looks at no layer",
+    ),
     (("span", "--model", "own_bad:blind", "--data", "glyphs"), "Blind gives no gradient to explain"),
     (("robust", "--model", "own_bad:broken", "--data", "glyphs"), "expected finite logits, got NaN"),
     (("fc", "--model", "own_bad:small", "--mean", "123,1,1", "--std", "58,1,1", "--data", "glyphs"), "divide"),

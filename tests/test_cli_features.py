@@ -212,6 +212,19 @@ def test_fc_counts_what_valid_values_marks(run: Any, place: Path, tmp_path: Path
         assert 800 < picture.width < 1100
     assert (tmp_path / "fc.pdf").read_bytes().startswith(b"%PDF")
     assert r"\toprule" in (tmp_path / "fc.tex").read_text()
+    printed = run("fc", "--ckpt", "a.pt", "--rule", rule)[1]
+    # Symmetric numbers lie above their mean as often as below; their absolute values don't.
+    symmetric = np.random.default_rng(0).normal(size=(200, 500))
+    if rule == "absolute":
+        assert summary["expected_symmetric"] is None
+        assert "symmetric" not in printed
+        symmetric = np.abs(symmetric)
+        assert (symmetric > symmetric.mean()).mean() == pytest.approx(0.425, abs=0.01)
+    else:
+        assert summary["expected_symmetric"] == 0.5 == pytest.approx((symmetric > symmetric.mean()).mean(), abs=0.01)
+        assert "50.0" in next(line for line in printed.splitlines() if "symmetric" in line)
+    assert "of this file only: another training run can differ" in " ".join(printed.split())
+    assert "of these files only" in (tmp_path / "fc.tex").read_text()
 
 
 def test_fc_s_picture_shows_the_mask() -> None:

@@ -248,23 +248,32 @@ def models(*values: float) -> list[dict[str, Any]]:
 def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     span = {"models": models(0.3, 0.4), "pairs": [pair("a", "b", -0.1, 0.001)]}
     (said,) = answer(span)
-    assert said.answer == "b uses more of the image than a, and the difference between these files is real."
+    assert said.answer == (
+        "The file b uses more of the image than the file a, and the difference between these files is real."
+    )
     assert "10.0 points (95 % CI 9.0 to 11.0, p = 0.001)" in said.numbers.replace("\u00a0", " ")
     span["pairs"] = [pair("a", "b", -0.1, 0.06)]
     (said,) = answer(span)
-    assert said.answer == "No difference can be told between b and a."
+    assert said.answer == "No difference can be told between the file b and the file a."
 
 
 def test_a_difference_that_rests_on_empty_maps_is_not_called_real() -> None:
     rest = {"n": 90, "difference": 0.01, "ci": [-0.01, 0.03], "p": 0.3}
     span = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001) | {"without_empty": rest}]}
     (said,) = answer(span)
-    assert said.answer == "a uses more of the image than b only if empty maps count as covering nothing."
+    assert said.answer == (
+        "The file a uses more of the image than the file b only if empty maps count as covering nothing."
+    )
     rest |= {"p": 0.001, "ci": [0.005, 0.015]}
-    assert answer(span)[0].answer == "a uses more of the image than b, and the difference between these files is real."
+    assert answer(span)[0].answer == (
+        "The file a uses more of the image than the file b, and the difference between these files is real."
+    )
     rest["difference"] = -0.01  # the other way round
     assert "only if empty maps" in answer(span)[0].answer
-    several = {**span, "pairs": [*span["pairs"], pair("a", "c", 0.2, 0.001), pair("b", "c", 0.1, 0.001)]}
+    several = {
+        "models": models(0.4, 0.3, 0.2),
+        "pairs": [*span["pairs"], pair("a", "c", 0.2, 0.001), pair("b", "c", 0.1, 0.001)],
+    }
     assert answer(several)[0].answer == "2 of 3 differences between these files are real."
 
 
@@ -308,7 +317,7 @@ def test_the_checks_that_fail_are_named() -> None:
     ]
     check = {"models": [{"name": "a", "checks": lines}]}
     (said,) = report_words.answer(None, None, check=check, relation=None)
-    assert said.answer == "The maps of a fail some of their checks."
+    assert said.answer == "The maps of the file a fail some of their checks."
     assert "a 1 of 2 (all but deletion area against random order)" in said.numbers
 
 
@@ -329,6 +338,46 @@ def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> N
     assert said.numbers.startswith("Accuracy under CW-20 (L-infinity, eps 0.1): a 40.0")
 
 
+def test_what_is_said_of_one_file_is_not_said_of_its_method() -> None:
+    """Every sentence that names a model calls it a file, unless it has several seeds."""
+    span: dict[str, Any] = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001)]}
+    sentences = [answer(span)[0].answer, *report_words.cautions(span)]
+    assert all("file" in sentence for sentence in sentences)
+    assert "Each model is one file. Intervals are over images and hold for this file only" in sentences[1]
+    span["models"][0]["seeds"] = [{}, {}]
+    assert answer(span)[0].answer == "a uses more of the image than the file b, and the difference is real."
+    assert report_words.cautions(span)[0].startswith("b is one file.")
+    assert "compares files" not in report_words.cautions(span)[0]
+    span["models"][1]["seeds"] = [{}, {}]
+    assert answer(span)[0].answer == "a uses more of the image than b, and the difference is real."
+    assert report_words.cautions(span) == []
+    assert report_words.cautions({"models": models(0.4), "pairs": []})[0].startswith("a is one file.")
+
+
+def test_the_floor_stands_beside_the_asc(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    path = tmp_path / "span" / "span.json"
+    span = json.loads(path.read_text())
+    first, second = span["models"]
+    second |= {"asc_floor": None, "asc_floor_range": None}
+    first |= {"asc_floor": 0.2, "asc_floor_range": [0.19, 0.21]}
+    assert first["asc"] > 0.21
+    path.write_text(json.dumps(span))
+    page = Page(render(tmp_path))
+    text = " ".join(page.text.replace("\u00a0", " ").split())
+    assert "· floor 20.0 %" in text
+    assert "range of three draws): plain 20.0 % (19.0 to 21.0 %)." in text
+    marks = [attributes for tag, attributes in page.elements if tag == "i" and attributes.get("class") == "floor"]
+    assert [mark["style"] for mark in marks] == ["left: 20.00%"]
+    assert "random weights covers as much" not in text
+    assert "What 2 model files look at" in text
+    first["asc_floor_range"] = [0.1, 0.9]
+    path.write_text(json.dumps(span))
+    second |= {key: first[key] for key in ("asc_floor", "asc_floor_range")}
+    assert "20.0\u00a0% (10.0 to 90.0\u00a0%) for every model." in answer(span)[0].numbers
+    assert "lies within the range of its floor (10.0 to 90.0 %)" in Page(render(tmp_path)).text.replace("\u00a0", " ")
+
+
 def test_a_single_model_and_images_without_intervals_are_described_too() -> None:
     one = models(0.3)
     one[0]["asc_ci"] = [None, None]
@@ -339,8 +388,8 @@ def test_a_single_model_and_images_without_intervals_are_described_too() -> None
 @pytest.mark.parametrize(
     ("ends", "says"),
     [
-        ([-0.2, -0.1], "in a (less coverage, more robust)."),
-        ([0.1, 0.2], "in a (more coverage, more robust)."),
+        ([-0.2, -0.1], "in the file a (less coverage, more robust)."),
+        ([0.1, 0.2], "in the file a (more coverage, more robust)."),
         ([-0.1, 0.1], "in no model."),
     ],
 )

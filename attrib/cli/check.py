@@ -70,12 +70,7 @@ def check(
     ckpt: common.Ckpt = None,
     model: common.Model = None,
     data: common.Data = None,
-    map_name: Annotated[
-        str,
-        typer.Option(
-            "--map", help="gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion, guided-gradcam."
-        ),
-    ] = "gradcam",
+    map_name: common.MapName = "gradcam",
     threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
     target: common.Target = "label",
     attack: Annotated[str, typer.Option(help="Attack of the stability check: fgsm, pgd, cw or none.")] = "pgd",

@@ -41,6 +41,14 @@ Arch = Annotated[str | None, typer.Option(help="Architecture of a --ckpt that is
 Mean = Annotated[str | None, typer.Option(help="Channel means that a --model expects, as 0.485,0.456,0.406.")]
 Std = Annotated[str | None, typer.Option(help="Channel standard deviations that a --model expects.")]
 Size = Annotated[int | None, typer.Option(help="Image size that a --model expects; images are resized to it.")]
+MapName = Annotated[
+    str,
+    typer.Option(
+        "--map",
+        help="gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion or guided-gradcam. eq6: AALP's Eq. 6,"
+        " pytorch-grad-cam's element-wise CAM of -loss.",
+    ),
+]
 Layer = Annotated[
     str | None,
     typer.Option(help="Layer of Grad-CAM and Eq. 6, by its dotted name (default: the last stage)."),

@@ -74,21 +74,15 @@ def map_of(
     subject: Subject, image: "Tensor", target: "Tensor", index: "Tensor", how: How
 ) -> "tuple[Tensor, Tensor | None]":
     """The map of the target classes (N,), (N,H,W), and on its own grid where it has one; no prediction is made."""
-    from attrib import maps
+    from attrib.maps import attribution
 
-    precision = how.map_precision()
-    if how.map in maps.GRID_MAPS:
-        try:
-            grid = maps.GRID_MAPS[how.map](subject.model, image, target, layer=subject.layer, precision=precision)
-        except InputError as error:
-            raise InputError(f"{subject.name}: {error}") from None
-        return maps.upsample(grid, image.shape[-2:]), grid
-    if how.map == "guided-gradcam":
-        return maps.guided_gradcam(subject.model, image, target, layer=subject.layer, precision=precision), None
-    if how.map == "smoothgrad":
-        noisy = maps.smoothgrad(subject.model, image, target, seed=how.seed, index=index, precision=precision)
-        return noisy, None
-    return maps.MAPS[how.map](subject.model, image, target, precision=precision), None
+    try:
+        return attribution(
+            how.map, subject.model, image, target, layer=subject.layer, seed=how.seed, index=index,
+            precision=how.map_precision(),
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(f"{subject.name}: {error}") from None
 
 
 class Examples:

@@ -26,6 +26,8 @@ FcName = Annotated[
 ]
 PRINTED = 30
 """With more classes than these, the table shows the mean only; the CSV holds all."""
+SYMMETRIC = {"mean": 0.5, "class-mean": 0.5, "absolute": None}
+"""Share of valid values if weights are distributed symmetrically about their mean; of |W| it depends on the shape."""
 
 
 def fc(
@@ -80,11 +82,12 @@ def fc(
     entries = [entry_of(files, numbers) for files in seeds.values()]
     summary: dict[str, Any] = {
         "rule": rule,
+        "expected_symmetric": SYMMETRIC[rule],
         "models": entries,
         "pairs": _pairs(entries),
         "versions": common.provenance(),
     }
-    table = _table(entries)
+    table = _table(entries, symmetric=SYMMETRIC[rule])
 
     written = []
     if out:
@@ -105,8 +108,9 @@ def fc(
     if json:
         typer.echo(results.to_json(summary))
         return
+    count = max(len(entry["valid"]) for entry in entries)
     common.print_table(
-        table if len(table) <= PRINTED + 3 else table.tail(3 if texts.several_seeds(entries) else 2),
+        table if count <= PRINTED else table.iloc[count:],
         title="Valid values of the last layer", caption=_caption(summary),
     )  # fmt: skip
     for pair in summary["pairs"]:
@@ -243,8 +247,8 @@ def _rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def _table(entries: list[dict[str, Any]]) -> "pd.DataFrame":
-    """Classes in rows and models in columns; the mean over classes and its share of all values below."""
+def _table(entries: list[dict[str, Any]], *, symmetric: float | None) -> "pd.DataFrame":
+    """Classes in rows and models in columns; below them the mean, its share, and the share of symmetric weights."""
     import pandas as pd
 
     names = [set(position) - {None} for position in zip_longest(*(entry["classes"] for entry in entries))]
@@ -255,12 +259,14 @@ def _table(entries: list[dict[str, Any]]) -> "pd.DataFrame":
             *(f"{valid:.1f}" if "seeds" in entry else str(valid) for valid in entry["valid"]),
             *["–"] * (len(label) - len(entry["valid"])),
             f"{entry['valid_mean']:.1f} of {entry['features']}", f"{100 * entry['valid_share']:.1f}",
+            *([] if symmetric is None else [f"{100 * symmetric:.1f}"]),
             *([_seeds(entry)] if texts.several_seeds(entries) else []),
         ]
         for entry in entries
     }  # fmt: skip
     last = ["mean: seeds, 95 % CI"] if texts.several_seeds(entries) else []
-    return pd.DataFrame({"class": [*label, "mean", "mean %", *last], **columns})
+    expected = [] if symmetric is None else ["mean % if W were symmetric"]
+    return pd.DataFrame({"class": [*label, "mean", "mean %", *expected, *last], **columns})
 
 
 def _seeds(entry: dict[str, Any]) -> str:
@@ -278,5 +284,9 @@ def _rule(rule: str) -> str:
 
 
 def _caption(summary: dict[str, Any]) -> str:
+    models = summary["models"]
     said = f"Values of the last layer's weight matrix W per class; {_rule(summary['rule'])}"
-    return f"{said}; of several seeds: means and t intervals" if texts.several_seeds(summary["models"]) else said
+    if texts.several_seeds(models):
+        return f"{said}; of several seeds: means and t intervals; where a name has one file: of this file only"
+    which = "this file" if len(models) == 1 else "these files"
+    return f"{said}; of {which} only: another training run can differ"

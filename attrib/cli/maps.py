@@ -20,13 +20,7 @@ def maps(
     ckpt: common.Ckpt = None,
     model: common.Model = None,
     data: common.Data = None,
-    map_name: Annotated[
-        str,
-        typer.Option(
-            "--map",
-            help="gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion, guided-gradcam.",
-        ),
-    ] = "smoothgrad",
+    map_name: common.MapName = "gradcam",
     threshold: Annotated[str, typer.Option(help="Rule of the spans saved beside the maps.")] = "mean",
     images: Annotated[int, typer.Option(help="How many images to show: the first of each class.")] = 8,
     index: Annotated[str | None, typer.Option(help="Show these images instead, as 3,17,42.")] = None,

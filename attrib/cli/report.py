@@ -47,13 +47,7 @@ def report(
         int, typer.Option(help=f"How many images for statistics; the checks take {CHECKED} at most.")
     ] = 1000,
     data: common.Data = None,
-    map_name: Annotated[
-        str,
-        typer.Option(
-            "--map",
-            help="gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion, guided-gradcam.",
-        ),
-    ] = "gradcam",
+    map_name: common.MapName = "gradcam",
     threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
     target: common.Target = "label",
     attack: Annotated[str, typer.Option(help="The attack beside clean images: fgsm, pgd or cw.")] = "pgd",

@@ -162,7 +162,7 @@ def paper_caption(summary: dict[str, Any]) -> str:
     points = [point for entry in summary["models"] for point in entry.get("sweep", [entry])]
     widest = max((high - low) / 2 for point in points for low, high in point["intervals"].values())
     said = f"Accuracy under attack: {caption(summary)}"
-    return said if widest != widest else f"{said}; none is wider than {100 * widest:.1f} points either way."
+    return said if widest != widest else f"{said}; no interval is wider than {100 * widest:.1f} points either way."
 
 
 def draw(summary: dict[str, Any], out: Path) -> list[Path]:

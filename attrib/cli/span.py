@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attrib.cli import common
 from attrib.cli.batches import stoppable
 from attrib.cli.explain import Examples, Explained, How, explain
+from attrib.cli.floor import floor_entry, random_coverages
 from attrib.cli.span_tables import caption, model_table, pair_caption, pair_table, resting_on_empty
 from attrib.cli.subjects import column, entry_of, file_name, groups, named_pairs, rows_of
 from attrib.cli.texts import attack_words, data_words, first_seeds
@@ -42,13 +43,7 @@ def span(
         typer.Option("--maps", metavar="[NAME=]FILE.npz", help="Measure maps made elsewhere (arrays map, index)."),
     ] = None,
     data: common.Data = None,
-    map_name: Annotated[
-        str,
-        typer.Option(
-            "--map",
-            help="gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion, guided-gradcam.",
-        ),
-    ] = "gradcam",
+    map_name: common.MapName = "gradcam",
     threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
     target: common.Target = "label",
     attack: common.AttackName = None,
@@ -63,6 +58,9 @@ def span(
     data_root: common.DataRoot = None,
     split: common.Split = "test",
     limit: common.Limit = None,
+    floor: Annotated[
+        int, typer.Option(help="Images for the floor, the ASC of the same network with random weights; 0: none.")
+    ] = 200,
     out: common.Out = None,
     json: common.Json = False,
     save_maps: Annotated[bool, typer.Option(help="Write every map and span to OUT/span-NAME.npz.")] = False,
@@ -73,11 +71,14 @@ def span(
 ) -> None:
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
     from attrib import results
+    from attrib.floor import SEEDS
 
     common.check_map(map_name, threshold, layer=layer)
     common.check_choice("--target", target, ("label", "prediction"))
     if save_maps and not out:
         raise InputError("--save-maps needs --out DIR, the folder to write to")
+    if floor < 0:
+        raise InputError(f"--floor: expected a number of images, or 0 for no floor, got {floor}")
     if maps_file and (attack or save_maps):
         raise InputError("--attack and --save-maps need models; --maps only measures maps that exist")
     common.check_given(ckpt, model, maps_file, batch_size=batch_size, out=out, what="a --model, or --maps")
@@ -96,11 +97,13 @@ def span(
         found = _measure(
             work, outside, how, threshold=threshold, batch_size=batch_size, save_to=out if save_maps else None
         )
-    if found is None:  # not the first process of torchrun
+        floors = random_coverages(work, how, threshold=threshold, images=floor, batch_size=batch_size)
+    if found is None or floors is None:  # not the first process of torchrun
         return
 
     def numbers(files: "Sequence[Subject]") -> dict[str, Any]:
-        return _summary_of(found, [(file.group, file.seed) for file in files], settings, seed=seed)
+        measured = _summary_of(found, [(file.group, file.seed) for file in files], settings, seed=seed)
+        return measured | (floor_entry([file.name for file in files], floors, seed=seed) if floor else {})
 
     pairs = _pairs(found, names, seed=seed)
     summary = {
@@ -108,10 +111,13 @@ def span(
         "map": map_name if seeds else "from files", "threshold": threshold, "target": target, "seed": seed,
         "attack": common.attack_entry(settings, how.attack_precision()),
         "precision": how.map_precision() if seeds else None,
+        "floor": {"images": min(floor, len(images)), "networks": SEEDS} if floor else None,
         "models": [
             *(entry_of(files, numbers) for files in seeds.values()),
             *(
-                {"name": name, "checkpoint": name} | _summary_of(found, [(name, 0)], settings, seed=seed)
+                {"name": name, "checkpoint": name}
+                | _summary_of(found, [(name, 0)], settings, seed=seed)
+                | (floor_entry([name], {}, seed=seed) if floor else {})
                 for name in outside
             ),
         ],
@@ -338,6 +344,9 @@ def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any])
     distribution = plot.coverage_distribution(
         found.table[found.table["images"] == "clean"], models=names, levels=LEVELS,
         curves=np.array([entry["curve"] for entry in summary["models"]]),
+        floors={
+            entry["name"]: entry["asc_floor"] for entry in summary["models"] if entry.get("asc_floor") is not None
+        },
         title=f"{rule}, {summary['models'][0]['n']:,} {'clean ' if attack else ''}images",
     )  # fmt: skip
     return [*plot.save(picture, out / "span"), *plot.save(distribution, out / "span-coverage")]

@@ -27,6 +27,7 @@ def model_table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFram
                 "accuracy %": texts.percent(found["accuracy"]),
                 "ASC %": texts.percent(found["asc"]),
                 "95 % CI": texts.interval(found["asc_ci"], texts.percent),
+                **_floor_column(entry, summary["models"], plain=plain),
                 "ASC % correct": texts.percent(found["asc_correct"]),
             }
             if not plain:
@@ -43,6 +44,15 @@ def model_table(summary: dict[str, Any], *, plain: bool = False) -> "pd.DataFram
                     }
             rows.append(row)
     return pd.DataFrame(rows).fillna("–")
+
+
+def _floor_column(entry: dict[str, Any], models: list[dict[str, Any]], *, plain: bool) -> dict[str, str]:
+    """The column "floor %", where any of the models has a floor; the mean alone for a paper's column."""
+    if all(other.get("asc_floor") is None for other in models):
+        return {}
+    if plain or entry["asc_floor"] is None:
+        return {"floor %": texts.percent(entry["asc_floor"])}
+    return {"floor %": texts.with_interval(entry["asc_floor"], entry["asc_floor_range"], texts.percent)}
 
 
 def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
@@ -85,4 +95,10 @@ def caption(summary: dict[str, Any]) -> str:
         f"{summary['map']}, threshold {summary['threshold']}, {texts.images_words(summary, images)},"
         f" class explained: {summary['target']}; {texts.interval_words(summary['models'])}"
     )
+    if any(entry.get("asc_floor") is not None for entry in summary["models"]):
+        floor = summary["floor"]
+        said += (
+            f"; floor: ASC of the same network with random weights, mean (range) of {floor['networks']}"
+            f" re-initialisations, first {floor['images']:,} clean images"
+        )
     return f"{said}; {texts.attack_words(summary['attack'])}" if summary["attack"] else said

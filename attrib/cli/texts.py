@@ -77,7 +77,10 @@ def interval_words(models: Iterable[Mapping[str, Any]], kind: str = "bootstrap")
     over_images, over_seeds = f"95 % {kind} intervals over images", "t intervals over seeds and images"
     if all(several):
         return f"95 % {over_seeds}"
-    return f"{over_images}; of several seeds: {over_seeds}" if any(several) else over_images
+    if any(several):
+        return f"{over_images} where a name has one file, for this file only; of several seeds: {over_seeds}"
+    which = "this file" if len(several) == 1 else "these files"
+    return f"{over_images}, for {which} only: another training run can differ by more"
 
 
 def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:

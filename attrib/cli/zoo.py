@@ -33,7 +33,8 @@ def zoo(json: common.Json = False) -> None:
     common.print_table(
         pd.DataFrame(rows), title="Models that come with attrib",
         caption="Accuracy on the first so many test images, measured by python -m train.zoo with these half-precision"
-        " weights; robust: after the attack from one random start",
+        " weights; robust: after the attack from one random start; each is one file: another training run of its method"
+        " can differ",
     )  # fmt: skip
 
 

@@ -1,0 +1,162 @@
+"""The floor of ASC: what the same map and threshold cover on the same network with random weights.
+
+A random network has a coverage too (random ReLU features give some 37 % under ``mean``), and it depends on the
+architecture, the map and the threshold. So an ASC says something about training only beside its floor.
+"""
+
+import hashlib
+from collections.abc import Callable, Hashable
+from itertools import chain
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from attrib import inference, maps, spans
+from attrib.data import Batch, Dataset
+from attrib.errors import InputError
+from attrib.fast import keep_prepared
+from attrib.inference import Precision
+from attrib.randomisation import Randomised, cascade
+
+IMAGES = 200
+"""The floor is measured on the first so many images, unless another number is asked for."""
+SEEDS = 3
+"""How many times the network is re-initialised."""
+
+Map = str | Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A name of ``attrib.maps.MAPS``, or a function of model, image (N,C,H,W) and label (N,) that gives (N,H,W)."""
+
+
+class Floor(NamedTuple):
+    """ASC on a network with random weights, as a fraction."""
+
+    asc: float
+    """Mean over the re-initialisations."""
+    low: float
+    """The smallest of them."""
+    high: float
+    """The largest of them."""
+
+
+def asc_floor(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    map: Map = "gradcam",
+    threshold: str = "mean",
+    target: str = "label",
+    layer: nn.Module | None = None,
+    images: int = IMAGES,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    batch_size: int = 250,
+) -> Floor:
+    """The floor of the model's ASC: the mean and the range of :func:`random_coverage` over three re-initialisations.
+
+    Arguments and errors as there; the re-initialisations are those of ``seed``, ``seed + 1`` and ``seed + 2``.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=20)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> floor = attrib.asc_floor(model, data)
+    >>> 0 < floor.low <= floor.asc <= floor.high < 1
+    True
+    """
+    ascs = [
+        random_coverage(
+            model, data, map=map, threshold=threshold, target=target, layer=layer, images=images, seed=number,
+            precision=precision, batch_size=batch_size,
+        ).double().mean().item()
+        for number in range(seed, seed + SEEDS)
+    ]  # fmt: skip
+    return Floor(sum(ascs) / SEEDS, min(ascs), max(ascs))
+
+
+def random_coverage(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    map: Map = "gradcam",
+    threshold: str = "mean",
+    target: str = "label",
+    layer: nn.Module | None = None,
+    images: int = IMAGES,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    batch_size: int = 250,
+) -> Tensor:
+    """Coverage of the first ``images`` images on a copy of the model with random weights, (N,) in [0,1] on the CPU.
+
+    All layers are re-initialised, as :func:`attrib.cascade` does it to the end (Adebayo et al. 2018); the model stays
+    as it is. map: a name, or a function of model, image (N,C,H,W) and label (N,) that gives maps (N,H,W).
+    threshold: a rule of :func:`attrib.span`. target: label, or prediction, which is the random network's own.
+    layer: for maps that look at one. seed: of the weights and of SmoothGrad's noise.
+    The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
+    several models of one structure cost as much as one.
+
+    Raises InputError for images < 1, another target, threshold or map, a layer with a map that looks at none, and a
+    model without parameters or that cannot be copied.
+    """
+    _check(map, target, layer, images)
+    spans.parse_threshold(threshold)
+    order = torch.arange(min(images, len(data)))
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    (first,) = data.batches(1, order=order[:1], device=device)
+    (random,) = cascade(model, first.image, layer=layer, stages=1, seed=seed)
+    key = (*_structure(random), map, threshold, target, len(order), seed, precision)
+    known = _known.setdefault(data, {})
+    if key not in known:
+        with keep_prepared(random.model):
+            parts = [
+                spans.coverage(spans.span(_maps(random, batch, map, target, seed, precision), threshold=threshold))
+                for batch in data.batches(batch_size, order=order, device=device)
+            ]
+        known[key] = torch.cat(parts).cpu()
+    return known[key].clone()
+
+
+_known: WeakKeyDictionary[Dataset, dict[Hashable, Tensor]] = WeakKeyDictionary()
+
+
+def _check(map: Map, target: str, layer: nn.Module | None, images: int) -> None:
+    if images < 1:
+        raise InputError(f"images: expected at least 1, got {images}")
+    if target not in ("label", "prediction"):
+        raise InputError(f"target: expected label or prediction, got {target!r}")
+    if not callable(map) and map not in maps.MAPS:
+        raise InputError(f"map: expected a function or one of {', '.join(maps.MAPS)}, got {map!r}")
+    if layer is not None and map not in maps.LAYER_MAPS:
+        raise InputError(f"layer: expected one only with the maps {', '.join(maps.LAYER_MAPS)}, got map {map!r}")
+
+
+def _maps(random: Randomised, batch: Batch, map: Map, target: str, seed: int, precision: Precision) -> Tensor:
+    label = batch.label if target == "label" else inference.logits(random.model, batch.image).argmax(1)
+    if callable(map):
+        return map(random.model, batch.image, label)
+    return maps.attribution(
+        map, random.model, batch.image, label, layer=random.layer, seed=seed, index=batch.index, precision=precision
+    ).map
+
+
+def _structure(random: Randomised) -> tuple[Hashable, ...]:
+    """What two re-initialised copies share if, and only if, they compute the same.
+
+    That is the modules' classes and settings, and all tensors: the new weights, and buffers that stay what they were,
+    as the mean and std of the input.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in chain(random.model.named_parameters(), random.model.named_buffers()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    modules = dict(random.model.named_modules())
+    for name, module in modules.items():
+        own = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        digest.update(f"{name} {own} {hooks}".encode())
+    looked_at = next((name for name, module in modules.items() if module is random.layer), None)
+    return digest.hexdigest(), tuple(type(module) for module in modules.values()), looked_at
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
