@@ -173,7 +173,7 @@ def print_calls(load: Path, tree: int) -> None:
         print(f"  {call}. carry {place} ({size:.1f} MiB with the tree), time limit {seconds} s:")
         print(f"     bash figures/quarter.sh {call}")
     print(
-        "\nEach script leaves files in the folder that the variable OUT names there. Copy those of call 3 to DIR, and"
+        "\nThe scripts leave files in the folder that the variable OUT names there. Copy those of call 3 to DIR; then:"
     )
     print("     .venv/bin/python -m figures.reproduce --unpack DIR")
 
