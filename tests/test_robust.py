@@ -288,8 +288,18 @@ def test_the_paired_test_is_the_resampled_one() -> None:
     same = robust.paired(a, a)
     assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
     assert np.isnan(robust.paired(a[:1], b[:1])).all()
-    difference, low, high = robust.gap(a, b[:200])
-    assert low < difference == a.mean() - b[:200].mean() < high
+
+
+def test_the_interval_of_a_gap_is_newcombe_s() -> None:
+    """Newcombe (1998), Table II, method 10."""
+    for (a, m), (b, n), expected in (
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 20), (0.6791, 1.0)),
+    ):
+        difference, low, high = robust.gap(np.arange(m) < a, np.arange(n) < b)
+        assert difference == pytest.approx(a / m - b / n)
+        assert (low, high) == pytest.approx(expected, abs=1e-4)
 
 
 class Detached(Small):

@@ -95,7 +95,7 @@ def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: Ho
                 for radius in how.radii
             ]
         if any(key.split != data.split for key in rights):
-            entry["gap"] = _gap(rights, files, attacks, main.eps, seed=how.seed)
+            entry["gap"] = _gap(rights, files, attacks, main.eps)
         return entry
 
     return {
@@ -120,7 +120,7 @@ def _accuracies(
     }
 
 
-def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: float, *, seed: int) -> dict[str, Any]:
+def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: float) -> dict[str, Any]:
     """The robust generalisation gap of every attack: training less test accuracy."""
     from attrib import robust, stats
 
@@ -130,7 +130,7 @@ def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: fl
     found = {}
     for attack in attacks:
         if len(files) == 1:
-            found[attack] = robust.gap(train[attack][0], test[attack][0], seed=seed)
+            found[attack] = robust.gap(train[attack][0], test[attack][0])
         else:
             # Other images: those of the one split are missing from the other.
             missing = np.full_like(train[attack], np.nan, float), np.full_like(test[attack], np.nan, float)
