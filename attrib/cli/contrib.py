@@ -116,9 +116,7 @@ def contrib(
     common.print_table(model_table(summary), title="Feature contributions", caption=caption(summary))
     if summary["pairs"]:
         said = texts.p_words(summary["models"], "two-sided, from the bootstrap, paired by image")
-        common.print_table(
-            pair_table(summary), title="Paired differences", caption=f"{said} Holm's correction over the pairs."
-        )
+        common.print_table(pair_table(summary), title="Paired differences", caption=said)
     for path in written:
         typer.echo(path)
 
@@ -310,26 +308,23 @@ def _summary_of(found: "dict[Kind, Measured]", files: "Sequence[Subject]") -> di
 
 def _pairs(found: "dict[Kind, Measured]", seeds: dict[str, list[Subject]]) -> list[dict[str, Any]]:
     """Every pair's differences, a less b, paired by image, on each kind of images."""
-    from attrib.stats import basic_paired, holm
+    from attrib.stats import basic_paired, with_holm
 
     pairs = []
     kinds = dict.fromkeys(kind for _, _, kind in found)
     for kind, quantity, statistic in product(kinds, QUANTITIES, STATISTICS):
-        compared = []
         for first, second in combinations(seeds, 2):
             a, b = (_of(found, seeds[name], kind) for name in (first, second))
             values = [_values(side, quantity, statistic) for side in (a, b)]
             result = basic_paired(values[0][0], values[1][0], values[0][1], values[1][1])
-            compared.append(
+            pairs.append(
                 {
                     "a": first, "b": second, "images": kind, "of": quantity, "statistic": statistic,
                     "n": len(a[0].images),
                     "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
-        corrected = holm(np.array([pair["p"] for pair in compared], float))
-        pairs += [pair | {"p_holm": p} for pair, p in zip(compared, corrected.tolist(), strict=True)]
-    return pairs
+    return with_holm(pairs)
 
 
 def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[Path]:

@@ -249,8 +249,10 @@ def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
                 {
                     "model": _name(entry), **texts.seeds_column(entry, summary["models"]), "of": words,
                     "broken": _number(broken["mean_broken"], measure), "stood": _number(broken["mean_stood"], measure),
-                    "difference": _with_interval(broken, "difference", measure), "p": texts.p_value(broken["p_holm"]),
-                    "ρ with margin": _with_interval(margin, "rho"), "p ": texts.p_value(margin["p_holm"]),
+                    "difference": _with_interval(broken, "difference", measure), **texts.p_columns(broken),
+                    "ρ with margin": _with_interval(margin, "rho"),
+                    # Other headers, since a row has both tests.
+                    **{f"{header} of ρ": p for header, p in texts.p_columns(margin).items()},
                     "ρ given clean": _with_interval(partial, "rho"),
                 }
             )  # fmt: skip
@@ -266,9 +268,10 @@ def _across_table(summary: dict[str, Any]) -> "pd.DataFrame":
         rows.append(row | {words: _number(entry[measure], measure) for measure, words in MEASURES.items()})
     found = {words: summary["across"]["correlations"][measure] for measure, words in MEASURES.items()}
     rho = {words: _with_interval(each, "rho") for words, each in found.items()}
-    p = {words: texts.p_value(each["p_holm"]) for words, each in found.items()}
     rows += [{"model": "ρ with robust accuracy", "robust accuracy %": "", **rho}]
-    rows += [{"model": "p (Holm)", "robust accuracy %": "", **p}]
+    for header in ("p", "p (Holm)"):
+        p = {words: texts.p_columns(each)[header] for words, each in found.items()}
+        rows += [{"model": header, "robust accuracy %": "", **p}]
     return pd.DataFrame(rows)
 
 
@@ -295,7 +298,7 @@ def _caption(summary: dict[str, Any]) -> str:
         " correlation with the adversarial margin over all images; given clean: with the clean margin held fixed."
         f" {texts.interval_words(summary['models'])}; p: permutation test"
         f"{', of several seeds t test over seeds and images' if several else ''},"
-        " Holm's correction over the table."
+        " p (Holm): corrected for all comparisons of the table."
         " Span IoU is measured on the attacked image, so it is no cause of what it goes with. –, or no interval: too"
         " few images, or too many with the same value"
     )

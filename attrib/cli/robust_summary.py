@@ -1,5 +1,6 @@
 """From the per-image results of ``attrib robust`` to its JSON, and to what an expert would object to."""
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -147,25 +148,24 @@ def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: fl
 def _pairs(
     rights: Rights, split: str, seeds: dict[str, list[Subject]], attacks: list[str], eps: float, *, seed: int
 ) -> list[dict[str, Any]]:
-    """The first model's accuracy less every other one's, paired by image."""
+    """Every two models' difference in accuracy, a less b, paired by image, under each attack."""
     from attrib import robust, stats
 
-    first, *others = seeds
     pairs = []
-    for name in others:
+    for first, second in combinations(seeds, 2):
         for attack in attacks:
-            a, b = (of_files(rights, split, seeds[model], attack, eps) for model in (first, name))
+            a, b = (of_files(rights, split, seeds[model], attack, eps) for model in (first, second))
             if max(len(a), len(b)) > 1:
                 result = stats.paired(a.astype(float), b.astype(float), seed=seed)
             else:
                 result = robust.paired(a[0], b[0], seed=seed)
             pairs.append(
                 {
-                    "a": first, "b": name, "attack": attack, "eps": 0.0 if attack == "clean" else eps,
+                    "a": first, "b": second, "attack": attack, "eps": 0.0 if attack == "clean" else eps,
                     "n": a.shape[1], "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
-    return pairs
+    return stats.with_holm(pairs)
 
 
 def doubts(table: "pd.DataFrame", rights: Rights, subjects: list[Subject], data: "Dataset", how: How) -> list[str]:

@@ -24,9 +24,8 @@ def print_all(summary: dict[str, Any]) -> None:
         )
     if summary["pairs"]:
         common.print_table(
-            pair_table(summary), title="Paired differences to the first model",
-            caption=texts.p_words(summary["models"], "exact paired test (McNemar)")
-            + " One for each attack, not corrected for their number.",
+            pair_table(summary), title="Paired differences",
+            caption=texts.p_words(summary["models"], "exact paired test (McNemar)"),
         )  # fmt: skip
     if "gap" in summary["models"][0]:
         common.print_table(
@@ -87,7 +86,7 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
             "attack": title_of(pair["attack"]),
             "difference (points)": texts.points(pair["difference"]),
             "95 % CI": texts.interval(pair["ci"], texts.points),
-            "p": texts.p_value(pair["p"]),
+            **texts.p_columns(pair),
         }
         for pair in summary["pairs"]
     ]

@@ -262,7 +262,7 @@ def _summary_of(table: "pd.DataFrame", files: Sequence[Subject], *, seed: int) -
 
 def _pairs(table: "pd.DataFrame", names: list[str], *, seed: int) -> list[dict[str, Any]]:
     """Every two models' difference in a set's share, a less b, paired by image."""
-    from attrib.stats import paired
+    from attrib.stats import paired, with_holm
 
     found = []
     for a, b in combinations(names, 2):
@@ -275,7 +275,7 @@ def _pairs(table: "pd.DataFrame", names: list[str], *, seed: int) -> list[dict[s
                     "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
-    return found
+    return with_holm(found)
 
 
 def _epochs_summary(run: Path, epochs: list[Epoch], history: "pd.DataFrame", *, seed: int) -> dict[str, Any]:

@@ -302,9 +302,9 @@ def _summary_of(
 
 def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, Any]]:
     """Every pair's difference in coverage, a less b, paired by image, on each kind of images."""
-    from attrib.stats import mean, paired
+    from attrib.stats import mean, paired, with_holm
 
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for kind, of_kind in found.table.groupby("images", sort=False):
         coverage = {name: column(rows_of(of_kind, name), "coverage") for name in of_kind["model"].unique()}
         for a, b in combinations(names, 2):
@@ -321,7 +321,8 @@ def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, An
                     "iou": mean(found.iou[str(kind), a, b]),
                 }
             )  # fmt: skip
-    return pairs
+    without_empty = with_holm(pair["without_empty"] for pair in pairs)
+    return [pair | {"without_empty": rest} for pair, rest in zip(with_holm(pairs), without_empty, strict=True)]
 
 
 def _compared(result: "Paired") -> dict[str, Any]:
