@@ -103,7 +103,7 @@ def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Val
     p = np.nan
     if len(values) == 2:
         p = pairings(rankdata(values[0]), rankdata(values[1]), seed=seed)
-    return Correlation(rho, *_percentiles(resampled), p, count), resampled
+    return Correlation(rho, *percentile_ends(resampled), p, count), resampled
 
 
 def _held(*columns: Values) -> tuple[NDArray[np.bool_], list[Values]]:
@@ -163,7 +163,7 @@ def _resampled(columns: Sequence[Values], held: NDArray[np.bool_], *, seed: int)
     return found
 
 
-def _percentiles(resampled: Values) -> tuple[float, float]:
+def percentile_ends(resampled: Values) -> tuple[float, float]:
     """The ends of the percentile interval; none where a resample in twenty has no correlation.
 
     So it is where nearly all images tie: what the others say would be an interval of the resamples that happen to hold
