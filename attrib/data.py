@@ -11,6 +11,7 @@ from torch import Tensor
 from attrib import glyphs, pictures, readers, sources
 from attrib.errors import InputError
 from attrib.loss import check_classes
+from attrib.noise import mixed_seed
 
 DATA_SETS = ("glyphs", "mnist", "svhn", "cifar10", "cifar100", "folder:DIR", "npz:FILE")
 SPLITS = ("train", "test")
@@ -177,6 +178,17 @@ def _check_pixels(images: Tensor) -> None:
 def _as_floats(image: Tensor) -> Tensor:
     """Pixels as float32 in [0,1]: uint8 divided by 255, floats as they are."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+
+
+def training_split(count: int, *, holdout: int, seed: int) -> tuple[Tensor, Tensor]:
+    """How ``python -m train`` splits ``count`` training images: positions to train on, and positions held out.
+
+    The held-out images, at most a fifth, choose the epoch that is kept. Both (N,) int64 in random order, the same for
+    every run with this seed.
+    """
+    held = min(holdout, max(1, count // 5))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, 0)))
+    return order[held:], order[:held]
 
 
 def dataset(

@@ -30,7 +30,8 @@ def print_all(summary: dict[str, Any]) -> None:
     if "gap" in summary["models"][0]:
         common.print_table(
             gap_table(summary), title="Robust generalisation gap: training less test accuracy (points)",
-            caption=f"the first {summary['models'][0]['gap']['n_train']:,} training images, held-out ones among them",
+            caption=f"{summary['models'][0]['gap']['n_train']:,} training images that every model was trained on (of a"
+            " checkpoint of python -m train, without those held out for choosing the epoch; of others, any)",
         )  # fmt: skip
 
 
