@@ -51,7 +51,7 @@ def robust_pairs(right: dict[str, Any], attacks: list[str]) -> list[dict[str, An
     rights = {
         robust_summary.Key("test", name, 0, attack, 0.1): right[name] for name in NAMES for attack in attacks
     }  # fmt: skip
-    return robust_summary._pairs(rights, "test", files, attacks, 0.1, seed=0)
+    return robust_summary._pairs(rights, "test", files, attacks, 0.1)
 
 
 def contrib_pairs(values: dict[str, stats.Values]) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ def contrib_pairs(values: dict[str, stats.Values]) -> list[dict[str, Any]]:
 
 def sets_pairs(right: dict[str, Any]) -> list[dict[str, Any]]:
     table = rows({"set": {name: np.where(each, "consistent", "inconsistent") for name, each in right.items()}})
-    return sets._pairs(table, NAMES, seed=0)
+    return sets._pairs(table, NAMES)
 
 
 def test_twelve_models_far_apart_are_told_apart_in_every_command(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, fisher_exact, norm, rankdata, ttest_ind
 
-from attrib import association, robust, stats
+from attrib import association, stats
 from attrib.stats import Values, permutation
 
 Draw = np.random.Generator
@@ -33,7 +33,7 @@ def test_of_right_and_wrong_answers_it_is_mcnemar_s_exact_test() -> None:
     a, b = draw.random(400) < 0.7, draw.random(400) < 0.4
     expected = binomtest(int((a & ~b).sum()), int((a ^ b).sum())).pvalue
     assert permutation.sign_flips(a.astype(float) - b) == pytest.approx(expected)
-    assert robust.paired(a, b).p == pytest.approx(expected)
+    assert stats.paired_shares(a, b).p == pytest.approx(expected)
 
 
 def test_two_values_are_fisher_s_exact_test() -> None:
@@ -168,7 +168,7 @@ def test_twelve_models_a_hundred_standard_errors_apart_are_all_told_apart() -> N
     compared = {
         "paired": [stats.paired(values[a], values[b]).p for a, b in pairs],
         "basic": [stats.basic_paired(values[a].mean(), values[b].mean(), drawn[a], drawn[b]).p for a, b in pairs],
-        "accuracy": [robust.paired(right[a], right[b]).p for a, b in pairs],
+        "accuracy": [stats.paired_shares(right[a], right[b]).p for a, b in pairs],
         "groups": [association.mean_difference(a, b).p for a, b in itertools.pairwise(values)],
         "ranks": [association.rank_correlation(a, values[0] + a).p for a in values[1:]],
     }

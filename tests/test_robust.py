@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import attrib
-from attrib import attack, autoattack, robust, stats
+from attrib import attack, autoattack, robust
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
 from attrib.gated import GatedClassifier
@@ -277,17 +277,6 @@ def test_withstanding_pgd_is_the_column_alone(kind: str) -> None:
     stood = robust.withstands_pgd(model, batch.image, batch.label, steps=5, **settings)
     assert torch.equal(stood, row["pgd-5"].prediction == batch.label)
     assert 0 < stood.sum() < len(stood)
-
-
-def test_the_paired_test_is_the_resampled_one() -> None:
-    generator = np.random.default_rng(0)
-    a, b = generator.random(400) < 0.9, generator.random(400) < 0.85
-    ours, theirs = robust.paired(a, b), stats.paired(a.astype(float), b.astype(float))
-    np.testing.assert_allclose(ours[:3], theirs[:3], atol=0.01)
-    assert ours.p == pytest.approx(theirs.p, abs=0.06)
-    same = robust.paired(a, a)
-    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
-    assert np.isnan(robust.paired(a[:1], b[:1])).all()
 
 
 def test_the_interval_of_a_gap_is_newcombe_s() -> None:

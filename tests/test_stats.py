@@ -238,3 +238,29 @@ def test_the_interval_of_seeds_shares_is_no_narrower_than_one_file_s_near_the_en
     one[0, 0] = True
     assert stats.share_interval(one)[0] == 0
     assert stats.share_interval(one)[1] >= stats.share_interval(none)[1]
+
+
+def test_the_difference_of_shares_is_the_resampled_one_but_near_the_ends() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.random(400) < 0.9, generator.random(400) < 0.85
+    ours, theirs = stats.paired_shares(a, b), stats.paired(a.astype(float), b.astype(float))
+    np.testing.assert_allclose(ours[:3], theirs[:3], atol=0.01)
+    assert ours.p == theirs.p
+    assert np.isnan(stats.paired_shares(a[:1], b[:1])).all()
+    # Agreement on 100 images does not mean that there is no difference; seeds that agree say no more.
+    one, three = stats.paired_shares(a[:100], a[:100]), stats.paired_shares(np.array([a[:100]] * 3), a[:100])
+    assert one == pytest.approx((0, -0.0272, 0.0272, 1), abs=1e-4)
+    assert three == pytest.approx(one)
+    seeds = generator.random((3, 400)) < 0.9
+    assert stats.paired_shares(seeds, b) == stats.paired(seeds.astype(float), b.astype(float))
+
+
+@pytest.mark.parametrize("chances", [(0.005, 0.005), (0.02, 0.0), (0.05, 0.02)])
+def test_the_interval_of_a_difference_of_shares_holds_the_truth(chances: tuple[float, float]) -> None:
+    draw, hits = np.random.default_rng(1), 0
+    for _ in range(1000):
+        kind = draw.random(100)
+        only_a, only_b = kind < chances[0], kind > 1 - chances[1]
+        found = stats.paired_shares(only_a, only_b)
+        hits += found.low <= chances[0] - chances[1] <= found.high
+    assert hits / 1000 >= 0.94

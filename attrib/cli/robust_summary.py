@@ -104,7 +104,7 @@ def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: Ho
         "worst": how.worst, "restarts": how.restarts, "seed": how.seed, "precision": how.precision,
         "autoattack": {"version": "standard", "parts": parts(len(data.classes))} if how.autoattack else None,
         "models": [entry_of(files, numbers) for files in groups(subjects).values()],
-        "pairs": _pairs(rights, data.split, groups(subjects), attacks, main.eps, seed=how.seed),
+        "pairs": _pairs(rights, data.split, groups(subjects), attacks, main.eps),
         "versions": common.provenance(),
     }  # fmt: skip
 
@@ -146,19 +146,16 @@ def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: fl
 
 
 def _pairs(
-    rights: Rights, split: str, seeds: dict[str, list[Subject]], attacks: list[str], eps: float, *, seed: int
+    rights: Rights, split: str, seeds: dict[str, list[Subject]], attacks: list[str], eps: float
 ) -> list[dict[str, Any]]:
     """Every two models' difference in accuracy, a less b, paired by image, under each attack."""
-    from attrib import robust, stats
+    from attrib import stats
 
     pairs = []
     for first, second in combinations(seeds, 2):
         for attack in attacks:
             a, b = (of_files(rights, split, seeds[model], attack, eps) for model in (first, second))
-            if max(len(a), len(b)) > 1:
-                result = stats.paired(a.astype(float), b.astype(float), seed=seed)
-            else:
-                result = robust.paired(a[0], b[0], seed=seed)
+            result = stats.paired_shares(a, b)
             pairs.append(
                 {
                     "a": first, "b": second, "attack": attack, "eps": 0.0 if attack == "clean" else eps,

@@ -154,7 +154,7 @@ def caption(summary: dict[str, Any]) -> str:
         said += f"; AutoAttack standard ({', '.join(used)})"
         if len(used) < 4:
             said += ", without apgd-t, which needs four classes"
-    return f"{said}; {texts.interval_words(summary['models'])}"
+    return f"{said}; {texts.interval_words(summary['models'], 'Wilson')}"
 
 
 def paper_caption(summary: dict[str, Any]) -> str:

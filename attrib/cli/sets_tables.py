@@ -41,7 +41,7 @@ def print_all(summary: dict[str, Any]) -> None:
         print_table(share_table(summary), title="Shares of the sets", caption=caption(summary))
         print_table(
             pair_table(summary), title="Paired differences",
-            caption=p_words(summary["models"], "two-sided permutation test, paired by image"),
+            caption=p_words(summary["models"], "exact paired test (McNemar)"),
         )  # fmt: skip
     if epochs := summary["epochs"]:
         print_table(
@@ -52,10 +52,9 @@ def print_all(summary: dict[str, Any]) -> None:
 
 def caption(summary: dict[str, Any]) -> str:
     """On what, under which attack, with which intervals."""
-    count = summary["models"][0]["n"]
-    return (
-        f"{texts.images_words(summary, count)}, {attack_words(summary['attack'])}; {interval_words(summary['models'])}"
-    )
+    images = texts.images_words(summary, summary["models"][0]["n"])
+    intervals = f"{interval_words(summary['models'])} (of shares: Wilson)"
+    return f"{images}, {attack_words(summary['attack'])}; {intervals}"
 
 
 def paper_caption(summary: dict[str, Any]) -> str:

@@ -14,13 +14,21 @@ not on the whole, both parts hold that, and the interval is too wide rather than
 interval over images. p is the level at which the interval of the difference would just reach 0.
 """
 
-from attrib.stats.images import basic_interval, basic_paired, image_weights, interval, paired, share_interval
+from attrib.stats.images import (
+    basic_interval,
+    basic_paired,
+    image_weights,
+    interval,
+    paired,
+    paired_shares,
+    share_interval,
+)  # fmt: skip
 from attrib.stats.multiple import holm, with_holm
 from attrib.stats.permutation import RESAMPLES, Values, at_a_time
 from attrib.stats.seeds import ANYTHING, Paired, groups_over_seeds, mean, mean_over_seeds, over_seeds
 
 __all__ = [
     "ANYTHING", "RESAMPLES", "Paired", "Values", "at_a_time", "basic_interval", "basic_paired", "groups_over_seeds",
-    "holm", "image_weights", "interval", "mean", "mean_over_seeds", "over_seeds", "paired", "share_interval",
-    "with_holm",
+    "holm", "image_weights", "interval", "mean", "mean_over_seeds", "over_seeds", "paired", "paired_shares",
+    "share_interval", "with_holm",
 ]  # fmt: skip
