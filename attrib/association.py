@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
-from attrib.stats import RESAMPLES, Values, at_a_time
+from attrib.stats.permutation import RESAMPLES, Values, at_a_time, pairings, two_groups
 
 
 class Difference(NamedTuple):
@@ -47,24 +47,19 @@ def mean_difference(a: Values, b: Values, *, seed: int = 0) -> Difference:
     >>> mean_difference(np.array([0.5, 0.6]), np.array([]))  # no image was left over
     Difference(difference=nan, low=nan, high=nan, p=nan, n_a=2, n_b=0)
     """
-    from scipy.stats import bootstrap, permutation_test
+    from scipy.stats import bootstrap
 
     a, b = (np.asarray(values, float)[~np.isnan(values)] for values in (a, b))
     counts = len(a), len(b)
     if min(counts) < 2:
         difference = float(a.mean() - b.mean()) if min(counts) else np.nan
         return Difference(difference, np.nan, np.nan, np.nan, *counts)
-    batch = at_a_time(sum(counts))
     drawn = bootstrap(
-        (a, b), _less, n_resamples=RESAMPLES, batch=batch, method="percentile", vectorized=True,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    test = permutation_test(
-        (a, b), _less, permutation_type="independent", n_resamples=RESAMPLES, batch=batch, vectorized=True,
+        (a, b), _less, n_resamples=RESAMPLES, batch=at_a_time(sum(counts)), method="percentile", vectorized=True,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     low, high = drawn.confidence_interval
-    return Difference(float(a.mean() - b.mean()), float(low), float(high), float(test.pvalue), *counts)
+    return Difference(float(a.mean() - b.mean()), float(low), float(high), two_groups(a, b, seed=seed), *counts)
 
 
 def rank_correlation(x: Values, y: Values, *, seed: int = 0) -> Correlation:
@@ -97,7 +92,7 @@ def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int =
 
 def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Values]:
     """The correlation of two columns (N,), with a third one held fixed where there is one, and in resamples, (R,)."""
-    from scipy.stats import permutation_test, rankdata
+    from scipy.stats import rankdata
 
     held, values = _held(*columns)
     count = len(values[0])
@@ -107,15 +102,8 @@ def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Val
     resampled = _resampled(values, held, seed=seed)
     p = np.nan
     if len(values) == 2:
-        # Pairing anew leaves the ranks, their means and their sizes as they are: the product of the centred is enough.
-        centred = rankdata(values[1]) - (count + 1) / 2
-        test = permutation_test(
-            (rankdata(values[0]),), lambda ranks, axis=-1: np.moveaxis(ranks, axis, -1) @ centred,
-            permutation_type="pairings", n_resamples=RESAMPLES, batch=at_a_time(count), vectorized=True,
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
-        p = float(test.pvalue)
-    return Correlation(rho, *_percentiles(resampled), p, count), resampled
+        p = pairings(rankdata(values[0]), rankdata(values[1]), seed=seed)
+    return Correlation(rho, *percentile_ends(resampled), p, count), resampled
 
 
 def _held(*columns: Values) -> tuple[NDArray[np.bool_], list[Values]]:
@@ -175,7 +163,7 @@ def _resampled(columns: Sequence[Values], held: NDArray[np.bool_], *, seed: int)
     return found
 
 
-def _percentiles(resampled: Values) -> tuple[float, float]:
+def percentile_ends(resampled: Values) -> tuple[float, float]:
     """The ends of the percentile interval; none where a resample in twenty has no correlation.
 
     So it is where nearly all images tie: what the others say would be an interval of the resamples that happen to hold

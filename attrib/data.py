@@ -11,6 +11,7 @@ from torch import Tensor
 from attrib import glyphs, pictures, readers, sources
 from attrib.errors import InputError
 from attrib.loss import check_classes
+from attrib.noise import mixed_seed
 
 DATA_SETS = ("glyphs", "mnist", "svhn", "cifar10", "cifar100", "folder:DIR", "npz:FILE")
 SPLITS = ("train", "test")
@@ -93,9 +94,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A labelled set of images: one uint8 tensor (N,C,H,W), or picture files that are read batch by batch.
+    """A labelled set of images: one tensor (N,C,H,W), or picture files that are read batch by batch.
 
-    Raises InputError for labels that are no class: training relies on it, since a GPU aborts at such a label.
+    A tensor is uint8, or floats that lie in [0,1] already. Raises InputError for anything else, and for labels that are
+    no class: training relies on it, since a GPU aborts at such a label.
     """
 
     name: str
@@ -109,6 +111,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.labels.device.type == "cpu":  # moved to another device, they have been checked
             check_classes(self.labels, len(self.classes))
+            if isinstance(self.images, Tensor):
+                _check_pixels(self.images)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -152,11 +156,39 @@ class Dataset:
         for part, image in zip(parts, images, strict=True):
             at = part.to(self.labels.device)
             yield Batch(
-                image.to(device).float().div_(255),
+                _as_floats(image.to(device)),
                 self.labels[at].to(device),
                 part.to(device),
                 None if self.masks is None else self.masks[at].to(device),
             )
+
+
+def _check_pixels(images: Tensor) -> None:
+    expected = "images: expected uint8, or floats in [0,1], of shape (N,C,H,W)"
+    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise InputError(f"{expected}, got {images.dtype} {tuple(images.shape)}")
+    if images.is_floating_point() and images.numel():
+        low, high = map(float, images.aminmax())
+        if not 0 <= low <= high <= 1:  # NaN is neither
+            raise InputError(
+                f"{expected}, got floats from {low:.4g} to {high:.4g}; divide by 255 or undo a normalisation"
+            )
+
+
+def _as_floats(image: Tensor) -> Tensor:
+    """Pixels as float32 in [0,1]: uint8 divided by 255, floats as they are."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+
+
+def training_split(count: int, *, holdout: int, seed: int) -> tuple[Tensor, Tensor]:
+    """How ``python -m train`` splits ``count`` training images: positions to train on, and positions held out.
+
+    The held-out images, at most a fifth, choose the epoch that is kept. Both (N,) int64 in random order, the same for
+    every run with this seed.
+    """
+    held = min(holdout, max(1, count // 5))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, 0)))
+    return order[held:], order[:held]
 
 
 def dataset(

@@ -46,6 +46,14 @@ def uniform(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) 
     return ((bits >> 41) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23).view(-1, *shape)
 
 
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, so that (0, 1) and (1, 0) differ."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) & 0x7FFFFFFF
+    return mixed
+
+
 def normal(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:
     """Standard normal numbers, reproducible per image: the normal quantile of :func:`uniform`.
 

@@ -10,14 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib import stats
-from attrib.association import Correlation, Difference, mean_difference, rank_correlation, resampled_correlation
-from attrib.stats import Values
+from attrib.association import (
+    Correlation,
+    Difference,
+    mean_difference,
+    percentile_ends,
+    rank_correlation,
+    resampled_correlation,
+)
+from attrib.stats import RESAMPLES, Values, at_a_time
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_MODELS = 4
-"""Below so many models a rank correlation across them has no interval; two have none at all, being always in order."""
+"""Below so many models a rank correlation across them has no interval over models; two have no correlation at all."""
 
 COUNTS = ("participation_ratio",)
 """Of what is set against robustness, that which is no share of something."""
@@ -96,21 +103,64 @@ def relations(
 
 
 def across_models(x: Values, y: Values, *, seed: int = 0) -> Correlation:
-    """:func:`rank_correlation` over models, (M,) each; NaN interval where one would say nothing.
+    """Spearman's rank correlation over models, (M,) each, with p and the 95 % interval over models.
 
-    That is below FEWEST_MODELS models, and at a correlation of exactly 1 or -1: every resample then agrees, and the
-    interval would be a point however few models there are. Raises InputError for arrays of different lengths.
+    The interval is for models that were drawn from a population of models: Fisher's z with the variance of Bonett and
+    Wright (2000). A bootstrap would draw the same few models again. NaN interval below FEWEST_MODELS models and at a
+    correlation of exactly 1 or -1, where z has none. How sure the order of these very models is says
+    :func:`order_over_images`. Raises InputError for arrays of different lengths.
 
     >>> found = across_models(np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.4]))
     >>> round(found.rho, 3), found.low, found.p
     (-0.5, nan, 1.0)
     """
-    found = rank_correlation(x, y, seed=seed)
+    from scipy.stats import norm
+
+    found = rank_correlation(x, y, seed=seed)._replace(low=np.nan, high=np.nan)
     if found.n < 3:
         return found._replace(rho=np.nan)
-    if found.n < FEWEST_MODELS or abs(found.rho) > 1 - 1e-12:
-        return found._replace(low=np.nan, high=np.nan)
-    return found
+    if found.n < FEWEST_MODELS or not abs(found.rho) < 1 - 1e-12:
+        return found
+    half = float(norm.isf(0.025)) * np.sqrt((1 + found.rho**2 / 2) / (found.n - 3))
+    low, high = np.tanh(np.arctanh(found.rho) + np.array([-half, half]))
+    return found._replace(low=float(low), high=float(high))
+
+
+def order_over_images(x: Sequence[Values], y: Sequence[Values], *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval over images of the rank correlation of M models' means of x with their means of y.
+
+    x, y: per model (S,N), a row for each of its files over the same N images; NaN where an image has no value. All
+    models meet the same 2,000 resamples of the images (percentile bootstrap). The models are taken as they are: the
+    interval does not speak of other models. (nan, nan) below three models, or where means tie in more than one
+    resample in twenty, as all images have the same value.
+
+    >>> x = [np.array([[0.1, 0.2, 0.3]]) + shift for shift in (0.0, 1.0, 2.0)]
+    >>> order_over_images(x, x)  # every resample orders them so
+    (1.0, 1.0)
+    """
+    from scipy.stats import rankdata
+
+    if len(x) < 3:
+        return float("nan"), float("nan")
+    generator, images = np.random.default_rng(seed), x[0].shape[1]
+    rho: list[Values] = []
+    for start in range(0, RESAMPLES, batch := at_a_time(images)):
+        size = min(batch, RESAMPLES - start)
+        drawn = generator.integers(images, size=(size, images)) + images * np.arange(size)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(float)
+        ranks = [rankdata(np.array([_means(rows, weights) for rows in side]), axis=0) for side in (x, y)]
+        first, second = (each - each.mean(0) for each in ranks)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rho.append((first * second).sum(0) / np.sqrt((first**2).sum(0) * (second**2).sum(0)))
+    return percentile_ends(np.concatenate(rho))
+
+
+def _means(rows: Values, weights: Values) -> Values:
+    """The mean over files (S,N) of their means in each resample, weights (R,N): (R,)."""
+    there = ~np.isnan(rows)
+    with np.errstate(invalid="ignore"):
+        means = (weights @ np.where(there, rows, 0.0).T) / (weights @ there.T.astype(float))
+    return np.asarray(means.mean(1))
 
 
 def _files_of(table: "pd.DataFrame", point: Point) -> "list[pd.DataFrame]":
@@ -197,7 +247,8 @@ def model_relations(
     """The means of every model and saved epoch, and their rank correlations with robust accuracy.
 
     table: as for :func:`image_relations`; Holm's correction is over the measures. Of several seeds a model's point is
-    the mean, and ``seeds`` holds each.
+    the mean, and ``seeds`` holds each. A correlation has two intervals: ``ci`` over models (:func:`across_models`) and
+    ``ci_images`` over images (:func:`order_over_images`).
     """
 
     def means(files: "Sequence[pd.DataFrame]") -> dict[str, Any]:
@@ -226,13 +277,17 @@ def model_relations(
         for measure in measures
     }
     corrected = stats.holm(np.array([each.p for each in found.values()])).tolist()
+    of_points = [_files_of(table, point) for point in points]
+    stood = [(_column(rows, "margin_adversarial") > 0).astype(float) for rows in of_points]
     correlations = {
-        measure: _as_dict(each) | {"p_holm": p} for (measure, each), p in zip(found.items(), corrected, strict=True)
+        measure: _as_dict(each) | {"p_holm": p, "ci_images": list(order_over_images(values, stood, seed=seed))}
+        for (measure, each), p in zip(found.items(), corrected, strict=True)
+        for values in [[_column(rows, measure) for rows in of_points]]
     }
     runs = {point.name for point in points if point.epoch != MODEL}
     note = None
     if len(points) < FEWEST_MODELS:
-        note = f"{len(points)} models: an interval needs at least {FEWEST_MODELS}"
+        note = f"{len(points)} models: an interval over models needs at least {FEWEST_MODELS}"
     elif runs:
         note = "epochs of one run are no independent models: p and intervals are too sure"
     return {"points": entries, "correlations": correlations, "note": note}

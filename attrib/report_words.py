@@ -4,10 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from attrib.stats import holm
-
 LEVEL = 0.05
 
 Summary = Mapping[str, Any]
@@ -36,7 +32,7 @@ class Pair(NamedTuple):
     low: float
     high: float
     p: float
-    """Holm's correction over all pairs."""
+    """Holm's correction over all comparisons of the command's table of pairs."""
     real: bool
     """Told apart; of coverage, also where neither model's map is empty."""
 
@@ -167,11 +163,12 @@ def _listed(values: Mapping[str, float | None], intervals: Mapping[str, Sequence
 
 
 def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
-    """The pairs of one kind, the larger side first, with corrected p-values; those without a p left out."""
-    known = [pair for pair in summary["pairs"] if pair[key] == value and pair["p"] is not None]
-    corrected = holm(np.array([pair["p"] for pair in known], float)).tolist() if known else []
+    """The pairs of one kind, the larger side first; those without a p left out."""
     found = []
-    for pair, p in zip(known, corrected, strict=True):
+    for pair in summary["pairs"]:
+        if pair[key] != value or pair["p_holm"] is None:
+            continue
+        p = pair["p_holm"]
         low, high = _ends(pair["ci"]) or (float("nan"), float("nan"))
         real = p < LEVEL and stands_without_empty(pair)
         if pair["difference"] >= 0:
@@ -184,7 +181,7 @@ def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
 def stands_without_empty(pair: Summary) -> bool:
     """Whether a difference is there, and the same way round, also on the images where neither model's map is empty."""
     rest = pair.get("without_empty", pair)
-    return rest["p"] is not None and rest["p"] < LEVEL and rest["difference"] * pair["difference"] > 0
+    return rest["p_holm"] is not None and rest["p_holm"] < LEVEL and rest["difference"] * pair["difference"] > 0
 
 
 def _floors(span: Summary) -> str:
@@ -246,7 +243,7 @@ def _evidence(pairs: Sequence[Pair]) -> str:
         pair = pairs[0]
         return (
             f"Difference: {100 * pair.difference:.1f} points (95\u00a0% CI {_points(pair.low)} to {_points(pair.high)},"
-            f" {_p(pair.p)})."
+            f" {_p(pair.p)} with Holm's correction)."
         )
     unclear = [
         f"{pair.more} and {pair.less} ({100 * pair.difference:.1f} points, {_p(pair.p)})"
@@ -254,7 +251,7 @@ def _evidence(pairs: Sequence[Pair]) -> str:
         if not pair.real
     ]
     told = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
-    return f"{told} (Holm's correction over {len(pairs)} pairs)."
+    return f"{told}; p with Holm's correction."
 
 
 def _together(span: Summary, robust: Summary) -> str:

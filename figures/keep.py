@@ -123,7 +123,7 @@ def _shifts(table: pd.DataFrame) -> dict[str, Any]:
     (a, first), (b, second) = values.items()
     paired = stats.paired(first, second)
     pair = {"a": a, "b": b, "difference": paired.difference, "ci": [paired.low, paired.high], "p": paired.p}
-    return {"models": models, "pairs": [pair]}
+    return {"models": models, "pairs": stats.with_holm([pair])}
 
 
 def evolve(work: Path, data: Path, name: str) -> list[Path]:

@@ -80,7 +80,7 @@ def _write_summaries(place: Path, names: Sequence[str], maps: NDArray[np.float32
         ],
         "pairs": [
             {"a": names[0], "b": name, "images": "clean", "difference": float(asc[0] - value), "ci": [-0.01, 0.2],
-             "p": 0.2}
+             "p": 0.2, "p_holm": 0.2}
             for name, value in zip(names[1:], asc[1:], strict=True)
         ],
     }  # fmt: skip
@@ -92,7 +92,8 @@ def _write_summaries(place: Path, names: Sequence[str], maps: NDArray[np.float32
             for m, name in enumerate(names)
         ],
         "pairs": [
-            {"a": names[0], "b": name, "attack": "pgd-40", "difference": -0.7, "ci": [-0.8, -0.6], "p": 0.0001}
+            {"a": names[0], "b": name, "attack": "pgd-40", "difference": -0.7, "ci": [-0.8, -0.6], "p": 1e-4,
+             "p_holm": 1e-4}
             for name in names[1:]
         ],
     }  # fmt: skip

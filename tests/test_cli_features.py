@@ -166,19 +166,6 @@ def test_models_of_one_s_own(run: Any) -> None:
     assert "different numbers of features (wide 64, small 4)" in err
 
 
-def test_two_processes_say_what_one_says(run: Any, place: Path, tmp_path: Path, two_processes: Any) -> None:
-    given = ["contrib", "--ckpt", "a.pt", "--ckpt", "b.pt", "--limit", "45", "--batch-size", "9", "--json"]
-    joined = two_processes(*given, "--out", tmp_path, cwd=place)
-    alone = json.loads(run(*given)[1])
-    for one, two in zip(alone["models"], joined["models"], strict=True):
-        assert values_of(two) == pytest.approx(values_of(one), rel=1e-5)
-    for one, two in zip(alone["pairs"], joined["pairs"], strict=True):
-        assert [two["difference"], *two["ci"]] == pytest.approx([one["difference"], *one["ci"]], rel=1e-3, abs=1e-8)
-        assert two["p"] == pytest.approx(one["p"], abs=0.01)
-    rows = pd.read_csv(tmp_path / "contrib-images.csv")
-    assert rows.loc[rows["model"] == "a", "index"].tolist() == list(range(45))
-
-
 def test_a_process_without_images_adds_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ("contrib", "--ckpt", "a.pt", "--limit", 5, "--json")
     alone = run(*given)[1]

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import robust as library
+from attrib.checkpoint import Checkpoint
+from attrib.cli.robust import _training_images
 from attrib.cli.robust_summary import rights_of
+from attrib.cli.subjects import Subject
+from train.config import Config
+from train.loop import _split
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -251,6 +256,37 @@ def test_the_gap_is_that_of_two_runs(run: Any) -> None:
         assert low <= difference <= high
         assert difference == pytest.approx(train[name] - test[name])
     assert "generalisation gap" in run(*glyphs, "--limit", 20, "--gap").out
+
+
+def test_the_gap_leaves_out_what_a_run_held_out() -> None:
+    """Training images of a checkpoint are those that its training says it trained on; of others, all."""
+    test = attrib.dataset("glyphs", limit=150)
+
+    def trained(**hyper: Any) -> Subject:
+        ckpt = Checkpoint(
+            arch="lenet", arch_kwargs={}, num_classes=10, input_shape=(3, 32, 32), data="glyphs", method="standard",
+            hyper=hyper, epoch=1, metrics={}, weights={},
+        )  # fmt: skip
+        return Subject("a", "a", 0, "a.pt", Small(), None, ckpt)
+
+    def positions(*subjects: Subject) -> list[int]:
+        data, found = _training_images(test, list(subjects), root=None, size=None)
+        assert data.split == "train"
+        return [int(position) for position in found]
+
+    elsewhere = Subject("b", "b", 0, "my:model", Small(), None, None)
+    assert positions(elsewhere) == list(range(150))
+    seeds = [{"holdout": 40, "seed": seed, "limit": 180} for seed in (0, 1)]
+    kept = []
+    for hyper in seeds:
+        config = Config(method="standard", data="glyphs", arch="lenet", holdout=40, seed=hyper["seed"], limit=180)
+        fit, held_out = _split(attrib.dataset("glyphs", split="train", limit=180), config)
+        assert len(held_out) == 36  # at most a fifth
+        kept.append(set(fit.tolist()))
+    assert positions(trained(**seeds[0])) == sorted(kept[0])
+    assert positions(*(trained(**hyper) for hyper in seeds), elsewhere) == sorted(kept[0] & kept[1])[:150]
+    with pytest.raises(attrib.InputError, match="--gap: expected training images that every model was trained on"):
+        positions(trained(holdout=1, seed=0, limit=2))
 
 
 def test_worst_and_restarts_leave_no_more_standing(run: Any) -> None:

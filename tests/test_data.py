@@ -9,6 +9,7 @@ import struct
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrib import data, glyphs, sources
-from attrib.data import dataset
+from attrib.data import Dataset, dataset
 from attrib.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -226,6 +227,31 @@ def test_a_limit_is_a_prefix_and_frees_the_rest(tmp_path: Path, pixels: Array) -
     assert len(prefix.classes) == COUNT
     assert prefix.images.untyped_storage().nbytes() == 3 * 32 * 32
     assert len(dataset(f"npz:{tmp_path}/some.npz", limit=COUNT + 1)) == COUNT
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.float16])
+def test_floats_in_0_1_stay_as_they_are(kind: torch.dtype) -> None:
+    bytes_ = dataset("glyphs", limit=5)
+    assert isinstance(bytes_.images, Tensor)
+    floats = replace(bytes_, images=(bytes_.images.double() / 255).to(kind))
+    (one,), (other,) = bytes_.batches(5), floats.batches(5)
+    assert other.image.dtype == torch.float32
+    torch.testing.assert_close(one.image, other.image, atol=1e-3 if kind == torch.float16 else 1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.full((2, 3, 4, 4), 255.0), "floats from 255 to 255; divide by 255"),
+        (torch.linspace(-2, 2, 96).view(2, 3, 4, 4), "floats from -2 to 2"),
+        (torch.full((2, 3, 4, 4), float("nan")), "nan"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.int64), "torch.int64"),
+        (torch.zeros(2, 4, 4), r"\(2, 4, 4\)"),
+    ],
+)
+def test_pixels_of_another_range_or_type_are_refused(images: Tensor, words: str) -> None:
+    with pytest.raises(InputError, match=f"images: expected uint8, or floats in .0,1.*{words}"):
+        Dataset("own", "all", ("a", "b"), images, torch.tensor([0, 1]))
 
 
 def test_nothing_is_moved_that_need_not_be() -> None:

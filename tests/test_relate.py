@@ -70,7 +70,39 @@ def test_few_models_have_no_interval(models: int, interval: bool) -> None:
     found = relate.across_models(x, y)
     assert np.isfinite(found.low) == interval
     assert np.isfinite(found.rho) == (models > 2)
-    assert np.isnan(relate.across_models(x, x).low)  # in perfect order, every resample agrees
+    assert np.isnan(relate.across_models(x, x).low)  # in perfect order Fisher's z is infinite
+
+
+def test_the_interval_over_models_holds_the_truth_also_of_few() -> None:
+    draw = np.random.default_rng(0)
+    for models, rho in ((5, 0.5), (8, 0.7), (12, 0.0)):
+        # Of normal numbers Spearman's correlation is 6/pi asin(r/2).
+        r = 2 * np.sin(np.pi * rho / 6)
+        hits = trials = 0
+        for _ in range(400):
+            x, y = draw.multivariate_normal([0, 0], [[1, r], [r, 1]], models).T
+            found = relate.across_models(x, y)
+            trials += not np.isnan(found.low)
+            hits += found.low <= rho <= found.high
+        assert 0.9 <= hits / trials <= 1
+
+
+def test_the_interval_over_images_is_the_bootstrap_of_the_models_means() -> None:
+    draw = np.random.default_rng(1)
+    x = [draw.random((seeds, 60)) + 0.03 * number for number, seeds in enumerate((1, 2, 1, 3, 1))]
+    y = [draw.random((len(rows), 60)) < 0.3 + 0.07 * number for number, rows in enumerate(x)]
+    x[1][0, :20] = np.nan
+    low, high = relate.order_over_images(x, [rows.astype(float) for rows in y])
+    generator, slow = np.random.default_rng(9), []
+    for _ in range(1500):
+        rows = generator.integers(60, size=60)
+        means = [[np.nanmean(each[:, rows], 1).mean() for each in side] for side in (x, y)]
+        slow.append(spearmanr(*means).statistic)
+    assert (low, high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.11)
+    assert low < spearmanr(*([np.nanmean(each, 1).mean() for each in side] for side in (x, y))).statistic < high
+    assert np.isnan(relate.order_over_images(x[:2], x[:2])).all()
+    same = [np.ones((1, 60))] * 4
+    assert np.isnan(relate.order_over_images(x[:4], same)).all()
 
 
 def test_csv_and_summary_are_what_the_library_gives_by_hand(run: Any, trained: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import attrib
-from attrib import attack, autoattack, robust, stats
+from attrib import attack, autoattack, robust
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
 from attrib.gated import GatedClassifier
@@ -279,17 +279,16 @@ def test_withstanding_pgd_is_the_column_alone(kind: str) -> None:
     assert 0 < stood.sum() < len(stood)
 
 
-def test_the_paired_test_is_the_resampled_one() -> None:
-    generator = np.random.default_rng(0)
-    a, b = generator.random(400) < 0.9, generator.random(400) < 0.85
-    ours, theirs = robust.paired(a, b), stats.paired(a.astype(float), b.astype(float))
-    np.testing.assert_allclose(ours[:3], theirs[:3], atol=0.01)
-    assert ours.p == pytest.approx(theirs.p, abs=0.06)
-    same = robust.paired(a, a)
-    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
-    assert np.isnan(robust.paired(a[:1], b[:1])).all()
-    difference, low, high = robust.gap(a, b[:200])
-    assert low < difference == a.mean() - b[:200].mean() < high
+def test_the_interval_of_a_gap_is_newcombe_s() -> None:
+    """Newcombe (1998), Table II, method 10."""
+    for (a, m), (b, n), expected in (
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 20), (0.6791, 1.0)),
+    ):
+        difference, low, high = robust.gap(np.arange(m) < a, np.arange(n) < b)
+        assert difference == pytest.approx(a / m - b / n)
+        assert (low, high) == pytest.approx(expected, abs=1e-4)
 
 
 class Detached(Small):

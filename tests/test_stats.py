@@ -1,17 +1,19 @@
 import doctest
 import itertools
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
 from attrib import stats
-from attrib.stats import Values
+from attrib.stats import Values, images, multiple, seeds
 
 
-def test_examples_of_the_docstrings() -> None:
-    result = doctest.testmod(stats)
-    assert (result.failed, result.attempted > 12) == (0, True)
+@pytest.mark.parametrize("module", [images, multiple, seeds])
+def test_examples_of_the_docstrings(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 1) == (0, True)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
@@ -204,13 +206,61 @@ def test_groups_that_differ_between_seeds_against_resampling() -> None:
     assert np.isnan(stats.groups_over_seeds(one, b)[1:]).all()
 
 
-def test_the_interval_of_a_share_is_the_bootstrap_s_but_at_its_ends() -> None:
-    generator = np.random.default_rng(0)
-    held = generator.random(400) < 0.9
-    np.testing.assert_allclose(stats.share_interval(held), stats.interval(held.astype(float)), atol=0.006)
-    # Clopper and Pearson's: all of 20 right at a share of 0.8316 in one case of forty.
-    np.testing.assert_allclose(stats.share_interval(np.ones(20, bool)), (0.8316, 1), atol=1e-4)
-    np.testing.assert_allclose(stats.share_interval(np.zeros((3, 20), bool)), (0, 0.1684), atol=1e-4)
-    assert np.isnan(stats.share_interval(held[:1])).all()
-    seeds = generator.random((3, 400)) < 0.9
+def covered(share: float, count: int) -> float:
+    """How often the interval of a share holds it, over all outcomes (no draws)."""
+    from scipy.stats import binom
+
+    outcomes = np.arange(count + 1)
+    ends = np.array([stats.share_interval(np.arange(count) < held) for held in outcomes])
+    held = (ends[:, 0] <= share) & (share <= ends[:, 1])
+    return float(binom.pmf(outcomes, count, share) @ held)
+
+
+def test_the_interval_of_a_share_is_wilson_s() -> None:
+    from scipy.stats import binomtest
+
+    for count, held in ((400, 360), (20, 20), (50, 0), (1000, 1)):
+        expected = binomtest(held, count).proportion_ci(method="wilson")
+        assert stats.share_interval(np.arange(count) < held) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert np.isnan(stats.share_interval(np.ones(1, bool))).all()
+    # The bootstrap's interval would be a point at 0 wherever none is held, and hold the truth in 63 % at one of 100.
+    levels = [covered(share, 100) for share in (0.002, 0.005, 0.01, 0.02, 0.05, 0.5, 0.95, 0.99)]
+    assert min(levels) > 0.9
+    assert np.mean(levels) > 0.94
+
+
+def test_the_interval_of_seeds_shares_is_no_narrower_than_one_file_s_near_the_ends() -> None:
+    seeds = np.random.default_rng(0).random((3, 400)) < 0.9
     assert stats.share_interval(seeds) == stats.interval(seeds.astype(float), within=(0, 1))
+    none = np.zeros((3, 400), bool)
+    assert stats.share_interval(none) == stats.share_interval(none[0])
+    one = none.copy()
+    one[0, 0] = True
+    assert stats.share_interval(one)[0] == 0
+    assert stats.share_interval(one)[1] >= stats.share_interval(none)[1]
+
+
+def test_the_difference_of_shares_is_the_resampled_one_but_near_the_ends() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.random(400) < 0.9, generator.random(400) < 0.85
+    ours, theirs = stats.paired_shares(a, b), stats.paired(a.astype(float), b.astype(float))
+    np.testing.assert_allclose(ours[:3], theirs[:3], atol=0.01)
+    assert ours.p == theirs.p
+    assert np.isnan(stats.paired_shares(a[:1], b[:1])).all()
+    # Agreement on 100 images does not mean that there is no difference; seeds that agree say no more.
+    one, three = stats.paired_shares(a[:100], a[:100]), stats.paired_shares(np.array([a[:100]] * 3), a[:100])
+    assert one == pytest.approx((0, -0.0272, 0.0272, 1), abs=1e-4)
+    assert three == pytest.approx(one)
+    seeds = generator.random((3, 400)) < 0.9
+    assert stats.paired_shares(seeds, b) == stats.paired(seeds.astype(float), b.astype(float))
+
+
+@pytest.mark.parametrize("chances", [(0.005, 0.005), (0.02, 0.0), (0.05, 0.02)])
+def test_the_interval_of_a_difference_of_shares_holds_the_truth(chances: tuple[float, float]) -> None:
+    draw, hits = np.random.default_rng(1), 0
+    for _ in range(1000):
+        kind = draw.random(100)
+        only_a, only_b = kind < chances[0], kind > 1 - chances[1]
+        found = stats.paired_shares(only_a, only_b)
+        hits += found.low <= chances[0] - chances[1] <= found.high
+    assert hits / 1000 >= 0.94

@@ -55,7 +55,7 @@ def train_epoch(
     """
     pad, flip = AUGMENT.get(config.data, (0, False)) if config.augment else (0, False)
     world = settings.world
-    shuffle = torch.Generator().manual_seed(mixed_seed(config.seed, epoch))
+    shuffle = torch.Generator().manual_seed(noise.mixed_seed(config.seed, epoch))
     order = positions[torch.randperm(len(positions), generator=shuffle).to(positions.device)]
     # Whole batches only: a last, smaller one would give its images a larger weight and upset batch norm.
     steps = len(positions) // config.batch_size
@@ -108,7 +108,7 @@ def _step(
 
     def method() -> Loss:
         # A generator of its own for every use: AWP computes the same loss, with the same draws, a second time.
-        generator = torch.Generator().manual_seed(mixed_seed(config.seed, epoch, step))
+        generator = torch.Generator().manual_seed(noise.mixed_seed(config.seed, epoch, step))
         return loss_of(config, progress=progress, generator=generator)
 
     def descend() -> Tensor:
@@ -159,11 +159,3 @@ def _bar(steps: int, config: Config, epoch: int, world: World) -> "tqdm[Any]":
         total=steps * config.batch_size, unit=" images", leave=False, desc=f"epoch {epoch}/{config.epochs}",
         disable=world.rank > 0 or not sys.stderr.isatty(),
     )  # fmt: skip
-
-
-def mixed_seed(*numbers: int) -> int:
-    """One seed of several numbers, so that (0, 1) and (1, 0) differ."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) & 0x7FFFFFFF
-    return mixed

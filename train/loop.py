@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib import checkpoint, inference
-from attrib.data import Dataset, dataset
+from attrib.data import Dataset, dataset, training_split
 from attrib.errors import InputError
 from attrib.files import folder
 from attrib.model import Classifier
@@ -19,7 +19,7 @@ from attrib.parallel import shard, total, world
 from attrib.robust import about_reach, judge, withstands_pgd
 from train.config import Config
 from train.engine import Engine, ascent_of, resolve, running, uncompiled
-from train.epoch import LossModule, Settings, mixed_seed, train_epoch
+from train.epoch import LossModule, Settings, train_epoch
 from train.parallel import share_buffers, synchronised
 from train.state import State, initial, resume, save, write_log
 
@@ -204,9 +204,8 @@ def evaluate(
 
 def _split(data: Dataset, config: Config) -> tuple[Tensor, Tensor]:
     """Positions to train on and positions held out, the same for every run with this seed."""
-    held = min(config.holdout, max(1, len(data) // 5))
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(mixed_seed(config.seed, 0)))
-    return order[held:].to(data.labels.device), order[:held].to(data.labels.device)
+    fit, held_out = training_split(len(data), holdout=config.holdout, seed=config.seed)
+    return fit.to(data.labels.device), held_out.to(data.labels.device)
 
 
 def _merit(record: dict[str, float], config: Config) -> tuple[float, float]:

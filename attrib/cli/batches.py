@@ -12,6 +12,7 @@ from attrib.cli.subjects import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from attrib.data import Batch, Dataset
     from attrib.parallel import World
@@ -67,10 +68,12 @@ def unfinished(
 
 
 def over_batches(
-    data: "Dataset", measure: Measure, *, batch_size: int, here: "World", title: str, keep: Path | None = None
-) -> "pd.DataFrame | None":
-    """The rows of all batches, in the order of the data, for the first process; None for the others.
+    data: "Dataset", measure: Measure, *, batch_size: int, here: "World", title: str, keep: Path | None = None,
+    positions: "Tensor | None" = None,
+) -> "pd.DataFrame | None":  # fmt: skip
+    """The rows of all batches for the first process, None for the others: by model, seed and image (:func:`ordered`).
 
+    positions: (M,) int64, the images to measure; default: all.
     With ``keep``, the folder of :func:`unfinished`, the rows of every finished batch are kept there, and are not made
     again.
     """
@@ -80,7 +83,7 @@ def over_batches(
     from attrib.parallel import gather
     from attrib.results import write_csv
 
-    parts_of = list(torch.arange(len(data)).split(batch_size))
+    parts_of = list((torch.arange(len(data)) if positions is None else positions).split(batch_size))
     mine = range(here.rank, len(parts_of), here.size)
     done = {number: keep / f"{number}.csv" for number in mine if keep and (keep / f"{number}.csv").exists()}
     left = [number for number in mine if number not in done]
@@ -97,7 +100,36 @@ def over_batches(
     if gathered is None:
         return None
     joined = {number: part for rank in gathered for number, part in rank.items()}
-    return pd.concat([joined[number] for number in sorted(joined)], ignore_index=True)
+    return ordered(pd.concat([joined[number] for number in sorted(joined)], ignore_index=True))
+
+
+def ordered(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Rows by model (in the order they come), seed, epoch and image; of one image as they come.
+
+    Batch by batch, a batch's rows of all models would follow one another: an order that says how large batches were.
+    """
+    import numpy as np
+    import pandas as pd
+
+    models = pd.factorize(table["model"])[0] if "model" in table else np.zeros(len(table))
+    keys = [table[name] for name in ("index", "epoch", "seed") if name in table]
+    return table.iloc[np.lexsort((*keys, models))].reset_index(drop=True)
+
+
+def exact(part: "Tensor") -> "Tensor":
+    """The beginning of a sum that :func:`added` continues: (...) float64 to (2,...), the sum and what rounding lost."""
+    import torch
+
+    return torch.stack([part, torch.zeros_like(part)])
+
+
+def added(a: "Tensor", b: "Tensor") -> "Tensor":
+    """Two sums of :func:`exact` as one (Knuth's two-sum); ``.sum(0)`` of it is the same in whatever order one adds."""
+    import torch
+
+    high = a[0] + b[0]
+    back = high - a[0]
+    return torch.stack([high, a[1] + b[1] + ((a[0] - (high - back)) + (b[0] - back))])
 
 
 def read_rows(path: Path) -> "pd.DataFrame":

@@ -9,7 +9,7 @@ import typer
 from numpy.typing import NDArray
 
 from attrib.cli import common, texts
-from attrib.cli.batches import over_batches, stoppable
+from attrib.cli.batches import added, exact, over_batches, stoppable
 from attrib.cli.contrib_tables import QUANTITIES, STATISTICS, caption, model_table, pair_table
 from attrib.cli.fc import FcName, last_layers
 from attrib.cli.subjects import Subject, entry_of, groups
@@ -116,9 +116,7 @@ def contrib(
     common.print_table(model_table(summary), title="Feature contributions", caption=caption(summary))
     if summary["pairs"]:
         said = texts.p_words(summary["models"], "two-sided, from the bootstrap, paired by image")
-        common.print_table(
-            pair_table(summary), title="Paired differences", caption=f"{said} Holm's correction over the pairs."
-        )
+        common.print_table(pair_table(summary), title="Paired differences", caption=said)
     for path in written:
         typer.echo(path)
 
@@ -127,11 +125,11 @@ class Sums(NamedTuple):
     """Sums over images of the three quantities: memory does not grow with the number of images."""
 
     all: "Tensor"
-    """(3,D) float64."""
+    """(2,3,D), in two parts (:func:`attrib.cli.batches.exact`)."""
     correct: "Tensor"
-    """(3,D) float64, over the correctly classified images."""
+    """(2,3,D), over the correctly classified images."""
     resampled: "Tensor"
-    """(3,R,D), over the images of each resample."""
+    """(3,R,D) float64, over the images of each resample; a batch's part is float32, so that hardly a bit is lost."""
     drawn: "Tensor"
     """(R,): how many images each resample has."""
 
@@ -186,15 +184,17 @@ def _add(sums: "dict[Kind, Sums]", views: "dict[Kind, LastLayer]", batch: "Batch
     for key, view in views.items():
         values = torch.stack([getattr(view, of) for of in QUANTITIES]).float()
         right = (view.prediction == batch.label)[None, :, None]
-        exact = values.double()
-        part = Sums(exact.sum(1), (exact * right).sum(1), weights.T @ values, weights.sum(0))
-        sums[key] = Sums(*map(torch.add, sums[key], part)) if key in sums else part
+        wide = values.double()
+        part = Sums(exact(wide.sum(1)), exact((wide * right).sum(1)), (weights.T @ values).double(), weights.sum(0))
+        sums[key] = _together(sums[key], part) if key in sums else part
+
+
+def _together(a: Sums, b: Sums) -> Sums:
+    return Sums(added(a.all, b.all), added(a.correct, b.correct), a.resampled + b.resampled, a.drawn + b.drawn)
 
 
 def _joined(sums: "dict[Kind, Sums]") -> "dict[Kind, Sums] | None":
-    """The sums over all processes, for the first one; None for the others."""
-    import torch
-
+    """The sums over all processes, for the first one, (3,D) and (3,R,D); None for the others."""
     from attrib.parallel import gather
 
     # Gathered and not reduced: a process without images does not know how many features there are.
@@ -203,8 +203,8 @@ def _joined(sums: "dict[Kind, Sums]") -> "dict[Kind, Sums] | None":
         return None
     first, *rest = [part for part in parts if part]
     for part in rest:
-        first = {key: Sums(*map(torch.add, first[key], part[key])) for key in first}
-    return first
+        first = {key: _together(first[key], part[key]) for key in first}
+    return {key: sums._replace(all=sums.all.sum(0), correct=sums.correct.sum(0)) for key, sums in first.items()}
 
 
 def _image_rows(views: "dict[Kind, LastLayer]", batch: "Batch") -> "pd.DataFrame":
@@ -310,26 +310,23 @@ def _summary_of(found: "dict[Kind, Measured]", files: "Sequence[Subject]") -> di
 
 def _pairs(found: "dict[Kind, Measured]", seeds: dict[str, list[Subject]]) -> list[dict[str, Any]]:
     """Every pair's differences, a less b, paired by image, on each kind of images."""
-    from attrib.stats import basic_paired, holm
+    from attrib.stats import basic_paired, with_holm
 
     pairs = []
     kinds = dict.fromkeys(kind for _, _, kind in found)
     for kind, quantity, statistic in product(kinds, QUANTITIES, STATISTICS):
-        compared = []
         for first, second in combinations(seeds, 2):
             a, b = (_of(found, seeds[name], kind) for name in (first, second))
             values = [_values(side, quantity, statistic) for side in (a, b)]
             result = basic_paired(values[0][0], values[1][0], values[0][1], values[1][1])
-            compared.append(
+            pairs.append(
                 {
                     "a": first, "b": second, "images": kind, "of": quantity, "statistic": statistic,
                     "n": len(a[0].images),
                     "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
-        corrected = holm(np.array([pair["p"] for pair in compared], float))
-        pairs += [pair | {"p_holm": p} for pair, p in zip(compared, corrected.tolist(), strict=True)]
-    return pairs
+    return with_holm(pairs)
 
 
 def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[Path]:

@@ -53,7 +53,7 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
         row |= {
             "difference": _number(pair["statistic"], pair["difference"], signed=True),
             "95 % CI": _interval(pair["statistic"], pair["ci"], signed=True),
-            "p": texts.p_value(pair["p_holm"]),
+            **texts.p_columns(pair),
         }
         rows.append(row)
     return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from attrib.cli import common, texts
-from attrib.cli.batches import over_batches, unfinished
+from attrib.cli.batches import added, exact, over_batches, unfinished
 from attrib.cli.explain import Examples, How, explain
 from attrib.cli.relate import (
     Saved,
@@ -40,9 +40,9 @@ class Sums(NamedTuple):
     """Sums over images of two contributions, |dL/dA_fc| as it is and scale-free."""
 
     all: "Tensor"
-    """(2,D) float64."""
+    """(2,2,D), in two parts (:func:`attrib.cli.batches.exact`)."""
     resampled: "Tensor"
-    """(2,R,D), over the images of each resample."""
+    """(2,R,D) float64, over the images of each resample; a batch's part is float32, so that hardly a bit is lost."""
 
 
 class Contributions(NamedTuple):
@@ -187,8 +187,8 @@ def _sums(epoch: Saved, data: "Dataset", here: "World", *, batch_size: int, seed
         view = last_layer(subject.model, batch.image, batch.label)
         values = torch.stack([view.contribution, view.scale_free]).float()
         weights = torch.from_numpy(image_weights(batch.index.cpu().numpy(), seed=seed)).to(values.device)
-        part = Sums(values.double().sum(1).cpu(), (weights.T @ values).cpu())
-        parts[:] = [Sums(*map(torch.add, parts[0], part)) if parts else part]
+        part = Sums(exact(values.double().sum(1)).cpu(), (weights.T @ values).double().cpu())
+        parts[:] = [_together(parts[0], part) if parts else part]
         return pd.DataFrame({"index": batch.index.cpu().numpy()})
 
     over_batches(data, measure, batch_size=batch_size, here=here, title=f"{subject.name}, contributions")
@@ -197,9 +197,13 @@ def _sums(epoch: Saved, data: "Dataset", here: "World", *, batch_size: int, seed
         return None
     first, *rest = [part for of_rank in gathered for part in of_rank]
     for part in rest:
-        first = Sums(*map(torch.add, first, part))
+        first = _together(first, part)
     # Of the resamples only these numbers stay, or memory would grow with the number of epochs.
-    return Contributions(first.all, torch.stack([*_concentration(first.resampled).values()]))
+    return Contributions(first.all.sum(0), torch.stack([*_concentration(first.resampled).values()]))
+
+
+def _together(a: Sums, b: Sums) -> Sums:
+    return Sums(added(a.all, b.all), a.resampled + b.resampled)
 
 
 def _concentration(values: "Tensor") -> dict[str, "Tensor"]:

@@ -197,7 +197,7 @@ def _alike(values: "Sequence[float] | NDArray[Any]") -> NDArray[Any]:
 
 def _pairs(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """How every two models with the same number of classes and features differ, a less b; of seeds with interval."""
-    from attrib.stats import paired
+    from attrib.stats import paired, with_holm
 
     pairs = []
     for a, b in combinations(entries, 2):
@@ -207,14 +207,14 @@ def _pairs(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "a": a["name"], "b": b["name"], "difference": a["valid_mean"] - b["valid_mean"],
             "more": sum(x > y for x, y in zip(a["valid"], b["valid"], strict=True)),
             "fewer": sum(x < y for x, y in zip(a["valid"], b["valid"], strict=True)),
-            "classes": len(a["valid"]),
+            "classes": len(a["valid"]), "p": float("nan"),  # files of one seed each allow no test
         }  # fmt: skip
         if "seeds" in a or "seeds" in b:
             means = ([seed["valid_mean"] for seed in entry.get("seeds", [entry])] for entry in (a, b))
             result = paired(*map(_alike, means))
             pair |= {"ci": [result.low, result.high], "p": result.p}
         pairs.append(pair)
-    return pairs
+    return with_holm(pairs)
 
 
 def _difference(pair: dict[str, Any]) -> str:
@@ -226,7 +226,8 @@ def _difference(pair: dict[str, Any]) -> str:
     if "ci" not in pair:
         return f"{signed(pair['difference'])} valid values a class"
     said = texts.with_interval(pair["difference"], pair["ci"], signed)
-    return f"{said} valid values a class, p {texts.p_value(pair['p'])} (t test over seeds)"
+    p = ", ".join(f"{header} {value}" for header, value in texts.p_columns(pair).items())
+    return f"{said} valid values a class, {p} (t test over seeds)"
 
 
 def _rows(

@@ -249,8 +249,10 @@ def _model_table(summary: dict[str, Any]) -> "pd.DataFrame":
                 {
                     "model": _name(entry), **texts.seeds_column(entry, summary["models"]), "of": words,
                     "broken": _number(broken["mean_broken"], measure), "stood": _number(broken["mean_stood"], measure),
-                    "difference": _with_interval(broken, "difference", measure), "p": texts.p_value(broken["p_holm"]),
-                    "ρ with margin": _with_interval(margin, "rho"), "p ": texts.p_value(margin["p_holm"]),
+                    "difference": _with_interval(broken, "difference", measure), **texts.p_columns(broken),
+                    "ρ with margin": _with_interval(margin, "rho"),
+                    # Other headers, since a row has both tests.
+                    **{f"{header} of ρ": p for header, p in texts.p_columns(margin).items()},
                     "ρ given clean": _with_interval(partial, "rho"),
                 }
             )  # fmt: skip
@@ -265,11 +267,31 @@ def _across_table(summary: dict[str, Any]) -> "pd.DataFrame":
         row = {"model": _name(entry), "robust accuracy %": f"{100 * entry['robust_accuracy']:.2f}"}
         rows.append(row | {words: _number(entry[measure], measure) for measure, words in MEASURES.items()})
     found = {words: summary["across"]["correlations"][measure] for measure, words in MEASURES.items()}
-    rho = {words: _with_interval(each, "rho") for words, each in found.items()}
-    p = {words: texts.p_value(each["p_holm"]) for words, each in found.items()}
-    rows += [{"model": "ρ with robust accuracy", "robust accuracy %": "", **rho}]
-    rows += [{"model": "p (Holm)", "robust accuracy %": "", **p}]
-    return pd.DataFrame(rows)
+    lines: dict[str, dict[str, str]] = {}
+    for words, each in found.items():
+        cells = {
+            f"ρ with robust accuracy, {each['n']:g} models": _number(each["rho"], signed=True),
+            "95 % CI over images": texts.interval(each["ci_images"], _signed),
+            "95 % CI over models": texts.interval(each["ci"], _signed),
+            **texts.p_columns(each),
+        }
+        for header, cell in cells.items():
+            lines.setdefault(header, {})[words] = cell
+    rows += [{"model": header, "robust accuracy %": "", **cells} for header, cells in lines.items()]
+    return pd.DataFrame(rows).fillna("–")
+
+
+def _signed(value: float) -> str:
+    return _number(value, signed=True)
+
+
+def _across_caption(summary: dict[str, Any]) -> str:
+    said = (
+        "ρ: Spearman's rank correlation. Interval over images: the order of these very models; over models: what other"
+        " models may give (Fisher's z); p: permutation test over models"
+    )
+    note = summary["across"]["note"]
+    return f"{said}; {note}" if note else said
 
 
 def _name(entry: dict[str, Any]) -> str:
@@ -295,7 +317,7 @@ def _caption(summary: dict[str, Any]) -> str:
         " correlation with the adversarial margin over all images; given clean: with the clean margin held fixed."
         f" {texts.interval_words(summary['models'])}; p: permutation test"
         f"{', of several seeds t test over seeds and images' if several else ''},"
-        " Holm's correction over the table."
+        " p (Holm): corrected for all comparisons of the table."
         " Span IoU is measured on the attacked image, so it is no cause of what it goes with. –, or no interval: too"
         " few images, or too many with the same value"
     )
@@ -306,7 +328,7 @@ def _caption(summary: dict[str, Any]) -> str:
 def _print(summary: dict[str, Any]) -> None:
     common.print_table(_model_table(summary), title="Image by image", caption=_caption(summary))
     if len(summary["across"]["points"]) > 1:
-        common.print_table(_across_table(summary), title="Across models", caption=summary["across"]["note"] or "")
+        common.print_table(_across_table(summary), title="Across models", caption=_across_caption(summary))
 
 
 def _draw(table: "pd.DataFrame", summary: dict[str, Any], out: Path) -> list[Path]:

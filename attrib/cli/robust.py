@@ -16,6 +16,7 @@ from attrib.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from attrib.data import Batch, Dataset
     from attrib.parallel import World
@@ -30,6 +31,8 @@ class Work(NamedTuple):
 
     data: "Dataset"
     how: How
+    positions: "Tensor | None" = None
+    """The images to attack, (M,); None: all."""
 
 
 def robust(
@@ -50,7 +53,9 @@ def robust(
     autoattack: Annotated[
         bool, typer.Option(help="AutoAttack too (standard version, fp32; its draws depend on --batch-size).")
     ] = False,
-    gap: Annotated[bool, typer.Option(help="As many training images too, and how much better they do.")] = False,
+    gap: Annotated[
+        bool, typer.Option(help="As many images that all models were trained on, and how much better they do.")
+    ] = False,
     arch: common.Arch = None,
     mean: common.Mean = None,
     std: common.Std = None,
@@ -94,13 +99,13 @@ def robust(
         work = [Work(images, how)]
         if gap:
             # A sweep asks for one gap, not for one at each radius.
-            train = _training_images(images, root=data_root, size=size)
-            work.append(Work(train, how._replace(radii=radii[-1:])))
+            train, positions = _training_images(images, subjects, root=data_root, size=size)
+            work.append(Work(train, how._replace(radii=radii[-1:]), positions))
         places = [
             stack.enter_context(
                 unfinished(
                     out, "robust", loaded._replace(images=part.data), batch_size=batch_size,
-                    settings={"size": size, **part.how._asdict()},
+                    settings={"size": size, "positions": _listed(part.positions), **part.how._asdict()},
                 )
             )
             for part in work
@@ -166,14 +171,52 @@ def _radii(eps: str | None, step_size: str | None, *, data: str) -> list[Radius]
     ]
 
 
-def _training_images(test: "Dataset", *, root: Path | None, size: int | None) -> "Dataset":
-    """As many training images as there are test images."""
-    from attrib.data import WHOLE, dataset
+def _listed(positions: "Tensor | None") -> list[int] | None:
+    return None if positions is None else positions.tolist()
+
+
+def _training_images(
+    test: "Dataset", subjects: list[Subject], *, root: Path | None, size: int | None
+) -> "tuple[Dataset, Tensor]":
+    """Training images, and the positions of as many as there are test images that every model was trained on.
+
+    A checkpoint of ``python -m train`` on this data says which images it held out and how many it was limited to. Of
+    other models nothing is known, and all training images count.
+    """
+    import torch
+
+    from attrib.data import WHOLE, dataset, training_split
 
     if test.split == WHOLE:
         raise InputError(f"--gap needs data that is split into training and test images, which {test.name} is not")
-    folder = test.name.startswith("folder:")
-    return dataset(test.name, split="train", root=root, limit=len(test), size=size if folder else None)
+    splits = [split for subject in subjects if (split := _split_of(subject, test.name))]
+    # Which images were held out depends on how many there are in all.
+    limit = None if splits else len(test)
+    of_folder = test.name.startswith("folder:")
+    train = dataset(test.name, split="train", root=root, limit=limit, size=size if of_folder else None)
+    common_to_all = torch.ones(len(train), dtype=torch.bool)
+    for holdout, seed, limit in splits:
+        trained_on = torch.zeros_like(common_to_all)
+        trained_on[training_split(min(len(train), limit or len(train)), holdout=holdout, seed=seed)[0]] = True
+        common_to_all &= trained_on
+    positions = common_to_all.nonzero().squeeze(1)[: len(test)]
+    if len(positions) < 2:
+        raise InputError(
+            f"--gap: expected training images that every model was trained on, got {len(positions)}; compare models"
+            " with the same training images, or one at a time"
+        )
+    return train, positions
+
+
+def _split_of(subject: Subject, data: str) -> tuple[int, int, int | None] | None:
+    """How many images a training run on this data held out, its seed, and its limit; None where that is not known."""
+    ckpt = subject.checkpoint
+    if not ckpt or ckpt.data != data:
+        return None
+    holdout, seed, limit = (ckpt.hyper.get(key) for key in ("holdout", "seed", "limit"))
+    if not isinstance(holdout, int) or not isinstance(seed, int):
+        return None
+    return holdout, seed, limit if isinstance(limit, int) else None
 
 
 def _measure(
@@ -192,7 +235,9 @@ def _measure(
     if whole and whole.exists():  # the test images were through when --gap's training images were interrupted
         table = read_rows(whole)
     else:
-        found = over_batches(work.data, measure, batch_size=batch_size, here=here, title="robust", keep=keep)
+        found = over_batches(
+            work.data, measure, batch_size=batch_size, here=here, title="robust", keep=keep, positions=work.positions
+        )
         if found is None:
             return None
         table = found

@@ -1,5 +1,6 @@
 """From the per-image results of ``attrib robust`` to its JSON, and to what an expert would object to."""
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: Ho
                 for radius in how.radii
             ]
         if any(key.split != data.split for key in rights):
-            entry["gap"] = _gap(rights, files, attacks, main.eps, seed=how.seed)
+            entry["gap"] = _gap(rights, files, attacks, main.eps)
         return entry
 
     return {
@@ -103,7 +104,7 @@ def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: Ho
         "worst": how.worst, "restarts": how.restarts, "seed": how.seed, "precision": how.precision,
         "autoattack": {"version": "standard", "parts": parts(len(data.classes))} if how.autoattack else None,
         "models": [entry_of(files, numbers) for files in groups(subjects).values()],
-        "pairs": _pairs(rights, data.split, groups(subjects), attacks, main.eps, seed=how.seed),
+        "pairs": _pairs(rights, data.split, groups(subjects), attacks, main.eps),
         "versions": common.provenance(),
     }  # fmt: skip
 
@@ -120,7 +121,7 @@ def _accuracies(
     }
 
 
-def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: float, *, seed: int) -> dict[str, Any]:
+def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: float) -> dict[str, Any]:
     """The robust generalisation gap of every attack: training less test accuracy."""
     from attrib import robust, stats
 
@@ -130,7 +131,7 @@ def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: fl
     found = {}
     for attack in attacks:
         if len(files) == 1:
-            found[attack] = robust.gap(train[attack][0], test[attack][0], seed=seed)
+            found[attack] = robust.gap(train[attack][0], test[attack][0])
         else:
             # Other images: those of the one split are missing from the other.
             missing = np.full_like(train[attack], np.nan, float), np.full_like(test[attack], np.nan, float)
@@ -145,27 +146,23 @@ def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: fl
 
 
 def _pairs(
-    rights: Rights, split: str, seeds: dict[str, list[Subject]], attacks: list[str], eps: float, *, seed: int
+    rights: Rights, split: str, seeds: dict[str, list[Subject]], attacks: list[str], eps: float
 ) -> list[dict[str, Any]]:
-    """The first model's accuracy less every other one's, paired by image."""
-    from attrib import robust, stats
+    """Every two models' difference in accuracy, a less b, paired by image, under each attack."""
+    from attrib import stats
 
-    first, *others = seeds
     pairs = []
-    for name in others:
+    for first, second in combinations(seeds, 2):
         for attack in attacks:
-            a, b = (of_files(rights, split, seeds[model], attack, eps) for model in (first, name))
-            if max(len(a), len(b)) > 1:
-                result = stats.paired(a.astype(float), b.astype(float), seed=seed)
-            else:
-                result = robust.paired(a[0], b[0], seed=seed)
+            a, b = (of_files(rights, split, seeds[model], attack, eps) for model in (first, second))
+            result = stats.paired_shares(a, b)
             pairs.append(
                 {
-                    "a": first, "b": name, "attack": attack, "eps": 0.0 if attack == "clean" else eps,
+                    "a": first, "b": second, "attack": attack, "eps": 0.0 if attack == "clean" else eps,
                     "n": a.shape[1], "difference": result.difference, "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
-    return pairs
+    return stats.with_holm(pairs)
 
 
 def doubts(table: "pd.DataFrame", rights: Rights, subjects: list[Subject], data: "Dataset", how: How) -> list[str]:

@@ -24,14 +24,14 @@ def print_all(summary: dict[str, Any]) -> None:
         )
     if summary["pairs"]:
         common.print_table(
-            pair_table(summary), title="Paired differences to the first model",
-            caption=texts.p_words(summary["models"], "exact paired test (McNemar)")
-            + " One for each attack, not corrected for their number.",
+            pair_table(summary), title="Paired differences",
+            caption=texts.p_words(summary["models"], "exact paired test (McNemar)"),
         )  # fmt: skip
     if "gap" in summary["models"][0]:
         common.print_table(
             gap_table(summary), title="Robust generalisation gap: training less test accuracy (points)",
-            caption=f"the first {summary['models'][0]['gap']['n_train']:,} training images, held-out ones among them",
+            caption=f"{summary['models'][0]['gap']['n_train']:,} training images that every model was trained on (of a"
+            " checkpoint of python -m train, without those held out for choosing the epoch; of others, any)",
         )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
             "attack": title_of(pair["attack"]),
             "difference (points)": texts.points(pair["difference"]),
             "95 % CI": texts.interval(pair["ci"], texts.points),
-            "p": texts.p_value(pair["p"]),
+            **texts.p_columns(pair),
         }
         for pair in summary["pairs"]
     ]
@@ -154,7 +154,7 @@ def caption(summary: dict[str, Any]) -> str:
         said += f"; AutoAttack standard ({', '.join(used)})"
         if len(used) < 4:
             said += ", without apgd-t, which needs four classes"
-    return f"{said}; {texts.interval_words(summary['models'])}"
+    return f"{said}; {texts.interval_words(summary['models'], 'Wilson')}"
 
 
 def paper_caption(summary: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ def sets(
                 "models": [
                     entry_of(files, lambda files: _summary_of(table, files, seed=seed)) for files in seeds.values()
                 ],
-                "pairs": _pairs(table, list(seeds), seed=seed),
+                "pairs": _pairs(table, list(seeds)),
                 "epochs": _epochs_summary(run, epochs, history, seed=seed) if run else None,
                 "versions": common.provenance(),
             }  # fmt: skip
@@ -260,22 +260,22 @@ def _summary_of(table: "pd.DataFrame", files: Sequence[Subject], *, seed: int) -
     }
 
 
-def _pairs(table: "pd.DataFrame", names: list[str], *, seed: int) -> list[dict[str, Any]]:
+def _pairs(table: "pd.DataFrame", names: list[str]) -> list[dict[str, Any]]:
     """Every two models' difference in a set's share, a less b, paired by image."""
-    from attrib.stats import paired
+    from attrib.stats import paired_shares, with_holm
 
     found = []
     for a, b in combinations(names, 2):
         for kind in COMPARED:
             in_a, in_b = (column(rows_of(table.assign(held=table["set"] == kind), name), "held") for name in (a, b))
-            result = paired(in_a, in_b, seed=seed)
+            result = paired_shares(in_a > 0, in_b > 0)
             found.append(
                 {
                     "a": a, "b": b, "set": kind, "n": in_a.shape[1], "difference": result.difference,
                     "ci": [result.low, result.high], "p": result.p,
                 }
             )  # fmt: skip
-    return found
+    return with_holm(found)
 
 
 def _epochs_summary(run: Path, epochs: list[Epoch], history: "pd.DataFrame", *, seed: int) -> dict[str, Any]:

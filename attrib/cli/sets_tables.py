@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrib.cli import texts
 from attrib.cli.common import print_table
-from attrib.cli.texts import attack_words, interval, interval_words, p_value, p_words, points, seeds_column
+from attrib.cli.texts import attack_words, interval, interval_words, p_words, points, seeds_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,8 @@ def print_all(summary: dict[str, Any]) -> None:
     if summary["pairs"]:
         print_table(share_table(summary), title="Shares of the sets", caption=caption(summary))
         print_table(
-            _pair_table(summary), title="Paired differences",
-            caption=p_words(summary["models"], "two-sided permutation test, paired by image"),
+            pair_table(summary), title="Paired differences",
+            caption=p_words(summary["models"], "exact paired test (McNemar)"),
         )  # fmt: skip
     if epochs := summary["epochs"]:
         print_table(
@@ -52,10 +52,9 @@ def print_all(summary: dict[str, Any]) -> None:
 
 def caption(summary: dict[str, Any]) -> str:
     """On what, under which attack, with which intervals."""
-    count = summary["models"][0]["n"]
-    return (
-        f"{texts.images_words(summary, count)}, {attack_words(summary['attack'])}; {interval_words(summary['models'])}"
-    )
+    images = texts.images_words(summary, summary["models"][0]["n"])
+    intervals = f"{interval_words(summary['models'])} (of shares: Wilson)"
+    return f"{images}, {attack_words(summary['attack'])}; {intervals}"
 
 
 def paper_caption(summary: dict[str, Any]) -> str:
@@ -112,14 +111,14 @@ def _model_table(entry: dict[str, Any]) -> "pd.DataFrame":
     return pd.DataFrame([counts, *rows])
 
 
-def _pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
+def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
         {
             "pair": f"{pair['a']} − {pair['b']}", "set": _plain(pair["set"]),
             "difference (points)": points(pair["difference"]), "95 % CI": interval(pair["ci"], points),
-            "p": p_value(pair["p"]),
+            **texts.p_columns(pair),
         }
         for pair in summary["pairs"]
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import typer
 from numpy.typing import NDArray
 
 from attrib.cli import common
-from attrib.cli.batches import stoppable
+from attrib.cli.batches import ordered, stoppable
 from attrib.cli.explain import Examples, Explained, How, explain
 from attrib.cli.floor import floor_entry, random_coverages
 from attrib.cli.span_tables import caption, model_table, pair_caption, pair_table, resting_on_empty
@@ -208,7 +208,10 @@ def _measure(
                 spans[file] = {kind: span(view.map, threshold=threshold) for kind, view in kinds.items()}
                 for kind, view in kinds.items():
                     rows[number].append(_rows(file, kind, batch, view, spans[file], threshold=threshold))
-                    curve = coverage_curve(view.map, LEVELS.tolist()).sum(0).cpu().numpy() / len(data)
+                    # Whole pixels, whose sum is exact in whatever order batches come.
+                    pixels = view.map.shape[1] * view.map.shape[2]
+                    shares = coverage_curve(view.map, LEVELS.tolist()).double()
+                    curve = (shares * pixels).round().sum(0).cpu().numpy()
                     curves[file, kind] = curves.get((file, kind), 0) + curve
                     if view.grid is not None:
                         grids[file] = "x".join(map(str, view.grid.shape[1:]))
@@ -223,11 +226,12 @@ def _measure(
                     found = [iou(spans[one][kind], spans[other][kind]).double() for one, other in files]
                     shared[number][kind, a, b] = torch.stack(found).mean(0).cpu().numpy()
     gathered = gather((rows, shared, curves, grids, examples.pictures))
-    return None if gathered is None else _joined(gathered, examples)
+    height, width = data.shape[1:]
+    return None if gathered is None else _joined(gathered, examples, pixels=len(data) * height * width)
 
 
-def _joined(parts: list[Any], examples: Examples) -> Measured:
-    """The processes' parts put together, the batches in the order of the data."""
+def _joined(parts: list[Any], examples: Examples, *, pixels: int) -> Measured:
+    """The processes' parts put together; pixels: how many all images have."""
     import pandas as pd
 
     rows, shared = ({number: found for part in parts for number, found in part[k].items()} for k in (0, 1))
@@ -238,9 +242,10 @@ def _joined(parts: list[Any], examples: Examples) -> Measured:
             curves[key] = curves.get(key, 0) + curve
         grids |= found
         examples.pictures |= pictures
-    table = pd.concat([frame for number in sorted(rows) for frame in rows[number]], ignore_index=True)
+    table = ordered(pd.concat([frame for number in sorted(rows) for frame in rows[number]], ignore_index=True))
     iou = {key: np.concatenate([shared[number][key] for number in sorted(shared)]) for key in shared[0]}
-    return Measured(table, iou, curves, grids, examples.arrays())
+    shares = {key: curve / pixels for key, curve in curves.items()}
+    return Measured(table, iou, shares, grids, examples.arrays())
 
 
 def _rows(
@@ -308,9 +313,9 @@ def _summary_of(
 
 def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, Any]]:
     """Every pair's difference in coverage, a less b, paired by image, on each kind of images."""
-    from attrib.stats import mean, paired
+    from attrib.stats import mean, paired, with_holm
 
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for kind, of_kind in found.table.groupby("images", sort=False):
         coverage = {name: column(rows_of(of_kind, name), "coverage") for name in of_kind["model"].unique()}
         for a, b in combinations(names, 2):
@@ -327,7 +332,8 @@ def _pairs(found: Measured, names: list[str], *, seed: int) -> list[dict[str, An
                     "iou": mean(found.iou[str(kind), a, b]),
                 }
             )  # fmt: skip
-    return pairs
+    without_empty = with_holm(pair["without_empty"] for pair in pairs)
+    return [pair | {"without_empty": rest} for pair, rest in zip(with_holm(pairs), without_empty, strict=True)]
 
 
 def _compared(result: "Paired") -> dict[str, Any]:

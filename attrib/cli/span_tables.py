@@ -66,7 +66,7 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
         row |= {
             "difference (points)": texts.points(pair["difference"]),
             "95 % CI": texts.interval(pair["ci"], texts.points),
-            "p": texts.p_value(pair["p"]),
+            **texts.p_columns(pair),
             "span IoU %": texts.percent(pair["iou"]),
         }
         rows.append(row)
@@ -76,12 +76,13 @@ def pair_table(summary: dict[str, Any]) -> "pd.DataFrame":
 def resting_on_empty(pair: dict[str, Any]) -> str:
     """What to say of a difference that is there with the empty maps only; nothing where that is not so."""
     rest = pair["without_empty"]
-    if not pair["p"] < LEVEL or stands_without_empty(pair):
+    if not pair["p_holm"] < LEVEL or stands_without_empty(pair):
         return ""
     return (
         f"{pair['a']} − {pair['b']}, {pair['images']} images: the difference in coverage rests on empty maps, which"
         f" cover 0; on the {rest['n']:,} images where neither model's is empty it is"
-        f" {texts.with_interval(rest['difference'], rest['ci'], texts.points)} points, p {texts.p_value(rest['p'])}"
+        f" {texts.with_interval(rest['difference'], rest['ci'], texts.points)} points, p (Holm)"
+        f" {texts.p_value(rest['p_holm'])}"
     )
 
 

@@ -55,6 +55,11 @@ def p_value(p: float) -> str:
     return "–" if p != p else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
+def p_columns(pair: Mapping[str, float]) -> dict[str, str]:
+    """The columns of a comparison's p-value and of the corrected one."""
+    return {"p": p_value(pair["p"]), "p (Holm)": p_value(pair["p_holm"])}
+
+
 def attack_words(attack: Mapping[str, Any]) -> str:
     """The attack and its settings; steps only where it takes several."""
     said = f"{attack['name']} eps {attack['eps']:.4g}"
@@ -86,14 +91,15 @@ def interval_words(models: Iterable[Mapping[str, Any]], kind: str = "bootstrap")
 def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
     """How the p-values of differences come about, ``test`` being that of two files, and what they compare."""
     several = ["seeds" in entry for entry in models]
+    corrected = "p (Holm): corrected for all comparisons of the table."
     if not any(several):
-        return f"p: {test}. It compares two files, not two methods."
+        return f"p: {test}. It compares two files, not two methods. {corrected}"
     said = "p: t test over seeds and images. It compares methods"
     if not all(several):
         said += "; a name with one file borrows the other's spread over seeds"
     if several.count(False) > 1:
         said += f". Between two single files: {test}; it compares two files, not two methods"
-    return f"{said}."
+    return f"{said}. {corrected}"
 
 
 def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:

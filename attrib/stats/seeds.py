@@ -1,0 +1,170 @@
+"""Estimates over several files, the seeds of a method: means, t intervals over seeds and images, p-values. No torch."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from attrib.stats.permutation import Values
+
+ANYTHING = (-np.inf, np.inf)
+
+
+class Paired(NamedTuple):
+    """A mean difference between two models over the same images."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+class Spread(NamedTuple):
+    """An estimate over several files, and what its error is made of."""
+
+    value: float
+    seeds: float
+    """Squared standard error from the choice of seeds,"""
+    degrees: int
+    """known from so many degrees of freedom,"""
+    images: float
+    """and from the choice of images; NaN below two."""
+
+
+def mean(values: Values) -> float:
+    """The mean over the images that have a value; of (S,N) the mean of the files' means. NaN where none has.
+
+    >>> mean(np.array([0.25, 0.75, np.nan])), mean(np.array([[1.0, 2.0], [4.0, 5.0]]))
+    (0.5, 3.0)
+    """
+    rows = np.atleast_2d(np.asarray(values, float))
+    means = [row[~np.isnan(row)].mean() for row in rows if not np.isnan(row).all()]
+    return float(np.mean(means)) if means else float("nan")
+
+
+NOTHING = Spread(float("nan"), float("nan"), 1, float("nan"))
+
+
+def spread_of(rows: Values) -> Spread:
+    """The mean over the files that have values, of S >= 2 files and N images, (S,N); NaN below two such files."""
+    rows = rows[~np.isnan(rows).all(1)]
+    if len(rows) < 2:
+        return NOTHING._replace(value=mean(rows))
+    held = ~np.isnan(rows)
+    means = np.nanmean(rows, 1)
+    # What each image adds to the mean of the files' means, to first order: files may miss different images.
+    part = (np.where(held, rows - means[:, None], 0) / held.sum(1, keepdims=True)).mean(0)[held.any(0)]
+    images = len(part) * part.var(ddof=1) if len(part) > 1 else float("nan")
+    return Spread(float(means.mean()), float(means.var(ddof=1)) / len(means), len(means) - 1, float(images))
+
+
+def variance_of_mean(values: Values) -> float:
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else float("nan")
+
+
+def difference_of(a: Values, b: Values, images: float) -> Spread:
+    """a - b of the files' estimates, (Sa,) and (Sb,), not both alone, with the variance that is the images'."""
+    degrees = len(a) + len(b) - 2
+    pooled = sum(float(((side - side.mean()) ** 2).sum()) for side in (a, b)) / degrees
+    value = float(a.mean() - b.mean())
+    if abs(value) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):  # equal but for rounding is equal
+        value = 0.0
+    return Spread(value, pooled * (1 / len(a) + 1 / len(b)), degrees, images)
+
+
+def _half_width(found: Spread, level: float) -> float:
+    """Half the width of the interval that leaves out ``level``."""
+    from scipy.stats import norm, t
+
+    seeds = float(t.isf(level / 2, found.degrees)) ** 2 * found.seeds
+    return float(np.sqrt(seeds + float(norm.isf(level / 2)) ** 2 * found.images))
+
+
+def ends_of(found: Spread, within: tuple[float, float] = ANYTHING) -> tuple[float, float]:
+    half = _half_width(found, 0.05)
+    return within_bounds([found.value - half, found.value + half], within)
+
+
+def compared(found: Spread) -> Paired:
+    """The difference with its ends and the level at which they would just reach 0."""
+    from scipy.optimize import brentq
+
+    low, high = ends_of(found)
+    lowest = 1e-12
+    if low != low:
+        p = float("nan")
+    elif found.value == 0:
+        p = 1.0
+    elif abs(found.value) >= _half_width(found, lowest):
+        p = lowest
+    else:
+        p = float(brentq(lambda level: _half_width(found, level) - abs(found.value), lowest, 1.0))
+    return Paired(found.value, low, high, p)
+
+
+def mean_over_seeds(values: Values) -> Paired:
+    """:func:`mean` and :func:`interval` of S >= 2 seeds, (S,N), and the p of the mean's being 0.
+
+    >>> found = mean_over_seeds(np.array([[0.2, 0.3, 0.1], [0.3, 0.3, 0.4]]))
+    >>> round(found.difference, 3), found.p > 0.05
+    (0.267, True)
+    """
+    return compared(spread_of(np.asarray(values, float)))
+
+
+def groups_over_seeds(a: Values, b: Values) -> Paired:
+    """The mean of one group of images less that of another, over S >= 2 seeds, with interval and p.
+
+    a, b: (S,N) in the same order of images, NaN where an image is not in the group, which may be another one for every
+    seed.
+
+    >>> broken, stood = np.array([[0.1, 0.2, np.nan], [0.2, np.nan, np.nan]]), np.array([[np.nan] * 2 + [0.4]] * 2)
+    >>> round(groups_over_seeds(broken, stood).difference, 3)
+    -0.225
+    """
+    counts = [(~np.isnan(group)).sum(1, keepdims=True) for group in (a, b)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = [np.nansum(group, 1, keepdims=True) / count for group, count in zip((a, b), counts, strict=True)]
+        # What each image adds to its group's mean, to first order.
+        first, second = (
+            np.nan_to_num(group - mean) / count for group, mean, count in zip((a, b), means, counts, strict=True)
+        )
+        return mean_over_seeds(means[0] - means[1] + a.shape[1] * (first - second))
+
+
+def over_seeds(estimates: Values, resampled: Values, *, within: tuple[float, float] = ANYTHING) -> Paired:
+    """The mean over S >= 2 seeds of a statistic that is no mean, its 95 % interval, and the p of its being 0.
+
+    estimates: (S,); resampled: (S,R), in the same resamples of images. Seeds whose estimate is NaN are left out; NaN
+    interval and p where fewer than two are left.
+
+    >>> found = over_seeds(np.array([0.2, 0.3]), np.array([[0.2, 0.21, 0.19], [0.3, 0.31, 0.29]]))
+    >>> round(found.difference, 3), found.low < 0 < found.high
+    (0.25, True)
+    """
+    some = ~np.isnan(estimates)
+    held, count = estimates[some], int(some.sum())
+    if count < 2:
+        return Paired(mean(estimates), np.nan, np.nan, np.nan)
+    images = variance_over_images(complete(resampled[some]))
+    found = compared(Spread(float(held.mean()), float(held.var(ddof=1)) / count, count - 1, images))
+    return Paired(found.difference, *within_bounds([found.low, found.high], within), found.p)
+
+
+def complete(values: Values) -> Values:
+    """Values (R,) or (S,R) as rows, without the resamples in which a file has none."""
+    rows = np.atleast_2d(np.asarray(values, float))
+    return rows[:, ~np.isnan(rows).any(0)]
+
+
+def variance_over_images(resamples: Values) -> float:
+    """The images' part of the error: the variance of the averages over seeds, (S,R)."""
+    return float(resamples.mean(0).var(ddof=1)) if resamples.shape[1] > 1 else float("nan")
+
+
+def bias_of(estimates: Values, resamples: Values) -> float:
+    return float(resamples.mean() - estimates.mean()) if resamples.size else float("nan")
+
+
+def within_bounds(ends: list[float], within: tuple[float, float]) -> tuple[float, float]:
+    low, high = np.clip(ends, *within)
+    return float(low), float(high)
