@@ -107,7 +107,7 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
         {"models": entries, "pairs": pgd, "eps": 0.1, "steps": [20]}, check=None, relation=None,
     )  # fmt: skip
     assert [paragraph.answer for paragraph in said[:2]] == ["All 66 differences between these files are real."] * 2
-    assert said[2].answer.startswith("The models' order by coverage is the same as")
+    assert said[2].answer.startswith("The files' order by coverage is the same as")
 
 
 def test_relate_tells_all_models_effects(values: dict[str, stats.Values]) -> None:

@@ -75,11 +75,11 @@ def test_few_models_have_no_interval(models: int, interval: bool) -> None:
 
 def test_the_interval_over_models_holds_the_truth_also_of_few() -> None:
     draw = np.random.default_rng(0)
-    for models, rho in ((5, 0.5), (8, 0.7), (12, 0.0)):
+    for models, rho, count in ((5, 0.5, 300), (6, 0.7, 300), (12, 0.0, 60)):
         # Of normal numbers Spearman's correlation is 6/pi asin(r/2).
         r = 2 * np.sin(np.pi * rho / 6)
         hits = trials = 0
-        for _ in range(400):
+        for _ in range(count):
             x, y = draw.multivariate_normal([0, 0], [[1, r], [r, 1]], models).T
             found = relate.across_models(x, y)
             trials += not np.isnan(found.low)

@@ -55,12 +55,6 @@ def accuracy_table(summary: dict[str, Any]) -> "pd.DataFrame":
         rows.append(
             ["seeds", *(text for entry in models for text in (*texts.seeds_column(entry, models).values(), ""))]
         )
-    if _any_gated(models):
-        row = ["attacks on"]
-        for entry in models:
-            gated = len(entry["attacked"]) > 1
-            row += ["worst of", ", ".join(entry["attacked"])] if gated else ["logits", ""]
-        rows.append(row)
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -124,8 +118,6 @@ def paper_table(summary: dict[str, Any]) -> "pd.DataFrame":
             row = {"Data set": summary["data"], "Method": entry["name"], **texts.seeds_column(entry, summary["models"])}
             if "sweep" in entry:
                 row["Radius"] = f"{point['eps']:.4g}"
-            if _any_gated(summary["models"]):
-                row["Attacks on"] = ", ".join(entry["attacked"])
             for attack, value in point["accuracies"].items():
                 title = title_of(attack).replace("-", "")
                 row[title[0].upper() + title[1:]] = f"{100 * value:.2f}%"
@@ -144,11 +136,11 @@ def caption(summary: dict[str, Any]) -> str:
     said += "; broken is what any step breaks" if summary["worst"] else "; the last step counts"
     longest = max(summary["steps"])
     said += f"; worst: right under PGD-{longest} and CW-{longest}, image by image"
-    if _any_gated(summary["models"]):
-        said += (
-            "; a gated model's accuracy is the worst, image by image, of attacks on its logits, its combined loss and"
-            " each head"
-        )
+    for entry in summary["models"]:
+        if len(entry["attacked"]) > 1:
+            said += (
+                f"; {entry['name']} is gated: the worst, image by image, of attacks on {', '.join(entry['attacked'])}"
+            )
     if summary["autoattack"]:
         used = summary["autoattack"]["parts"]
         said += f"; AutoAttack standard ({', '.join(used)})"
@@ -160,9 +152,16 @@ def caption(summary: dict[str, Any]) -> str:
 def paper_caption(summary: dict[str, Any]) -> str:
     """As :func:`caption`, and how wide the intervals are, which the table has no room for."""
     points = [point for entry in summary["models"] for point in entry.get("sweep", [entry])]
-    widest = max((high - low) / 2 for point in points for low, high in point["intervals"].values())
+    widest = max(
+        max(value - low, high - value)
+        for point in points for value, (low, high) in zip(
+            point["accuracies"].values(), point["intervals"].values(), strict=True
+        )
+    )  # fmt: skip
     said = f"Accuracy under attack: {caption(summary)}"
-    return said if widest != widest else f"{said}; no interval is wider than {100 * widest:.1f} points either way."
+    return (
+        said if widest != widest else f"{said}; no interval ends further than {100 * widest:.1f} points from its value."
+    )
 
 
 def draw(summary: dict[str, Any], out: Path) -> list[Path]:
@@ -195,7 +194,3 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
         shown = [f"PGD-{longest}", f"CW-{longest}", *(["AutoAttack"] if summary["autoattack"] else [])]
         written += plot.save(plot.eps_curves(curves, attacks=shown, title=heading), out / "robust-eps")
     return written
-
-
-def _any_gated(models: list[dict[str, Any]]) -> bool:
-    return any(len(entry["attacked"]) > 1 for entry in models)
