@@ -75,7 +75,7 @@ def test_few_models_have_no_interval(models: int, interval: bool) -> None:
 
 def test_the_interval_over_models_holds_the_truth_also_of_few() -> None:
     draw = np.random.default_rng(0)
-    for models, rho, count in ((5, 0.5, 300), (6, 0.7, 300), (12, 0.0, 60)):
+    for models, rho, count in ((5, 0.5, 100), (6, 0.7, 100), (12, 0.0, 50)):
         # Of normal numbers Spearman's correlation is 6/pi asin(r/2).
         r = 2 * np.sin(np.pi * rho / 6)
         hits = trials = 0
