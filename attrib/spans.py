@@ -9,8 +9,11 @@ and covers 0. (In floats a constant may exceed its own mean, so the rule alone w
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attrib.errors import InputError
@@ -169,10 +172,19 @@ def pointing(maps: Tensor, object_mask: Tensor) -> Tensor:
 
 
 def _otsu(flat: Tensor) -> Tensor:
+    levels = [_otsu_level(row) if row.max() > row.min() else math.inf for row in flat.cpu().numpy()]
+    return flat > torch.tensor(levels, dtype=flat.dtype, device=flat.device)[:, None]
+
+
+def _otsu_level(values: NDArray[np.floating[Any]]) -> float:
+    """Otsu's threshold of values (P,) that are not all the same."""
     from skimage.filters import threshold_otsu
 
-    levels = [float(threshold_otsu(row)) if row.max() > row.min() else math.inf for row in flat.cpu().numpy()]
-    return flat > torch.tensor(levels, dtype=flat.dtype, device=flat.device)[:, None]
+    try:
+        return float(threshold_otsu(values))
+    except ValueError:  # between the extremes float32 has fewer steps than Otsu's histogram has bins
+        low, high = np.float64(values.min()), np.float64(values.max())
+        return float(low + (high - low) * threshold_otsu((values - low) / (high - low)))
 
 
 def _mass(flat: Tensor, share: float) -> Tensor:

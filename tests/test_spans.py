@@ -50,6 +50,13 @@ def test_span_is_its_rule(maps: Tensor, rule: str) -> None:
         assert torch.equal(span(given, threshold=rule), torch.stack([one_by_one(m, rule) for m in given]))
 
 
+@pytest.mark.parametrize(("offset", "step"), [(0.0, 2.0**-149), (1.0, 2.0**-23)])
+def test_otsu_of_values_that_float32_hardly_tells_apart(offset: float, step: float) -> None:
+    """The smallest numbers that there are, and neighbours of 1: fewer steps than a histogram has bins."""
+    levels = torch.randint(0, 5, (3, 6, 6), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(span(offset + step * levels, threshold="otsu"), span(levels, threshold="otsu"))
+
+
 def test_otsu_maximises_the_variance_between_the_two_sides() -> None:
     draw = torch.Generator().manual_seed(0)
     low, high = torch.rand(1500, generator=draw) * 0.5, 0.3 + torch.rand(1000, generator=draw)
