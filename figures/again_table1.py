@@ -28,6 +28,8 @@ def draw(data: Path, out: Path) -> list[Path]:
                 {
                     "Data set": panel.title, "Training method": names.label(model),
                     "Average ASC %": shared.percent(entry["asc"]), "95 % CI": shared.percents(entry["asc_ci"]),
+                    "floor %": shared.percent(entry.get("asc_floor")),
+                    "its range": shared.percents(entry.get("asc_floor_range") or ()),
                     "correct": shared.percent(entry["asc_correct"]),
                     "empty %": shared.percent(entry["empty"] / entry["n"]), "images": f"{entry['n']:,}",
                     "paper %": f"{paper:.2f}" if paper else "–",
@@ -35,7 +37,8 @@ def draw(data: Path, out: Path) -> list[Path]:
             )  # fmt: skip
     caption = (
         "Average attribution span coverage: share of the pixels where Grad-CAM of the true class exceeds the map's"
-        " mean, clean test images; correct: over those classified correctly; empty: maps without a"
+        " mean, clean test images; floor: the same network with random weights (mean and range of three, 200 images);"
+        " correct: over those classified correctly; empty: maps without a"
         f" positive value, which count as covering nothing; 95 % intervals over {shared.over(entries)};"
         " paper: ResNet-18 on CIFAR-10, threshold not printed"
     )

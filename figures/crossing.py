@@ -31,6 +31,7 @@ def draw(data: Path, out: Path) -> list[Path]:
             {
                 "Data set": panel.title, "Model": names.label(each["name"]),
                 "ASC %": f"{shared.percent(each['asc'])} ({shared.percents(each['asc_ci'])})",
+                "its floor %": shared.percent(each["floor"]),
                 "features used (PR of C / D) %":
                     f"{shared.percent(each['used'], 1)} ({shared.percents(each['used_ci'], 1)})",
                 "clean %": shared.percent(each["clean"], 1),
@@ -54,9 +55,9 @@ def draw(data: Path, out: Path) -> list[Path]:
     caption = (
         "How much of the image (ASC: Grad-CAM above its mean) and how many of the features before the last layer"
         " (participation ratio of C as a share of their number) every model uses, on clean test images, beside its"
-        f" accuracy; 95 % intervals over {shared.over(entries)}; a model with one seed is one file, not a method. Rank"
-        " correlations (Spearman) are over the models that attacks leave above chance (10 %), with 95 % intervals over"
-        " these models"
+        f" accuracy; 95 % intervals over {shared.over(entries)}; the floor of ASC is that of the same network with"
+        " random weights; a model with one seed is one file, not a method. Rank correlations (Spearman) are over the"
+        " models that attacks leave above chance (10 %), with 95 % intervals over these models"
     )
     return shared.save_table(pd.DataFrame(rows).fillna(""), out, "crossing", caption=caption)
 
@@ -77,6 +78,7 @@ def measured(panel: shared.Panel) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name, "asc": image["asc"], "asc_ci": image["asc_ci"],
+                "floor": image.get("asc_floor"),
                 "used": of["participation_ratio"] / count,
                 "used_ci": [end / count if end is not None else None for end in of["participation_ratio_ci"]],
                 "clean": accuracies["clean"], "robust": accuracies[attack], "attack": attack,

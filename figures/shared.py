@@ -151,7 +151,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def percent(value: float, digits: int = 2) -> str:
+def percent(value: float | None, digits: int = 2) -> str:
     """A fraction in percent; a dash for NaN or nothing."""
     return "–" if value is None or value != value else f"{100 * value:.{digits}f}".replace("-", "−")
 
