@@ -1,9 +1,11 @@
 """Data sets and batches: images in [0,1], labels, positions, and where there are any, masks of the object."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,6 +126,24 @@ class Dataset:
             return 3, *self.images.size
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    @cached_property
+    def key(self) -> list[Any]:
+        """What tells these images from others: name, split, shape, and a hash of their content.
+
+        Of picture files the hash is of their paths, sizes and times of change.
+        """
+        digest = hashlib.sha256()
+        if isinstance(self.images, pictures.Pictures):
+            for path in self.images.paths:
+                known = path.stat()
+                digest.update(f"{path} {known.st_size} {known.st_mtime_ns}\n".encode())
+        else:
+            digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
+        if self.masks is not None:
+            digest.update(self.masks.cpu().contiguous().numpy().data)
+        return [self.name, self.split, len(self), list(self.shape), list(self.classes), digest.hexdigest()[:16]]
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set with what it holds in memory on that device; pictures stay in their files."""

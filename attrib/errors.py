@@ -19,3 +19,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, InputError):
         return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+class Stopped(Exception):
+    """The user interrupted work about which there is something to say: that it can be continued, or what is left."""

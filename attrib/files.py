@@ -1,10 +1,13 @@
-"""Writing files so that none is ever half-written."""
+"""Writing files so that none is ever half-written. No torch."""
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from attrib.errors import InputError
 
@@ -50,3 +53,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def to_json(summary: Mapping[str, Any]) -> str:
+    """The summary as JSON text; NaN, which JSON lacks, becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(plain(summary), indent=2, allow_nan=False)

@@ -44,6 +44,11 @@ def world(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes: the only one, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def shard(positions: Tensor, world: World) -> Tensor:
     """This process's share of the positions (N,): every ``world.size``-th."""
     return positions[world.rank :: world.size]
@@ -57,6 +62,15 @@ def total(values: Tensor) -> Tensor:
 
 
 Part = TypeVar("Part")
+
+
+def broadcast(part: Part) -> Part:
+    """The first process's part, for all processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return part
+    parts = [part]
+    dist.broadcast_object_list(parts)
+    return parts[0]
 
 
 def gather(part: Part) -> list[Part] | None:

@@ -1,37 +1,94 @@
-"""The command ``attrib``: one file per sub-command. Imports torch only inside a command, so that help is instant."""
+"""The command ``attrib``. Help imports no torch: a command's analysis does that when it runs."""
 
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
 
-from attrib.cli import batches, check, contrib, evolve, fc, info, maps, relate, report, robust, sets, span, zoo
-from attrib.errors import InputError
+import attrib
+from attrib.errors import InputError, Stopped
 
 INTERRUPTED = 130
 """The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
 
+COMMANDS = {
+    "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
+    "maps": ("attrib.cli.maps:maps", "Heat maps of a few images under every model."),
+    "sets": ("attrib.cli.sets:sets", "Which images does an attack turn?"),
+    "contrib": ("attrib.cli.contrib:contrib", "How are contributions distributed over features?"),
+    "fc": ("attrib.cli.fc:fc", "How many weights of the last layer are valid?"),
+    "robust": ("attrib.cli.robust:robust", "How accurate is each model under attack?"),
+    "check": ("attrib.cli.check:check", "Can the maps be trusted?"),
+    "evolve": ("attrib.cli.evolve:evolve", "How does all of that change along the epochs of a run?"),
+    "relate": ("attrib.cli.relate:relate", "Does coverage go with robustness?"),
+    "report": ("attrib.cli.report:report", "One HTML page of everything."),
+    "info": ("attrib.cli.info:info", "What is in this checkpoint file?"),
+    "zoo": ("attrib.cli.zoo:zoo", "Which trained models come with the package?"),
+}
+"""Where every command is, and the line of it in ``attrib --help``, which imports none of them."""
+
+
+class Lazily(TyperGroup):
+    """A group of commands that are imported when they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or what the list of commands shows of it."""
+        if cmd_name not in COMMANDS:
+            return None
+        place, line = COMMANDS[cmd_name]
+        listed = ctx.resilient_parsing or not _is_asked_for(cmd_name)
+        callback = _nothing if listed else _callback(place)
+        info = CommandInfo(name=cmd_name, callback=callback, help=line if listed else None)
+        return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
+
+
+def _is_asked_for(name: str) -> bool:
+    return name in sys.argv[1:]
+
+
+def _nothing() -> None:
+    """What stands for a command in the list of commands."""
+
+
+def _callback(place: str) -> Callable[..., None]:
+    module, _, name = place.partition(":")
+    found: Any = getattr(import_module(module), name)
+    if not isinstance(found, type):
+        return found
+    from attrib.cli.options import command  # only commands of analyses need it
+
+    return command(found)
+
+
 app = typer.Typer(
-    name="attrib",
+    name="attrib", cls=Lazily, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="What does an image classifier look at, how much of the image does it use, and is the difference real?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("span")(span.span)
-app.command("maps")(maps.maps)
-app.command("sets")(sets.sets)
-app.command("contrib")(contrib.contrib)
-app.command("fc")(fc.fc)
-app.command("robust")(robust.robust)
-app.command("check")(check.check)
-app.command("evolve")(evolve.evolve)
-app.command("relate")(relate.relate)
-app.command("report")(report.report)
-app.command("info")(info.info)
-app.command("zoo")(zoo.zoo)
+)  # fmt: skip
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(attrib.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
+) -> None:
+    """Options of attrib itself."""
 
 
 def main() -> None:
@@ -45,7 +102,7 @@ def main() -> None:
         message, status = str(error), 2
     except TyperException as error:
         message, status = error.format_message(), 2
-    except batches.Stopped as stop:
+    except Stopped as stop:
         message, status = f"interrupted; {stop}", INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; a second attempt to flush at exit must not complain either.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrib.cli.common import Loaded, progress
 from attrib.cli.subjects import fingerprint
+from attrib.errors import Stopped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 Measure = Callable[["Batch"], "pd.DataFrame"]
 """A batch to rows, one per image and model, with a column ``index``."""
-
-
-class Stopped(Exception):
-    """The user stopped the command where there is something to say about it."""
 
 
 @contextmanager

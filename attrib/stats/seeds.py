@@ -1,6 +1,6 @@
 """Estimates over several files, the seeds of a method: means, t intervals over seeds and images, p-values. No torch."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,10 @@ class Paired(NamedTuple):
     low: float
     high: float
     p: float
+
+    def entry(self) -> dict[str, Any]:
+        """As a summary has it: ``difference``, ``ci`` and ``p``."""
+        return {"difference": self.difference, "ci": [self.low, self.high], "p": self.p}
 
 
 class Spread(NamedTuple):

@@ -1,0 +1,1 @@
+"""The analyses: one frozen dataclass each, whose fields are the options of the Python call and of the command."""

@@ -1,0 +1,176 @@
+"""What an analysis is given, checked before any work: the data, and whether every model fits it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrib import checkpoint, inference, robust
+from attrib.analyses.base import Analysis
+from attrib.data import WHOLE, Dataset, dataset
+from attrib.errors import InputError, one_line
+from attrib.gated import GatedClassifier
+from attrib.layers import Normalized, named
+from attrib.model_files import Model, with_layer
+from attrib.parallel import World
+
+Warn = Callable[[str], None]
+
+
+def dataset_of(data: Any, models: Sequence[Model]) -> Dataset:
+    """The data of an analysis: a :class:`Dataset`, a name, or images and labels; None: what the models know.
+
+    Raises InputError where no data set is known, or more than one, and for anything else.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        return dataset(str(data))
+    if data is None:
+        return dataset(known_data(models))
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        images, labels = data
+        count = int(labels.max()) + 1 if len(labels) else 0
+        return Dataset("tensors", WHOLE, tuple(map(str, range(count))), images, labels)
+    raise InputError(
+        "data: expected a name as cifar10 or folder:DIR, attrib.dataset(...), or tensors (images, labels), got"
+        f" {type(data).__name__}"
+    )
+
+
+def known_data(models: Sequence[Model]) -> str:
+    """The data set that the checkpoints were trained on; raises InputError where they name none or several."""
+    known = {model.name: model.trained_on for model in models if model.trained_on}
+    if not known:
+        raise InputError("data is needed: no model given says what it was trained on")
+    if len(set(known.values())) > 1:
+        listed = ", ".join(f"{name} on {trained_on}" for name, trained_on in known.items())
+        raise InputError(f"the models were trained on different data ({listed}); name the data to look at")
+    return str(next(iter(known.values())))
+
+
+def check_models(
+    analysis: Analysis, models: Sequence[Model], data: Dataset | None, group: World, warn: Warn
+) -> list[Model]:
+    """The models with the layer that maps look at; every model is run on one image of the data, one epoch of a run.
+
+    Raises InputError for a model that does not fit the data or has no such layer.
+    """
+    layer = getattr(analysis, "layer", None)
+    if layer:
+        models = [replace(each, layer=named(each.module, layer)) if each.module else each for each in models]
+    if data is None:
+        return list(models)
+    maps = [model.label for model in models if model.maps is not None]
+    if maps and (analysis.name != "span" or getattr(analysis, "attack", None)):
+        raise InputError(f"{maps[0]}: maps made elsewhere can be measured by span, and without an attack")
+    for model in models:
+        _check_fit(model, data)
+        if model.trained_on not in (None, data.name):
+            warn(f"{model.name} was trained on {model.trained_on}, and is looked at on {data.name}")
+    attack = getattr(analysis, "attack", None)
+    if attack and attack.name != "fgsm":
+        for sentence in robust.about_reach(attack.eps, attack.step_size, attack.steps):
+            warn(sentence)
+    (first,) = data.batches(1, order=torch.tensor([0]), device=group.device)
+    checked, runs = [], set()
+    for model in models:
+        if model.maps is None and (
+            model.epoch is None or model.name not in runs
+        ):  # where one epoch of a run fits the data, the others do
+            with model.opened(group.device) as opened:
+                _check_answer(opened, data, first.image, attacked=attack is not None, warn=warn)
+        if model.epoch is not None:
+            runs.add(model.name)
+        checked.append(with_layer(model, first.image))
+    return checked
+
+
+def _check_fit(model: Model, data: Dataset) -> None:
+    """Whether classes, shape and channels fit, without running the model."""
+    if model.maps is not None:
+        _check_maps(model, data)
+    elif model.checkpoint:
+        try:
+            checkpoint.check_data(model.checkpoint, classes=len(data.classes), shape=data.shape)
+        except InputError as error:
+            raise InputError(f"{model.path if model.epoch is not None else model.label}: {error}") from None
+    elif isinstance(model.module, Normalized) and model.module.mean is not None:
+        given, channels = model.module.mean.shape[1], data.shape[0]
+        if given != channels:
+            raise InputError(
+                f"{model.label}: mean, std: expected one number for each of the {channels} channels of {data.name}, got"
+                f" {given}"
+            )
+
+
+def _check_maps(model: Model, data: Dataset) -> None:
+    """Whether maps made elsewhere have the images' size, and there is one for every image."""
+    assert model.maps is not None
+    came = next(iter(model.maps.values())).shape if model.maps else data.shape[1:]
+    if tuple(came) != tuple(data.shape[1:]):
+        found, wanted = ("x".join(map(str, shape)) for shape in (came, data.shape[1:]))
+        raise InputError(f"{model.label}: expected maps of the images' size {wanted}, got {found}")
+    lacking = [position for position in range(len(data)) if position not in model.maps]
+    if lacking:
+        raise InputError(
+            f"{model.label}: no map for {len(lacking)} of the {len(data)} images, the first is {lacking[0]}; see limit"
+            " (--limit)"
+        )
+
+
+def _check_answer(model: Model, data: Dataset, image: Tensor, *, attacked: bool, warn: Warn) -> None:
+    """Run the model on one image (1,C,H,W) of the data."""
+    count = len(data.classes)
+    advice = {
+        "folder": ": make a folder for every class of the model, empty where it has no pictures",
+        "npz": ": name every class of the model in an array 'classes'",
+    }.get(data.name.partition(":")[0], "")
+    named_data = f"{data.name} ({count} class{'es' * (count > 1)}{advice})"
+    logits = logits_of(model, image, classes=count, data=named_data).float()
+    if count > 1 and logits.min() >= 0 and abs(float(logits.sum()) - 1) < 1e-4:
+        warn(
+            f"{model.label} returns probabilities, as it seems, where logits are expected: losses, attacks and"
+            " contributions then belong to another function; leave out its softmax"
+        )
+    if attacked and isinstance(model.module, GatedClassifier):
+        warn(
+            f"{model.label} is gated, and its gates hide part of the gradient: an attack on the final logits alone"
+            " flatters it; see attrib robust for the worst of its attacks"
+        )
+
+
+def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor:
+    """The model's answer to every image, in exact float32; raises InputError where that is not (N,K) finite logits.
+
+    data: what the error calls the data that has so many classes.
+    """
+    try:
+        logits = inference.logits(model.opened_module, image)
+    except RuntimeError as error:
+        shape = "x".join(map(str, image.shape[1:]))
+        raise InputError(
+            f"{model.label}: the model does not take {shape} images ({one_line(error)}); see size (--size)"
+        ) from None
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"{model.label}: expected logits of shape (N,{classes}), one per class of {data}, got {came}")
+    if not logits.isfinite().all():
+        raise InputError(
+            f"{model.label}: expected finite logits, got NaN or infinity; are its weights broken, or what it expects of"
+            " its input (mean, std)?"
+        )
+    return logits
+
+
+@contextmanager
+def naming(model: Model) -> Iterator[None]:
+    """Put the model's name in front of an InputError of the body."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{model.label}: {error}") from None

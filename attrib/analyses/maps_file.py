@@ -1,0 +1,75 @@
+"""Maps and spans of all images, streamed to an NPZ file, and read back."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrib.errors import InputError, one_line
+from attrib.files import atomic
+
+ARRAYS = ("index", "map", "span")
+
+
+class MapWriter:
+    """Streams the maps and spans of one model to NAME.npz (arrays ``index, map, span``), batch by batch.
+
+    The arrays lie in ``folder`` until :meth:`finish`, so that a later start can fill in what is missing.
+    """
+
+    def __init__(self, folder: Path, name: str, *, images: int, size: tuple[int, int]) -> None:
+        self._name = name
+        self._parts = [folder / f"{name}-{array}.npy" for array in ARRAYS]
+        kinds = (((images,), np.int64), ((images, *size), np.float32), ((images, *size), np.bool_))
+        try:
+            self._arrays = [
+                np.load(part, mmap_mode="r+") if part.exists()
+                else np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
+                for part, (shape, kind) in zip(self._parts, kinds, strict=True)
+            ]  # fmt: skip
+        except OSError as error:
+            raise InputError(f"cannot write {self._parts[0]}: {error.strerror}; name another place") from None
+
+    def add(self, index: NDArray[Any], maps: NDArray[Any], spans: NDArray[Any]) -> None:
+        """Write a batch: index (n,), maps (n,H,W), spans bool (n,H,W)."""
+        for array, values in zip(self._arrays, (index, maps, spans), strict=True):
+            array[index] = values
+
+    def finish(self, out: Path) -> Path:
+        """Write ``out``/NAME.npz; returns its path."""
+        for array in self._arrays:
+            array.flush()
+        path = out / f"{self._name}.npz"
+        with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name, part in zip(ARRAYS, self._parts, strict=True):
+                archive.write(part, f"{name}.npy")
+        return path
+
+
+def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The arrays ``index`` (N,) and ``map`` (N,H,W) of an NPZ that we or somebody else wrote.
+
+    Without ``index`` the maps are taken to be those of the first N images. Raises InputError for another file.
+    """
+    wanted = f"{path}: expected an NPZ with an array 'map' of shape (N,H,W) and 'index' (N,)"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile) or "map" not in archive:
+                raise InputError(f"{wanted}; it has no 'map'")
+            maps = archive["map"]
+            index = archive["index"] if "index" in archive else np.arange(len(maps))
+    except FileNotFoundError:
+        raise InputError(f"--maps: no such file: {path}") from None
+    except InputError:
+        raise
+    except Exception as error:  # numpy meets arbitrary bytes here and raises anything
+        raise InputError(f"{wanted}; it cannot be read ({one_line(error)})") from None
+    if not np.issubdtype(index.dtype, np.integer) or len(np.unique(index)) < index.size:
+        raise InputError(f"{wanted}; expected 'index' to hold whole numbers, each once, got {index.dtype}")
+    if maps.ndim != 3 or index.shape != maps.shape[:1] or not np.issubdtype(maps.dtype, np.floating):
+        raise InputError(f"{wanted}; got map {maps.dtype} {maps.shape} and index {index.shape}")
+    if not np.isfinite(maps).all():
+        raise InputError(f"{wanted}; the maps hold NaN or infinity")
+    return index.astype(np.int64), maps.astype(np.float32)

@@ -1,0 +1,108 @@
+"""Fields that describe themselves, and the attack: what the Python call, the command and the JSON share. No torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from attrib.errors import InputError
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from attrib import attack as attacks
+    from attrib import catalog
+    from attrib.data import Batch
+    from attrib.inference import Precision
+else:
+    attacks, catalog = Lazy("attrib.attack"), Lazy("attrib.data")
+
+ATTACKS = ("fgsm", "pgd", "cw")
+
+
+def option(
+    default: Any, help: str, *, choices: Sequence[str] | None = None, low: float | None = None,
+    check: Callable[[Any], object] | None = None, parse: Callable[[str], Any] | None = None,
+    show: Callable[[Any], str] = str, metavar: str | None = None,
+) -> Any:  # fmt: skip
+    """A dataclass field that an option of the command is made of.
+
+    choices: the values allowed; low: the smallest number; check: raises InputError for a bad value; parse: from the
+    text of the command line to the value, and show: back; metavar: how the help names the value.
+    """
+    described = {
+        "help": help, "choices": choices, "low": low, "check": check, "parse": parse, "show": show, "metavar": metavar,
+    }  # fmt: skip
+    return field(default=default, metadata=described)
+
+
+def check_options(settings: Any) -> None:
+    """Raise InputError for a field made by :func:`option` whose value is not allowed."""
+    for each in fields(settings):
+        value, rules = getattr(settings, each.name), each.metadata
+        if value is None or callable(value) or not rules:
+            continue
+        if rules["choices"] and value not in rules["choices"]:
+            raise InputError(f"{each.name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
+        if rules["low"] is not None and not value >= rules["low"]:
+            raise InputError(f"{each.name}: expected at least {rules['low']}, got {value}")
+        if rules["check"]:
+            rules["check"](value)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Which attack, and how strong; what is None comes from the data set's record.
+
+    name: fgsm, pgd or cw; eps: L-infinity radius, step_size: of one step, both in pixels of [0,1]; steps: how many.
+    Raises InputError for another name, a radius or step outside [0,1], fewer than one step, and for a step size or
+    steps of fgsm, which takes one step of eps.
+    """
+
+    name: str = "pgd"
+    eps: float | None = None
+    step_size: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ATTACKS:
+            raise InputError(f"attack: expected {', '.join(ATTACKS[:-1])} or {ATTACKS[-1]}, got {self.name!r}")
+        for name in ("eps", "step_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name}: expected a number in [0,1] (pixels are in [0,1]), got {value}")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps: expected at least 1, got {self.steps}")
+
+    def resolved(self, data: str) -> "Attack":
+        """The attack with what is None taken from the data set's usual attack."""
+        usual = catalog.ATTACK.get(data, catalog.DEFAULT_ATTACK)
+        missing = {name: getattr(usual, name) for name in usual._fields if getattr(self, name) is None}
+        return replace(self, **missing)
+
+    def images(self, model: "nn.Module", batch: "Batch", *, seed: int, precision: "Precision") -> "Tensor":
+        """The batch's images after the attack on the model, (N,C,H,W). The attack must be :meth:`resolved`."""
+        assert self.eps is not None and self.step_size is not None and self.steps is not None
+        if self.name == "fgsm":
+            return attacks.fgsm(model, batch.image, batch.label, eps=self.eps, precision=precision)
+        run = attacks.pgd if self.name == "pgd" else attacks.cw
+        return run(
+            model, batch.image, batch.label, eps=self.eps, step_size=self.step_size, steps=self.steps, seed=seed,
+            index=batch.index, precision=precision,
+        )  # fmt: skip
+
+    def entry(self, precision: "Precision") -> dict[str, Any]:
+        """What a result says of its attack, the precision that it ran in included."""
+        return asdict(self) | {"precision": precision}
+
+
+def fraction(text: str, name: str) -> float:
+    """A number like 0.03 or 8/255, in [0,1]. Raises InputError, with the option's name, for anything else."""
+    above, slash, below = text.partition("/")
+    try:
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"{name}: expected a number like 0.03 or 8/255, got {text!r}") from None
+    if not 0 <= value <= 1:
+        raise InputError(f"{name}: expected a number in [0,1] (pixels are in [0,1]), got {text}")
+    return value

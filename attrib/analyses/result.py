@@ -1,0 +1,236 @@
+"""What every analysis returns: numbers, tables, figures; shown in a notebook, printed, saved and loaded. No torch."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from attrib.analyses.options import Attack
+from attrib.analyses.table import Table
+from attrib.errors import InputError, one_line
+from attrib.files import atomic, folder, to_json
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from attrib import plot as drawing
+    from attrib.analyses.base import Analysis
+else:
+    drawing = Lazy("attrib.plot")
+
+CLASSES = {
+    "span": "Span", "maps": "Maps", "sets": "Sets", "contrib": "Contributions", "fc": "LastLayer", "check": "Checks",
+    "robust": "Robustness", "relate": "Relation", "evolve": "Evolution",
+}  # fmt: skip
+"""The analyses by their names: NAME is in attrib/analyses/NAME.py."""
+WIDTH = 200
+"""Characters of a printed table, where there is no terminal that says."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer of an analysis.
+
+    In a notebook it shows its tables, captions and warnings; ``print`` gives the same as text.
+    """
+
+    analysis: "Analysis"
+    summary: dict[str, Any]
+    """The numbers, key for key what ``--json`` prints; fractions, not percent."""
+    frames: dict[str, pd.DataFrame]
+    """The tables of numbers by what follows NAME in the file's name; "" is NAME.csv."""
+    arrays: dict[str, dict[str, NDArray[Any]]]
+    """Arrays by what follows NAME in the file's name."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a careful reader should know, a sentence each."""
+        return list(self.summary["warnings"])
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """A row per image and model."""
+        return self.frames[self.analysis.images_table]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per model: every number, an interval's ends as ``*_low`` and ``*_high``."""
+        return _numbers([_flat(entry) for entry in self.summary["models"]])
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """A row per comparison of two models: a, b, quantity, difference (a - b), low, high, p, p_holm, and what else."""
+        first = ("a", "b", "quantity", "difference", "low", "high", "p", "p_holm")
+        rows = []
+        for pair in self.summary["pairs"]:
+            low, high = pair.get("ci") or (None, None)
+            flat = _flat({key: value for key, value in pair.items() if key != "ci"})
+            rows.append({**dict.fromkeys(first), **flat, "low": low, "high": high})
+        return _numbers(rows) if rows else pd.DataFrame(columns=list(first))
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        """The summary of the model called so; raises KeyError where there is none."""
+        for entry in self.summary["models"]:
+            if entry["name"] == name:
+                return dict(entry)
+        raise KeyError(f"{name!r}; models: {', '.join(entry['name'] for entry in self.summary['models'])}")
+
+    def tables(self) -> list[Table]:
+        """The tables for people."""
+        return self.analysis.tables(self)
+
+    @property
+    def figures(self) -> "dict[str, Figure]":
+        """Every figure, by name."""
+        return self.analysis.figures(self)
+
+    def plot(self, name: str | None = None) -> "Figure":
+        """One figure: the first, or the one whose name is, or ends in, ``name``. Raises InputError for another."""
+        figures = self.figures
+        for known, figure in figures.items():
+            if name in (None, known, known.removeprefix(f"{self.analysis.name}-")):
+                return figure
+        raise InputError(f"plot: expected one of {', '.join(figures)}, got {name!r}")
+
+    def to_latex(self) -> str:
+        """The table for a paper."""
+        return next(iter(self.analysis.papers(self).values())).to_latex()
+
+    def to_text(self, width: int | None = None) -> str:
+        """The tables as lines of at most so many characters (default: COLUMNS of the environment, else 200)."""
+        columns = width or int(os.environ.get("COLUMNS", WIDTH))
+        return "".join(table.to_text(columns) for table in self.tables())
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _repr_html_(self) -> str:
+        warnings = "".join(f"<li>{escape(each)}</li>" for each in self.warnings)
+        tables = "\n".join(table.to_html() for table in self.tables())
+        return f"<div>{tables}{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}</div>"
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
+
+        Every file is whole or not there. Raises InputError where the folder cannot be written to.
+        """
+        place, name = folder(Path(out)), self.analysis.name
+        written: list[Path] = []
+        for part, frame in self.frames.items():
+            with atomic(_path(place, name, part, ".csv", written)) as temporary:
+                frame.to_csv(temporary, index=False)
+        with atomic(_path(place, name, "", ".json", written)) as temporary:
+            temporary.write_text(to_json(self.summary) + "\n")
+        for part, table in self.analysis.papers(self).items():
+            with atomic(_path(place, name, part, ".tex", written)) as temporary:
+                temporary.write_text(table.to_latex())
+        for part, arrays in self.arrays.items():
+            with atomic(_path(place, name, part, ".npz", written)) as temporary:
+                np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+        for figure_name, figure in self.figures.items():
+            written += drawing.save(figure, place / figure_name)
+        return written
+
+    @classmethod
+    def load(cls, out: str | Path, name: str | None = None) -> "Result":
+        """The result that was saved in a folder; name: of the analysis, where the folder holds several.
+
+        A function that stood for a map is its qualified name. Raises InputError where there is no such result.
+        """
+        place = Path(out)
+        here = [known for known in CLASSES if (place / f"{known}.json").is_file()]
+        if name is None and len(here) > 1:
+            raise InputError(f"{place} holds several results; name one of {', '.join(here)}")
+        if (name or "") not in here and (name is not None or not here):
+            raise InputError(
+                f"{place}: expected a result of {name or 'an analysis'}, found {', '.join(here) or 'none'}"
+            )
+        name = name or here[0]
+        try:
+            summary = json.loads((place / f"{name}.json").read_text())
+            analysis = _analysis(name, summary["options"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
+        frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
+        arrays = {}
+        for part, path in _parts(place, name, ".npz"):
+            with np.load(path, allow_pickle=False) as archive:
+                arrays[part] = {key: archive[key] for key in archive.files}
+        return cls(analysis, summary, frames, arrays)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Rows as they were written: a model may be called 1 or NA."""
+    # To the last bit, which is pandas' default from 3.1 on.
+    return pd.read_csv(path, dtype={"model": str}, keep_default_na=False, na_values=[""], float_precision="round_trip")
+
+
+def analysis_class(name: str) -> "type[Analysis]":
+    """The class of the analysis called so."""
+    kind: type[Analysis] = getattr(import_module(f"attrib.analyses.{name}"), CLASSES[name])
+    return kind
+
+
+def _analysis(name: str, options: Mapping[str, Any]) -> "Analysis":
+    """The analysis that these options describe. They were checked when it ran: a function's name is no map's."""
+    kind = analysis_class(name)
+    analysis = object.__new__(kind)
+    for each in fields(kind):
+        value = options[each.name]
+        if isinstance(value, Mapping):
+            value = Attack(**value)
+        object.__setattr__(analysis, each.name, tuple(value) if isinstance(value, list) else value)
+    return analysis
+
+
+def _path(place: Path, name: str, part: str, suffix: str, written: list[Path]) -> Path:
+    written.append(place / f"{name}{'-' if part else ''}{part}{suffix}")
+    return written[-1]
+
+
+def _parts(place: Path, name: str, suffix: str) -> Iterator[tuple[str, Path]]:
+    """The files of a result with this suffix, and what follows NAME in their names."""
+    for path in sorted(place.glob(f"{name}*{suffix}")):
+        part = path.stem.removeprefix(name)
+        if not part or part.startswith("-"):
+            yield part.removeprefix("-"), path
+
+
+def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The numbers and words of an entry of the summary in one level; curves, lists and single seeds are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in entry.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}_")
+        elif isinstance(value, list | tuple):
+            if len(value) == 2 and all(end is None or isinstance(end, int | float) for end in value):
+                name = name.removesuffix("_ci")
+                flat |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A table whose columns of numbers are numbers, NaN where there is none."""
+    frame = pd.DataFrame(list(rows))
+    for name in map(str, frame):
+        values = [row.get(name) for row in rows]
+        known = [value for value in values if value is not None and value == value]
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+            whole = len(known) == len(values) and all(isinstance(value, int) for value in known)
+            numbers = [np.nan if value is None else value for value in values]
+            frame[name] = np.array(numbers, np.int64 if whole else np.float64)
+        else:
+            frame[name] = pd.Series([None if value is None else value for value in values], dtype=object)
+    return frame

@@ -1,0 +1,322 @@
+"""How an analysis runs: once for all of them, what each gets beside its own steps.
+
+Models and data are checked before any work; batches are shared over the processes of torchrun, and finished ones kept
+on disk, so that the same call continues. Rows are joined in the data's order, so that no result depends on batch size,
+order or number of processes (sums are exact; other numbers hold to rounding).
+"""
+
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, combinations, groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import captum
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import attrib
+from attrib import inference
+from attrib.analyses.base import Analysis, Context, Files, Findings, Pass
+from attrib.analyses.inputs import check_models, dataset_of
+from attrib.analyses.maps_file import MapWriter
+from attrib.analyses.partial import Part, Row, Store, missing, partial_results
+from attrib.analyses.result import Result
+from attrib.data import Batch
+from attrib.errors import InputError
+from attrib.fast import keep_prepared
+from attrib.files import folder
+from attrib.model_files import Model, models_of
+from attrib.parallel import World, broadcast, gather, world
+
+
+def execute(
+    analysis: Analysis, models: Any, data: Any, *, out: str | Path | None, batch_size: int | None, device: str,
+) -> tuple[Result, list[Path]]:  # fmt: skip
+    """Run an analysis; returns the result and, with ``out``, the files written. See :meth:`Analysis.run`."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+    place = folder(Path(out)) if out else None
+    with world(device) as group:
+        inference.precision(analysis.precision, group.device)
+        loaded = analysis.looked_at(models_of(models, device=group.device))
+        images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
+        analysis = analysis.resolved(loaded, images)
+        messages = Messages(group.rank == 0)
+        loaded = check_models(analysis, loaded, images, group, messages.add)
+        context = Context(
+            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else ()
+        )
+        key = {
+            "analysis": analysis.name, **analysis.options(), "models": [model.key() for model in loaded],
+            "data": images.key if images else None, "batch_size": context.batch_size, "versions": provenance(),
+            "precision": [analysis.attack_precision(group.device), analysis.exact_precision(group.device)],
+        }  # fmt: skip
+        with (
+            partial_results(place, analysis.name, key, group) as store,
+            keep_prepared(*(model.module for model in loaded if model.module is not None)),
+        ):
+            context = replace(context, partial=store.folder)
+            passes = analysis.passes(loaded, images) if images else []
+            work = _work(passes, context)
+            measured = _measure(analysis, loaded, work, context, group, store)
+            facts = _describe(analysis, loaded, context, group)
+            answer = None
+            if measured is not None and facts is not None:
+                splits = {each.number: each.of.data.split for each in work}
+                result = _summed_up(analysis, _joined(analysis, loaded, measured, facts, splits, context), messages)
+                answer = result, result.save(place) if place else []
+            answer = broadcast(answer)
+    assert answer is not None
+    return answer
+
+
+KEYS = ("split", "model", "seed", "epoch", "images", "index")
+"""The columns that begin a row; an analysis names those that it needs."""
+
+
+class Messages:
+    """The warnings of an analysis: printed at once, since the work may take long, and kept for the result."""
+
+    def __init__(self, first: bool) -> None:
+        self.said: list[str] = []
+        self._first = first
+
+    def add(self, message: str) -> None:
+        """Print a warning, in one process of several, unless it was given before."""
+        if message not in self.said:
+            self.said.append(message)
+            if self._first:
+                print(f"attrib: warning: {message}", file=sys.stderr)
+
+
+def provenance() -> dict[str, str]:
+    """The versions that made a result."""
+    return {
+        "attrib": attrib.__version__, "torch": torch.__version__, "captum": captum.__version__,
+        "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def _progress(items: Iterable[Any], total: int, title: str, *, first: bool) -> Iterable[Any]:
+    """The items, with a bar on stderr in a terminal, or in a notebook."""
+    shown = first and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(items, total=total, desc=title, unit="batch", leave=False, disable=not shown)
+
+
+class _Work(NamedTuple):
+    """One batch to measure."""
+
+    number: int
+    of: Pass
+    positions: Tensor
+
+
+def _work(passes: Sequence[Pass], context: Context) -> list[_Work]:
+    """The batches of all passes, numbered."""
+    batches = [
+        (each, positions)
+        for each in passes
+        for positions in (torch.arange(len(each.data)) if each.positions is None else each.positions).split(
+            context.batch_size
+        )
+    ]
+    return [_Work(number, *batch) for number, batch in enumerate(batches)]
+
+
+def _measure(
+    analysis: Analysis, models: Sequence[Model], work: Sequence[_Work], context: Context, group: World, store: Store
+) -> Part | None:
+    """Measure every batch with every model; what all processes measured for the first, None for the others."""
+    left = missing(range(len(work)), store.earlier)[group.rank :: group.size]
+    with _map_files(analysis, models, context, store, group) as writers:
+        for number, batch in _progress(_batches(work, left, context), len(left), analysis.name, first=group.rank == 0):
+            store.add(_measure_batch(analysis, models, number, batch, context, writers))
+    parts = gather(store.part)
+    if parts is None:
+        return None
+    first, *rest = parts
+    for other in chain(rest, store.earlier):
+        first.merge(other)
+    return first
+
+
+def _batches(work: Sequence[_Work], numbers: Sequence[int], context: Context) -> Iterator[tuple[int, Batch]]:
+    """The batches of these numbers, in order, with their numbers."""
+    for _, of_pass in groupby(numbers, key=lambda number: id(work[number].of)):
+        taken = list(of_pass)
+        order = torch.cat([work[number].positions for number in taken])
+        # Only the last batch may be smaller, so that splitting the order again gives the same batches.
+        batches = work[taken[0]].of.data.batches(context.batch_size, order=order, device=context.device)
+        yield from zip(taken, batches, strict=True)
+
+
+def _measure_batch(
+    analysis: Analysis, models: Sequence[Model], number: int, batch: Batch, context: Context,
+    writers: Mapping[int, MapWriter],
+) -> Part:  # fmt: skip
+    """What every model, and every two of them, make of a batch."""
+    part, kept = Part(rows={number: []}, across={number: []}), []
+    index = batch.index.cpu()
+    for place, model in enumerate(models):
+        with model.opened(context.device) as opened:
+            measured = analysis.measure(opened, batch, context)
+        kept.append(measured.keep)
+        for kind, columns in measured.columns.items():
+            part.rows[number].append((place, kind, {"index": index} | _on_cpu(columns)))
+        part.add_sums(place, measured.sums, measured.resampled)
+        if model.seed == 0:
+            for position, example in measured.examples.items():
+                shown = model.name if model.epoch is None else model.label
+                part.examples.setdefault(position, {})[shown] = dict(example)
+        if place in writers and measured.maps is not None:
+            writers[place].add(index.numpy(), *(array.cpu().numpy() for array in measured.maps))
+    for pair, (a, b) in enumerate(_pairs_of_files(models)):
+        for kind, columns in analysis.across(kept[a], kept[b]).items():
+            part.across[number].append((pair, kind, {"index": index} | _on_cpu(columns)))
+    return part
+
+
+def _on_cpu(columns: Mapping[str, Tensor | list[str]]) -> dict[str, Tensor | list[str]]:
+    return {name: values.cpu() if isinstance(values, Tensor) else values for name, values in columns.items()}
+
+
+def _pairs_of_files(models: Sequence[Model]) -> list[tuple[int, int]]:
+    """The positions of every two models that have different names."""
+    return [
+        (a, b) for (a, one), (b, other) in combinations(enumerate(models), 2)
+        if one.name != other.name and one.epoch is None and other.epoch is None
+    ]  # fmt: skip
+
+
+def _describe(
+    analysis: Analysis, models: Sequence[Model], context: Context, group: World
+) -> list[dict[str, Any]] | None:
+    """What is known of every model beside its batches, for the first process; None for the others."""
+    facts = {}
+    own = range(group.rank, len(models), group.size)
+    for place in _progress(own, len(own), f"{analysis.name}, models", first=group.rank == 0):
+        with models[place].opened(context.device) as opened:
+            facts[place] = analysis.describe(opened, context)
+    parts = gather(facts)
+    if parts is None:
+        return None
+    joined = {place: fact for of_rank in parts for place, fact in of_rank.items()}
+    return [joined[place] for place in range(len(models))]
+
+
+def _joined(
+    analysis: Analysis, models: Sequence[Model], part: Part, facts: Sequence[Mapping[str, Any]], splits: Mapping[int, str],
+    context: Context,
+) -> Findings:  # fmt: skip
+    """Everything that was measured, by model."""
+    keys = [(model.name, model.seed, -1 if model.epoch is None else model.epoch) for model in models]
+    heads = [dict(zip(("model", "seed", "epoch"), key, strict=True)) for key in keys]
+    rows = _table(part.rows, heads, splits)
+    names = [{"a": models[a].name, "b": models[b].name} for a, b in _pairs_of_files(models)]
+    across = _table(part.across, names, splits)
+    of_model = {key: table for key, table in rows.groupby(["model", "seed", "epoch"], sort=False)} if len(rows) else {}
+    kept = [column for column in rows if column not in KEYS or column in analysis.keys]
+    files = [
+        Files(
+            [model], [of_model[key][kept] if key in of_model else rows],
+            [{name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
+             | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}],
+            [facts[place]],
+        )
+        for place, (model, key) in enumerate(zip(models, keys, strict=True))
+    ]  # fmt: skip
+    of_name: dict[str, Files] = {}
+    epochs: dict[str, list[Files]] = {}
+    for file in files:
+        model = file.models[0]
+        if model.epoch is not None:
+            epochs.setdefault(model.name, []).append(file)
+        else:
+            of_name[model.name] = of_name[model.name].joined(file) if model.name in of_name else file
+    return Findings(context, of_name, epochs, rows[kept], across, part.examples)
+
+
+def _table(
+    rows: Mapping[int, Sequence[Row]], heads: Sequence[Mapping[str, Any]], splits: Mapping[int, str]
+) -> pd.DataFrame:
+    """The rows of all batches as one table: by model, seed, epoch and image; of one image as they come."""
+    frames = []
+    for number in sorted(rows):
+        for place, kind, columns in rows[number]:
+            arrays = {
+                name: values.numpy() if isinstance(values, Tensor) else values for name, values in columns.items()
+            }
+            frames.append(pd.DataFrame({"split": splits[number], **heads[place], "images": kind, **arrays}))
+    if not frames:
+        return pd.DataFrame()
+    return ordered(pd.concat(frames, ignore_index=True))
+
+
+def ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by split and model (in the order they come), seed, epoch and image; of one image as they come.
+
+    Batch by batch, a batch's rows of all models would follow one another: an order that says how large batches were.
+    """
+    first = [pd.factorize(table[name])[0] for name in ("b", "a", "model", "split") if name in table]
+    keys = [table[name].to_numpy() for name in ("index", "epoch", "seed") if name in table]
+    return table.iloc[np.lexsort((*keys, *first))].reset_index(drop=True)
+
+
+def _summed_up(analysis: Analysis, found: Findings, messages: Messages) -> Result:
+    """From what was measured to the result: the numbers of every name, the differences of every two."""
+    entries = [_entry(analysis, files) for files in found.files.values()]
+    pairs = [
+        {"a": a, "b": b, **difference}
+        for a, b in combinations(found.files, 2)
+        for difference in analysis.compare(found.files[a], found.files[b], found)
+    ]
+    data = found.context.data
+    summary: dict[str, Any] = {
+        **({"data": data.name, "split": data.split} if data else {}),
+        **analysis.about(found, entries), "models": entries, "pairs": analysis.corrected(pairs),
+        "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()},
+    }  # fmt: skip
+    for sentence in analysis.objections(summary, found):
+        messages.add(sentence)
+    summary["warnings"] = messages.said
+    return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
+
+
+def _entry(analysis: Analysis, files: Files) -> dict[str, Any]:
+    """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
+    each = [model.identity() for model in files.models]
+    if len(files) == 1:
+        return {**each[0], **analysis.summarise(files)}
+    seeds = [{**identity, **analysis.summarise(files.only(place))} for place, identity in enumerate(each)]
+    paths, prints = ([identity[key] for identity in each] for key in ("checkpoint", "fingerprint"))
+    name = files.models[0].name
+    return {"name": name, "checkpoint": paths, "fingerprint": prints, **analysis.summarise(files), "seeds": seeds}
+
+
+@contextmanager
+def _map_files(
+    analysis: Analysis, models: Sequence[Model], context: Context, store: Store, group: World
+) -> Iterator[dict[int, MapWriter]]:
+    """A writer of maps for every model, where the analysis asks for them; the files appear when the body is through."""
+    if not getattr(analysis, "save_maps", False):
+        yield {}
+        return
+    if group.size > 1:
+        raise InputError("save_maps writes from one process; run it without torchrun")
+    if store.folder is None:
+        raise InputError("save_maps needs a folder to write to: out=DIR (--out DIR)")
+    data = context.images
+    writers = {
+        place: MapWriter(store.folder, f"{analysis.name}-{model.stem}", images=len(data), size=data.shape[1:])
+        for place, model in enumerate(models)
+    }
+    yield writers
+    for writer in writers.values():
+        writer.finish(store.folder.parent)

@@ -1,0 +1,335 @@
+"""Attribution span coverage (AGAIN supplement, 4.3, Table 1).
+
+    S_n = {p : M_n(p) > tau},    ASC = mean_n |S_n| / (H W)
+
+The span S_n of an image is the set of pixels whose attribution M_n lies above the threshold tau.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from attrib import formatting as text
+from attrib import stats
+from attrib.analyses.base import (
+    CLEAN,
+    Array,
+    Context,
+    Explaining,
+    Files,
+    Findings,
+    Measured,
+    View,
+    grid_of,
+    map_file_view,
+)
+from attrib.analyses.examples import arrays_of, kept_examples
+from attrib.analyses.options import option
+from attrib.analyses.table import Table
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from attrib import floor as floors
+    from attrib import maps, spans
+    from attrib import plot as plots
+    from attrib.analyses.result import Result
+    from attrib.data import Batch
+    from attrib.model_files import Model
+else:
+    floors, maps, spans = Lazy("attrib.floor"), Lazy("attrib.maps"), Lazy("attrib.spans")
+    plots, torch = Lazy("attrib.plot"), Lazy("torch")
+
+LEVELS = np.linspace(0, 1, 41)
+WHERE_KNOWN = ("coverage_on_grid", "iou_with_clean", "inside", "object_covered", "pointing")
+"""Columns that need a grid, an attack, or masks of the object."""
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Explaining):
+    """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
+
+    name: ClassVar[str] = "span"
+    question: ClassVar[str] = "How much of the image does each model use?"
+    takes: ClassVar[tuple[str, ...]] = ("models", "map files")
+
+    threshold: str = option("mean", "mean, max:t, otsu or mass:q.", check=lambda rule: spans.parse_threshold(rule))
+    floor: int = option(200, "Images for the floor, the ASC of the same network with random weights; 0: none.", low=0)
+    save_maps: bool = option(False, "Write every map and span to OUT/span-NAME.npz.")
+
+    def pictured(self) -> int:
+        """How many images the picture shows."""
+        return 4 if self.attack else 6
+
+    def describe(self, model: "Model", context: Context) -> dict[str, Any]:
+        """The grid of the maps, and coverage on re-initialised copies of the model, (R,N), or why there is none."""
+        if not self.floor or model.maps is not None:
+            return {}
+        try:
+            return {"floor": np.array([self._floor(model, context, seed) for seed in range(floors.SEEDS)])}
+        except ValueError as error:  # InputError
+            return {"no_floor": str(error)}
+
+    def _floor(self, model: "Model", context: Context, seed: int) -> Array:
+        coverage = floors.random_coverage(
+            model.opened_module, context.images, map=self.map, threshold=self.threshold, target=self.target,
+            layer=model.layer if self.map in maps.LAYER_MAPS else None, images=self.floor, seed=self.seed + seed,
+            precision=self.map_precision(context.device), batch_size=context.batch_size,
+        )  # fmt: skip
+        return np.asarray(coverage.double().numpy())
+
+    def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
+        """Coverage of every image, clean and attacked."""
+        views = self.views(model, batch, context) if model.maps is None else {CLEAN: map_file_view(model, batch)}
+        masks = {kind: spans.span(view.map, threshold=self.threshold) for kind, view in views.items()}
+        return Measured(
+            {kind: self._columns(view, masks[kind], masks[CLEAN], batch) for kind, view in views.items()},
+            sums={f"curve {kind}": _pixels_above(view.map) for kind, view in views.items()}
+            | {f"pixels {kind}": torch.tensor(view.map.numel()) for kind, view in views.items()},
+            examples=kept_examples(batch, views, masks, context),
+            maps=(views[CLEAN].map, masks[CLEAN]) if self.save_maps else None,
+            keep=masks,
+        )
+
+    def _columns(self, view: View, mask: "Tensor", clean: "Tensor", batch: "Batch") -> "dict[str, Any]":
+        columns: dict[str, Any] = {
+            "label": batch.label, "prediction": view.prediction, "correct": view.prediction == batch.label,
+            "coverage": spans.coverage(mask), "curve_area": spans.curve_area(view.map), "empty": spans.empty(view.map),
+        }  # fmt: skip
+        if view.grid is not None:
+            columns["coverage_on_grid"] = spans.coverage(spans.span(view.grid, threshold=self.threshold))
+        if mask is not clean:
+            columns["iou_with_clean"] = spans.iou(mask, clean)
+        if batch.mask is not None:
+            columns |= {
+                "inside": spans.inside(mask, batch.mask), "object_covered": spans.object_covered(mask, batch.mask),
+                "pointing": spans.pointing(view.map, batch.mask),
+            }  # fmt: skip
+        return columns | {"grid": [grid_of(view) if view.grid is not None else ""] * len(mask)}
+
+    def across(self, a: "dict[str, Tensor]", b: "dict[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
+        """The IoU of two models' spans."""
+        return {kind: {"iou": spans.iou(a[kind], b[kind]).double()} for kind in a if kind in b}
+
+    def summarise(self, files: Files) -> dict[str, Any]:
+        """ASC and what stands beside it, on clean images and, under ``attacked``, on adversarial ones."""
+        grid = files.rows[0]["grid"].iloc[0]
+        summary = {"grid": grid or None, **self._means(files, CLEAN)}
+        for kind in files.kinds()[1:]:
+            summary["attacked"] = self._means(files, kind)
+        return summary | (self._floor_entry(files) if self.floor else {})
+
+    def _means(self, files: Files, kind: str) -> dict[str, Any]:
+        at = files.where(images=kind)
+        known = bool((at["prediction"] >= 0).all())
+        return {
+            "n": at.n,
+            "accuracy": at.mean("correct") if known else None,
+            "asc": at.mean("coverage"),
+            "asc_ci": at.interval("coverage", seed=self.seed, within=(0, 1)),
+            "asc_correct": at.mean("coverage", among=at["correct"] > 0) if known else None,
+            "curve_area": at.mean("curve_area"),
+            "empty": at.count("empty"),
+            **{name: at.mean(name) for name in WHERE_KNOWN if name in at},
+            "curve": (files.sum(f"curve {kind}").mean(0) / files.sum(f"pixels {kind}").mean()).tolist(),
+        }
+
+    def _floor_entry(self, files: Files) -> dict[str, Any]:
+        """The floor: mean, t interval over re-initialisations and images, range, and how many maps are empty."""
+        if not all("floor" in fact for fact in files.facts):
+            return dict.fromkeys(("asc_floor", "asc_floor_ci", "asc_floor_range", "asc_floor_empty"))
+        each = np.array([fact["floor"] for fact in files.facts])
+        values = each.mean(0)
+        networks = values.mean(1)
+        return {
+            "asc_floor": float(networks.mean()),
+            "asc_floor_ci": list(stats.interval(values, seed=self.seed, within=(0, 1))),
+            "asc_floor_range": [float(networks.min()), float(networks.max())],
+            "asc_floor_empty": float((each == 0).mean()),  # only an empty map covers nothing
+        }
+
+    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+        """The difference in coverage, paired by image, with empty maps and without."""
+        names = a.models[0].name, b.models[0].name
+        for kind in a.kinds():
+            if kind not in b.kinds():
+                continue
+            left, right = (files.where(images=kind)["coverage"] for files in (a, b))
+            seen = (np.vstack([left, right]) > 0).all(0)  # an empty map is the only one that covers nothing
+            both = stats.paired(left, right, seed=self.seed)
+            rest = both if seen.all() else stats.paired(left[:, seen], right[:, seen], seed=self.seed)
+            pairs = found.across[(found.across["a"] == names[0]) & (found.across["b"] == names[1])]
+            yield {
+                "images": kind, "quantity": "coverage", "n": left.shape[1], **both.entry(),
+                "without_empty": {"n": int(seen.sum()), **rest.entry()},
+                "iou": float(pairs.loc[pairs["images"] == kind, "iou"].mean()),
+            }  # fmt: skip
+
+    def corrected(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Holm's correction over all differences, and over all without empty maps."""
+        rest = stats.with_holm(pair["without_empty"] for pair in pairs)
+        both = super().corrected(pairs)
+        return [pair | {"without_empty": without} for pair, without in zip(both, rest, strict=True)]
+
+    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Map, rule, class explained, attack and floor."""
+        context, images = found.context, found.context.images
+        made_here = any(files.models[0].maps is None for files in found.files.values())
+        return {
+            "map": self.map_name if made_here else "from files", "threshold": self.threshold, "target": self.target,
+            "seed": self.seed, "attack": self.attack_entry(context),
+            "precision": self.map_precision(context.device) if made_here else None,
+            "floor": {"images": min(self.floor, len(images)), "networks": floors.SEEDS} if self.floor else None,
+        }  # fmt: skip
+
+    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+        """Different grids, missing floors, models at chance, differences that rest on empty maps."""
+        grids = {entry["name"]: entry["grid"] for entry in summary["models"] if entry["grid"]}
+        if len(set(grids.values())) > 1:
+            listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
+            yield f"the models' maps lie on different grids ({listed}), which alone changes coverage"
+        for files in found.files.values():
+            for model, fact in zip(files.models, files.facts, strict=True):
+                if "no_floor" in fact:
+                    yield f"{model.label}: no floor of ASC can be measured: {fact['no_floor']}"
+        yield from self.at_chance(found)
+        for pair in summary["pairs"]:
+            if pair["p_holm"] < LEVEL and not stands_without_empty(pair):
+                yield _resting_on_empty(pair)
+
+    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+        """What the picture of examples shows."""
+        return {"examples": arrays_of(found)}
+
+    def tables(self, result: "Result") -> list[Table]:
+        """Models, then pairs."""
+        summary = result.summary
+        tables = [Table("Attribution span coverage (ASC)", _model_rows(summary), _caption(summary))]
+        if summary["pairs"]:
+            caption = text.p_words(summary["models"], "two-sided permutation test, paired by image")
+            tables.append(Table("Paired differences", _pair_rows(summary), caption))
+        return tables
+
+    def papers(self, result: "Result") -> dict[str, Table]:
+        """The models, in the columns that a paper has room for."""
+        summary = result.summary
+        return {"": Table("", _model_rows(summary, plain=True), _caption(summary))}
+
+    def figures(self, result: "Result") -> "dict[str, Figure]":
+        """The examples with their spans, and the distribution of coverage."""
+        summary = result.summary
+        models, attack = summary["models"], summary["attack"]
+        rule = f"{summary['map']}, threshold {summary['threshold']}, {text.data_words(summary)}"
+        attacked = f"; attacked by {text.attack_words(attack)}" if attack else ""
+        clean = result.rows[result.rows["images"] == CLEAN]
+        return {
+            "span": plots.map_grid(
+                result.arrays["examples"], title=f"{rule}{attacked}{text.first_seeds(models)}", spans=True
+            ),
+            "span-coverage": plots.coverage_distribution(
+                clean, models=[entry["name"] for entry in models], levels=LEVELS,
+                curves=np.array([entry["curve"] for entry in models]),
+                floors={e["name"]: e["asc_floor"] for e in models if e.get("asc_floor") is not None},
+                title=f"{rule}, {models[0]['n']:,} {'clean ' if attack else ''}images",
+            ),
+        }  # fmt: skip
+
+
+def _pixels_above(maps: "Tensor") -> "Tensor":
+    """How many pixels of all images lie above every level, (T,): whole numbers, whose sum is exact."""
+    pixels = maps.shape[1] * maps.shape[2]
+    return (spans.coverage_curve(maps, LEVELS.tolist()).double() * pixels).round().sum(0)
+
+
+def stands_without_empty(pair: Mapping[str, Any]) -> bool:
+    """Whether a difference in coverage is there, and in the same direction, where neither model's map is empty."""
+    rest = pair["without_empty"]
+    real = not text.missing(rest["p_holm"]) and rest["p_holm"] < LEVEL
+    return bool(real and rest["difference"] * pair["difference"] > 0)
+
+
+def _resting_on_empty(pair: Mapping[str, Any]) -> str:
+    rest = pair["without_empty"]
+    return (
+        f"{pair['a']} − {pair['b']}, {pair['images']} images: the difference in coverage rests on empty maps, which"
+        f" cover 0; on the {rest['n']:,} images where neither model's is empty it is"
+        f" {text.with_interval(rest['difference'], rest['ci'], text.points)} points, p (Holm)"
+        f" {text.p_value(rest['p_holm'])}"
+    )
+
+
+def _model_rows(summary: Mapping[str, Any], *, plain: bool = False) -> list[dict[str, str]]:
+    """A row per model and kind of images; ``plain`` leaves out what a paper's column has no room for."""
+    rows = []
+    for entry in summary["models"]:
+        kinds = [(CLEAN, entry)]
+        if "attacked" in entry:
+            kinds.append((summary["attack"]["name"], entry["attacked"]))
+        for kind, means in kinds:
+            row = {"model": entry["name"], **text.seeds_column(entry, summary["models"])}
+            if summary["attack"]:
+                row["images"] = kind
+            row |= {
+                "n": f"{means['n']:,}", "accuracy %": text.percent(means["accuracy"]),
+                "ASC %": text.percent(means["asc"]), "95 % CI": text.interval(means["asc_ci"], text.percent),
+                **_floor_column(entry, summary["models"], plain=plain),
+                "ASC % correct": text.percent(means["asc_correct"]),
+            }  # fmt: skip
+            rows.append(row if plain else row | _more_columns(summary, entry, means))
+    return rows
+
+
+def _more_columns(summary: Mapping[str, Any], entry: Mapping[str, Any], means: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that only the table for people has."""
+    columns = {}
+    if entry["grid"]:
+        columns[f"on {entry['grid']} grid %"] = text.percent(means["coverage_on_grid"])
+    columns |= {"curve area": f"{means['curve_area']:.4f}", "empty": text.count(means["empty"])}
+    if summary["attack"]:
+        columns["IoU with clean %"] = text.percent(means.get("iou_with_clean"))
+    if "pointing" in means:
+        columns |= {
+            "in object %": text.percent(means.get("inside")),
+            "object covered %": text.percent(means.get("object_covered")),
+            "pointing %": text.percent(means["pointing"]),
+        }
+    return columns
+
+
+def _floor_column(entry: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool) -> dict[str, str]:
+    """The column "floor %", where any of the models has a floor; the mean alone for a paper's column."""
+    if all(other.get("asc_floor") is None for other in models):
+        return {}
+    if plain or entry["asc_floor"] is None:
+        return {"floor %": text.percent(entry["asc_floor"])}
+    return {"floor %": text.with_interval(entry["asc_floor"], entry["asc_floor_range"], text.percent)}
+
+
+def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for pair in summary["pairs"]:
+        images = {"images": pair["images"]} if summary["attack"] else {}
+        rows.append(
+            {"pair": f"{pair['a']} − {pair['b']}", **images, **text.difference_columns(pair),
+             "span IoU %": text.percent(pair["iou"])}
+        )  # fmt: skip
+    return rows
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    caption = (
+        f"{summary['map']}, threshold {summary['threshold']}, {text.images_words(summary, summary['models'][0]['n'])},"
+        f" class explained: {summary['target']}; {text.interval_words(summary['models'])}"
+    )
+    if any(entry.get("asc_floor") is not None for entry in summary["models"]):
+        caption += (
+            f"; floor: ASC of the same network with random weights, mean (range) of {summary['floor']['networks']}"
+            f" re-initialisations, first {summary['floor']['images']:,} clean images"
+        )
+    return f"{caption}; {text.attack_words(summary['attack'])}" if summary["attack"] else caption

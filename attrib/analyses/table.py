@@ -1,0 +1,53 @@
+"""A table of words: printed, shown in a notebook, or written for a paper. No torch."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attrib import latex, layout
+else:
+    latex, layout, pd = Lazy("attrib.latex"), Lazy("attrib.layout"), Lazy("pandas")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words for people."""
+
+    title: str
+    rows: Sequence[Mapping[str, str]]
+    caption: str = ""
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """As a DataFrame of texts; a dash where a row lacks a column."""
+        return pd.DataFrame(list(self.rows)).fillna("–").astype(str)
+
+    def to_latex(self) -> str:
+        """As a LaTeX table (booktabs) with its caption."""
+        return latex.to_latex(self.frame, caption=self.caption)
+
+    def to_html(self) -> str:
+        """As an HTML table, its title above and its caption below."""
+        body = self.frame.to_html(index=False, border=0, escape=True)
+        return f"<h4>{escape(self.title)}</h4>\n{body}\n<p><small>{escape(self.caption)}</small></p>"
+
+    def to_text(self, width: int) -> str:
+        """As lines of at most so many characters."""
+        console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+        console.print(Text(self.title, style="table.title"))
+        for part in layout.draw(self.frame, width=width):
+            console.print(part)
+        if self.caption:
+            console.print(Text(self.caption, style="table.caption"))
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()

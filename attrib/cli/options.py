@@ -1,0 +1,260 @@
+"""From an analysis to its command: the fields of three dataclasses become options, written once for all commands."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attrib.analyses.base import Analysis
+from attrib.analyses.options import ATTACKS, Attack, fraction, option
+from attrib.cli.show import show
+from attrib.errors import InputError
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from attrib import data as datasets
+    from attrib import model_files
+    from attrib.analyses import inputs, run
+    from attrib.data import Dataset
+    from attrib.model_files import Model
+else:
+    model_files, datasets = Lazy("attrib.model_files"), Lazy("attrib.data")
+    inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
+
+SPEC = (
+    "A checkpoint, zoo:NAME or package.module:factory; repeat to compare several. NAME=A.pt,B.pt,...: several seeds of"
+    " one method."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which models, and on which data."""
+
+    models: list[str] | None = option(None, "Models, as for --ckpt; a folder is a run.", metavar="[NAME=]SPEC...")
+    ckpt: list[str] | None = option(None, SPEC, metavar="[NAME=]SPEC")
+    model: list[str] | None = option(None, "The same as --ckpt.", metavar="[NAME=]SPEC")
+    run: list[str] | None = option(
+        None, "The saved epochs (epoch-*.pt) of a training run; under torchrun, which has a --run too: --run-dir.",
+        metavar="[NAME=]DIR",
+    )  # fmt: skip
+    maps: list[str] | None = option(None, "Maps made elsewhere (arrays map, index).", metavar="[NAME=]FILE.npz")
+    arch: str | None = option(None, "Architecture of a checkpoint that is a bare state dict.")
+    mean: str | None = option(None, "Channel means that a factory's model expects, as 0.485,0.456,0.406.")
+    std: str | None = option(None, "Channel standard deviations that a factory's model expects.")
+    size: int | None = option(None, "Image size that a factory's model expects; images are resized to it.")
+    data: str | None = option(
+        None, "glyphs, mnist, svhn, cifar10, cifar100, folder:DIR or npz:FILE (default: the checkpoint's own)."
+    )
+    data_root: Path | None = option(None, "Where the data lies (else ATTRIB_DATA, then the user cache).")
+    split: str = option("test", "test or train, where the data is split.")
+    limit: int | None = option(None, "Only the first so many images.")
+
+    def load(self, kind: type[Analysis]) -> "tuple[Sequence[Model], Dataset | None]":
+        """The models, and the data, if the analysis needs or the user names any. Raises InputError."""
+        if (self.mean is None) != (self.std is None):
+            raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
+        given = [*(self.models or ()), *(self.ckpt or ()), *(self.model or ()), *(self.run or ()), *(self.maps or ())]
+        if not given:
+            what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
+            raise InputError(f"nothing to look at: name {what}")
+        loaded: dict[str, Any] = {}
+        for name, specs in map(_named, given):
+            if name in loaded:
+                raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
+            files = [self._model(name, spec) for spec in specs]
+            loaded[name] = files if len(files) > 1 else files[0]
+        models = model_files.models_of(loaded, device="cpu")
+        return models, self._dataset(kind, models)
+
+    def _model(self, name: str, spec: str) -> Any:
+        if Path(spec).is_dir():
+            return Path(spec)
+        if model_files.is_factory(spec):
+            mean, std = _floats(self.mean, "--mean"), _floats(self.std, "--std")
+            return model_files.model(spec, name=name, mean=mean, std=std, size=self.size)
+        return model_files.model(spec, name=name, arch=self.arch)
+
+    def _dataset(self, kind: type[Analysis], models: "Sequence[Model]") -> "Dataset | None":
+        if self.data is None and not kind.needs_data:
+            return None
+        name = self.data or inputs.known_data(models)
+        pictures = name.startswith("folder:")
+        if self.size and not pictures and all(model.checkpoint for model in models):
+            raise InputError(
+                "--size is for a factory, or for the pictures of folder:DIR; a checkpoint knows its own size"
+            )
+        # The pictures of a folder are cut to the model's size; other data is resized in front of the model.
+        data = datasets.dataset(
+            name, split=self.split, root=self.data_root, limit=self.limit, size=self.size if pictures else None
+        )
+        if self.split == "train" and data.split == datasets.WHOLE:
+            raise InputError(f"--split train: {name} is not split into training and test images; leave out --split")
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where to compute, and where to write."""
+
+    out: Path | None = option(None, "Folder for the results: CSV, JSON, LaTeX, PDF and PNG.")
+    json: bool = option(False, "Print one JSON object and nothing else.")
+    batch_size: int | None = option(None, "Images at a time; no result depends on it.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+
+
+def command(kind: type[Analysis]) -> Callable[..., None]:
+    """The command of an analysis: its options are the fields of :class:`Chosen`, of the analysis, and of :class:`Where`."""
+    parameters = {
+        each.name: each for group in (Chosen, kind, Where) for each in _parameters(group, kind)
+    }  # fmt: skip
+
+    def body(**given: Any) -> None:
+        try:
+            chosen, where = Chosen(**_of(Chosen, given)), Where(**_of(Where, given))
+            analysis = kind(**_settings(kind, given))
+            models, data = chosen.load(kind)
+            result, written = run.execute(
+                analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
+            )
+        except InputError as error:
+            raise InputError(_with_option(str(error), parameters)) from None
+        show(result, written, as_json=where.json)
+
+    body.__signature__ = Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    body.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    body.__doc__ = kind.__doc__
+    return body
+
+
+ATTACK_OPTIONS = {
+    "attack": (str | None, ""),
+    "eps": (str | None, "Radius of the attack, as 0.03 or 8/255 (default: the data set's)."),
+    "step_size": (str | None, "Step of the attack, as 0.01 or 2/255."),
+    "steps": (int | None, "Steps of the attack."),
+}
+
+
+def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
+    """The options of a dataclass's fields."""
+    for each in fields(group):
+        if each.name in _NEEDS and _NEEDS[each.name] not in kind.takes:
+            continue
+        if isinstance(each.default, Attack) or each.name == "attack":
+            yield from _attack_parameters(each.default, each.metadata["help"])
+        elif each.name == "models":
+            info = typer.Argument(metavar=_metavar(kind), help=each.metadata["help"])
+            yield _parameter("models", Annotated[each.type, info], None)
+        else:
+            yield _option(each.name, each.type, each.default, each.metadata)
+
+
+_NEEDS = {
+    "ckpt": "models", "model": "models", "arch": "models", "mean": "models", "std": "models", "size": "models",
+    "run": "runs", "maps": "map files",
+}  # fmt: skip
+"""What a command must take (:attr:`Analysis.takes`) to have this option."""
+
+
+def _option(name: str, type_: Any, default: Any, rules: Mapping[str, Any]) -> Parameter:
+    flags = [f"--{name.replace('_', '-')}"] + (["--run-dir"] if name == "run" else [])
+    if rules["parse"]:
+        type_, default = (
+            str if default is not None else str | None,
+            rules["show"](default) if default is not None else None,
+        )
+    elif type_ is Any:
+        type_ = str
+    return _parameter(
+        name, Annotated[type_, typer.Option(*flags, help=rules["help"], metavar=rules["metavar"])], default
+    )
+
+
+def _attack_parameters(default: Attack | None, help: str) -> Iterator[Parameter]:
+    for name, (type_, words) in ATTACK_OPTIONS.items():
+        info = typer.Option(f"--{name.replace('_', '-')}", help=words or help)
+        yield _parameter(name, Annotated[type_, info], default.name if default and name == "attack" else None)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _of(group: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: given[each.name] for each in fields(group) if each.name in given}
+
+
+def _settings(kind: type[Analysis], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the analysis from the options' values."""
+    settings = {}
+    for each in fields(kind):
+        if isinstance(each.default, Attack) or each.name == "attack":
+            settings[each.name] = _attack(given)
+        else:
+            parse, value = each.metadata["parse"], given[each.name]
+            settings[each.name] = parse(value) if parse and value is not None else value
+    return settings
+
+
+def _attack(given: Mapping[str, Any]) -> Attack | None:
+    strength = {name: given[name] for name in ("eps", "step_size", "steps")}
+    if given["attack"] in (None, "none"):
+        if any(value is not None for value in strength.values()):
+            raise InputError(f"--eps, --step-size and --steps need --attack {', '.join(ATTACKS)}")
+        return None
+    if given["attack"] == "fgsm" and (strength["step_size"], strength["steps"]) != (None, None):
+        raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
+    for name in ("eps", "step_size"):
+        if strength[name] is not None:
+            strength[name] = fraction(strength[name], name)
+    return Attack(given["attack"], **strength)
+
+
+def _with_option(message: str, parameters: Mapping[str, Parameter]) -> str:
+    """The message with the option's name where it begins with the field's."""
+    name, separator, rest = message.partition(": ")
+    return f"--{name.replace('_', '-')}: {rest}" if separator and name in parameters else message
+
+
+def _named(text: str) -> tuple[str, list[str]]:
+    """NAME=A,B: the name and the files behind it; without a name the path gives one."""
+    name, separator, value = text.partition("=")
+    # A path may itself hold an equals sign; a name holds no slash.
+    if not separator or "/" in name:
+        name, value = "", text
+    files = files_of(value)
+    if (separator and not value) or (separator and "/" not in text.partition("=")[0] and not name):
+        raise InputError(f"expected NAME=SPEC with both, got {text!r}")
+    if not name and len(files) > 1:
+        raise InputError(f"several seeds need a name of their own: NAME={value}")
+    return name or model_files.usual_name(files[0]), files
+
+
+def files_of(text: str) -> list[str]:
+    """The files behind a name, separated by commas; one whose own name holds commas is known by its being there.
+
+    Raises InputError for an empty one.
+    """
+    found, parts = [], text.split(",")
+    while parts:
+        counts = (count for count in range(len(parts), 0, -1) if Path(",".join(parts[:count])).exists())
+        count = next(counts, 1)
+        found.append(",".join(parts[:count]))
+        del parts[:count]
+    if not all(found):
+        raise InputError(f"expected files separated by single commas, got {text!r}")
+    return found
+
+
+def _floats(text: str | None, name: str) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name}: expected numbers separated by commas, got {text!r}") from None
+
+
+def _metavar(kind: type[Analysis]) -> str:
+    return "[NAME=]RUN_DIR..." if kind.takes == ("runs",) else "[[NAME=]SPEC...]"

@@ -1,0 +1,29 @@
+"""A result on a terminal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from attrib import files, parallel
+    from attrib.analyses import result as results
+    from attrib.analyses.result import Result
+else:
+    files, parallel, results = Lazy("attrib.files"), Lazy("attrib.parallel"), Lazy("attrib.analyses.result")
+
+
+def show(result: "Result", written: list[Path], *, as_json: bool) -> None:
+    """Print the tables and the files written, or one JSON object; one process of several does."""
+    if not parallel.is_first():
+        return
+    if as_json:
+        typer.echo(files.to_json(result.summary))
+        return
+    console = Console()
+    typer.echo(result.to_text(console.width if console.is_terminal else None), nl=False)
+    for path in written:
+        typer.echo(path)

@@ -1,0 +1,117 @@
+"""How numbers are written: one way in every table, caption and figure. No torch."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Shown = Callable[[float], str]
+"""How a table writes one of its numbers."""
+
+
+def missing(value: float | None) -> bool:
+    """Whether there is no number: None, as JSON has it, or NaN."""
+    return value is None or value != value
+
+
+def number(value: float | None, form: str, *, scale: float = 1) -> str:
+    """``scale`` times the value in the format; a dash where there is none, and a minus sign instead of a hyphen."""
+    return "–" if value is None or value != value else format(scale * value, form).replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, two decimals."""
+    return number(value, ".2f", scale=100)
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return number(value, "+.2f", scale=100)
+
+
+def count(images: float) -> str:
+    """How many images; the mean over seeds need not be whole."""
+    return f"{images:,.1f}".removesuffix(".0")
+
+
+def data_words(summary: Mapping[str, Any]) -> str:
+    """The data, and its split where it is split; the split ``all`` means that there is none."""
+    return str(summary["data"]) if summary["split"] == "all" else f"{summary['data']} {summary['split']}"
+
+
+def images_words(summary: Mapping[str, Any], images: int) -> str:
+    """So many images, of the split where the data is split."""
+    kind = "images" if summary["split"] == "all" else f"{summary['split']} images"
+    return f"{images:,} {kind} of {summary['data']}"
+
+
+def interval(ends: Sequence[float], shown: Shown) -> str:
+    """Both ends, "low to high" (a dash between them would look like a minus); a dash where there is no interval."""
+    return "–" if missing(ends[0]) else " to ".join(map(shown, ends))
+
+
+def with_interval(value: float, ends: Sequence[float], shown: Shown) -> str:
+    """The value, and its interval in brackets where it has one."""
+    return shown(value) if missing(ends[0]) else f"{shown(value)} ({interval(ends, shown)})"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with three decimals."""
+    return "–" if p is None or p != p else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def p_columns(pair: Mapping[str, float]) -> dict[str, str]:
+    """The columns of a comparison's p-value and of the corrected one."""
+    return {"p": p_value(pair["p"]), "p (Holm)": p_value(pair["p_holm"])}
+
+
+def difference_columns(pair: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a difference of shares: points, interval, p-values."""
+    return {
+        "difference (points)": points(pair["difference"]), "95 % CI": interval(pair["ci"], points), **p_columns(pair),
+    }  # fmt: skip
+
+
+def attack_words(attack: Mapping[str, Any]) -> str:
+    """The attack and its settings; steps only where it takes several."""
+    said = f"{attack['name']} eps {attack['eps']:.4g}"
+    return said if attack["name"] == "fgsm" else f"{said}, step {attack['step_size']:.4g}, {attack['steps']} steps"
+
+
+def several_seeds(models: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a name in the summary stands for several files."""
+    return any("seeds" in entry for entry in models)
+
+
+def seeds_column(entry: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The column "seeds" of a model's row, where any of the models has several."""
+    return {"seeds": str(len(entry.get("seeds", "1")))} if several_seeds(models) else {}
+
+
+def interval_words(models: Iterable[Mapping[str, Any]], kind: str = "bootstrap") -> str:
+    """What the intervals of these models rest on."""
+    several = ["seeds" in entry for entry in models]
+    over_images, over_seeds = f"95 % {kind} intervals over images", "t intervals over seeds and images"
+    if all(several):
+        return f"95 % {over_seeds}"
+    if any(several):
+        return f"{over_images} where a name has one file, for this file only; of several seeds: {over_seeds}"
+    which = "this file" if len(several) == 1 else "these files"
+    return f"{over_images}, for {which} only: another training run can differ by more"
+
+
+def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
+    """How the p-values of differences come about, ``test`` being that of two files, and what they compare."""
+    several = ["seeds" in entry for entry in models]
+    corrected = "p (Holm): corrected for all comparisons of the table."
+    if not any(several):
+        return f"p: {test}. It compares two files, not two methods. {corrected}"
+    said = "p: t test over seeds and images. It compares methods"
+    if not all(several):
+        said += "; a name with one file borrows the other's spread over seeds"
+    if several.count(False) > 1:
+        said += f". Between two single files: {test}; it compares two files, not two methods"
+    return f"{said}. {corrected}"
+
+
+def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:
+    """What the title of a picture of examples says where they are those of one seed of several."""
+    return "; of several seeds the first" if several_seeds(models) else ""

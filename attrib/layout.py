@@ -1,0 +1,71 @@
+"""How a table is laid out on lines of some width: no word, name or number is broken that can stay whole."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EDGE, BESIDE = 1, 3
+"""Characters that the box takes: once, and for every column."""
+FOLDED_FROM = 28
+"""Where a long text of a turned table is folded: two such columns stand side by side on 80 characters."""
+
+
+def draw(table: "pd.DataFrame", *, width: int) -> Iterator[Table]:
+    """The table as one that fits into ``width``, its cells folded at spaces where they have to be.
+
+    Where that is not enough it comes turned, in several: each row is a column under its first cell.
+    """
+    header = list(map(str, table.columns))
+    rows = [list(map(str, row)) for row in table.itertuples(index=False)]
+    columns = [list(column) for column in zip(header, *rows, strict=True)]
+    least, widths = list(map(_word, columns)), list(map(_line, columns))
+    room = width - EDGE - BESIDE * len(columns)
+    if sum(least) > room:
+        yield from _turned(header, rows, width=width)
+        return
+    while sum(widths) > room:  # the widest gives first
+        foldable = [k for k in range(len(columns)) if widths[k] > least[k]]
+        widths[max(foldable, key=widths.__getitem__)] -= 1
+    folded = any(_line(column[1:]) > width for column, width in zip(columns, widths, strict=True))
+    yield _drawn(columns, widths, apart=folded)
+
+
+def _turned(header: list[str], rows: list[list[str]], *, width: int) -> Iterator[Table]:
+    """As many rows side by side as fit, but about as many each time: not three of four, and the last alone."""
+    room = width - EDGE - BESIDE
+    cells = [cell for row in rows for cell in row]
+    wide = min(_line(cells), max(FOLDED_FROM, _word(cells)))
+    wide = max(1, min(wide, room - BESIDE - _word(header)))
+    most = max(1, (room - _word(header)) // (wide + BESIDE))
+    while rows:
+        count = ceil(len(rows) / ceil(len(rows) / most))
+        shown, rows = rows[:count], rows[count:]
+        names = max(1, min(_line(header), room - count * (wide + BESIDE)))
+        yield _drawn([header, *shown], [names, *[wide] * count])
+
+
+def _drawn(columns: Sequence[Sequence[str]], widths: Sequence[int], *, apart: bool = False) -> Table:
+    """The columns, the first line of each its heading; ``apart``: with a blank line between rows."""
+    drawn = Table(box=SIMPLE_HEAD, leading=int(apart))
+    for number, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        drawn.add_column(column[0], width=width, justify="right" if number else "left", overflow="fold")
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        drawn.add_row(*row)
+    return drawn
+
+
+def _line(texts: Iterable[str]) -> int:
+    """The width of the widest text."""
+    return max(map(cell_len, texts), default=0)
+
+
+def _word(texts: Iterable[str]) -> int:
+    """The width of the widest word."""
+    return _line(word for text in texts for word in text.split())
