@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -46,11 +47,11 @@ class Measured(NamedTuple):
 
     columns: "Mapping[str, Mapping[str, Tensor | list[str]]]"
     """Kind of images (clean, or the attack's name) to columns (N,)."""
-    sums: "Mapping[str, Tensor]" = {}
+    sums: "Mapping[str, Tensor]" = MappingProxyType({})
     """Added over all batches, exactly in whatever order (float64)."""
-    resampled: "Mapping[str, Tensor]" = {}
+    resampled: "Mapping[str, Tensor]" = MappingProxyType({})
     """Added over all batches as they come (float64): sums in resamples, which are too large to add exactly."""
-    examples: Mapping[int, Mapping[str, Any]] = {}
+    examples: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
     """Position in the data to arrays and words for a picture; kept of the first file of a name."""
     maps: "tuple[Tensor, Tensor] | None" = None
     """Maps (N,H,W) and spans (N,H,W) to write to a file while the analysis runs."""
@@ -170,7 +171,7 @@ class Findings(NamedTuple):
     rows: "pd.DataFrame"
     """Every row: by model, seed, epoch and image."""
     across: "pd.DataFrame"
-    """Rows about pairs of files: columns a, b, images, index and what :meth:`Analysis.across` returned; may be empty."""
+    """Rows about pairs of files: a, b, images, index and the columns of :meth:`Analysis.across`; may be empty."""
     examples: Mapping[int, Mapping[str, Mapping[str, Any]]]
     """Position in the data to model to what the picture shows of it."""
 
@@ -210,7 +211,7 @@ class Analysis(ABC):
         """The models to measure, from those given."""
         return models
 
-    def resolved(self, models: "Sequence[Model]", data: "Dataset | None") -> Self:
+    def resolved(self, data: "Dataset | None") -> Self:
         """The analysis with what it leaves to the data, as the strength of its attack."""
         attack = getattr(self, "attack", None)
         return replace(self, attack=attack.resolved(data.name)) if attack and data else self  # type: ignore[call-arg]

@@ -79,9 +79,8 @@ def check_models(
     (first,) = data.batches(1, order=torch.tensor([0]), device=group.device)
     checked, runs = [], set()
     for model in models:
-        if model.maps is None and (
-            model.epoch is None or model.name not in runs
-        ):  # where one epoch of a run fits the data, the others do
+        # Where one epoch of a run fits the data, the others do.
+        if model.maps is None and (model.epoch is None or model.name not in runs):
             with model.opened(group.device) as opened:
                 _check_answer(opened, data, first.image, attacked=attack is not None, warn=warn)
         if model.epoch is not None:

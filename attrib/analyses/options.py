@@ -82,7 +82,9 @@ class Attack:
 
     def images(self, model: "nn.Module", batch: "Batch", *, seed: int, precision: "Precision") -> "Tensor":
         """The batch's images after the attack on the model, (N,C,H,W). The attack must be :meth:`resolved`."""
-        assert self.eps is not None and self.step_size is not None and self.steps is not None
+        assert self.eps is not None
+        assert self.step_size is not None
+        assert self.steps is not None
         if self.name == "fgsm":
             return attacks.fgsm(model, batch.image, batch.label, eps=self.eps, precision=precision)
         run = attacks.pgd if self.name == "pgd" else attacks.cw

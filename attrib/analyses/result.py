@@ -68,7 +68,7 @@ class Result:
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """A row per comparison of two models: a, b, quantity, difference (a - b), low, high, p, p_holm, and what else."""
+        """A row per comparison of two models: a, b, quantity, difference (a - b), low, high, p, p_holm, ..."""
         first = ("a", "b", "quantity", "difference", "low", "high", "p", "p_holm")
         rows = []
         for pair in self.summary["pairs"]:

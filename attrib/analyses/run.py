@@ -47,7 +47,7 @@ def execute(
         inference.precision(analysis.precision, group.device)
         loaded = analysis.looked_at(models_of(models, device=group.device))
         images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
-        analysis = analysis.resolved(loaded, images)
+        analysis = analysis.resolved(images)
         messages = Messages(group.rank == 0)
         loaded = check_models(analysis, loaded, images, group, messages.add)
         context = Context(
@@ -93,7 +93,7 @@ class Messages:
         if message not in self.said:
             self.said.append(message)
             if self._first:
-                print(f"attrib: warning: {message}", file=sys.stderr)
+                sys.stderr.write(f"attrib: warning: {message}\n")
 
 
 def provenance() -> dict[str, str]:
@@ -137,7 +137,8 @@ def _measure(
     left = missing(range(len(work)), store.earlier)[group.rank :: group.size]
     with _map_files(analysis, models, context, store, group) as writers:
         for number, batch in _progress(_batches(work, left, context), len(left), analysis.name, first=group.rank == 0):
-            store.add(_measure_batch(analysis, models, number, batch, context, writers))
+            here = replace(context, data=work[number].of.data)
+            store.add(_measure_batch(analysis, models, number, batch, here, writers))
     parts = gather(store.part)
     if parts is None:
         return None
@@ -212,8 +213,8 @@ def _describe(
 
 
 def _joined(
-    analysis: Analysis, models: Sequence[Model], part: Part, facts: Sequence[Mapping[str, Any]], splits: Mapping[int, str],
-    context: Context,
+    analysis: Analysis, models: Sequence[Model], part: Part, facts: Sequence[Mapping[str, Any]],
+    splits: Mapping[int, str], context: Context,
 ) -> Findings:  # fmt: skip
     """Everything that was measured, by model."""
     keys = [(model.name, model.seed, -1 if model.epoch is None else model.epoch) for model in models]
@@ -221,7 +222,7 @@ def _joined(
     rows = _table(part.rows, heads, splits)
     names = [{"a": models[a].name, "b": models[b].name} for a, b in _pairs_of_files(models)]
     across = _table(part.across, names, splits)
-    of_model = {key: table for key, table in rows.groupby(["model", "seed", "epoch"], sort=False)} if len(rows) else {}
+    of_model = dict(iter(rows.groupby(["model", "seed", "epoch"], sort=False))) if len(rows) else {}
     kept = [column for column in rows if column not in KEYS or column in analysis.keys]
     files = [
         Files(

@@ -64,12 +64,11 @@ def _nothing() -> None:
 
 def _callback(place: str) -> Callable[..., None]:
     module, _, name = place.partition(":")
-    found: Any = getattr(import_module(module), name)
-    if not isinstance(found, type):
-        return found
-    from attrib.cli.options import command  # only commands of analyses need it
+    target: Any = getattr(import_module(module), name)
+    from attrib.cli.options import command  # imports numpy, which attrib --help does not need
 
-    return command(found)
+    made: Callable[..., None] = command(target) if isinstance(target, type) else target
+    return made
 
 
 app = typer.Typer(

@@ -107,7 +107,7 @@ class Where:
 
 
 def command(kind: type[Analysis]) -> Callable[..., None]:
-    """The command of an analysis: its options are the fields of :class:`Chosen`, of the analysis, and of :class:`Where`."""
+    """The command of an analysis: its options are the fields of Chosen, of the analysis, and of Where."""
     parameters = {
         each.name: each for group in (Chosen, kind, Where) for each in _parameters(group, kind)
     }  # fmt: skip
@@ -144,7 +144,8 @@ def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
         if each.name in _NEEDS and _NEEDS[each.name] not in kind.takes:
             continue
         if isinstance(each.default, Attack) or each.name == "attack":
-            yield from _attack_parameters(each.default, each.metadata["help"])
+            default = each.default if isinstance(each.default, Attack) else None
+            yield from _attack_parameters(default, each.metadata["help"])
         elif each.name == "models":
             info = typer.Argument(metavar=_metavar(kind), help=each.metadata["help"])
             yield _parameter("models", Annotated[each.type, info], None)
