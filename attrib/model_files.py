@@ -158,14 +158,20 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
     """
     if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
         return [_one(None, each, device) for each in given]
-    named_specs = _named(given)
-    loaded = [_load(name, spec, device) for name, spec in named_specs]
-    names = [files[0].name for files in loaded]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
+    loaded = named_models(_named(given), device=device)
     if not loaded:
         raise InputError("nothing to look at: expected at least one model")
+    return loaded
+
+
+def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.device | str) -> list[Model]:
+    """:func:`models_of` for names (None: the usual one) and specs; a model and a run may have the same name."""
+    loaded = [_load(name, spec, device) for name, spec in given]
+    names = [(files[0].name, files[0].epoch is None) for files in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            what = "models" if name[1] else "runs"
+            raise InputError(f"two {what} are called {name[0]!r}; give each its own name with NAME=SPEC")
     return [each for files in loaded for each in files]
 
 

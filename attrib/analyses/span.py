@@ -165,10 +165,11 @@ class Span(Explaining):
             both = stats.paired(left, right, seed=self.seed)
             rest = both if seen.all() else stats.paired(left[:, seen], right[:, seen], seed=self.seed)
             pairs = found.across[(found.across["a"] == names[0]) & (found.across["b"] == names[1])]
+            iou = pairs.loc[pairs["images"] == kind, "iou"].to_numpy(float)
             yield {
                 "images": kind, "quantity": "coverage", "n": left.shape[1], **both.entry(),
                 "without_empty": {"n": int(seen.sum()), **rest.entry()},
-                "iou": float(pairs.loc[pairs["images"] == kind, "iou"].mean()),
+                "iou": stats.mean(iou.reshape(left.shape[1], -1).mean(1)),  # over pairs of seeds, then over images
             }  # fmt: skip
 
     def corrected(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:

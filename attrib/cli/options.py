@@ -61,13 +61,10 @@ class Chosen:
         if not given:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
-        loaded: dict[str, Any] = {}
-        for name, specs in map(_named, given):
-            if name in loaded:
-                raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
-            files = [self._model(name, spec) for spec in specs]
-            loaded[name] = files if len(files) > 1 else files[0]
-        models = model_files.models_of(loaded, device="cpu")
+        specs = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
+        models = model_files.named_models(
+            [(name, files if len(files) > 1 else files[0]) for name, files in specs], device="cpu"
+        )
         return models, self._dataset(kind, models)
 
     def _model(self, name: str, spec: str) -> Any:
