@@ -8,7 +8,7 @@ left as it was. Batches of any size are worked through in chunks of bounded memo
 
 import warnings
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import captum.attr
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
-from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
+from attrib.inference import Precision, check_images, checked_labels, frozen, images_per_chunk
 from attrib.layers import feature_layer
 from attrib.loss import cross_entropy
 
@@ -352,8 +352,12 @@ class Attribution(NamedTuple):
     """(N,h,w) where the map was brought up from a layer's grid."""
 
 
+Map = str | Callable[[nn.Module, Tensor, Tensor], Tensor] | type[captum.attr.Attribution]
+"""A name of ``MAPS``; a function of model, image (N,C,H,W) and label (N,) to maps (N,H,W); or a class of Captum's."""
+
+
 def attribution(
-    name: str,
+    name: Map,
     model: nn.Module,
     image: Tensor,
     label: Tensor,
@@ -363,11 +367,14 @@ def attribution(
     index: Tensor | None = None,
     precision: Precision = "fp32",
 ) -> Attribution:
-    """The map called ``name``, one of ``MAPS``, with the options that this map has.
+    """The map called ``name``, with the options that this map has; or what a function or a class of Captum's gives.
 
-    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``; seed and index: of SmoothGrad's noise.
-    Raises InputError for another name, and what the map raises.
+    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``; seed and index: of SmoothGrad's noise. Of a
+    Captum class the absolute attributions are summed over channels.
+    Raises InputError for another name, a function that gives no finite maps (N,H,W), and what the map raises.
     """
+    if not isinstance(name, str):
+        return Attribution(_custom(name, model, image, label, precision=precision), None)
     if name not in MAPS:
         raise InputError(f"map: expected one of {', '.join(MAPS)}, got {name!r}")
     if name in GRID_MAPS:
@@ -378,6 +385,29 @@ def attribution(
     if name == "smoothgrad":
         return Attribution(smoothgrad(model, image, label, seed=seed, index=index, precision=precision), None)
     return Attribution(MAPS[name](model, image, label, precision=precision), None)
+
+
+def _custom(
+    map: Callable[..., Any] | type[captum.attr.Attribution], model: nn.Module, image: Tensor, label: Tensor,
+    *, precision: Precision,
+) -> Tensor:  # fmt: skip
+    """The maps (N,H,W) that a user's function or a class of Captum's gives."""
+    if isinstance(map, type) and issubclass(map, captum.attr.Attribution):
+
+        def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+            found: Tensor = map(fast.model).attribute(chunk.image.requires_grad_(), target=chunk.label)
+            return found
+
+        return _over_channels(_in_chunks(model, image, label, explain, precision=precision), signed=False)
+    with frozen(model):
+        maps = map(model, image, label)
+    expected = (len(image), *image.shape[2:])
+    if not isinstance(maps, Tensor) or tuple(maps.shape) != expected:
+        came = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"map: expected the function to give maps of shape {expected}, got {came}")
+    if not maps.isfinite().all():
+        raise InputError("map: expected the function to give finite maps, got NaN or infinity")
+    return maps.detach().float()
 
 
 def _in_chunks(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Model:
     fingerprint: str
     """Of the weights."""
     module: nn.Module | None = None
-    """In eval mode; None for a saved epoch that has not been :meth:`opened`."""
+    """None for a saved epoch that has not been :meth:`opened`."""
     checkpoint: Checkpoint | None = None
     """What the file says; None for a module or factory."""
     layer: nn.Module | None = None
@@ -136,7 +137,7 @@ def model(
     elif isinstance(spec, nn.Module) or is_factory(str(spec)):
         inner = spec if isinstance(spec, nn.Module) else load_factory(str(spec))
         given = (mean, std, size) != (None, None, None)
-        module = (Normalized(inner, mean, std, size) if given else inner).to(device).eval()
+        module = Normalized(inner, mean, std, size) if given else inner
         path = str(spec) if not isinstance(spec, nn.Module) else type(unwrapped(spec)).__name__
         made = Model(name or path.rpartition(":")[2], path, fingerprint(module), module)
     else:
@@ -150,7 +151,7 @@ def model(
 
 
 def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
-    """Every file of the models given, on the device, in eval mode.
+    """Every file of the models given; those read from files are on the device.
 
     given: a spec, a module, a :class:`Model`, a list of them, or a mapping of names to them, where a list is several
     seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
@@ -173,6 +174,20 @@ def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.devic
             what = "models" if name[1] else "runs"
             raise InputError(f"two {what} are called {name[0]!r}; give each its own name with NAME=SPEC")
     return [each for files in loaded for each in files]
+
+
+@contextmanager
+def on_device(models: Sequence[Model], device: torch.device) -> Iterator[None]:
+    """Inside, the modules are on the device; a user's module goes back to where it was."""
+    modules = [each.module for each in models if each.module is not None]
+    places = [next((tensor.device for tensor in chain(m.parameters(), m.buffers())), device) for m in modules]
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module, place in zip(modules, places, strict=True):
+            module.to(place)
 
 
 def groups(models: Iterable[Model]) -> dict[str, list[Model]]:
@@ -212,8 +227,7 @@ def _load(name: str | None, spec: Any, device: torch.device | str) -> list[Model
 
 def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
     if isinstance(spec, Model):
-        moved = spec if spec.module is None else replace(spec, module=spec.module.to(device).eval())
-        return moved if name is None else replace(moved, name=name)
+        return spec if name is None else replace(spec, name=name)
     if not isinstance(spec, str | Path | nn.Module):
         raise InputError(f"model {name}: expected a path or an nn.Module, got {type(spec).__name__}")
     return model(spec, name=name, device=device)
