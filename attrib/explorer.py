@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from attrib import checkpoint, inference, plot_explore
+from attrib import inference, plot_explore
 from attrib.data import Dataset
 from attrib.errors import InputError, one_line
 from attrib.maps import MAPS, SAMPLES
+from attrib.models import checkpoint
 from attrib.results import source
 from attrib.views import TARGETS, Attack, Desk, View, budget, positions, probabilities, view
 

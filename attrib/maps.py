@@ -20,8 +20,8 @@ from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
-from attrib.layers import feature_layer
 from attrib.loss import cross_entropy
+from attrib.models.layers import feature_layer
 
 
 class Chunk(NamedTuple):

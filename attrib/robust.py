@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from attrib import attack, inference
 from attrib.attack import Forward, Objective
 from attrib.fast import keep_prepared
-from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
 from attrib.loss import check_classes, cross_entropy, margin
+from attrib.models.gated import GatedClassifier, combined_loss
 from attrib.stats import paired_shares, share_interval
 
 TABLE_STEPS = (10, 20, 40, 100)
@@ -200,7 +200,7 @@ def _of_output(score: Objective, number: int, outputs: Tensor, label: Tensor) ->
 
 
 def _combined_margin(outputs: Tensor, label: Tensor) -> Tensor:
-    """CW's counterpart of :func:`attrib.gated.combined_loss`, with the same weight of the heads."""
+    """CW's counterpart of :func:`attrib.models.gated.combined_loss`, with the same weight of the heads."""
     return margin(outputs[0], label) + 2 * torch.stack([margin(head, label) for head in outputs[1:]]).mean(0)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import attrib
 from attrib import inference, robust
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from bench.timing import EPS, STEP_SIZE, Row, begin, parser, publish
 
 BASE = {"images": 512, "width": 16, "checkpoints": 1, "steps": 10, "samples": 4}

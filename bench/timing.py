@@ -22,7 +22,7 @@ from torch import nn
 from attrib import inference
 from attrib.data import Batch
 from attrib.glyphs import render
-from attrib.model import build
+from attrib.models.architectures import build
 
 RESULTS = Path("bench/results")
 EPS, STEP_SIZE = 8 / 255, 2 / 255

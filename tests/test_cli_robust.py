@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import robust as library
-from attrib.checkpoint import Checkpoint
 from attrib.cli.robust import _training_images
 from attrib.cli.robust_summary import rights_of
 from attrib.cli.subjects import Subject
+from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import _split
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import attrib
 from attrib import inference, maps, robust
 from attrib.fast import keep_prepared, prepared
-from attrib.gated import GatedClassifier
-from attrib.layers import Normalized
 from attrib.loss import cross_entropy
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
+from attrib.models.gated import GatedClassifier
+from attrib.models.outside import Normalized
 
 CPU = torch.device("cpu")
 

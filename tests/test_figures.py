@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 
 import attrib
-from attrib import checkpoint, plot, stats
-from attrib.model import Classifier, build
+from attrib import plot, stats
+from attrib.models import checkpoint
+from attrib.models.architectures import build
+from attrib.models.classifier import Classifier
 from figures import claims, compare, crossing, keep, names, readme, rows, run, shared, tasks, verdicts
 from figures.__main__ import SCRIPTS
 from figures.__main__ import main as draw_all

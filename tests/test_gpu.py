@@ -17,7 +17,7 @@ import attrib
 from attrib import maps, noise, robust
 from attrib.errors import one_line
 from attrib.glyphs import render
-from attrib.model import build
+from attrib.models.architectures import build
 from train import loop
 from train.config import Config, read_recipe
 from train.engine import Engine

@@ -24,7 +24,7 @@ LOSS = """
 import sys, torch
 from attrib.data import Batch
 from attrib.glyphs import render
-from attrib.model import build
+from attrib.models.architectures import build
 from train.attack import pgd_attack
 from train.config import Config
 from train.epoch import LossModule

@@ -14,8 +14,8 @@ import attrib
 from attrib import attack, autoattack, robust
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
-from attrib.gated import GatedClassifier
 from attrib.loss import cross_entropy, margin
+from attrib.models.gated import GatedClassifier
 from train.config import Config
 from train.loop import train
 

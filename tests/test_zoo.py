@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from attrib import checkpoint, zoo
-from attrib.checkpoint import Checkpoint
 from attrib.data import dataset
 from attrib.errors import InputError
-from attrib.model import build
+from attrib.models import checkpoint, zoo
+from attrib.models.architectures import build
+from attrib.models.checkpoint import Checkpoint
 from attrib.robust import judge
 from train.config import Config, read_recipe
 from train.zoo import add

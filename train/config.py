@@ -9,7 +9,7 @@ from typing import Any, Literal, get_origin
 
 from attrib.data import ATTACK, DATA_SETS, DEFAULT_ATTACK, Budget
 from attrib.errors import InputError
-from attrib.model import ARCHITECTURES, check_gated
+from attrib.models.architectures import ARCHITECTURES, check_gated
 
 METHODS = ("standard", "pgd-at", "alp", "aalp", "trades", "mart", "again")
 WEIGHT = {"alp": 1.0, "aalp": 1.0, "trades": 6.0, "mart": 5.0}

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from attrib import inference, noise
 from attrib.data import AUGMENT, Batch, Dataset
 from attrib.inference import Precision
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from attrib.parallel import World, shard, total
 from train.attack import Ascent, Attack, pgd_attack
 from train.augment import augment

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attrib import checkpoint, inference
+from attrib import inference
 from attrib.data import Dataset, dataset, training_split
 from attrib.errors import InputError
 from attrib.files import folder
-from attrib.model import Classifier
+from attrib.models import checkpoint
+from attrib.models.classifier import Classifier
 from attrib.parallel import shard, total, world
 from attrib.robust import about_reach, judge, withstands_pgd
 from train.config import Config

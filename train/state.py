@@ -11,7 +11,8 @@ import torch
 from attrib.data import STATS, Dataset
 from attrib.errors import InputError
 from attrib.files import atomic
-from attrib.model import Classifier, build
+from attrib.models.architectures import build
+from attrib.models.classifier import Classifier
 from train.config import Config
 
 

@@ -1,6 +1,6 @@
 """Put finished runs into the zoo that ships with the package: ``python -m train.zoo --recipe NAME RUN_DIR...``.
 
-Every run's model.pt is halved to fp16, measured as it will ship, and written to attrib/zoo/ under the name
+Every run's model.pt is halved to fp16, measured as it will ship, and written to attrib/models/zoo/ under the name
 DATA-ARCH-RUN, where RUN is the folder's name and that of its method's recipe.
 """
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from attrib import checkpoint, inference, zoo
-from attrib.checkpoint import Checkpoint
+from attrib import inference
 from attrib.data import ATTACK, dataset
 from attrib.errors import InputError
+from attrib.models import checkpoint, zoo
+from attrib.models.checkpoint import Checkpoint
 from attrib.robust import judge, withstands_pgd
 from train.config import RECIPES, Config, read_recipe
 

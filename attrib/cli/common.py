@@ -161,9 +161,9 @@ def load_data(
     Raises InputError where no data set is known, or more than one, or it does not fit a model, or has no split to
     choose.
     """
-    from attrib import checkpoint
     from attrib.data import WHOLE, dataset
-    from attrib.layers import Normalized
+    from attrib.models import checkpoint
+    from attrib.models.outside import Normalized
 
     known = {s.name: s.checkpoint.data for s in subjects if s.checkpoint and s.checkpoint.data != "unknown"}
     if name is None and not known:
@@ -246,7 +246,7 @@ def attacked(
 
 def _check_models(subjects: Sequence[Subject], data: "Dataset", image: "Tensor", *, attacked: bool) -> None:
     """Run every model on one image (1,C,H,W) of the data."""
-    from attrib.gated import GatedClassifier
+    from attrib.models.gated import GatedClassifier
 
     count = len(data.classes)
     advice = {

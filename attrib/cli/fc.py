@@ -127,7 +127,7 @@ def last_layers(subjects: list[Subject], name: str | None) -> "dict[str, nn.Modu
 
     None: it has to be found by running an image. Raises InputError where ``--fc`` names nothing.
     """
-    from attrib.layers import named
+    from attrib.models.layers import named
 
     outside = [subject for subject in subjects if not subject.checkpoint]
     if name is not None and not outside:
@@ -145,7 +145,7 @@ def _weight(subject: Subject, layer: "nn.Module | None", images: "Dataset | None
     """The last layer's weight (K,D)."""
     import torch
 
-    from attrib.layers import last_linear
+    from attrib.models.layers import last_linear
 
     if layer is None:
         assert images is not None

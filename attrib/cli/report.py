@@ -185,7 +185,7 @@ def _about(work: common.Loaded, how: How, *, shown: int, threshold: str) -> dict
 
 
 def _card(subject: Subject) -> dict[str, Any]:
-    from attrib.layers import unwrapped
+    from attrib.models.outside import unwrapped
 
     if subject.checkpoint:
         return card_of(subject.path, subject.model, subject.checkpoint)

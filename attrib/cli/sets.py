@@ -160,7 +160,7 @@ def saved_epochs(run: Path) -> list[Epoch]:
 
 def _check_epochs(epochs: list[Epoch], data: "Dataset") -> list[str]:
     """The fingerprints of the epochs; raises InputError for a file that is no checkpoint or does not fit the data."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     fingerprints = []
     for epoch in epochs:
@@ -192,7 +192,7 @@ def _measure(subjects: list[Subject], epochs: list[Epoch], batch: "Batch", how: 
     """
     import pandas as pd
 
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     parts = [_rows(subject, batch, how, epoch=NO_EPOCH) for subject in subjects]
     for epoch in epochs:

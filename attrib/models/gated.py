@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.loss import cross_entropy
-from attrib.model import Classifier, Residual
+from attrib.models.classifier import Classifier, Residual
 
 
 class Gate(nn.Module):
