@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from attrib import inference, plot_explore
-from attrib.data import Dataset
+from attrib.data import Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.maps import MAPS, SAMPLES
 from attrib.models import checkpoint
 from attrib.results import source
-from attrib.views import TARGETS, Attack, Desk, View, budget, positions, probabilities, view
+from attrib.views import TARGETS, Attack, Desk, View, positions, probabilities, view
 
 try:
     import ipywidgets as widgets
@@ -197,7 +197,7 @@ class Controls:
 
 
 def _controls(desk: Desk) -> Controls:
-    data, usual = desk.data, budget(desk.data.name)
+    data, usual = desk.data, default_attack(desk.data.name)
     unit = 255 if usual.eps <= LARGEST_EPS / 255 else 1
     own_width: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "max-content"}}
     # Where a slider is let go, not all along the way.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import inference
-from attrib.data import ATTACK
+from attrib.data import default_attack
 from attrib.robust import judge
 from bench.timing import (
     EPS,
@@ -108,7 +108,7 @@ def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
     model, described = attrib.load(ckpt)
     model.to(device)
     data = attrib.dataset(described.data, limit=limit)
-    eps, step_size, _ = ATTACK[described.data]
+    eps, step_size, _ = default_attack(described.data)
     settings: dict[str, Any] = {"eps": eps, "step_size": step_size, "steps": 10}
     right = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *installed()), 0)
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from torch import nn
 
 from attrib import inference
 from attrib.data import Batch
-from attrib.glyphs import render
+from attrib.data.glyphs import render
 from attrib.models.architectures import build
 
 RESULTS = Path("bench/results")

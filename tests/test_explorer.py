@@ -18,7 +18,7 @@ from torch import nn
 
 import attrib
 from attrib import plot_explore
-from attrib.data import ATTACK, Dataset
+from attrib.data import Dataset, default_attack
 from attrib.errors import InputError
 from attrib.explorer import Settings, neighbour, render
 from attrib.views import Attack, Desk, view
@@ -224,8 +224,8 @@ def test_checkpoints_are_loaded_and_digits_have_their_own_unit(tmp_path: Path) -
     black = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     mnist = Dataset("mnist", "test", tuple("0123456789"), black, torch.tensor([0, 1, 9]))
     box = attrib.explore({"loaded": saved(tmp_path / "grey.pt", (1, 28, 28))}, mnist)
-    assert control(box, "eps").value == pytest.approx(ATTACK["mnist"].eps)
-    assert control(box, "steps").value == ATTACK["mnist"].steps
+    assert control(box, "eps").value == pytest.approx(default_attack("mnist").eps)
+    assert control(box, "steps").value == default_attack("mnist").steps
     control(box, "attack (PGD)").value = True
     assert "PGD-40 within 0.3" in words(box)
     with pytest.raises(InputError, match="images are grey"):

@@ -15,8 +15,8 @@ from devices import GPU
 
 import attrib
 from attrib import maps, noise, robust
+from attrib.data.glyphs import render
 from attrib.errors import one_line
-from attrib.glyphs import render
 from attrib.models.architectures import build
 from train import loop
 from train.config import Config, read_recipe

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 
 import attrib
-from attrib import readers
+from attrib.data import readers
 from attrib.errors import InputError
 from attrib.models import checkpoint
 from figures import ledger, mosaics, pack, quarter, rows

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from attrib import inference
-from attrib.data import ATTACK, dataset
+from attrib.data import dataset, default_attack
 from attrib.errors import InputError
 from attrib.models import checkpoint, zoo
 from attrib.models.checkpoint import Checkpoint
@@ -60,7 +60,7 @@ def add(run: Path, *, recipe: str, limit: int | None, device: torch.device, plac
 def measure(ckpt: Checkpoint, *, limit: int | None, device: torch.device) -> dict[str, float]:
     """Clean and PGD accuracy on the test images, and the attack's settings."""
     model = checkpoint.to_model(ckpt, device=device)
-    budget, data = ATTACK[ckpt.data], dataset(ckpt.data, limit=limit)
+    budget, data = default_attack(ckpt.data), dataset(ckpt.data, limit=limit)
     clean = robust = 0
     for batch in data.batches(500, device=device):
         stood = withstands_pgd(

@@ -203,7 +203,7 @@ def attack_settings(
 
     Raises InputError for unknown attacks, negative numbers, or settings without an attack or not of this one.
     """
-    from attrib.data import ATTACK, DEFAULT_ATTACK
+    from attrib.data import default_attack
 
     if name is None:
         if (eps, step_size, steps) != (None, None, None):
@@ -213,7 +213,7 @@ def attack_settings(
         raise InputError(f"--attack: expected fgsm, pgd or cw, got {name!r}")
     if name == "fgsm" and (step_size, steps) != (None, None):
         raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
-    usual = ATTACK.get(data, DEFAULT_ATTACK)
+    usual = default_attack(data)
     if steps is not None and steps < 1:
         raise InputError(f"--steps: expected at least 1, got {steps}")
     return AttackSettings(

@@ -165,13 +165,13 @@ def _weight(subject: Subject, layer: "nn.Module | None", images: "Dataset | None
 
 def _class_names(subject: Subject, images: "Dataset | None", count: int) -> list[str]:
     """The classes of ``--data``, else of what the checkpoint was trained on, else their numbers; no data is loaded."""
-    from attrib import data, glyphs
+    from attrib.data import CATALOG
 
     known: tuple[str, ...] = ()
     if images:
         known = images.classes
-    elif subject.checkpoint:
-        known = {**data.CLASSES, "glyphs": glyphs.CLASSES}.get(subject.checkpoint.data, ())
+    elif subject.checkpoint and subject.checkpoint.data in CATALOG:
+        known = CATALOG[subject.checkpoint.data].classes
     return list(known) if len(known) == count else [str(number) for number in range(count)]
 
 
