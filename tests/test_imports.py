@@ -44,7 +44,7 @@ def test_maps_and_spans_do_not_import_one_another() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["attrib", "attrib.cli", "attrib.plot", "attrib.report", "attrib.results", "attrib.stats"]
+    "module", ["attrib", "attrib.cli", "attrib.plots.base", "attrib.report", "attrib.results", "attrib.stats"]
 )
 def test_torch_is_imported_only_where_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -91,8 +91,8 @@ def fc(
 
     written = []
     if out:
-        from attrib import plot
-        from attrib.plot_features import valid_picture
+        from attrib.plots import base
+        from attrib.plots.fc import valid_picture
 
         with stoppable("some files are written, and some are not"):
             written = [out / name for name in ("fc.csv", "fc.json", "fc.tex")]
@@ -104,7 +104,7 @@ def fc(
                 [masks[files[0].name] for files in seeds.values()], models=list(seeds),
                 classes=[classes[name] for name in seeds], title=title,
             )  # fmt: skip
-            written += plot.save(figure, out / "fc")
+            written += base.save(figure, out / "fc")
     if json:
         typer.echo(results.to_json(summary))
         return

@@ -332,8 +332,8 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _draw(table: "pd.DataFrame", summary: dict[str, Any], out: Path) -> list[Path]:
-    from attrib import plot
-    from attrib.plot_evolve import relations
+    from attrib.plots import base
+    from attrib.plots.relate import relations
 
     said = f"{texts.data_words(summary)}, {summary['models'][0]['n']:,} images, {texts.attack_words(summary['attack'])}"
-    return plot.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")
+    return base.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")
