@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attrib.association import mean_difference, partial_rank_correlation, rank_correlation
     from attrib.attack import cw, fgsm, pgd
     from attrib.consistency import alp_loss, logit_pairs
     from attrib.data import Batch, dataset
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
     from attrib.stats import holm, interval, paired
+    from attrib.stats.association import mean_difference, partial_rank_correlation, rank_correlation
 
 __version__ = "0.1.0"
 
@@ -57,13 +57,14 @@ _HOME = {
     "fgsm": "attack", "fractions": "faithfulness", "gini": "features", "gradcam": "maps", "gradient": "maps",
     "guided_gradcam": "maps", "high_contribution": "features", "holm": "stats", "insertion": "faithfulness",
     "inside": "spans", "integrated_gradients": "maps", "interval": "stats", "iou": "spans", "load": "models.checkpoint",
-    "locate": "models.layers", "logit_pairs": "consistency", "mean_difference": "association", "moved": "faithfulness",
-    "noise_images": "randomisation", "object_covered": "spans", "occlusion": "maps", "paired": "stats",
-    "partial_rank_correlation": "association", "participation_ratio": "features", "pgd": "attack", "pointing": "spans",
-    "probability": "faithfulness", "random_maps": "faithfulness", "random_pixels": "faithfulness",
-    "rank_correlation": "association", "relation": "relate", "relevance": "features", "save": "models.checkpoint",
-    "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans", "span_deletion": "faithfulness",
-    "spearman": "randomisation", "ssim": "randomisation", "valid_values": "features",
+    "locate": "models.layers", "logit_pairs": "consistency", "mean_difference": "stats.association",
+    "moved": "faithfulness", "noise_images": "randomisation", "object_covered": "spans", "occlusion": "maps",
+    "paired": "stats", "partial_rank_correlation": "stats.association", "participation_ratio": "features",
+    "pgd": "attack", "pointing": "spans", "probability": "faithfulness", "random_maps": "faithfulness",
+    "random_pixels": "faithfulness", "rank_correlation": "stats.association", "relation": "relate",
+    "relevance": "features", "save": "models.checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps",
+    "span": "spans", "span_deletion": "faithfulness", "spearman": "randomisation", "ssim": "randomisation",
+    "valid_values": "features",
 }  # fmt: skip
 
 __all__ = [

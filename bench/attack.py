@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import inference
+from attrib.accuracy import evaluate
 from attrib.data import default_attack
-from attrib.robust import judge
 from bench.timing import (
     EPS,
     STEP_SIZE,
@@ -119,7 +119,7 @@ def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
             precision = inference.precision(name, device)
             images[f"attrib {name}"] = attrib.pgd(model, image, label, index=index, precision=precision, **settings)
         for name in right:
-            right[name] += int((judge(model, images[name], label).prediction == label).sum())
+            right[name] += int((evaluate(model, images[name], label).prediction == label).sum())
     rows: list[Row] = [{"under": name, "accuracy %": 100 * count / len(data)} for name, count in right.items()]
     print(f"PGD-10 on {ckpt} ({described.arch}, {described.data}), {len(data):,} test images, eps {eps:.4g}")
     print("  ".join(f"{row['under']} {row['accuracy %']:.2f} %" for row in rows))

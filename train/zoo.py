@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from attrib import inference
+from attrib.accuracy import correct_under_pgd, evaluate
 from attrib.data import dataset, default_attack
 from attrib.errors import InputError
 from attrib.models import checkpoint, zoo
 from attrib.models.checkpoint import Checkpoint
-from attrib.robust import judge, withstands_pgd
 from train.config import RECIPES, Config, read_recipe
 
 STEPS = 40
@@ -63,11 +63,11 @@ def measure(ckpt: Checkpoint, *, limit: int | None, device: torch.device) -> dic
     budget, data = default_attack(ckpt.data), dataset(ckpt.data, limit=limit)
     clean = robust = 0
     for batch in data.batches(500, device=device):
-        stood = withstands_pgd(
+        stood = correct_under_pgd(
             model, batch.image, batch.label, eps=budget.eps, step_size=budget.step_size, steps=STEPS,
             index=batch.index, precision=inference.precision("auto", device),
         )  # fmt: skip
-        clean += int((judge(model, batch.image, batch.label).prediction == batch.label).sum())
+        clean += int((evaluate(model, batch.image, batch.label).prediction == batch.label).sum())
         robust += int(stood.sum())
     return {
         "clean": clean / len(data), "robust": robust / len(data), "images": float(len(data)),

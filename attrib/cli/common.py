@@ -131,8 +131,8 @@ def loaded(
 
     from attrib import inference
     from attrib.fast import keep_prepared
+    from attrib.objections import warn_short_attack
     from attrib.parallel import world
-    from attrib.robust import about_reach
 
     with world(device) as here:
         inference.precision(precision, here.device)  # a wrong name is said before anything is loaded
@@ -143,7 +143,7 @@ def loaded(
         images = load_data(data, asked, split=split, root=root, limit=limit, size=size)
         settings = attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
         if settings and settings.name != "fgsm":
-            for sentence in about_reach(settings.eps, settings.step_size, settings.steps):
+            for sentence in warn_short_attack(settings.eps, settings.step_size, settings.steps):
                 warn(sentence)
         (first,) = images.batches(1, order=torch.tensor([0]), device=here.device)
         _check_models(asked, images, first.image, attacked=settings is not None)
@@ -278,14 +278,15 @@ def warn_at_chance(subjects: Iterable[Subject], table: "pd.DataFrame", data: "Da
 
     table: a row per file and clean image, with columns model, seed, label and prediction.
     """
-    from attrib.robust import about_accuracy
+    from attrib.objections import warn_chance_accuracy
 
     for subject in subjects:
         rows = table[(table["model"] == subject.group) & (table["seed"] == subject.seed)]
         label = rows["label"].to_numpy(int)
         if len(rows) < FEWEST:
             continue
-        for sentence in about_accuracy((rows["prediction"] == label).to_numpy(bool), label, classes=len(data.classes)):
+        correct = (rows["prediction"] == label).to_numpy(bool)
+        for sentence in warn_chance_accuracy(correct, label, classes=len(data.classes)):
             warn(f"{subject.name}: {sentence}")
 
 
