@@ -215,7 +215,7 @@ def test_fc_counts_what_valid_values_marks(run: Any, place: Path, tmp_path: Path
 
 
 def test_fc_s_picture_shows_the_mask() -> None:
-    from attrib.plot_features import valid_picture
+    from attrib.plots.fc import valid_picture
 
     mask = torch.rand(10, 500, generator=torch.Generator().manual_seed(0)).numpy() > 0.4
     figure = valid_picture([mask], models=["a"], classes=[list("0123456789")], title="t")

@@ -22,10 +22,10 @@ from attrib.lazy import Lazy
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from attrib import plot as drawing
     from attrib.analyses.base import Analysis
+    from attrib.plots import base as drawing
 else:
-    drawing = Lazy("attrib.plot")
+    drawing = Lazy("attrib.plots.base")
 
 CLASSES = {
     "span": "Span", "maps": "Maps", "sets": "Sets", "contrib": "Contributions", "fc": "LastLayer", "check": "Checks",

@@ -33,7 +33,7 @@ from attrib.data import Batch, Dataset
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
-from attrib.model_files import Model, models_of, on_device
+from attrib.models.load import Model, models_of, on_device
 from attrib.parallel import World, broadcast, gather, world
 
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-    from attrib import consistency, inference, plot_sets
+    from attrib import consistency, inference
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.model_files import Model
+    from attrib.models.load import Model
+    from attrib.plots import sets as plots
 else:
     consistency, inference = Lazy("attrib.consistency"), Lazy("attrib.inference")
-    pd, plot_sets, torch = Lazy("pandas"), Lazy("attrib.plot_sets"), Lazy("torch")
+    pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.sets"), Lazy("torch")
 
 EXAMPLES = 4
 """Pictures per set in the figure of examples."""
@@ -224,11 +225,11 @@ class Sets(Analysis):
         seeds = text.first_seeds(models)
         figures = {
             # Several seeds' points would lie on top of one another.
-            "sets": plot_sets.confidence_scatter(
+            "sets": plots.confidence_scatter(
                 result.rows[result.rows["seed"] == 0], models=[entry["name"] for entry in models],
                 title=f"{where}, {models[0]['n']:,} images{seeds}",
             ),
-            "sets-examples": plot_sets.confidence_bars(
+            "sets-examples": plots.confidence_bars(
                 result.arrays["examples"], title=f"{where}; examples chosen by position alone{seeds}"
             ),
         }  # fmt: skip
@@ -240,7 +241,7 @@ class Sets(Analysis):
             ]  # fmt: skip
             title = f"{Path(run['run']).resolve().name}: {where}"
             name = "sets-epochs" if number == 0 else f"sets-epochs-{number}"
-            figures[name] = plot_sets.loss_over_epochs(pd.DataFrame(rows), title=title)
+            figures[name] = plots.loss_over_epochs(pd.DataFrame(rows), title=title)
         return figures
 
 

@@ -330,10 +330,10 @@ def _pairs(found: "dict[Kind, Measured]", seeds: dict[str, list[Subject]]) -> li
 
 
 def _draw(features: "pd.DataFrame", out: Path, summary: dict[str, Any]) -> list[Path]:
-    from attrib import plot
-    from attrib.plot_features import contribution_histograms
+    from attrib.plots import base
+    from attrib.plots.contrib import contribution_histograms
 
     title = f"{texts.data_words(summary)}, {summary['models'][0]['n']:,} images"
     title += texts.first_seeds(summary["models"])
     figure = contribution_histograms(features[features["seed"] == 0], multiple=summary["multiple"], title=title)
-    return plot.save(figure, out / "contrib")
+    return base.save(figure, out / "contrib")

@@ -91,8 +91,8 @@ def fc(
 
     written = []
     if out:
-        from attrib import plot
-        from attrib.plot_features import valid_picture
+        from attrib.plots import base
+        from attrib.plots.fc import valid_picture
 
         with stoppable("some files are written, and some are not"):
             written = [out / name for name in ("fc.csv", "fc.json", "fc.tex")]
@@ -104,7 +104,7 @@ def fc(
                 [masks[files[0].name] for files in seeds.values()], models=list(seeds),
                 classes=[classes[name] for name in seeds], title=title,
             )  # fmt: skip
-            written += plot.save(figure, out / "fc")
+            written += base.save(figure, out / "fc")
     if json:
         typer.echo(results.to_json(summary))
         return
@@ -127,7 +127,7 @@ def last_layers(subjects: list[Subject], name: str | None) -> "dict[str, nn.Modu
 
     None: it has to be found by running an image. Raises InputError where ``--fc`` names nothing.
     """
-    from attrib.layers import named
+    from attrib.models.layers import named
 
     outside = [subject for subject in subjects if not subject.checkpoint]
     if name is not None and not outside:
@@ -145,7 +145,7 @@ def _weight(subject: Subject, layer: "nn.Module | None", images: "Dataset | None
     """The last layer's weight (K,D)."""
     import torch
 
-    from attrib.layers import last_linear
+    from attrib.models.layers import last_linear
 
     if layer is None:
         assert images is not None
@@ -165,13 +165,13 @@ def _weight(subject: Subject, layer: "nn.Module | None", images: "Dataset | None
 
 def _class_names(subject: Subject, images: "Dataset | None", count: int) -> list[str]:
     """The classes of ``--data``, else of what the checkpoint was trained on, else their numbers; no data is loaded."""
-    from attrib import data, glyphs
+    from attrib.data import CATALOG
 
     known: tuple[str, ...] = ()
     if images:
         known = images.classes
-    elif subject.checkpoint:
-        known = {**data.CLASSES, "glyphs": glyphs.CLASSES}.get(subject.checkpoint.data, ())
+    elif subject.checkpoint and subject.checkpoint.data in CATALOG:
+        known = CATALOG[subject.checkpoint.data].classes
     return list(known) if len(known) == count else [str(number) for number in range(count)]
 
 

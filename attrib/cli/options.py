@@ -16,12 +16,12 @@ from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib import data as datasets
-    from attrib import model_files
     from attrib.analyses import inputs, run
     from attrib.data import Dataset
-    from attrib.model_files import Model
+    from attrib.models import load as model_files
+    from attrib.models.load import Model
 else:
-    model_files, datasets = Lazy("attrib.model_files"), Lazy("attrib.data")
+    model_files, datasets = Lazy("attrib.models.load"), Lazy("attrib.data")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (

@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plot import span_outline, style
+from attrib.plots.base import style
+from attrib.plots.maps import span_outline
 
 if TYPE_CHECKING:
     from attrib.views import View
@@ -42,7 +43,7 @@ def panels(
 
     classes: their names; label: the true class; kind: what the map is called; attacked: whether the image shown is an
     attack's; perturbation: whether to show what the attack added. The scale is capped at the 99.5th percentile, with
-    the square root of the value as brightness, as in :func:`attrib.plot.map_grid`.
+    the square root of the value as brightness, as in :func:`attrib.plots.maps.map_grid`.
     """
     columns = min(2, len(views))
     rows = -(-len(views) // columns)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.loss import cross_entropy
-from attrib.model import Classifier, Residual
+from attrib.models.classifier import Classifier, Residual
 
 
 class Gate(nn.Module):
@@ -57,8 +57,8 @@ class GatedClassifier(Classifier):
 
     ``forward`` depends on x alone: the gates follow the predictions of their heads, except inside ``gated_by``.
     A prediction is an argmax, which has no gradient. An attack on the final logits alone therefore overestimates the
-    robustness; see ``attrib.robust.attack_paths``. The modules that are passed in are changed and become this model's.
-    Raises InputError if the stages have no residual block.
+    robustness; see ``attrib.accuracy.attack_paths``. The modules that are passed in are changed and become this
+    model's. Raises InputError if the stages have no residual block.
     """
 
     def __init__(

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrib import checkpoint
 from attrib.analyses.maps_file import read_maps
-from attrib.checkpoint import Checkpoint
 from attrib.errors import InputError
-from attrib.layers import Normalized, feature_layer, load_factory, named, unwrapped
+from attrib.models import checkpoint
+from attrib.models.checkpoint import Checkpoint
+from attrib.models.layers import feature_layer, named
+from attrib.models.outside import Normalized, load_factory, unwrapped
 
 Spec = "str | Path | nn.Module | Model | Sequence[str | Path | nn.Module | Model]"
 

@@ -6,10 +6,9 @@ counted and eight bits of logit turn near ties around.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from functools import partial
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +18,15 @@ from torch import Tensor, nn
 from attrib import attack, inference
 from attrib.attack import Forward, Objective
 from attrib.fast import keep_prepared
-from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import Precision, autocast, frozen, input_gradient
 from attrib.loss import check_classes, cross_entropy, margin
-from attrib.stats import paired_shares, share_interval
+from attrib.models.gated import GatedClassifier, combined_loss
+from attrib.stats import share_interval
 
 TABLE_STEPS = (10, 20, 40, 100)
 """The numbers of steps of AALP's Table 2."""
 
-Right = NDArray[np.bool_]
+Correct = NDArray[np.bool_]
 """Whether each image was classified correctly, (N,)."""
 
 
@@ -74,7 +73,7 @@ def columns(steps: Collection[int]) -> list[str]:
     return ["fgsm", *(f"{kind}-{k}" for kind in ("pgd", "cw") for k in sorted(steps))]
 
 
-def judge(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
+def evaluate(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
     """The deployed model's answer in float32: image (N,C,H,W) in [0,1], label (N,).
 
     Raises InputError for labels that are no class.
@@ -122,7 +121,7 @@ def attacked(
     rows = torch.arange(len(image), device=image.device)
     found: dict[str, Outcome] = {}
     if worst or eps == 0:
-        found = dict.fromkeys(names, judge(model, image, label))
+        found = dict.fromkeys(names, evaluate(model, image, label))
         rows = torch.nonzero(found["fgsm"].prediction == label).squeeze(1)
     if eps == 0:  # nothing but the image itself lies in the ball
         return found
@@ -138,7 +137,7 @@ def attacked(
                     restart=restart, worst=worst, seed=seed, precision=precision,
                 )  # fmt: skip
                 for name, images in tries:
-                    outcome = judge(model, images, label[rows])._replace(path=torch.full_like(rows, number))
+                    outcome = evaluate(model, images, label[rows])._replace(path=torch.full_like(rows, number))
                     found[name] = _worse(found[name], rows, outcome, label) if name in found else outcome
                 # The next try is spared what no column has left standing.
                 standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
@@ -146,7 +145,7 @@ def attacked(
     return found
 
 
-def withstands_pgd(
+def correct_under_pgd(
     model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int, seed: int = 0,
     index: Tensor | None = None, precision: Precision = "fp32",
 ) -> Tensor:  # fmt: skip
@@ -161,7 +160,7 @@ def withstands_pgd(
                 model, image, label, objective=path.loss, forward=path.forward, eps=eps, step_size=step_size,
                 steps=(steps,), seed=seed, index=index, precision=precision,
             )  # fmt: skip
-            right &= judge(model, taken[steps], label).prediction == label
+            right &= evaluate(model, taken[steps], label).prediction == label
     return right
 
 
@@ -200,11 +199,11 @@ def _of_output(score: Objective, number: int, outputs: Tensor, label: Tensor) ->
 
 
 def _combined_margin(outputs: Tensor, label: Tensor) -> Tensor:
-    """CW's counterpart of :func:`attrib.gated.combined_loss`, with the same weight of the heads."""
+    """CW's counterpart of :func:`attrib.models.gated.combined_loss`, with the same weight of the heads."""
     return margin(outputs[0], label) + 2 * torch.stack([margin(head, label) for head in outputs[1:]]).mean(0)
 
 
-def gap(train: Right, test: Right) -> tuple[float, float, float]:
+def gap(train: Correct, test: Correct) -> tuple[float, float, float]:
     """Accuracy on training images less that on test images, with its 95 % interval (other images: unpaired).
 
     train: (N,); test: (M,). Newcombe's (1998) interval, from both sides' Wilson intervals; it holds near 0 and 1 too.
@@ -212,110 +211,3 @@ def gap(train: Right, test: Right) -> tuple[float, float, float]:
     a, b = float(train.mean()), float(test.mean())
     (a_low, a_high), (b_low, b_high) = share_interval(train), share_interval(test)
     return a - b, a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
-
-
-class Point(NamedTuple):
-    """A model's accuracies at one radius: whether each image stood, per attack, (N,) each."""
-
-    eps: float
-    step_size: float
-    right: dict[str, Right]
-
-
-EXPLODING = 1e6
-"""In float32 a pixel near 1 moves by no less than 6e-8, which at this slope still changes the loss by 0.06."""
-
-
-def reaches(eps: float, step_size: float, steps: int) -> bool:
-    """Whether that many steps lead from the image to the edge of the eps-ball, but for rounding."""
-    return steps * step_size >= eps * (1 - 1e-9)
-
-
-def about_reach(eps: float, step_size: float, steps: int) -> Iterator[str]:
-    """A sentence where an attack's steps cannot lead from the image to the edge of the ball that it is named by."""
-    if not reaches(eps, step_size, steps):
-        yield (
-            f"{steps} step{'s' * (steps > 1)} of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try more"
-            " --steps or a larger --step-size"
-        )
-
-
-def doubts(
-    clean: Right, label: NDArray[Any], gradient: NDArray[np.floating], points: Sequence[Point],
-    *, classes: int, steps: Collection[int],
-) -> list[str]:  # fmt: skip
-    """What an expert would object to in one model's accuracies, a sentence each (after Carlini et al. 2019).
-
-    clean, label, gradient: (N,) right on the clean image, true class, :func:`gradient_size`; points: by rising eps.
-    """
-    attacked = [point for point in points if point.eps > 0]
-    found = [*about_accuracy(clean, label, classes=classes), *_about_gradients(gradient)]
-    for point in attacked:
-        found += _about_one(point, steps=sorted(steps), chance=_chance(label, classes=classes))
-    for smaller, larger in pairwise(attacked):
-        found += _about_two(smaller, larger, longest=max(steps))
-    return found
-
-
-def about_accuracy(clean: Right, label: NDArray[Any], *, classes: int) -> Iterator[str]:
-    """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
-
-    clean, label: (N,) right on the clean image, true class. Images of one class say nothing about chance.
-    """
-    chance = _chance(label, classes=classes)
-    if len(np.unique(label)) > 1 and not share_interval(clean)[0] > chance:
-        yield f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
-
-
-def _chance(label: NDArray[Any], *, classes: int) -> float:
-    """Always naming one class is right as often as that class comes."""
-    return max(1 / classes, float(np.bincount(label).max()) / len(label))
-
-
-def _about_gradients(size: NDArray[np.floating]) -> Iterator[str]:
-    blind, wild = int((size == 0).sum()), int((~(size <= EXPLODING)).sum())
-    if blind:
-        yield (
-            f"the gradient of the loss is zero on {blind:,} of {len(size):,} images: that they withstand attacks by"
-            " gradient proves nothing; see --autoattack, whose Square needs none"
-        )
-    if wild:
-        yield (
-            f"the gradient of the loss is not finite or beyond {EXPLODING:.0e} on {wild:,} of {len(size):,} images:"
-            " exploding gradients lead attacks astray"
-        )
-
-
-def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str]:
-    longest = steps[-1]
-    eps = f"eps {point.eps:.4g}"
-    lead = paired_shares(point.right[f"pgd-{longest}"], point.right["fgsm"])
-    # FGSM's one step reaches the edge of the ball; where those of PGD together do not, it may well be stronger.
-    if reaches(point.eps, point.step_size, longest) and lead.difference > 0 and lead.p < 0.05:
-        yield (
-            f"at {eps} FGSM breaks {100 * lead.difference:.1f} points more than PGD-{longest}: one step stronger than"
-            " many is a sign of masked gradients"
-        )
-    if len(steps) > 1 and reaches(point.eps, point.step_size, steps[-2]):
-        late = paired_shares(point.right[f"pgd-{steps[-2]}"], point.right[f"pgd-{longest}"])
-        if late.difference >= 0.01 and late.p < 0.05:
-            yield (
-                f"at {eps} PGD breaks {100 * late.difference:.1f} points more from step {steps[-2]} to {longest}: it"
-                " has not converged, and the accuracy is an upper bound; see --restarts and --autoattack"
-            )
-    for name in (f"pgd-{longest}", f"cw-{longest}"):
-        if point.eps >= 0.5 and share_interval(point.right[name])[0] > chance:
-            yield (
-                f"{name.upper()} at {eps} leaves {point.right[name].mean():.1%} standing, where every image can be"
-                " made the same grey: it is the attack that fails"
-            )
-
-
-def _about_two(smaller: Point, larger: Point, *, longest: int) -> Iterator[str]:
-    for name in (f"pgd-{longest}", f"cw-{longest}"):
-        rise = paired_shares(larger.right[name], smaller.right[name])
-        if rise.difference > 0 and rise.p < 0.05:
-            yield (
-                f"{name.upper()} accuracy rises by {100 * rise.difference:.1f} points from eps {smaller.eps:.4g} to"
-                f" {larger.eps:.4g}, where it can only fall: the attack fails"
-            )

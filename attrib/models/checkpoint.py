@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib import zoo
 from attrib.errors import InputError
 from attrib.files import atomic
-from attrib.model import ARCHITECTURES, Classifier, Shape, build
-from attrib.weights import content_of, few, state_dict, unwrapped
+from attrib.models import zoo
+from attrib.models.architectures import ARCHITECTURES, build
+from attrib.models.classifier import Classifier, Shape
+from attrib.models.weights import content_of, few, state_dict, unwrapped
 
 FORMAT_VERSION = 1
 

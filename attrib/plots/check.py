@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attrib.plot import TEXT, legend_below, model_colours, style
+from attrib.plots.base import TEXT, legend_below, model_colours, style
 
 CONTROL = "0.45"
 

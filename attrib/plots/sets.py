@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plot import COLUMN, TEXT, style
+from attrib.plots.base import COLUMN, TEXT, style
 
 COLOURS = {"consistent": "#0072B2", "inconsistent": "#D55E00", "clean-wrong": "#999999"}
 """The paper's blue and red, as the style's colour-blind safe ones; grey for what is in neither set."""

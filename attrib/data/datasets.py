@@ -10,76 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attrib import glyphs, pictures, readers, sources
+from attrib.data import download, glyphs, pictures, readers
+from attrib.data.catalog import CATALOG, DATA_SETS
 from attrib.errors import InputError
 from attrib.loss import check_classes
 from attrib.noise import mixed_seed
 
-DATA_SETS = ("glyphs", "mnist", "svhn", "cifar10", "cifar100", "folder:DIR", "npz:FILE")
 SPLITS = ("train", "test")
 WHOLE = "all"
 """The split of data that is not split into training and test images."""
-
-
-class Budget(NamedTuple):
-    """An L-infinity attack's radius and step in pixel values of [0,1], and its number of steps."""
-
-    eps: float
-    step_size: float
-    steps: int
-
-
-# The papers' settings; glyphs as CIFAR.
-DEFAULT_ATTACK = Budget(8 / 255, 2 / 255, 10)
-ATTACK: dict[str, Budget] = {
-    "glyphs": DEFAULT_ATTACK,
-    "mnist": Budget(0.3, 0.01, 40),
-    "svhn": Budget(12 / 255, 3 / 255, 10),
-    "cifar10": DEFAULT_ATTACK,
-    "cifar100": DEFAULT_ATTACK,
-}
-
-# Mean and standard deviation of the training images' channels.
-STATS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "glyphs": ((0.5, 0.5, 0.5), (0.301, 0.301, 0.301)),
-    "mnist": ((0.1307,), (0.3081,)),
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-
-# What training does to an image: pad and crop by so many pixels, flip or not. Digits have no mirror image.
-AUGMENT: dict[str, tuple[int, bool]] = {
-    "glyphs": (0, False),
-    "mnist": (0, False),
-    "svhn": (4, False),
-    "cifar10": (4, True),
-    "cifar100": (4, True),
-}
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_DIGITS = tuple("0123456789")
-CLASSES: dict[str, tuple[str, ...]] = {
-    "mnist": _DIGITS,
-    "svhn": _DIGITS,
-    "cifar10": _words("airplane automobile bird cat deer dog frog horse ship truck"),
-    "cifar100": _words(
-        """
-        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
-        butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
-        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
-        keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
-        mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
-        plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
-        television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-        """
-    ),
-}
 
 
 class Batch(NamedTuple):
@@ -254,12 +193,12 @@ def dataset(
     if kind == "npz" and place:
         images, labels, masks, classes = readers.npz(Path(place).expanduser())
     elif name == "glyphs":
-        count = min(glyphs.COUNTS[split], limit or glyphs.COUNTS[split])
+        count = min(CATALOG[name].counts[split], limit or CATALOG[name].counts[split])
         images, labels, masks = glyphs.render(torch.arange(count), seed=seed, split=split)
-        classes = glyphs.CLASSES
-    elif name in CLASSES:
-        images, labels = sources.read(name, split=split, root=None if root is None else Path(root))
-        classes = CLASSES[name]
+        classes = CATALOG[name].classes
+    elif name in CATALOG:
+        images, labels = download.read(name, split=split, root=None if root is None else Path(root))
+        classes = CATALOG[name].classes
     else:
         there = Path(name).expanduser()
         meant = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?" if there.exists() else ""
