@@ -301,7 +301,6 @@ class Analysis(ABC):
 
     def at_chance(self, found: Findings) -> Iterator[str]:
         """A sentence for every file whose clean accuracy is no better than chance, where enough images say so."""
-        classes = len(found.context.images.classes)
         for files in found.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):
