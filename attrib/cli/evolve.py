@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from attrib import thresholds
 from attrib.cli import common, texts
 from attrib.cli.batches import added, exact, over_batches, unfinished
 from attrib.cli.explain import Examples, How, explain
@@ -60,7 +61,7 @@ def evolve(
     map_name: Annotated[str, typer.Option("--map", help="The map of ASC and of the pictures, as for attrib span.")] = (
         "gradcam"
     ),
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     images: Annotated[int, typer.Option(help="How many images to show maps of: the first of each class.")] = 5,
     attack: Annotated[str, typer.Option(help="The attack: fgsm, pgd or cw.")] = "pgd",
     eps: common.Eps = None,

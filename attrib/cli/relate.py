@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from attrib import thresholds
 from attrib.cli import common, texts
 from attrib.cli.batches import over_batches, unfinished
 from attrib.cli.explain import Explained, How, explain
@@ -52,7 +53,7 @@ def relate(
     map_name: Annotated[str, typer.Option("--map", help="The map whose span is measured, as for attrib span.")] = (
         "gradcam"
     ),
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     attack: Annotated[str, typer.Option(help="The attack: fgsm, pgd or cw.")] = "pgd",
     eps: common.Eps = None,
     step_size: common.StepSize = None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
+from attrib import thresholds
 from attrib.cli import common
 from attrib.cli.batches import Stopped
 from attrib.cli.explain import How, explain
@@ -48,7 +49,7 @@ def report(
     ] = 1000,
     data: common.Data = None,
     map_name: common.MapName = "gradcam",
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     target: common.Target = "label",
     attack: Annotated[str, typer.Option(help="The attack beside clean images: fgsm, pgd or cw.")] = "pgd",
     eps: common.Eps = None,
