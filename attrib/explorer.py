@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from attrib import checkpoint, inference, plot_explore
-from attrib.data import Dataset
+from attrib import inference
+from attrib.data import Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.maps import MAPS, SAMPLES
+from attrib.models import checkpoint
+from attrib.plots.explore import panels, png
 from attrib.results import source
-from attrib.views import TARGETS, Attack, Desk, View, budget, positions, probabilities, view
+from attrib.views import TARGETS, Attack, Desk, View, positions, probabilities, view
 
 try:
     import ipywidgets as widgets
@@ -99,11 +101,11 @@ def render(desk: Desk, settings: Settings) -> tuple[bytes, str]:
     if not views:
         return b"", f"{_place(desk, settings)}<br>No model is chosen."
     kind = f"{settings.kind} ({desk.samples} samples)" if settings.kind == "smoothgrad" else settings.kind
-    figure = plot_explore.panels(
+    figure = panels(
         views, classes=desk.data.classes, label=int(desk.data.labels[settings.position]), kind=kind,
         attacked=settings.attack is not None, perturbation=settings.perturbation and settings.attack is not None,
     )  # fmt: skip
-    return plot_explore.png(figure), _place(desk, settings) + _table(views, desk.data.classes, settings)
+    return png(figure), _place(desk, settings) + _table(views, desk.data.classes, settings)
 
 
 def neighbour(data: Dataset, settings: Settings, step: int) -> int:
@@ -196,7 +198,7 @@ class Controls:
 
 
 def _controls(desk: Desk) -> Controls:
-    data, usual = desk.data, budget(desk.data.name)
+    data, usual = desk.data, default_attack(desk.data.name)
     unit = 255 if usual.eps <= LARGEST_EPS / 255 else 1
     own_width: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "max-content"}}
     # Where a slider is let go, not all along the way.

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib import stats
-from attrib.association import (
+from attrib.stats import RESAMPLES, Values, at_a_time
+from attrib.stats.association import (
     Correlation,
     Difference,
     mean_difference,
@@ -18,7 +19,6 @@ from attrib.association import (
     rank_correlation,
     resampled_correlation,
 )
-from attrib.stats import RESAMPLES, Values, at_a_time
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -72,7 +72,7 @@ def make(
     Raises InputError for a folder without checkpoints, or with those of several data sets or architectures.
     """
     import attrib
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     models = models_of(ckpts)
     kinds = {(read.data, read.arch) for model in models for path in model.paths for read in [checkpoint.read(path)]}
@@ -128,7 +128,7 @@ def _epochs(run: Path) -> dict[int, Path]:
 
 def _card(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its training, for the page."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     ckpt = checkpoint.read(path)
     told = (

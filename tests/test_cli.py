@@ -143,7 +143,7 @@ def test_a_command_that_is_stopped_says_whether_anything_was_written(
 
     given = ("span", "--ckpt", models / "a.pt", "--limit", 5, "--out", tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("attrib.plot.map_grid", stop)
+        patched.setattr("attrib.plots.maps.map_grid", stop)
         stopped = run(*given)
     assert (stopped.status, stopped.out) == (130, "")
     assert stopped.err == "attrib: error: interrupted; some files are written, and some are not\n"

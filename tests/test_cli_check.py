@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import attrib
-from attrib import faithfulness, plot_checks, randomisation, spans
+from attrib import faithfulness, randomisation, spans
 from attrib.cli import check as command
+from attrib.plots.check import cascade_and_curves
 
 SHORT = ("--steps", 2, "--step-size", "4/255", "--curve-steps", 4, "--precision", "fp32")
 
@@ -110,7 +111,7 @@ def test_the_figure_has_as_much_room_for_each_layer_s_name(run: Any, models: Pat
     for entry in summary["models"]:  # as if they had 60 layers: the first stage is near none at all
         for stage, layers in zip(entry["cascade"], (1, 21, 40, 60), strict=True):
             stage.update(layers=layers, of=60)
-    figure = plot_checks.cascade_and_curves(summary, title="")
+    figure = cascade_and_curves(summary, title="")
     left = figure.axes[0]
     assert [label.get_text() for label in left.get_xticklabels()] == [
         "none",
@@ -122,7 +123,7 @@ def test_the_figure_has_as_much_room_for_each_layer_s_name(run: Any, models: Pat
     assert left.get_xticks() == pytest.approx([0, 25, 50, 75, 100])
     assert left.lines[0].get_xdata() == pytest.approx(left.get_xticks())
     summary["models"][1]["cascade"][0]["lowest"] = "head"  # other names: the share of the layers stands below
-    left = plot_checks.cascade_and_curves(summary, title="").axes[0]
+    left = cascade_and_curves(summary, title="").axes[0]
     assert left.lines[0].get_xdata() == pytest.approx([0, 100 / 60, 35, 200 / 3, 100])
     assert "layers re-initialised" in left.get_xlabel()
 

@@ -302,5 +302,5 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 def test_the_plots_need_no_torch() -> None:
-    code = "import sys, attrib.plot_sets, attrib.cli.sets; sys.exit('torch' in sys.modules)"
+    code = "import sys, attrib.plots.sets, attrib.cli.sets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

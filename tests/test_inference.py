@@ -9,7 +9,7 @@ from devices import DEVICES
 from torch import nn
 
 import attrib
-from attrib import inference, robust, views
+from attrib import accuracy, inference, views
 from attrib.cli.subjects import Subject, logits_of
 
 # torch 2.9 and 2.10 warn of the older settings, which these tests use on purpose.
@@ -136,7 +136,7 @@ def predictors() -> dict[str, Callable[[nn.Module, torch.Tensor, torch.Tensor], 
 
     return {
         "logits": lambda model, image, _: inference.logits(model, image),
-        "robust": lambda model, image, label: robust.judge(model, image, label).margin,
+        "robust": lambda model, image, label: accuracy.evaluate(model, image, label).margin,
         "span, maps, check, relate, sets": of_command,
         "explorer": of_explorer,
         "faithfulness": attrib.probability,

@@ -1,4 +1,4 @@
-"""The analyses of the last layer, Contributions and LastLayer: through Python, and their commands' options and errors."""
+"""The analyses of the last layer, Contributions and LastLayer: through Python, and their commands' errors."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from attrib.analyses.options import Attack
 from attrib.analyses.result import Result
 from attrib.errors import InputError, Stopped
 from attrib.features import high_contribution, last_layer, scale_free_contribution
+from attrib.plots.fc import valid_picture
 
 OWN = """
 from torch import nn
@@ -42,8 +43,9 @@ def seven():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, untrained: Any) -> Path:
-    """a.pt and b.pt: lenets; wide.pt: 64 features; cifar.pt: other class names; five.pt: 5 classes; mine.py."""
+    """a.pt and b.pt: lenets; wide.pt: 64 features; cifar.pt, five.pt: other classes; run; maps.npz; mine.py."""
     folder = tmp_path_factory.mktemp("place")
+    (folder / "run").mkdir()
     for seed, (name, arch, data, classes) in enumerate(
         [
             ("a", "lenet", "glyphs", 10), ("b", "lenet", "glyphs", 10), ("wide", "resnet32", "glyphs", 10),
@@ -51,6 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, untrained: Any) -> Path:
         ]
     ):  # fmt: skip
         untrained(folder / f"{name}.pt", seed, arch=arch, data=data, classes=classes)
+    untrained(folder / "run" / "epoch-1.pt")
+    np.savez(folder / "maps.npz", map=np.zeros((3, 32, 32), np.float32), index=np.arange(3))
     (folder / "mine.py").write_text(OWN)
     return folder
 
@@ -87,7 +91,7 @@ def check_saved(result: Result, out: Path) -> None:
     assert not list(out.glob(".*"))
 
 
-def test_contributions_are_those_of_the_functions(place: Path, tmp_path: Path) -> None:
+def test_contributions_are_those_of_the_functions(tmp_path: Path) -> None:
     data = attrib.dataset("glyphs", limit=60)
     result = Contributions().run({"first": "a.pt", "b": "b.pt"}, data, batch_size=17, out=tmp_path)
     assert all("is the model trained?" in warning for warning in result.warnings)  # they are not
@@ -159,7 +163,8 @@ def test_one_image_has_no_interval(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, measure, seen = attrib.dataset("glyphs", limit=40), Contributions.measure, []
+    data, measure = attrib.dataset("glyphs", limit=40), Contributions.measure
+    seen: list[int] = []
 
     def stopping(self: Contributions, model: Any, batch: Any, context: Any) -> Any:
         if len(seen) == 3:
@@ -239,8 +244,6 @@ def test_last_layer_counts_what_valid_values_marks(tmp_path: Path, rule: str) ->
 
 
 def test_the_picture_shows_the_mask() -> None:
-    from attrib.plot_features import valid_picture
-
     mask = torch.rand(10, 500, generator=torch.Generator().manual_seed(0)).numpy() > 0.4
     figure = valid_picture([mask], models=["a"], classes=[list("0123456789")], title="t")
     drawn = np.asarray(figure.axes[0].images[0].get_array())
@@ -305,6 +308,8 @@ BAD = [
     (("contrib", "--model", "mine:convolutional", "--data", "glyphs", *FEW), "linear layer"),
     (("contrib", "--model", "mine:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),
     (("fc",), "nothing to look at"),
+    (("fc", "maps.npz"), "expected a model, got saved epochs or maps"),
+    (("fc", "run"), "expected a model, got saved epochs or maps"),
     (("fc", *A, "--rule", "median"), "--rule: expected one of mean, class-mean, absolute"),
     (("fc", *A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
     (("fc", *A, "--data", "imagenet"), "expected one of glyphs"),

@@ -18,7 +18,7 @@ from results_by_hand import IMAGES, SIZE, coverage_of, write_results
 
 import attrib
 from attrib import cli, report, report_images, report_words
-from attrib.checkpoint import Checkpoint
+from attrib.models.checkpoint import Checkpoint
 from attrib.report import NUMBER, render
 from attrib.report_images import Coded, coded, decoded
 

@@ -22,17 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attrib import inference, maps
-    from attrib import robust as accuracy
+    from attrib import inference, maps, objections
     from attrib.analyses import inputs
     from attrib.analyses import run as running
     from attrib.analyses.result import Result, Table
     from attrib.data import Batch, Dataset
     from attrib.inference import Precision
-    from attrib.model_files import Model
+    from attrib.models.load import Model
 else:
     torch = Lazy("torch")
-    accuracy, inference, maps = Lazy("attrib.robust"), Lazy("attrib.inference"), Lazy("attrib.maps")
+    inference, maps, objections = Lazy("attrib.inference"), Lazy("attrib.maps"), Lazy("attrib.objections")
     inputs, running = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 FEWEST = 50
@@ -307,6 +306,7 @@ class Analysis(ABC):
 
     def at_chance(self, found: Findings) -> Iterator[str]:
         """A sentence for every file whose clean accuracy is no better than chance, where enough images say so."""
+        classes = len(found.context.images.classes)
         for files in found.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):
@@ -314,7 +314,9 @@ class Analysis(ABC):
                     continue
                 label = rows["label"].to_numpy(int)
                 right = (rows["prediction"] == label).to_numpy(bool)
-                for sentence in accuracy.about_accuracy(right, label, classes=len(found.context.images.classes)):
+                for sentence in objections.warn_chance_accuracy(
+                    right, label, classes=len(found.context.images.classes)
+                ):
                     yield f"{model.label}: {sentence}"
 
     def options(self) -> dict[str, Any]:

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attrib import features, inference, plot_features
+    from attrib import features, inference
     from attrib.analyses import inputs
     from attrib.analyses.result import Result
     from attrib.data import Batch
     from attrib.features import LastLayer
-    from attrib.model_files import Model
+    from attrib.models.load import Model
+    from attrib.plots import contrib as plots
 else:
     features, inference, inputs = Lazy("attrib.features"), Lazy("attrib.inference"), Lazy("attrib.analyses.inputs")
-    pd, plot_features, torch = Lazy("pandas"), Lazy("attrib.plot_features"), Lazy("torch")
+    pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.contrib"), Lazy("torch")
 
 QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
 """What is measured: its name in the summary, and its column in the CSVs."""
@@ -219,9 +220,7 @@ class Contributions(Analysis):
         """Histograms of the features' contributions."""
         summary, table = result.summary, result.frames[""]
         title = f"{text.data_words(summary)}, {summary['models'][0]['n']:,} images{text.first_seeds(summary['models'])}"
-        figure = plot_features.contribution_histograms(
-            table[table["seed"] == 0], multiple=summary["multiple"], title=title
-        )
+        figure = plots.contribution_histograms(table[table["seed"] == 0], multiple=summary["multiple"], title=title)
         return {"contrib": figure}
 
 

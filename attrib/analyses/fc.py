@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attrib import data as catalog
-    from attrib import features, glyphs, layers, plot_features
+    from attrib import features
     from attrib.analyses.result import Result
-    from attrib.data import Dataset
-    from attrib.model_files import Model
+    from attrib.data import Dataset, catalog
+    from attrib.models import layers
+    from attrib.models.load import Model
+    from attrib.plots import fc as plots
 else:
-    catalog, features, glyphs = Lazy("attrib.data"), Lazy("attrib.features"), Lazy("attrib.glyphs")
-    layers, pd, torch = Lazy("attrib.layers"), Lazy("pandas"), Lazy("torch")
-    plot_features = Lazy("attrib.plot_features")
+    catalog, features, layers = Lazy("attrib.data.catalog"), Lazy("attrib.features"), Lazy("attrib.models.layers")
+    pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.fc"), Lazy("torch")
 
 PRINTED = 30
 """With more classes than these, the table for people shows the means only; the CSV holds all."""
@@ -172,7 +172,7 @@ class LastLayer(Analysis):
         """Valid values in red, the others in white."""
         summary = result.summary
         models, arrays = summary["models"], result.arrays[""]
-        figure = plot_features.valid_picture(
+        figure = plots.valid_picture(
             [arrays[f"valid_{place}"] for place in range(len(models))], models=[entry["name"] for entry in models],
             classes=[entry["classes"] for entry in models],
             title=RULES[summary["rule"]] + text.first_seeds(models),
@@ -185,8 +185,8 @@ def _class_names(model: "Model", data: "Dataset | None", count: int) -> list[str
     known: tuple[str, ...] = ()
     if data:
         known = data.classes
-    elif model.checkpoint:
-        known = {**catalog.CLASSES, "glyphs": glyphs.CLASSES}.get(model.checkpoint.data, ())
+    elif model.checkpoint and model.checkpoint.data in catalog.CATALOG:
+        known = catalog.CATALOG[model.checkpoint.data].classes
     return list(known) if len(known) == count else [str(number) for number in range(count)]
 
 

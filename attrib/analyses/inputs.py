@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib import checkpoint, inference, robust
+from attrib import inference, objections
 from attrib.analyses.base import Analysis
 from attrib.data import WHOLE, Dataset, dataset
 from attrib.errors import InputError, one_line
-from attrib.gated import GatedClassifier
-from attrib.layers import Normalized, named
-from attrib.model_files import Model, with_layer
+from attrib.models import checkpoint
+from attrib.models.gated import GatedClassifier
+from attrib.models.layers import named
+from attrib.models.load import Model, with_layer
+from attrib.models.outside import Normalized
 from attrib.parallel import World
 
 Warn = Callable[[str], None]
@@ -76,7 +78,7 @@ def check_models(
         return list(models)
     attack = getattr(analysis, "attack", None)
     if attack and attack.name != "fgsm":
-        for sentence in robust.about_reach(attack.eps, attack.step_size, attack.steps):
+        for sentence in objections.warn_short_attack(attack.eps, attack.step_size, attack.steps):
             warn(sentence)
     (first,) = data.batches(1, order=torch.tensor([0]), device=group.device)
     checked, runs = [], set()

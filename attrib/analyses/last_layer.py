@@ -10,11 +10,10 @@ from attrib.lazy import Lazy
 if TYPE_CHECKING:
     from torch import nn
 
-    from attrib import layers
-    from attrib import model as classifiers
-    from attrib.model_files import Model
+    from attrib.models import classifier, layers
+    from attrib.models.load import Model
 else:
-    layers, classifiers = Lazy("attrib.layers"), Lazy("attrib.model")
+    classifier, layers = Lazy("attrib.models.classifier"), Lazy("attrib.models.layers")
 
 
 def fc_option() -> Any:
@@ -36,11 +35,14 @@ def last_layer_of(model: "Model", name: str | None) -> "nn.Module | None":
             return layers.named(module, name)
         except InputError as error:
             raise InputError(f"fc: {str(error).removeprefix('layer: ')}") from None
-    return module.fc if isinstance(module, classifiers.Classifier) else None
+    return module.fc if isinstance(module, classifier.Classifier) else None
 
 
 def check_last_layers(models: "Sequence[Model]", name: str | None) -> None:
-    """Raise InputError where ``fc`` names no layer of a model, or all models are checkpoints."""
+    """Raise InputError for saved epochs and map files, and where ``fc`` names no layer, or all are checkpoints."""
+    for model in models:
+        if model.module is None:
+            raise InputError(f"{model.name}: expected a model, got saved epochs or maps; name one file of the run")
     if name is None:
         return
     outside = [model for model in models if model.checkpoint is None]

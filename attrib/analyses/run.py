@@ -5,10 +5,11 @@ on disk, so that the same call continues. Rows are joined in the data's order, s
 order or number of processes (sums are exact; other numbers hold to rounding).
 """
 
+import hashlib
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain, combinations, groupby
 from pathlib import Path
@@ -28,11 +29,11 @@ from attrib.analyses.inputs import check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
-from attrib.data import Batch
+from attrib.data import Batch, Dataset
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
-from attrib.files import folder
-from attrib.model_files import Model, models_of
+from attrib.files import folder, to_json
+from attrib.models.load import Model, models_of, on_device
 from attrib.parallel import World, broadcast, gather, world
 
 
@@ -43,9 +44,10 @@ def execute(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     place = folder(Path(out)) if out else None
-    with world(device) as group:
+    with world(device) as group, ExitStack() as stack:
         inference.precision(analysis.precision, group.device)
         loaded = analysis.looked_at(models_of(models, device=group.device))
+        stack.enter_context(on_device(loaded, group.device))
         images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
         analysis = analysis.resolved(images)
         messages = Messages(group.rank == 0)
@@ -53,28 +55,34 @@ def execute(
         context = Context(
             group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else ()
         )
-        key = {
-            "analysis": analysis.name, **analysis.options(), "models": [model.key() for model in loaded],
-            "data": images.key if images else None, "batch_size": context.batch_size, "versions": provenance(),
-            "precision": [analysis.attack_precision(group.device), analysis.exact_precision(group.device)],
-        }  # fmt: skip
-        with (
-            partial_results(place, analysis.name, key, group) as store,
-            keep_prepared(*(model.module for model in loaded if model.module is not None)),
-        ):
+        key = _key(analysis, loaded, images, context)
+        stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
+        with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
-            passes = analysis.passes(loaded, images) if images else []
-            work = _work(passes, context)
+            work = _work(analysis.passes(loaded, images) if images else [], context)
             measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
             answer = None
             if measured is not None and facts is not None:
                 splits = {each.number: each.of.data.split for each in work}
-                result = _summed_up(analysis, _joined(analysis, loaded, measured, facts, splits, context), messages)
+                found = _joined(analysis, loaded, measured, facts, splits, context)
+                result = _summed_up(analysis, found, messages, key)
                 answer = result, result.save(place) if place else []
             answer = broadcast(answer)
     assert answer is not None
     return answer
+
+
+def _key(analysis: Analysis, models: Sequence[Model], data: Dataset | None, context: Context) -> str:
+    """A hash of all that the result depends on: settings, models, data, versions; not the device."""
+    options = {name: value for name, value in analysis.options().items() if name != "precision"}
+    described = {
+        "analysis": analysis.name, **options, "models": [model.key() for model in models],
+        "data": data.key if data else None, "batch_size": context.batch_size, "versions": provenance(),
+        # What "auto" stands for: rows in bfloat16 and in float32 must not be joined.
+        "precision": [analysis.attack_precision(context.device), analysis.exact_precision(context.device)],
+    }  # fmt: skip
+    return hashlib.sha256(to_json(described).encode()).hexdigest()[:12]
 
 
 KEYS = ("split", "model", "seed", "epoch", "images", "index")
@@ -272,7 +280,7 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[np.lexsort((*keys, *first))].reset_index(drop=True)
 
 
-def _summed_up(analysis: Analysis, found: Findings, messages: Messages) -> Result:
+def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
     """From what was measured to the result: the numbers of every name, the differences of every two."""
     entries = [_entry(analysis, files) for files in found.files.values()]
     pairs = [
@@ -284,7 +292,7 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages) -> Resul
     summary: dict[str, Any] = {
         **({"data": data.name, "split": data.split} if data else {}),
         **analysis.about(found, entries), "models": entries, "pairs": analysis.corrected(pairs),
-        "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()},
+        "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()}, "key": key,
     }  # fmt: skip
     for sentence in analysis.objections(summary, found):
         messages.add(sentence)

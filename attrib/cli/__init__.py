@@ -22,7 +22,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
     "maps": ("attrib.cli.maps:maps", "Heat maps of a few images under every model."),
-    "sets": ("attrib.cli.sets:sets", "Which images does an attack turn?"),
+    "sets": ("attrib.analyses.sets:Sets", "Which images does an attack turn?"),
     "contrib": ("attrib.analyses.contrib:Contributions", "How are contributions distributed over features?"),
     "fc": ("attrib.analyses.fc:LastLayer", "How many weights of the last layer are valid?"),
     "robust": ("attrib.cli.robust:robust", "How accurate is each model under attack?"),

@@ -378,9 +378,10 @@ def _caption(summary: dict[str, Any]) -> str:
 
 
 def _draw(summary: dict[str, Any], out: Path) -> list[Path]:
-    from attrib import plot, plot_checks
+    from attrib.plots import base
+    from attrib.plots.check import cascade_and_curves
 
-    figure = plot_checks.cascade_and_curves(
+    figure = cascade_and_curves(
         summary, title=f"{summary['map']}, {texts.data_words(summary)}, {summary['models'][0]['n']:,} images"
     )
-    return plot.save(figure, out / "check")
+    return base.save(figure, out / "check")

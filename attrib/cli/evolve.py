@@ -261,7 +261,7 @@ def _shown(numbers: list[int]) -> list[int]:
 
 
 def _examples(epochs: list[Saved], data: "Dataset", how: How, threshold: str, *, count: int) -> dict[str, Any]:
-    """What :func:`attrib.plot.map_grid` takes, with a column of maps for every epoch shown."""
+    """What :func:`attrib.plots.maps.map_grid` takes, with a column of maps for every epoch shown."""
     import torch
 
     from attrib.spans import span
@@ -330,15 +330,17 @@ def _caption(summary: dict[str, Any]) -> str:
 def _draw(
     summary: dict[str, Any], features: "pd.DataFrame", examples: dict[str, Any], epochs: list[Saved], out: Path
 ) -> list[Path]:
-    from attrib import plot, plot_evolve
+    from attrib.plots import base
+    from attrib.plots.evolve import contributions, curves
+    from attrib.plots.maps import map_grid
 
     said = f"{texts.data_words(summary)}, {summary['n']:,} images"
-    curves = plot_evolve.curves(_flat(summary), title=f"{said}, {texts.attack_words(summary['attack'])}")
-    written = plot.save(curves, out / "evolve")
+    over_epochs = curves(_flat(summary), title=f"{said}, {texts.attack_words(summary['attack'])}")
+    written = base.save(over_epochs, out / "evolve")
     of_runs = [{epoch.number for epoch in epochs if epoch.run == run["name"]} for run in summary["runs"]]
     # Two runs are seen beside each other at the epochs that both have, if there are such.
     numbers = sorted(set.intersection(*of_runs) or set.union(*of_runs))
-    histograms = plot_evolve.contributions(features, epochs=_shown(numbers), title=said)
-    written += plot.save(histograms, out / "evolve-contrib")
-    maps = plot.map_grid(examples, title=f"{summary['map']}, {texts.data_words(summary)}")
-    return written + plot.save(maps, out / "evolve-maps")
+    histograms = contributions(features, epochs=_shown(numbers), title=said)
+    written += base.save(histograms, out / "evolve-contrib")
+    maps = map_grid(examples, title=f"{summary['map']}, {texts.data_words(summary)}")
+    return written + base.save(maps, out / "evolve-maps")

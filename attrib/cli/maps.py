@@ -47,8 +47,10 @@ def maps(
     import pandas as pd
     import torch
 
-    from attrib import plot, results
+    from attrib import results
     from attrib.parallel import gather, shard
+    from attrib.plots import base
+    from attrib.plots.maps import map_grid
     from attrib.spans import span
 
     common.check_map(map_name, threshold, layer=layer)
@@ -100,8 +102,8 @@ def maps(
                 _write(path, [of_batch for _, found, _ in parts for of_batch in found[subject.name]], pool.shape[1:])
             examples = shown.arrays()
             results.write_examples(out / "maps-examples.npz", examples)
-            picture = plot.map_grid(examples, title=said + first_seeds(summary["models"]))
-            written += plot.save(picture, out / "maps")
+            picture = map_grid(examples, title=said + first_seeds(summary["models"]))
+            written += base.save(picture, out / "maps")
     if json:
         typer.echo(results.to_json(summary))
         return

@@ -16,12 +16,12 @@ from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib import data as datasets
-    from attrib import model_files
     from attrib.analyses import inputs, run
     from attrib.data import Dataset
-    from attrib.model_files import Model
+    from attrib.models import load as model_files
+    from attrib.models.load import Model
 else:
-    model_files, datasets = Lazy("attrib.model_files"), Lazy("attrib.data")
+    model_files, datasets = Lazy("attrib.models.load"), Lazy("attrib.data")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
@@ -61,13 +61,10 @@ class Chosen:
         if not given:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
-        loaded: dict[str, Any] = {}
-        for name, specs in map(_named, given):
-            if name in loaded:
-                raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
-            files = [self._model(name, spec) for spec in specs]
-            loaded[name] = files if len(files) > 1 else files[0]
-        models = model_files.models_of(loaded, device="cpu")
+        specs = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
+        models = model_files.named_models(
+            [(name, files if len(files) > 1 else files[0]) for name, files in specs], device="cpu"
+        )
         return models, self._dataset(kind, models)
 
     def _model(self, name: str, spec: str) -> Any:
@@ -91,7 +88,7 @@ class Chosen:
         data = datasets.dataset(
             name, split=self.split, root=self.data_root, limit=self.limit if kind.needs_data else 1,
             size=self.size if pictures else None,
-        )
+        )  # fmt: skip
         if self.split == "train" and data.split == datasets.WHOLE:
             raise InputError(f"--split train: {name} is not split into training and test images; leave out --split")
         return data

@@ -169,7 +169,7 @@ def all_epochs(runs: list[str]) -> list[Saved]:
 
 def load_epoch(epoch: Saved, device: "torch.device | str") -> Subject:
     """The model of a saved epoch. Epochs are read anew when they are needed: one in memory at a time."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     model, ckpt = checkpoint.load(epoch.path, device=device)
     return Subject(f"{epoch.run} epoch {epoch.number}", epoch.run, 0, str(epoch.path), model, None, ckpt)
@@ -183,7 +183,7 @@ def first_of_runs(epochs: list[Saved]) -> list[Subject]:
 
 def fingerprints_of(epochs: list[Saved], data: "Dataset") -> list[str]:
     """The fingerprints of the epochs' weights; raises InputError where one does not fit the data."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     found = []
     for epoch in epochs:
@@ -332,8 +332,8 @@ def _print(summary: dict[str, Any]) -> None:
 
 
 def _draw(table: "pd.DataFrame", summary: dict[str, Any], out: Path) -> list[Path]:
-    from attrib import plot
-    from attrib.plot_evolve import relations
+    from attrib.plots import base
+    from attrib.plots.relate import relations
 
     said = f"{texts.data_words(summary)}, {summary['models'][0]['n']:,} images, {texts.attack_words(summary['attack'])}"
-    return plot.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")
+    return base.save(relations(table, summary, measures=MEASURES, title=said), out / "relate")

@@ -79,7 +79,7 @@ def report(
 
     The numbers lie beside it and are used again: the same command continues where it was stopped.
     """
-    from attrib.data import ATTACK, DEFAULT_ATTACK
+    from attrib.data import default_attack
     from attrib.files import atomic, folder
     from attrib.report import render
     from attrib.results import write_json
@@ -121,7 +121,7 @@ def report(
             part = Part("images", [*source, *maps, *strength, *pictures], shown, seed)
             missing["images"] = _once(part, place, known, partial(_save_images, work, how, shown, place / "images"))
 
-        usual = ATTACK.get(work.images.name, DEFAULT_ATTACK)
+        usual = default_attack(work.images.name)
         counts = _options(eps=eps, step_size=step_size, steps=steps or f"10,{max(20, usual.steps)}")
         rule, last = _options(threshold=threshold), _options(fc=fc_name)
         for part in (
@@ -188,7 +188,7 @@ def _about(work: common.Loaded, how: How, *, shown: int, threshold: str) -> dict
 
 
 def _card(subject: Subject) -> dict[str, Any]:
-    from attrib.layers import unwrapped
+    from attrib.models.outside import unwrapped
 
     if subject.checkpoint:
         return card_of(subject.path, subject.model, subject.checkpoint)

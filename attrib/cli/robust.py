@@ -252,12 +252,12 @@ def _rows(subject: Subject, place: int, batch: "Batch", work: Work, *, keep: Pat
     """The rows of one file and batch; the radius by its position."""
     import pandas as pd
 
-    from attrib import robust as library
+    from attrib import accuracy as library
     from attrib.autoattack import autoattack
 
     model, how, (image, label, index, _) = subject.model, work.how, batch
     names = [path.name for path in library.attack_paths(model)]
-    clean = library.judge(model, image, label)
+    clean = library.evaluate(model, image, label)
     found = [("clean", CLEAN, clean, ["-"] * len(label))]
     for number, (eps, step_size) in enumerate(how.radii):
         outcomes = library.attacked(
@@ -269,7 +269,7 @@ def _rows(subject: Subject, place: int, batch: "Batch", work: Work, *, keep: Pat
         if how.autoattack:
             state = keep / f"autoattack-{place}-{number}-{int(index[0])}.pt" if keep else None
             images, via = autoattack(model, image, label, eps=eps, seed=how.seed, state=state)
-            found.append(("autoattack", number, library.judge(model, images, label), [part or "-" for part in via]))
+            found.append(("autoattack", number, library.evaluate(model, images, label), [part or "-" for part in via]))
     gradient = library.gradient_size(model, image, label).cpu().numpy()
     parts = [
         pd.DataFrame(

@@ -79,7 +79,7 @@ def of_files(rights: Rights, split: str, files: "Sequence[Subject]", attack: str
 
 def summary_of(rights: Rights, subjects: list[Subject], data: "Dataset", how: How) -> dict[str, Any]:
     """The command's JSON; where there is a sweep, all but ``sweep`` is at its largest radius."""
-    from attrib import robust as library
+    from attrib import accuracy as library
     from attrib.autoattack import parts
 
     main = how.radii[-1]
@@ -123,7 +123,7 @@ def _accuracies(
 
 def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: float) -> dict[str, Any]:
     """The robust generalisation gap of every attack: training less test accuracy."""
-    from attrib import robust, stats
+    from attrib import accuracy, stats
 
     train, test = (
         {attack: of_files(rights, split, files, attack, eps) for attack in attacks} for split in ("train", "test")
@@ -131,7 +131,7 @@ def _gap(rights: Rights, files: "Sequence[Subject]", attacks: list[str], eps: fl
     found = {}
     for attack in attacks:
         if len(files) == 1:
-            found[attack] = robust.gap(train[attack][0], test[attack][0])
+            found[attack] = accuracy.gap(train[attack][0], test[attack][0])
         else:
             # Other images: those of the one split are missing from the other.
             missing = np.full_like(train[attack], np.nan, float), np.full_like(test[attack], np.nan, float)
@@ -167,23 +167,24 @@ def _pairs(
 
 def doubts(table: "pd.DataFrame", rights: Rights, subjects: list[Subject], data: "Dataset", how: How) -> list[str]:
     """What an expert would object to, a sentence each, the model's name in front."""
-    from attrib import robust as library
+    from attrib import accuracy as library
+    from attrib import objections
 
     found: list[str] = []
     eps, step_size = how.radii[-1]
-    found += library.about_reach(eps, step_size, max(how.steps))
+    found += objections.warn_short_attack(eps, step_size, max(how.steps))
     own = table[table["split"] == data.split]
     for subject in subjects:
         mine = own[(own["model"] == subject.group) & (own["seed"] == subject.seed)]
         clean = mine[mine["attack"] == "clean"]
         columns = library.columns(how.steps)
         points = [
-            library.Point(
+            objections.Point(
                 *radius, {attack: of_files(rights, data.split, [subject], attack, radius.eps)[0] for attack in columns}
             )
             for radius in how.radii
         ]
-        said = library.doubts(
+        said = objections.objections(
             clean["correct"].to_numpy(bool), clean["label"].to_numpy(int), clean["gradient"].to_numpy(float), points,
             classes=len(data.classes), steps=how.steps,
         )  # fmt: skip

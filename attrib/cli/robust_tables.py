@@ -168,7 +168,8 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
     """The figure of the table, and the curves of a sweep; returns the files written."""
     import pandas as pd
 
-    from attrib import plot
+    from attrib.plots import base
+    from attrib.plots.robust import accuracies, eps_curves
 
     def rows(entry: dict[str, Any], point: dict[str, Any]) -> list[dict[str, Any]]:
         return [
@@ -187,10 +188,10 @@ def draw(summary: dict[str, Any], out: Path) -> list[Path]:
     heading = f"{texts.data_words(summary)}, {models[0]['n']:,} images"
     bars = pd.DataFrame([row for entry in models for row in rows(entry, entry)])
     title = f"{heading}, eps {summary['eps']:.4g}"
-    written = plot.save(plot.accuracies(bars, seeds=pd.DataFrame(dots), title=title), out / "robust")
+    written = base.save(accuracies(bars, seeds=pd.DataFrame(dots), title=title), out / "robust")
     if "sweep" in models[0]:
         curves = pd.DataFrame([row for entry in models for point in entry["sweep"] for row in rows(entry, point)])
         longest = max(summary["steps"])
         shown = [f"PGD-{longest}", f"CW-{longest}", *(["AutoAttack"] if summary["autoattack"] else [])]
-        written += plot.save(plot.eps_curves(curves, attacks=shown, title=heading), out / "robust-eps")
+        written += base.save(eps_curves(curves, attacks=shown, title=heading), out / "robust-eps")
     return written

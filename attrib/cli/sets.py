@@ -160,7 +160,7 @@ def saved_epochs(run: Path) -> list[Epoch]:
 
 def _check_epochs(epochs: list[Epoch], data: "Dataset") -> list[str]:
     """The fingerprints of the epochs; raises InputError for a file that is no checkpoint or does not fit the data."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     fingerprints = []
     for epoch in epochs:
@@ -192,7 +192,7 @@ def _measure(subjects: list[Subject], epochs: list[Epoch], batch: "Batch", how: 
     """
     import pandas as pd
 
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     parts = [_rows(subject, batch, how, epoch=NO_EPOCH) for subject in subjects]
     for epoch in epochs:
@@ -296,7 +296,7 @@ def _epochs_summary(run: Path, epochs: list[Epoch], history: "pd.DataFrame", *, 
 def _examples(
     table: "pd.DataFrame", subjects: list[Subject], data: "Dataset", how: How, device: "torch.device"
 ) -> dict[str, Any]:
-    """What :func:`attrib.plot_sets.confidence_bars` takes: of each model and set the first images of each class.
+    """What :func:`attrib.plots.sets.confidence_bars` takes: of each model and set the first images of each class.
 
     The attack is run again for these few, since keeping the adversarial images of all would fill the memory.
     """
@@ -337,19 +337,18 @@ def _first_of_each_class(rows: "pd.DataFrame", count: int) -> list[int]:
 def _draw(table: "pd.DataFrame", summary: dict[str, Any], examples: dict[str, Any], out: Path) -> list[Path]:
     import pandas as pd
 
-    from attrib import plot, plot_sets
+    from attrib.plots import base
+    from attrib.plots.sets import confidence_bars, confidence_scatter, loss_over_epochs
 
     said = f"{data_words(summary)}, {attack_words(summary['attack'])}"
     seeds = first_seeds(summary["models"])
     names = [entry["name"] for entry in summary["models"]]
     count = summary["models"][0]["n"]
     # Several seeds' points would lie on top of one another.
-    scatter = plot_sets.confidence_scatter(
-        table[table["seed"] == 0], models=names, title=f"{said}, {count:,} images{seeds}"
-    )
-    written = [*plot.save(scatter, out / "sets")]
-    written += plot.save(
-        plot_sets.confidence_bars(examples, title=f"{said}; examples chosen by position alone{seeds}"),
+    scatter = confidence_scatter(table[table["seed"] == 0], models=names, title=f"{said}, {count:,} images{seeds}")
+    written = [*base.save(scatter, out / "sets")]
+    written += base.save(
+        confidence_bars(examples, title=f"{said}; examples chosen by position alone{seeds}"),
         out / "sets-examples",
     )
     if summary["epochs"]:
@@ -359,6 +358,6 @@ def _draw(table: "pd.DataFrame", summary: dict[str, Any], examples: dict[str, An
             for entry in summary["epochs"]["epochs"] for kind, found in entry["sets"].items()
         ]  # fmt: skip
         name = Path(summary["epochs"]["run"]).resolve().name
-        curves = plot_sets.loss_over_epochs(pd.DataFrame(rows), title=f"{name}: {said}")
-        written += plot.save(curves, out / "sets-epochs")
+        curves = loss_over_epochs(pd.DataFrame(rows), title=f"{name}: {said}")
+        written += base.save(curves, out / "sets-epochs")
     return written

@@ -164,7 +164,7 @@ class Measured(NamedTuple):
     grids: dict["File", str]
     """File to the size of the grid its maps come from."""
     examples: dict[str, "Array"]
-    """What the picture shows; see :func:`attrib.plot.map_grid`."""
+    """What the picture shows; see :func:`attrib.plots.maps.map_grid`."""
 
 
 def _measure(
@@ -341,13 +341,15 @@ def _compared(result: "Paired") -> dict[str, Any]:
 
 
 def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any]) -> list[Path]:
-    from attrib import plot
+    from attrib.plots import base
+    from attrib.plots.maps import map_grid
+    from attrib.plots.span import coverage_distribution
 
     rule = f"{summary['map']}, threshold {summary['threshold']}, {data_words(summary)}"
     attack = summary["attack"]
     pictured = rule + (f"; attacked by {attack_words(attack)}" if attack else "") + first_seeds(summary["models"])
-    picture = plot.map_grid(found.examples, title=pictured, spans=True)
-    distribution = plot.coverage_distribution(
+    picture = map_grid(found.examples, title=pictured, spans=True)
+    distribution = coverage_distribution(
         found.table[found.table["images"] == "clean"], models=names, levels=LEVELS,
         curves=np.array([entry["curve"] for entry in summary["models"]]),
         floors={
@@ -355,7 +357,7 @@ def _draw(found: Measured, names: list[str], out: Path, summary: dict[str, Any])
         },
         title=f"{rule}, {summary['models'][0]['n']:,} {'clean ' if attack else ''}images",
     )  # fmt: skip
-    return [*plot.save(picture, out / "span"), *plot.save(distribution, out / "span-coverage")]
+    return [*base.save(picture, out / "span"), *base.save(distribution, out / "span-coverage")]
 
 
 def _maps_from_files(files: list[str], data: "Dataset") -> "dict[str, dict[int, Any]]":
