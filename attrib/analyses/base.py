@@ -93,7 +93,7 @@ class Files:
     rows: "Sequence[pd.DataFrame]"
     """Of every file, a row per image."""
     sums: Sequence[Mapping[str, Array]]
-    """Of every file, by name: those of :class:`Measured`, ``sums`` and ``resampled``."""
+    """Of every file, by name: what :meth:`Analysis.condense` made of its ``sums`` and ``resampled``."""
     facts: Sequence[Mapping[str, Any]]
     """Of every file, what :meth:`Analysis.describe` returned."""
 
@@ -180,7 +180,8 @@ class Analysis(ABC):
     """One question asked of several models; its fields are its options: of command, notebook and JSON.
 
     The steps of an analysis, in the order in which they run: :meth:`describe` each model, :meth:`measure` each batch
-    with each model, look :meth:`across` the models, :meth:`summarise` each name, :meth:`compare` each two names.
+    with each model, look :meth:`across` the models, :meth:`condense` each file's sums, :meth:`summarise` each name,
+    :meth:`compare` each two names.
     """
 
     name: ClassVar[str]
@@ -241,6 +242,10 @@ class Analysis(ABC):
     def across(self, a: Any, b: Any) -> "Mapping[str, Mapping[str, Tensor]]":
         """Kind of images to columns (N,) about two files, from what :meth:`measure` kept of each."""
         return {}
+
+    def condense(self, sums: Mapping[str, Array]) -> Mapping[str, Array]:
+        """From a file's sums what the later steps need of them: computed once, and the sums are dropped."""
+        return sums
 
     @abstractmethod
     def summarise(self, files: Files) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def check_models(
         _check_fit(model, data)
         if model.trained_on not in (None, data.name):
             warn(f"{model.name} was trained on {model.trained_on}, and is looked at on {data.name}")
+    if not analysis.needs_data:  # no model is run on it
+        return list(models)
     attack = getattr(analysis, "attack", None)
     if attack and attack.name != "fgsm":
         for sentence in objections.warn_short_attack(attack.eps, attack.step_size, attack.steps):

@@ -235,8 +235,10 @@ def _joined(
     files = [
         Files(
             [model], [of_model[key][kept] if key in of_model else rows],
-            [{name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
-             | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}],
+            [analysis.condense(
+                {name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
+                | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}
+            )],
             [facts[place]],
         )
         for place, (model, key) in enumerate(zip(models, keys, strict=True))

@@ -86,8 +86,9 @@ class Chosen:
             )
         # The pictures of a folder are cut to the model's size; other data is resized in front of the model.
         data = datasets.dataset(
-            name, split=self.split, root=self.data_root, limit=self.limit, size=self.size if pictures else None
-        )
+            name, split=self.split, root=self.data_root, limit=self.limit if kind.needs_data else 1,
+            size=self.size if pictures else None,
+        )  # fmt: skip
         if self.split == "train" and data.split == datasets.WHOLE:
             raise InputError(f"--split train: {name} is not split into training and test images; leave out --split")
         return data
@@ -140,6 +141,8 @@ def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
     for each in fields(group):
         if each.name in _NEEDS and _NEEDS[each.name] not in kind.takes:
             continue
+        if each.name in _OF_IMAGES and not kind.needs_data:
+            continue
         if isinstance(each.default, Attack) or each.name == "attack":
             default = each.default if isinstance(each.default, Attack) else None
             yield from _attack_parameters(default, each.metadata["help"])
@@ -155,6 +158,8 @@ _NEEDS = {
     "run": "runs", "maps": "map files",
 }  # fmt: skip
 """What a command must take (:attr:`Analysis.takes`) to have this option."""
+_OF_IMAGES = ("limit", "batch_size", "seed", "precision")
+"""Options that say nothing where no model is run on images."""
 
 
 def _option(name: str, type_: Any, default: Any, rules: Mapping[str, Any]) -> Parameter:
@@ -191,7 +196,7 @@ def _settings(kind: type[Analysis], given: Mapping[str, Any]) -> dict[str, Any]:
     for each in fields(kind):
         if isinstance(each.default, Attack) or each.name == "attack":
             settings[each.name] = _attack(given)
-        else:
+        elif each.name in given:
             parse, value = each.metadata["parse"], given[each.name]
             settings[each.name] = parse(value) if parse and value is not None else value
     return settings

@@ -20,7 +20,6 @@ from attrib import thresholds
 from attrib.cli import common
 from attrib.cli.batches import Stopped
 from attrib.cli.explain import How, explain
-from attrib.cli.fc import FcName
 from attrib.cli.info import card_of
 from attrib.cli.robust import step_counts
 from attrib.cli.subjects import Subject, fingerprint, groups
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+FcName = Annotated[
+    str | None,
+    typer.Option("--fc", metavar="NAME", help="Last layer of a --model by its dotted name (default: the last linear)."),
+]
 CHECKED = 200
 """At most so many images for the checks, which look at each of them some hundred times."""
 BATCH = 50
