@@ -37,6 +37,8 @@ class Model:
     """What the file says; None for a module or factory."""
     layer: nn.Module | None = None
     """Where maps look; None: the maps find it."""
+    layer_name: str | None = None
+    """Of a saved epoch: the layer by its dotted name, which it has when it is opened."""
     seed: int = 0
     """The position among the files of the name."""
     seeds: int = 1
@@ -74,7 +76,7 @@ class Model:
             yield self
         else:
             module, _ = checkpoint.load(self.path, device=device)
-            yield replace(self, module=module)
+            yield replace(self, module=module, layer=named(module, self.layer_name) if self.layer_name else None)
 
     @property
     def opened_module(self) -> nn.Module:
@@ -160,10 +162,11 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
         return [_one(None, each, device) for each in given]
     named_specs = _named(given)
     loaded = [_load(name, spec, device) for name, spec in named_specs]
-    names = [files[0].name for files in loaded]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
+    names = [(files[0].name, files[0].epoch is not None) for files in loaded]
+    for name, is_run in names:
+        if names.count((name, is_run)) > 1:  # a run may be called as a model, its last epoch for instance
+            what = "runs" if is_run else "models"
+            raise InputError(f"two {what} are called {name!r}; give each its own name with NAME=SPEC")
     if not loaded:
         raise InputError("nothing to look at: expected at least one model")
     return [each for files in loaded for each in files]

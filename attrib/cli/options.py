@@ -61,18 +61,26 @@ class Chosen:
         if not given:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
+        wanted = given if kind.takes == ("runs",) else self.run or []
         loaded: dict[str, Any] = {}
-        for name, specs in map(_named, given):
-            if name in loaded:
-                raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
-            files = [self._model(name, spec) for spec in specs]
-            loaded[name] = files if len(files) > 1 else files[0]
-        models = model_files.models_of(loaded, device="cpu")
+        runs: dict[str, Any] = {}
+        for text, (name, specs) in zip(given, map(_named, given), strict=True):
+            is_run = len(specs) == 1 and Path(specs[0]).is_dir()
+            if text in wanted and not is_run:
+                came = "a file" if Path(specs[0]).exists() else "nothing"
+                raise InputError(f"run: expected the folder of a training run, found {came} at {specs[0]}")
+            if name in (runs if is_run else loaded):  # a run may be called as a model, its last epoch for instance
+                what = "runs" if is_run else "models"
+                raise InputError(f"two {what} are called {name!r}; give each its own name with NAME=SPEC")
+            if is_run:
+                runs[name] = Path(specs[0])
+            else:
+                files = [self._model(name, spec) for spec in specs]
+                loaded[name] = files if len(files) > 1 else files[0]
+        models = [each for part in (loaded, runs) if part for each in model_files.models_of(part, device="cpu")]
         return models, self._dataset(kind, models)
 
-    def _model(self, name: str, spec: str) -> Any:
-        if Path(spec).is_dir():
-            return Path(spec)
+    def _model(self, name: str, spec: str) -> "Model":
         if model_files.is_factory(spec):
             mean, std = _floats(self.mean, "--mean"), _floats(self.std, "--std")
             return model_files.model(spec, name=name, mean=mean, std=std, size=self.size)
@@ -147,7 +155,8 @@ def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
             default = each.default if isinstance(each.default, Attack) else None
             yield from _attack_parameters(default, each.metadata["help"])
         elif each.name == "models":
-            info = typer.Argument(metavar=_metavar(kind), help=each.metadata["help"])
+            words = "Folders with epoch-*.pt." if kind.takes == ("runs",) else each.metadata["help"]
+            info = typer.Argument(metavar=_metavar(kind), help=words)
             yield _parameter("models", Annotated[each.type, info], None)
         else:
             yield _option(each.name, each.type, each.default, each.metadata)
