@@ -75,6 +75,8 @@ class Context:
     batch_size: int
     shown: tuple[int, ...] = ()
     """Positions of the images that the pictures show."""
+    models: "tuple[Model, ...]" = ()
+    """All that are measured."""
     partial: Path | None = None
     """The folder of partial results, if there is one."""
 
@@ -114,6 +116,14 @@ class Files:
     def only(self, number: int) -> "Files":
         """One of the files."""
         return Files([self.models[number]], [self.rows[number]], [self.sums[number]], [self.facts[number]])
+
+    def identity(self) -> dict[str, Any]:
+        """What a result says of the files: name, checkpoint and fingerprint, of several as lists."""
+        each = [model.identity() for model in self.models]
+        if len(each) == 1:
+            return each[0]
+        lists = {key: [identity[key] for identity in each] for key in ("checkpoint", "fingerprint")}
+        return {"name": self.models[0].name, **lists}
 
     def kinds(self) -> list[str]:
         """The kinds of images that were measured, clean first."""
@@ -247,9 +257,25 @@ class Analysis(ABC):
         """From a file's sums what the later steps need of them: computed once, and the sums are dropped."""
         return sums
 
+    def named(self, found: Findings) -> Mapping[str, Files]:
+        """The files that the summary has an entry for, by name; any two of them are compared."""
+        return found.files
+
     @abstractmethod
     def summarise(self, files: Files) -> dict[str, Any]:
         """The numbers of a name, from its files."""
+
+    def entry(self, files: Files) -> dict[str, Any]:
+        """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
+        entry = files.identity() | self.summarise(files)
+        if len(files) == 1:
+            return entry
+        each = [files.only(place) for place in range(len(files))]
+        return entry | {"seeds": [file.identity() | self.summarise(file) for file in each]}
+
+    def completed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The entries with what takes all of them, as Holm's correction of tests within models."""
+        return entries
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterable[dict[str, Any]]:
         """The differences a - b, each with ``quantity``, ``difference``, ``ci`` and ``p``; Holm's follows over all."""

@@ -53,8 +53,9 @@ def execute(
         messages = Messages(group.rank == 0)
         loaded = check_models(analysis, loaded, images, group, messages.add)
         context = Context(
-            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else ()
-        )
+            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else (),
+            tuple(loaded),
+        )  # fmt: skip
         key = _key(analysis, loaded, images, context)
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
@@ -282,11 +283,12 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
     """From what was measured to the result: the numbers of every name, the differences of every two."""
-    entries = [_entry(analysis, files) for files in found.files.values()]
+    named = analysis.named(found)
+    entries = analysis.completed([analysis.entry(files) for files in named.values()])
     pairs = [
         {"a": a, "b": b, **difference}
-        for a, b in combinations(found.files, 2)
-        for difference in analysis.compare(found.files[a], found.files[b], found)
+        for a, b in combinations(named, 2)
+        for difference in analysis.compare(named[a], named[b], found)
     ]
     data = found.context.data
     summary: dict[str, Any] = {
@@ -298,17 +300,6 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
         messages.add(sentence)
     summary["warnings"] = messages.said
     return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
-
-
-def _entry(analysis: Analysis, files: Files) -> dict[str, Any]:
-    """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
-    each = [model.identity() for model in files.models]
-    if len(files) == 1:
-        return {**each[0], **analysis.summarise(files)}
-    seeds = [{**identity, **analysis.summarise(files.only(place))} for place, identity in enumerate(each)]
-    paths, prints = ([identity[key] for identity in each] for key in ("checkpoint", "fingerprint"))
-    name = files.models[0].name
-    return {"name": name, "checkpoint": paths, "fingerprint": prints, **analysis.summarise(files), "seeds": seeds}
 
 
 @contextmanager
