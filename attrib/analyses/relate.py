@@ -17,7 +17,7 @@ from attrib import stats
 from attrib.analyses.attacked import Attacked
 from attrib.analyses.base import Array, Files, Findings
 from attrib.analyses.table import Table
-from attrib.association import resampled_correlation
+from attrib.stats.association import resampled_correlation
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
