@@ -195,6 +195,8 @@ class Analysis(ABC):
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
     usual_batch: ClassVar[int] = 250
+    usual_batch_on_gpu: ClassVar[int | None] = None
+    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
@@ -246,6 +248,10 @@ class Analysis(ABC):
     @abstractmethod
     def summarise(self, files: Files) -> dict[str, Any]:
         """The numbers of a name, from its files."""
+
+    def row(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The numbers of a name as the table of models has them; intervals end in ``_ci``."""
+        return entry
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterable[dict[str, Any]]:
         """The differences a - b, each with ``quantity``, ``difference``, ``ci`` and ``p``; Holm's follows over all."""

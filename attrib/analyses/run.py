@@ -50,12 +50,14 @@ def execute(
         analysis = analysis.resolved(images)
         messages = Messages(group.rank == 0)
         loaded = check_models(analysis, loaded, images, group, messages.add)
-        context = Context(
-            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else ()
-        )
+        on_gpu = group.device.type == "cuda" and analysis.usual_batch_on_gpu
+        size = batch_size or on_gpu or analysis.usual_batch
+        context = Context(group.device, images, size, analysis.shown(images) if images else ())
+        passes = analysis.passes(loaded, images) if images else []
         key = {
             "analysis": analysis.name, **analysis.options(), "models": [model.key() for model in loaded],
             "data": images.key if images else None, "batch_size": context.batch_size, "versions": provenance(),
+            "passes": [[each.data.key, _listed(each.positions)] for each in passes],
             "precision": [analysis.attack_precision(group.device), analysis.exact_precision(group.device)],
         }  # fmt: skip
         with (
@@ -63,7 +65,6 @@ def execute(
             keep_prepared(*(model.module for model in loaded if model.module is not None)),
         ):
             context = replace(context, partial=store.folder)
-            passes = analysis.passes(loaded, images) if images else []
             work = _work(passes, context)
             measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
@@ -75,6 +76,10 @@ def execute(
             answer = broadcast(answer)
     assert answer is not None
     return answer
+
+
+def _listed(positions: Tensor | None) -> list[int] | None:
+    return None if positions is None else positions.tolist()
 
 
 KEYS = ("split", "model", "seed", "epoch", "images", "index")

@@ -25,7 +25,7 @@ COMMANDS = {
     "sets": ("attrib.cli.sets:sets", "Which images does an attack turn?"),
     "contrib": ("attrib.cli.contrib:contrib", "How are contributions distributed over features?"),
     "fc": ("attrib.cli.fc:fc", "How many weights of the last layer are valid?"),
-    "robust": ("attrib.cli.robust:robust", "How accurate is each model under attack?"),
+    "robust": ("attrib.analyses.robust:Robustness", "How accurate is each model under attack?"),
     "check": ("attrib.cli.check:check", "Can the maps be trusted?"),
     "evolve": ("attrib.cli.evolve:evolve", "How does all of that change along the epochs of a run?"),
     "relate": ("attrib.cli.relate:relate", "Does coverage go with robustness?"),
