@@ -17,8 +17,8 @@ from attrib import stats
 from attrib.analyses.attacked import Attacked
 from attrib.analyses.base import Array, Files, Findings
 from attrib.analyses.table import Table
-from attrib.stats.association import resampled_correlation
 from attrib.lazy import Lazy
+from attrib.stats.association import resampled_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
