@@ -65,9 +65,9 @@ class Chosen:
             if not (place := Path(_named(text)[1][0])).is_dir():
                 came = "a file" if place.exists() else "nothing"
                 raise InputError(f"run: expected the folder of a training run, found {came} at {place}")
-        specs = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
+        named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
         models = specs.named_models(
-            [(name, files if len(files) > 1 else files[0]) for name, files in specs], device="cpu"
+            [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
         )
         return models, self._dataset(kind, models)
 
