@@ -343,7 +343,7 @@ class Analysis(ABC):
         for files in found.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):
-                if len(rows) < FEWEST:
+                if len(rows) < FEWEST or (rows["prediction"] < 0).any():  # maps made elsewhere predict nothing
                     continue
                 label = rows["label"].to_numpy(int)
                 right = (rows["prediction"] == label).to_numpy(bool)
