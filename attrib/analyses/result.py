@@ -64,7 +64,7 @@ class Result:
     @property
     def table(self) -> pd.DataFrame:
         """A row per model: every number, an interval's ends as ``*_low`` and ``*_high``."""
-        return _numbers([_flat(entry) for entry in self.summary["models"]])
+        return _numbers([_flat(self.analysis.row(entry)) for entry in self.summary["models"]])
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -103,7 +103,7 @@ class Result:
 
     def to_latex(self) -> str:
         """The table for a paper."""
-        return next(iter(self.analysis.papers(self).values())).to_latex()
+        return next(iter((*self.analysis.papers(self).values(), *self.tables()))).to_latex()
 
     def to_text(self, width: int | None = None) -> str:
         """The tables as lines of at most so many characters (default: COLUMNS of the environment, else 200)."""

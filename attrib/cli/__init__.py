@@ -21,12 +21,12 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
-    "maps": ("attrib.cli.maps:maps", "Heat maps of a few images under every model."),
+    "maps": ("attrib.analyses.maps:Maps", "Heat maps of a few images under every model."),
     "sets": ("attrib.cli.sets:sets", "Which images does an attack turn?"),
     "contrib": ("attrib.cli.contrib:contrib", "How are contributions distributed over features?"),
     "fc": ("attrib.cli.fc:fc", "How many weights of the last layer are valid?"),
     "robust": ("attrib.cli.robust:robust", "How accurate is each model under attack?"),
-    "check": ("attrib.cli.check:check", "Can the maps be trusted?"),
+    "check": ("attrib.analyses.check:Checks", "Can the maps be trusted?"),
     "evolve": ("attrib.cli.evolve:evolve", "How does all of that change along the epochs of a run?"),
     "relate": ("attrib.cli.relate:relate", "Does coverage go with robustness?"),
     "report": ("attrib.cli.report:report", "One HTML page of everything."),
