@@ -8,12 +8,15 @@ import torch
 
 import attrib
 from attrib import explorer, floor, maps
+from attrib.analyses.check import Checks
+from attrib.analyses.maps import Maps
 
 
-@pytest.mark.parametrize("command", ["span", "maps", "check", "relate", "evolve", "report"])
+@pytest.mark.parametrize("command", ["span", "relate", "evolve", "report"])
 def test_every_command_takes_grad_cam(command: str) -> None:
     function = getattr(importlib.import_module(f"attrib.cli.{command}"), command)
     assert inspect.signature(function).parameters["map_name"].default == "gradcam"
+    assert Maps().map == Checks().map == "gradcam"
     assert inspect.signature(floor.asc_floor).parameters["map"].default == "gradcam"
 
 

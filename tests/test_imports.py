@@ -52,7 +52,7 @@ def test_torch_is_imported_only_where_it_is_needed(module: str) -> None:
 
 
 def test_every_public_name_is_there_and_no_module_hides_one() -> None:
-    import attrib.cli.maps
+    import attrib.analyses.maps
     import attrib.cli.span  # submodules become attributes of the package when they are imported
 
     assert sorted(attrib.__all__) == sorted(attrib._HOME)

@@ -22,8 +22,10 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "evolve": ("--attack", "fgsm", "--images", 1),
     "robust": ("--steps", 1),
 }
-KEPT = ("sets", "check", "relate", "evolve", "robust")
+KEPT = ("sets", "relate", "evolve", "robust")
 """The commands that keep partial results."""
+ANALYSES = ("span", "maps", "check")
+"""Those that the runner of all analyses keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,7 @@ def test_results_name_the_precision_and_keys_name_no_device(
         return text
 
     monkeypatch.setattr(results, "to_json", recording)
+    monkeypatch.setattr("attrib.analyses.partial.to_json", recording)
     given = (run_folder,) if name == "evolve" else ("--ckpt", run_folder / "epoch-1.pt")
     done = run(
         name,
@@ -68,9 +71,10 @@ def test_results_name_the_precision_and_keys_name_no_device(
     assert summary["precision"] == "bf16"
     if name != "robust":
         assert summary["attack"]["precision"] == "bf16"
-    keys = [json.loads(text) for text in described if '"batch_size"' in text and '"versions"' not in text]
-    assert len(keys) == (name in KEPT)
+    keys = [json.loads(text) for text in described if '"batch_size"' in text]
+    assert len(keys) == (name in (*KEPT, *ANALYSES))
     for key in keys:
+        key.pop("versions", None)
         text = json.dumps(key)
         assert "cpu" not in text.replace(str(run_folder), "")
         assert "bf16" in text

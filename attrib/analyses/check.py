@@ -69,7 +69,7 @@ CONTROLS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checks(Explaining):
-    """Sanity and faithfulness of the maps: a line per check and model, beside a control that does not know the model."""
+    """Sanity and faithfulness of the maps: a line per check and model, each beside a control without the model."""
 
     name: ClassVar[str] = "check"
     question: ClassVar[str] = "Can the maps be trusted?"
@@ -112,7 +112,11 @@ class Checks(Explaining):
         }
         # A hundred columns an image: single precision is enough, at half the memory.
         return Measured(
-            {CLEAN: {name: column.float() if column.is_floating_point() else column for name, column in columns.items()}}
+            {
+                CLEAN: {
+                    name: column.float() if column.is_floating_point() else column for name, column in columns.items()
+                }
+            }
         )
 
     def _randomisation(self, model: "Model", batch: "Batch", maps: "Tensor", context: Context) -> "dict[str, Tensor]":
@@ -160,7 +164,8 @@ class Checks(Explaining):
             baseline=self.baseline,
         )  # fmt: skip
         columns = {
-            "coverage": spans.coverage(mask), "drop": drops.span, "drop_random": drops.random, "drop_moved": drops.moved,
+            "coverage": spans.coverage(mask),
+            "drop": drops.span, "drop_random": drops.random, "drop_moved": drops.moved,
         }  # fmt: skip
         if batch.mask is not None:
             edges = randomisation.edges(batch.image)

@@ -85,7 +85,8 @@ class Maps(Explaining):
         view = self.view(model, batch, image, context)
         mask = spans.span(view.map, threshold=self.threshold)
         return Measured(
-            {kind: self._columns(view, batch, context)}, examples=kept_examples(batch, {kind: view}, {kind: mask}, context)
+            {kind: self._columns(view, batch, context)},
+            examples=kept_examples(batch, {kind: view}, {kind: mask}, context),
         )
 
     def _columns(self, view: View, batch: "Batch", context: Context) -> dict[str, Any]:
