@@ -8,9 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attrib.association import mean_difference, partial_rank_correlation, rank_correlation
     from attrib.attack import cw, fgsm, pgd
-    from attrib.checkpoint import Checkpoint, load, save
     from attrib.consistency import alp_loss, logit_pairs
     from attrib.data import Batch, dataset
     from attrib.errors import InputError
@@ -37,33 +35,36 @@ if TYPE_CHECKING:
         valid_values,
     )
     from attrib.floor import asc_floor
-    from attrib.layers import locate
     from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
-    from attrib.model import Classifier, build
+    from attrib.models.architectures import build
+    from attrib.models.checkpoint import Checkpoint, load, save
+    from attrib.models.classifier import Classifier
+    from attrib.models.layers import locate
     from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
     from attrib.stats import holm, interval, paired
+    from attrib.stats.association import mean_difference, partial_rank_correlation, rank_correlation
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Batch": "data", "Checkpoint": "checkpoint", "Classifier": "model", "InputError": "errors",
-    "across_models": "relate", "alp_loss": "consistency", "area": "faithfulness",
-    "asc_floor": "floor", "build": "model",
-    "cascade": "randomisation", "chance_iou": "faithfulness", "contribution": "features", "coverage": "spans",
-    "coverage_curve": "spans", "curve_area": "spans", "cw": "attack", "dataset": "data", "deletion": "faithfulness",
-    "edges": "randomisation", "eq6": "maps", "explore": "explorer", "fgsm": "attack", "fractions": "faithfulness",
-    "gini": "features", "gradcam": "maps", "gradient": "maps", "guided_gradcam": "maps",
-    "high_contribution": "features", "holm": "stats", "insertion": "faithfulness", "inside": "spans",
-    "integrated_gradients": "maps", "interval": "stats", "iou": "spans", "load": "checkpoint", "locate": "layers",
-    "logit_pairs": "consistency", "mean_difference": "association", "moved": "faithfulness",
-    "noise_images": "randomisation", "object_covered": "spans", "occlusion": "maps", "paired": "stats",
-    "partial_rank_correlation": "association", "participation_ratio": "features", "pgd": "attack",
-    "pointing": "spans", "probability": "faithfulness", "random_maps": "faithfulness",
-    "random_pixels": "faithfulness", "rank_correlation": "association", "relation": "relate", "relevance": "features",
-    "save": "checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps", "span": "spans",
-    "span_deletion": "faithfulness", "spearman": "randomisation", "ssim": "randomisation", "valid_values": "features",
+    "Batch": "data", "Checkpoint": "models.checkpoint", "Classifier": "models.classifier", "InputError": "errors",
+    "across_models": "relate", "alp_loss": "consistency", "area": "faithfulness", "asc_floor": "floor",
+    "build": "models.architectures", "cascade": "randomisation", "chance_iou": "faithfulness",
+    "contribution": "features", "coverage": "spans", "coverage_curve": "spans", "curve_area": "spans", "cw": "attack",
+    "dataset": "data", "deletion": "faithfulness", "edges": "randomisation", "eq6": "maps", "explore": "explorer",
+    "fgsm": "attack", "fractions": "faithfulness", "gini": "features", "gradcam": "maps", "gradient": "maps",
+    "guided_gradcam": "maps", "high_contribution": "features", "holm": "stats", "insertion": "faithfulness",
+    "inside": "spans", "integrated_gradients": "maps", "interval": "stats", "iou": "spans", "load": "models.checkpoint",
+    "locate": "models.layers", "logit_pairs": "consistency", "mean_difference": "stats.association",
+    "moved": "faithfulness", "noise_images": "randomisation", "object_covered": "spans", "occlusion": "maps",
+    "paired": "stats", "partial_rank_correlation": "stats.association", "participation_ratio": "features",
+    "pgd": "attack", "pointing": "spans", "probability": "faithfulness", "random_maps": "faithfulness",
+    "random_pixels": "faithfulness", "rank_correlation": "stats.association", "relation": "relate",
+    "relevance": "features", "save": "models.checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps",
+    "span": "spans", "span_deletion": "faithfulness", "spearman": "randomisation", "ssim": "randomisation",
+    "valid_values": "features",
 }  # fmt: skip
 
 __all__ = [

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from attrib.inference import Precision, autocast, frozen
-from attrib.layers import unwrapped
-from attrib.model import normalise
+from attrib.models.classifier import normalise
+from attrib.models.outside import unwrapped
 
 
 class Prepared(NamedTuple):

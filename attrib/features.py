@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk
-from attrib.layers import last_linear
 from attrib.loss import check_classes, deficit, full, without_own
+from attrib.models.layers import last_linear
 
 RULES = ("mean", "class-mean", "absolute")
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from attrib import noise
 from attrib.errors import InputError, one_line
 from attrib.inference import frozen
-from attrib.layers import unwrapped
+from attrib.models.outside import unwrapped
 
 _IMAGE = 2**32 + 4
 """A stream of attrib.noise: attacks and SmoothGrad take 0, 1, 2, ..., attrib.faithfulness the three before."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attrib import inference
 from attrib.attack import pgd
-from attrib.data import ATTACK, DEFAULT_ATTACK, Batch, Budget, Dataset
+from attrib.data import Batch, Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.features import last_layer
 from attrib.maps import LAYER_MAPS, MAPS
@@ -132,7 +132,7 @@ def attacked(desk: Desk, name: str, position: int, attack: Attack | None) -> Ten
         return batch.image[0]
 
     def compute() -> Tensor:
-        usual = budget(desk.data.name)
+        usual = default_attack(desk.data.name)
         # So many steps of this size reach as many times as far as eps as the data set's usual ones do.
         step_size = usual.step_size * (attack.eps / usual.eps) * (usual.steps / attack.steps)
         model = desk.models[name]
@@ -187,11 +187,6 @@ def relevances(desk: Desk, name: str, position: int, attack: Attack | None, *, t
         return last_layer(desk.models[name], image, label).relevance[0].float().cpu()
 
     return desk.remember(("relevances", name, position, attack, target), compute)
-
-
-def budget(data: str) -> Budget:
-    """The usual attack on this data set."""
-    return ATTACK.get(data, DEFAULT_ATTACK)
 
 
 def positions(data: Dataset, label: int | None) -> list[int]:

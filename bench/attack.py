@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import inference
-from attrib.data import ATTACK
-from attrib.robust import judge
+from attrib.accuracy import evaluate
+from attrib.data import default_attack
 from bench.timing import (
     EPS,
     STEP_SIZE,
@@ -108,7 +108,7 @@ def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
     model, described = attrib.load(ckpt)
     model.to(device)
     data = attrib.dataset(described.data, limit=limit)
-    eps, step_size, _ = ATTACK[described.data]
+    eps, step_size, _ = default_attack(described.data)
     settings: dict[str, Any] = {"eps": eps, "step_size": step_size, "steps": 10}
     right = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *installed()), 0)
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
             precision = inference.precision(name, device)
             images[f"attrib {name}"] = attrib.pgd(model, image, label, index=index, precision=precision, **settings)
         for name in right:
-            right[name] += int((judge(model, images[name], label).prediction == label).sum())
+            right[name] += int((evaluate(model, images[name], label).prediction == label).sum())
     rows: list[Row] = [{"under": name, "accuracy %": 100 * count / len(data)} for name, count in right.items()]
     print(f"PGD-10 on {ckpt} ({described.arch}, {described.data}), {len(data):,} test images, eps {eps:.4g}")
     print("  ".join(f"{row['under']} {row['accuracy %']:.2f} %" for row in rows))

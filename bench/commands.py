@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attrib.checkpoint import Checkpoint, save
-from attrib.model import build
+from attrib.models.architectures import build
+from attrib.models.checkpoint import Checkpoint, save
 from bench.timing import Row, Seconds, begin, middle, parser, publish
 
 SIZE = (1, 16, 16)

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import attrib
-from attrib import inference, robust
-from attrib.model import Classifier
+from attrib import accuracy, inference
+from attrib.models.classifier import Classifier
 from bench.timing import EPS, STEP_SIZE, Row, begin, parser, publish
 
 BASE = {"images": 512, "width": 16, "checkpoints": 1, "steps": 10, "samples": 4}
@@ -91,7 +91,7 @@ def one(what: str, case: dict[str, int], device: torch.device) -> float:
             started = clock()
         for model in models:
             if what != "samples":
-                robust.attacked(
+                accuracy.attacked(
                     model, batch.image, batch.label, eps=EPS, step_size=STEP_SIZE, steps=(case["steps"],),
                     index=batch.index, precision=precision,
                 )  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from attrib import inference
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from attrib.parallel import total, world
 from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, parser, publish
 from train.attack import pgd_attack

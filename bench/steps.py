@@ -14,8 +14,8 @@ import torch
 
 from attrib import inference
 from attrib.data import Batch
-from attrib.glyphs import render
-from attrib.model import build
+from attrib.data.glyphs import render
+from attrib.models.architectures import build
 from train.attack import pgd_attack
 from train.config import Config, read_recipe
 from train.methods import loss_of

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import torch
 
-from attrib import inference, robust
+from attrib import accuracy, inference
 from attrib.data import Batch
 from attrib.inference import Precision
 from bench.timing import (
@@ -64,15 +64,15 @@ def main() -> None:
 
 def one_row(model: torch.nn.Module, batch: Batch, precision: Precision) -> None:
     """The clean images and every attack of the row, as ``attrib robust`` computes them."""
-    robust.judge(model, batch.image, batch.label)
-    robust.attacked(
+    accuracy.evaluate(model, batch.image, batch.label)
+    accuracy.attacked(
         model, batch.image, batch.label, eps=EPS, step_size=STEP_SIZE, index=batch.index, precision=precision
     )
 
 
 def warm_up(model: torch.nn.Module, batch: Batch, precision: Precision) -> None:
     """Two steps of both sides: a whole row would take too long."""
-    robust.attacked(model, batch.image, batch.label, eps=EPS, step_size=STEP_SIZE, steps=(2,), precision=precision)
+    accuracy.attacked(model, batch.image, batch.label, eps=EPS, step_size=STEP_SIZE, steps=(2,), precision=precision)
     if find_spec("torchattacks"):
         import torchattacks  # may be missing
 
@@ -83,12 +83,12 @@ def one_by_one(model: torch.nn.Module, batch: Batch) -> None:
     """The clean images and nine attacks, each run from its start and judged."""
     import torchattacks  # may be missing
 
-    robust.judge(model, batch.image, batch.label)
+    accuracy.evaluate(model, batch.image, batch.label)
     attacks = [torchattacks.FGSM(model, eps=EPS)]
     for _ in ("PGD", "CW"):
-        attacks += [torchattacks.PGD(model, eps=EPS, alpha=STEP_SIZE, steps=k) for k in robust.TABLE_STEPS]
+        attacks += [torchattacks.PGD(model, eps=EPS, alpha=STEP_SIZE, steps=k) for k in accuracy.TABLE_STEPS]
     for attack in attacks:
-        robust.judge(model, attack(batch.image, batch.label), batch.label)
+        accuracy.evaluate(model, attack(batch.image, batch.label), batch.label)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from torch import nn
 
 from attrib import inference
 from attrib.data import Batch
-from attrib.glyphs import render
-from attrib.model import build
+from attrib.data.glyphs import render
+from attrib.models.architectures import build
 
 RESULTS = Path("bench/results")
 EPS, STEP_SIZE = 8 / 255, 2 / 255

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attrib import inference
 from attrib.data import Batch
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from bench.timing import (
     EPS,
     STEP_SIZE,

@@ -5,10 +5,11 @@ Blue: consistent images, red: inconsistent, grey: wrong when clean. The shares i
 
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from attrib import plot
-from attrib.plot_sets import COLOURS
+from attrib.plots.base import COLUMN, style
+from attrib.plots.sets import COLOURS
 from figures import names, shared
 
 TASKS = ("sets",)
@@ -19,8 +20,8 @@ def draw(data: Path, out: Path) -> list[Path]:
     """Write aalp-figure11."""
     found = shared.panels(data, "sets", wanted=MODELS, needed=MODELS)
     shown = 0
-    with plot.style():
-        figure = plot.Figure(figsize=(plot.COLUMN, 1.98 * len(found) + 0.5), layout="constrained")
+    with style():
+        figure = Figure(figsize=(COLUMN, 1.98 * len(found) + 0.5), layout="constrained")
         grid = figure.subplots(len(found), 2, squeeze=False, sharex=True, sharey=True)
         for row, panel in zip(grid, found, strict=True):
             summary, table = panel.json("sets"), panel.table("sets")

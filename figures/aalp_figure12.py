@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from attrib import plot
+from attrib.plots.base import style
 from figures import names, shared
 
 TASKS = ("evolve",)
@@ -23,7 +23,7 @@ SHOWN = {
 def draw(data: Path, out: Path) -> list[Path]:
     """Write aalp-figure12."""
     found = shared.panels(data, "evolve", wanted=MODELS, needed=MODELS)
-    with plot.style():
+    with style():
         figure, parts = shared.canvas(found, height=3.3)
         for part, panel in zip(parts, found, strict=True):
             summary = panel.json("evolve")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attrib.plot_sets import confidence_bars
+from attrib.plots.sets import confidence_bars
 from figures import names, shared
 
 TASKS = ("sets",)

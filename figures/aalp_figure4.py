@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from attrib import plot
-from attrib.plot_sets import COLOURS
+from attrib.plots.base import style
+from attrib.plots.sets import COLOURS
 from figures import names, shared
 
 TASKS = ("sets-epochs",)
@@ -18,7 +18,7 @@ TASKS = ("sets-epochs",)
 def draw(data: Path, out: Path) -> list[Path]:
     """Write aalp-figure4."""
     found = shared.panels(data, "sets-epochs", needed=(names.ALP,))
-    with plot.style():
+    with style():
         figure, parts = shared.canvas(found, height=2.1)
         for part, panel in zip(parts, found, strict=True):
             summary = panel.json("sets-epochs")

@@ -6,9 +6,10 @@ It needs no results.
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from attrib import plot
+from attrib.plots.base import TEXT, style
 from figures import shared
 
 TASKS = ()
@@ -17,8 +18,8 @@ CLEAN, ADVERSARIAL, GUIDED, LOSS = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"
 
 def draw(data: Path, out: Path) -> list[Path]:  # noqa: ARG001
     """Write aalp-figure5."""
-    with plot.style():
-        figure = plot.Figure(figsize=(plot.TEXT, 2.5))
+    with style():
+        figure = Figure(figsize=(TEXT, 2.5))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 110), ylim=(2, 42))
         axes.axis("off")

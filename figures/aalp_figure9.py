@@ -9,8 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.lines import Line2D
 
-from attrib import plot
-from attrib.plot_features import QUANTITIES
+from attrib.plots.base import style
+from attrib.plots.contrib import QUANTITIES
 from figures import curves, names, shared
 
 TASKS = ("evolve",)
@@ -19,7 +19,7 @@ TASKS = ("evolve",)
 def draw(data: Path, out: Path) -> list[Path]:
     """Write aalp-figure9."""
     found = shared.panels(data, "evolve", wanted=(names.AALP,), needed=(names.AALP,))
-    with plot.style():
+    with style():
         tables = [panel.table("evolve").query("run == 'aalp'") for panel in found]
         most = max(table["epoch"].nunique() for table in tables)
         figure, parts = shared.canvas(found, height=0.62 * most + 0.7)

@@ -5,7 +5,7 @@ Valid: above the mean of W. One file per data set and architecture, since the la
 
 from pathlib import Path
 
-from attrib.plot_features import valid_picture
+from attrib.plots.fc import valid_picture
 from figures import names, shared
 
 TASKS = ("fc",)

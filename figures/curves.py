@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from attrib import plot
-from attrib.plot_features import QUANTITIES
+from attrib.plots.base import style
+from attrib.plots.contrib import QUANTITIES
 from figures import names, shared
 from figures.shared import Panel
 
@@ -37,7 +37,7 @@ def histogram(axes: Axes, values: dict[str, NDArray[Any]], colours: dict[str, st
 def contributions(found: Sequence[Panel], out: Path, name: str, *, title: str) -> list[Path]:
     """AALP's Figures 1 and 7: C above, and below C without the model's confidence, which sets its scale."""
     colour = {model: dict(shared.colours([model]))[model] for panel in found for model in panel.models}
-    with plot.style():
+    with style():
         figure, parts = shared.canvas(found, height=3.0)
         for part, panel in zip(parts, found, strict=True):
             table, summary = panel.table("contrib"), panel.json("contrib")
@@ -72,7 +72,7 @@ def over_alpha(data: Path, out: Path, name: str, *, tasks: Sequence[str], title:
             f"no sweep over alpha in {data}; train DIR/{method}-alpha-0.5 and so on"
             " (python -m figures.reproduce --sweeps), then python -m figures.run --ckpts DIR"
         )
-    with plot.style():
+    with style():
         figure, parts = shared.canvas([panel for _, panel in found], height=2.3)
         for part, (task, panel) in zip(parts, found, strict=True):
             axes = part.subplots()

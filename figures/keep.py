@@ -138,7 +138,7 @@ def evolve(work: Path, data: Path, name: str) -> list[Path]:
 
 
 def _examples(path: Path, data: Path, name: str, shown: Sequence[str] | None = None) -> list[Path]:
-    """The arrays of :func:`attrib.plot.map_grid`, of the models shown, small."""
+    """The arrays of :func:`attrib.plots.maps.map_grid`, of the models shown, small."""
     with np.load(path) as saved:
         arrays = {key: saved[key] for key in saved.files}
     if shown is not None:

@@ -59,7 +59,7 @@ def history(run: Path) -> list[dict[str, float]]:
 
 def describe(row: Row, run: Path, accuracies: dict[str, float], *, device: str, precision: str) -> Entry:
     """The entry of a finished run."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     seconds = sum(record["seconds"] for record in history(run))
     return {

@@ -76,7 +76,7 @@ def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path
 
 def is_finished(run: Path) -> bool:
     """Whether the run with this folder has done all its epochs."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     return len(ledger.history(run)) >= int(str(checkpoint.read(run / "model.pt").hyper.get("epochs", 1)))
 
@@ -91,7 +91,7 @@ def _halved(path: Path, name: str) -> Member:
 
 def halved(path: Path) -> bytes:
     """The checkpoint with its weights in half precision, as a file's bytes."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     ckpt = checkpoint.read(path)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in ckpt.weights.items()}

@@ -12,7 +12,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib import plot
+from attrib.plots.base import COLUMN, TEXT, style
+from attrib.plots.maps import span_outline
 from figures import shared
 from figures.shared import Panel
 
@@ -46,13 +47,13 @@ def rows(examples: dict[str, NDArray[Any]], labels: Sequence[str], models: Seque
 
 
 def grid(found: Sequence[tuple[Panel, dict[str, NDArray[Any]], list[Row]]], *, first: str, title: str) -> Figure:
-    """Panels side by side. Within one all maps share a colour scale, as in :func:`attrib.plot.map_grid`.
+    """Panels side by side. Within one all maps share a colour scale, as in :func:`attrib.plots.maps.map_grid`.
 
     first: what the row of images is called.
     """
-    with plot.style():
+    with style():
         most = max(sum(1 if row.spans is None else 2 for row in of) for _, _, of in found)
-        width = (plot.COLUMN if len(found) == 1 else plot.TEXT) / min(2, len(found))
+        width = (COLUMN if len(found) == 1 else TEXT) / min(2, len(found))
         cell = (width - 0.75) / max(len(examples["image"]) for _, examples, _ in found)
         across = min(2, len(found))
         down = -(-len(found) // across)
@@ -108,7 +109,7 @@ def _model(
     if row.spans is None:
         return line + 1
     for place, cell in enumerate(axes[line + 1]):
-        plot.span_outline(cell, examples["image"][place] / 255, row.spans[place])
+        span_outline(cell, examples["image"][place] / 255, row.spans[place])
         _bare(cell)
     axes[line + 1][0].set_ylabel("its span", rotation=0, ha="right", va="center", fontsize=6)
     return line + 2

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import attrib
-from attrib import glyphs, readers, sources
+from attrib.data import download, glyphs, readers
 from attrib.errors import InputError
 from attrib.files import folder
 from figures import ledger, mosaics, pack, rows
@@ -85,7 +85,7 @@ def build(load: Path, source: Source) -> None:
 
 def public_data(part: Part) -> tuple[Tensor, Tensor]:
     """A part of CIFAR-10 or MNIST; raises InputError where its files are missing."""
-    images, labels = sources.read(part.data, split=part.split, root=None)
+    images, labels = download.read(part.data, split=part.split, root=None)
     size = len(images) // mosaics.PARTS[part.data, part.split]
     rows = slice(part.number * size, (part.number + 1) * size)
     return images[rows], labels[rows]

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from attrib import glyphs, inference, sources
+from attrib import inference
+from attrib.data import CATALOG
 from attrib.errors import InputError
 from attrib.files import atomic
 from figures import ledger, rows
@@ -83,7 +84,7 @@ def measure(row: Row, *, device: str, engine: str | None, batch_size: int | None
 
 def _images(data: str, limit: int | None) -> int:
     """Training images of a data set, those held out included."""
-    count = glyphs.COUNTS["train"] if data == "glyphs" else sources.COUNTS[data]["train"]
+    count = CATALOG[data].counts["train"]
     return min(count, limit or count)
 
 

@@ -19,7 +19,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from attrib.errors import InputError
+from attrib.errors import InputError, Stopped
 from attrib.files import folder
 from attrib.results import write_json
 from figures import names, shared, tasks
@@ -72,7 +72,7 @@ def make(
     Raises InputError for a folder without checkpoints, or with those of several data sets or architectures.
     """
     import attrib
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     models = models_of(ckpts)
     kinds = {(read.data, read.arch) for model in models for path in model.paths for read in [checkpoint.read(path)]}
@@ -128,7 +128,7 @@ def _epochs(run: Path) -> dict[int, Path]:
 
 def _card(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its training, for the page."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     ckpt = checkpoint.read(path)
     told = (
@@ -170,7 +170,7 @@ def _attrib(arguments: list[str]) -> None:
             status = cli.app(arguments, standalone_mode=False)
         except InputError as error:
             raise InputError(f"attrib {arguments[0]}: {error}") from None
-        except cli.batches.Stopped:
+        except Stopped:
             status = cli.INTERRUPTED
     if status == cli.INTERRUPTED:  # typer makes a status of it; the tasks after this one must not start
         raise KeyboardInterrupt

@@ -14,9 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from attrib import plot, results
+from attrib import results
 from attrib.errors import InputError
 from attrib.files import atomic, folder
+from attrib.plots import base
+from attrib.plots.base import COLUMN, TEXT
 from figures import names
 from figures.names import Role
 
@@ -127,13 +129,13 @@ def canvas(found: Sequence[Panel], *, height: float) -> tuple[Figure, list[SubFi
     """
     across = min(3, len(found))
     rows = -(-len(found) // across)
-    figure = Figure(figsize=(plot.COLUMN if across == 1 else plot.TEXT, height * rows), layout="constrained")
+    figure = Figure(figsize=(COLUMN if across == 1 else TEXT, height * rows), layout="constrained")
     return figure, list(figure.subfigures(rows, across, squeeze=False).flat[: len(found)])
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write the figure as PDF and PNG."""
-    return plot.save(figure, folder(out) / name)
+    return base.save(figure, folder(out) / name)
 
 
 def save_table(table: pd.DataFrame, out: Path, name: str, *, caption: str) -> list[Path]:

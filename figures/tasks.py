@@ -152,7 +152,7 @@ def _epochs(model: Model) -> Model:
 
 def fingerprint(path: Path) -> str:
     """The fingerprint of a checkpoint's weights."""
-    from attrib import checkpoint
+    from attrib.models import checkpoint
 
     return checkpoint.read(path).fingerprint
 

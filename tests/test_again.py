@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
 from attrib.errors import InputError
-from attrib.gated import GatedClassifier, combined_loss
 from attrib.inference import frozen
 from attrib.loss import cross_entropy
-from attrib.model import Classifier, Residual
+from attrib.models.classifier import Classifier, Residual
+from attrib.models.gated import GatedClassifier, combined_loss
 from train.attack import Attack, Start, pgd_attack
 from train.methods import again, pgd_at, trades
 from train.methods.fusion import draw_partners, draw_weight, fused, mix_statistics

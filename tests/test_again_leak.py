@@ -8,9 +8,9 @@ from torch import Tensor, nn
 import attrib
 from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
-from attrib.gated import GatedClassifier
 from attrib.loss import cross_entropy
-from attrib.model import Residual
+from attrib.models.classifier import Residual
+from attrib.models.gated import GatedClassifier
 from train.attack import Start
 from train.methods import again
 

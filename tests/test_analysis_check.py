@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import attrib
-from attrib import faithfulness, plot_checks, randomisation, spans, stats
+from attrib import faithfulness, randomisation, spans, stats
 from attrib.analyses.check import CHECKS, CURVES, Checks
 from attrib.analyses.options import Attack
 from attrib.analyses.result import Result
+from attrib.plots.check import cascade_and_curves
 
-pytestmark = pytest.mark.filterwarnings("ignore:The 'float_precision' argument:DeprecationWarning")
 short = partial(Checks, attack=Attack("pgd", step_size=4 / 255, steps=2), curve_steps=4, precision="fp32")
 
 
@@ -125,13 +125,13 @@ def test_the_figure_has_as_much_room_for_each_layer_s_name(two: Result) -> None:
     for entry in summary["models"]:  # as if they had 60 layers: the first stage is near none at all
         for stage, layers in zip(entry["cascade"], (1, 21, 40, 60), strict=True):
             stage.update(layers=layers, of=60)
-    left = plot_checks.cascade_and_curves(summary, title="").axes[0]
+    left = cascade_and_curves(summary, title="").axes[0]
     names = ["none", "fc", "pool.2", "stages.1.0", "stages.0.0"]
     assert [label.get_text() for label in left.get_xticklabels()] == names
     assert left.get_xticks() == pytest.approx([0, 25, 50, 75, 100])
     assert left.lines[0].get_xdata() == pytest.approx(left.get_xticks())
     summary["models"][1]["cascade"][0]["lowest"] = "head"  # other names: the share of the layers stands below
-    left = plot_checks.cascade_and_curves(summary, title="").axes[0]
+    left = cascade_and_curves(summary, title="").axes[0]
     assert left.lines[0].get_xdata() == pytest.approx([0, 100 / 60, 35, 200 / 3, 100])
     assert "layers re-initialised" in left.get_xlabel()
 

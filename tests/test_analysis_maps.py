@@ -13,8 +13,6 @@ from attrib.analyses.options import Attack
 from attrib.analyses.result import Result
 from attrib.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:The 'float_precision' argument:DeprecationWarning")
-
 
 def test_the_maps_are_those_of_the_functions(models: Path, tmp_path: Path) -> None:
     data = attrib.dataset("glyphs", limit=40)

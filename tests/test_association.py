@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 
 import attrib
-from attrib import association
-from attrib.stats import RESAMPLES
+from attrib.stats import RESAMPLES, association
 
 
 def test_examples_of_the_docstrings() -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrib.data import Batch
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from train.attack import pgd_attack
 from train.awp import once, perturbed
 from train.methods import aalp, alp, mart, pgd_at, standard, trades

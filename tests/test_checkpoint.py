@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attrib.checkpoint import FORMAT_VERSION, Checkpoint, check_data, load, read, save, to_model
 from attrib.errors import InputError
 from attrib.files import atomic
-from attrib.gated import GatedClassifier
-from attrib.model import Classifier, Shape, build
+from attrib.models.architectures import build
+from attrib.models.checkpoint import FORMAT_VERSION, Checkpoint, check_data, load, read, save, to_model
+from attrib.models.classifier import Classifier, Shape
+from attrib.models.gated import GatedClassifier
 
 IMAGES = torch.rand(4, 3, 16, 16)
 

@@ -16,7 +16,7 @@ import attrib
 from attrib import faithfulness, noise, randomisation, spans
 from attrib.data import Dataset
 from attrib.errors import InputError
-from attrib.layers import Normalized
+from attrib.models.outside import Normalized
 
 TRAINING_IMAGES = 3000
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import attrib
-from attrib import robust as library
-from attrib.checkpoint import Checkpoint
+from attrib import accuracy as library
 from attrib.cli.robust import _training_images
 from attrib.cli.robust_summary import rights_of
 from attrib.cli.subjects import Subject
+from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import _split
 
@@ -170,7 +170,7 @@ def test_csv_holds_what_the_library_says(run: Any, here: Path, tmp_path: Path) -
     (batch,) = attrib.dataset("npz:easy.npz", limit=50).batches(50)
     row = library.attacked(
         model, batch.image, batch.label, eps=0.02, step_size=0.005, steps=(4, 8), index=batch.index
-    ) | {"clean": library.judge(model, batch.image, batch.label)}  # fmt: skip
+    ) | {"clean": library.evaluate(model, batch.image, batch.label)}  # fmt: skip
     assert set(table["attack"]) == set(row)
     for name, outcome in row.items():
         mine = table[table["attack"] == name]

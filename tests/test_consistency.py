@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from attrib import plot_sets, stats
+from attrib import stats
 from attrib.consistency import MEANS, SETS, LogitPairs, alp_loss, logit_pairs, summary
 from attrib.errors import InputError
+from attrib.plots.sets import COLOURS
 
 
 def slow(clean: list[float], adversarial: list[float], label: int) -> dict[str, float]:
@@ -86,7 +87,7 @@ def test_a_sure_answer_still_costs_something() -> None:
 def test_summary_is_the_means_of_the_sets_with_their_intervals() -> None:
     pairs = logit_pairs(*logits(400, 5))
     found = summary(pairs)
-    assert tuple(found) == SETS == tuple(plot_sets.COLOURS)
+    assert tuple(found) == SETS == tuple(COLOURS)
     for position, entry in enumerate(found.values()):
         inside = (pairs.membership == position).numpy()
         assert entry["n"] == inside.sum()

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrib import data, glyphs, sources
-from attrib.data import Dataset, dataset
+from attrib.data import CATALOG, Dataset, dataset, glyphs
+from attrib.data.catalog import Remote
 from attrib.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -47,14 +47,18 @@ def small_and_offline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
     monkeypatch.setattr(pooch, "os_cache", lambda _: tmp_path / "cache")
     if "real_data" in request.fixturenames:
         return
-    for name in sources.COUNTS:
-        monkeypatch.setitem(sources.COUNTS, name, {"train": 5 * COUNT if name == "cifar10" else COUNT, "test": COUNT})
+    for name in CATALOG.keys() - {"glyphs"}:
+        replaced(monkeypatch, name, counts={"train": 5 * COUNT if name == "cifar10" else COUNT, "test": COUNT})
 
     def offline(*_: object, **__: object) -> None:
         raise ConnectionError("no\nnetwork")
 
     if "server" not in request.fixturenames:
         monkeypatch.setattr(pooch, "retrieve", offline)
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
+    monkeypatch.setitem(CATALOG, name, replace(CATALOG[name], **fields))
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -186,7 +190,7 @@ def test_real_data(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.bincount(cifar.labels).tolist() == [5000] * 10
     for whole in (mnist, cifar):
         assert isinstance(whole.images, Tensor)
-        mean, std = data.STATS[whole.name]
+        mean, std = CATALOG[whole.name].mean, CATALOG[whole.name].std
         channels = [whole.images[:, channel].float() / 255 for channel in range(len(mean))]
         assert [float(channel.mean()) for channel in channels] == pytest.approx(mean, abs=1e-4)
         assert [float(channel.std()) for channel in channels] == pytest.approx(std, abs=1e-4)
@@ -381,11 +385,11 @@ def test_missing_files_are_downloaded_once_and_checked(
 ) -> None:  # fmt: skip
     archive = tar_gz({"cifar-100-binary/test.bin": cifar_binary(pixels, labels, coarse=b"\0")})
     (tmp_path / "web/c.tar.gz").write_bytes(archive)
-    good = sources.Remote(f"{server}/c.tar.gz", md5(archive).hexdigest(), "")
+    good = Remote(f"{server}/c.tar.gz", md5(archive).hexdigest(), "")
 
-    monkeypatch.setitem(sources.REMOTES, ("cifar100", "test"), (good._replace(md5="0" * 32),))
+    replaced(monkeypatch, "cifar100", remotes={"test": (good._replace(md5="0" * 32),)})
     check_error(lambda: dataset("cifar100"), "hash", "test.bin", str(tmp_path / "cache"))
-    monkeypatch.setitem(sources.REMOTES, ("cifar100", "test"), (good,))
+    replaced(monkeypatch, "cifar100", remotes={"test": (good,)})
     assert dataset("cifar100", root=tmp_path / "elsewhere").labels.tolist() == labels
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar-100-binary"]
     (tmp_path / "web/c.tar.gz").unlink()
@@ -398,8 +402,8 @@ def test_an_archive_cannot_write_outside_its_folder(
 ) -> None:
     archive = tar_gz({"../../escaped": b"!"})
     (tmp_path / "web/c.tar.gz").write_bytes(archive)
-    remote = sources.Remote(f"{server}/c.tar.gz", md5(archive).hexdigest(), "")
-    monkeypatch.setitem(sources.REMOTES, ("cifar10", "test"), (remote,))
+    remote = Remote(f"{server}/c.tar.gz", md5(archive).hexdigest(), "")
+    replaced(monkeypatch, "cifar10", remotes={"test": (remote,)})
     check_error(lambda: dataset("cifar10"), "OutsideDestinationError")
     assert not list(tmp_path.rglob("escaped"))
 

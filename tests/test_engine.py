@@ -10,8 +10,8 @@ from torch import Tensor
 import attrib
 from attrib.data import Batch, Dataset
 from attrib.errors import InputError
-from attrib.gated import GatedClassifier
-from attrib.model import build
+from attrib.models.architectures import build
+from attrib.models.gated import GatedClassifier, combined_loss
 from train import engine, graph
 from train.attack import Ascent, eager_ascent, pgd_attack
 from train.awp import once, perturbed
@@ -115,7 +115,7 @@ def test_a_shape_or_objective_of_its_own_is_recorded_apart() -> None:
     for _ in range(2):
         attack(model, batch)
         attack(model, small)
-        attack(model, batch, forward=GatedClassifier.all_logits, objective=attrib.gated.combined_loss)
+        attack(model, batch, forward=GatedClassifier.all_logits, objective=combined_loss)
     assert len(recorded) == 3
 
 

@@ -163,5 +163,5 @@ def test_bad_input_is_one_line_and_status_2(run: Any, bad: Path, arguments: tupl
 
 
 def test_the_plots_need_no_torch() -> None:
-    code = "import sys, attrib.plot_evolve, attrib.cli.evolve, attrib.relate; sys.exit('torch' in sys.modules)"
+    code = "import sys, attrib.plots.evolve, attrib.cli.evolve, attrib.relate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

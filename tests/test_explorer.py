@@ -17,10 +17,10 @@ from PIL import Image
 from torch import nn
 
 import attrib
-from attrib import plot_explore
-from attrib.data import ATTACK, Dataset
+from attrib.data import Dataset, default_attack
 from attrib.errors import InputError
 from attrib.explorer import Settings, neighbour, render
+from attrib.plots.explore import panels
 from attrib.views import Attack, Desk, view
 
 NAME = "a $x_1$ <b>"
@@ -116,9 +116,7 @@ def test_all_models_share_one_colour_scale(models: dict[str, nn.Module], data: D
     views = [view(desk, name, 4, kind="gradcam", threshold="mean", target="label", attack=None) for name in (NAME, "b")]
     assert views[1].map is not None
     views[1] = views[1]._replace(map=10 * views[1].map)
-    figure = plot_explore.panels(
-        views, classes=data.classes, label=0, kind="gradcam", attacked=False, perturbation=False
-    )
+    figure = panels(views, classes=data.classes, label=0, kind="gradcam", attacked=False, perturbation=False)
     limits = [image.get_clim() for axes in figure.axes if "map of" in axes.get_title() for image in axes.images]
     top = np.percentile([seen.map for seen in views if seen.map is not None], 99.5)
     np.testing.assert_allclose(limits, [(0, top)] * 2, rtol=1e-6)
@@ -132,9 +130,7 @@ def test_many_classes_are_reduced_to_the_likeliest(data: Dataset) -> None:
         Desk({"m": model}, many, {}, 2, 0), "m", 4, kind="gradient", threshold="mean", target="label", attack=None
     )
     label = int(seen.probability[0].argmin())
-    figure = plot_explore.panels(
-        [seen], classes=names, label=label, kind="gradient", attacked=False, perturbation=False
-    )
+    figure = panels([seen], classes=names, label=label, kind="gradient", attacked=False, perturbation=False)
     (bars,) = [axes for axes in figure.axes if axes.get_title() == "class probabilities"]
     heights = sorted(bar.get_width() for bar in bars.patches if isinstance(bar, Rectangle))
     expected = sorted([*np.sort(seen.probability[0])[-9:], seen.probability[0].min()])
@@ -224,8 +220,8 @@ def test_checkpoints_are_loaded_and_digits_have_their_own_unit(tmp_path: Path) -
     black = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     mnist = Dataset("mnist", "test", tuple("0123456789"), black, torch.tensor([0, 1, 9]))
     box = attrib.explore({"loaded": saved(tmp_path / "grey.pt", (1, 28, 28))}, mnist)
-    assert control(box, "eps").value == pytest.approx(ATTACK["mnist"].eps)
-    assert control(box, "steps").value == ATTACK["mnist"].steps
+    assert control(box, "eps").value == pytest.approx(default_attack("mnist").eps)
+    assert control(box, "steps").value == default_attack("mnist").steps
     control(box, "attack (PGD)").value = True
     assert "PGD-40 within 0.3" in words(box)
     with pytest.raises(InputError, match="images are grey"):

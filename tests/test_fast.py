@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import attrib
-from attrib import inference, maps, robust
+from attrib import accuracy, inference, maps
 from attrib.fast import keep_prepared, prepared
-from attrib.gated import GatedClassifier
-from attrib.layers import Normalized
 from attrib.loss import cross_entropy
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
+from attrib.models.gated import GatedClassifier
+from attrib.models.outside import Normalized
 
 CPU = torch.device("cpu")
 
@@ -457,7 +457,7 @@ def test_gates_are_attacked_in_every_way(arch: str) -> None:
         assert isinstance(fast.model, GatedClassifier)
         assert isinstance(model, GatedClassifier)
         torch.testing.assert_close(fast.model.all_logits(image), model.all_logits(image), rtol=1e-3, atol=1e-4)
-        assert len(robust.attack_paths(fast.model)) == 4
+        assert len(accuracy.attack_paths(fast.model)) == 4
     with model.gated_by(label, [label.flip(0)] * len(model.gates), 0.6), prepared(model, CPU, "fp32") as fast:
         torch.testing.assert_close(fast.model(image), model(image), rtol=1e-3, atol=1e-4)
 
@@ -497,7 +497,7 @@ def test_is_attacked_as_well_as_the_model_itself(trained: Trained) -> None:
     """The same robust accuracy within half a point, and the same images within a few pixels' steps."""
     image, label, index, _ = trained.batch
     settings: dict[str, Any] = {"eps": 8 / 255, "step_size": 2 / 255, "steps": (10,), "index": index}
-    low, exact = (robust.attacked(trained.model, image, label, precision=p, **settings) for p in ("bf16", "fp32"))
+    low, exact = (accuracy.attacked(trained.model, image, label, precision=p, **settings) for p in ("bf16", "fp32"))
     with inference.frozen(trained.model):
         x = plain = attrib.pgd(trained.model, image, label, eps=8 / 255, step_size=0, steps=1, index=index)
         for _ in range(10):
@@ -505,11 +505,11 @@ def test_is_attacked_as_well_as_the_model_itself(trained: Trained) -> None:
             (gradient,) = torch.autograd.grad(F.cross_entropy(trained.model(x), label, reduction="sum"), x)
             x = (x + 2 / 255 * gradient.sign()).clamp(image - 8 / 255, image + 8 / 255).clamp(0, 1)
         plain = trained.model(x).argmax(1)
-    accuracy = float((plain == label).float().mean())
-    assert 0.1 < accuracy < float((robust.judge(trained.model, image, label).prediction == label).float().mean())
+    expected = float((plain == label).float().mean())
+    assert 0.1 < expected < float((accuracy.evaluate(trained.model, image, label).prediction == label).float().mean())
     for outcomes in (low, exact):
         right = (outcomes["pgd-10"].prediction == label).float().mean()
-        assert float(right) == pytest.approx(accuracy, abs=0.005)
+        assert float(right) == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["smoothgrad", "gradcam", "eq6", "integrated-gradients"])

@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 
 import attrib
-from attrib import checkpoint, plot, stats
-from attrib.model import Classifier, build
+from attrib import stats
+from attrib.models import checkpoint
+from attrib.models.architectures import build
+from attrib.models.classifier import Classifier
+from attrib.plots import base
 from figures import claims, compare, crossing, keep, names, readme, rows, run, shared, tasks, verdicts
 from figures.__main__ import SCRIPTS
 from figures.__main__ import main as draw_all
@@ -72,7 +75,7 @@ def data(ckpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(tasks, "RULES", ("otsu",))
         patch.setattr(tasks, "OTHER_MAPS", ("eq6",))
         patch.setattr(tasks, "SHOWN", 2)
-        patch.setattr(plot, "save", lambda *_: [])  # the commands' own figures, which are not kept
+        patch.setattr(base, "save", lambda *_: [])  # the commands' own figures, which are not kept
         done = _make(ckpts, place)
     assert done == place / "glyphs-lenet"
     return place
@@ -101,7 +104,7 @@ def test_models_under_other_names_than_the_papers_are_measured_and_drawn(
     ckpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "SHOWN", 2)
-    monkeypatch.setattr(plot, "save", lambda *_: [])
+    monkeypatch.setattr(base, "save", lambda *_: [])
     for name, other in (("mine", "raw"), ("yours", "alp")):
         shutil.copytree(ckpts / other, tmp_path / "ckpts" / name)
     place = _make(tmp_path / "ckpts", tmp_path / "out")

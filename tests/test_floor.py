@@ -12,7 +12,7 @@ import attrib
 from attrib import floor, inference, maps
 from attrib.data import Dataset
 from attrib.errors import InputError
-from attrib.layers import Normalized
+from attrib.models.outside import Normalized
 
 
 def built(seed: int, arch: str = "resnet32", **options: Any) -> nn.Module:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from attrib import attack, maps
 from attrib.errors import InputError
-from attrib.gated import GatedClassifier, combined_loss, heads_loss
 from attrib.inference import frozen
-from attrib.layers import locate
-from attrib.model import GATED, Residual, _preact_block, build, normalise
+from attrib.models.architectures import GATED, _preact_block, build
+from attrib.models.classifier import Residual, normalise
+from attrib.models.gated import GatedClassifier, combined_loss, heads_loss
+from attrib.models.layers import locate
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABEL = torch.tensor([0, 1, 2, 2, 0])
@@ -136,7 +137,7 @@ def test_no_gates_before_max_pooling(arch: str) -> None:
 
 def test_which_architectures_have_gates() -> None:
     """Those with a residual block, and with no max pooling at or behind the last stage."""
-    from attrib.model import ARCHITECTURES
+    from attrib.models.architectures import ARCHITECTURES
 
     def suits(end: nn.Module) -> bool:
         parts = list(end.modules())

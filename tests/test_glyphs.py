@@ -9,8 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from attrib import glyphs
-from attrib.data import STATS
+from attrib.data import CATALOG, glyphs
 from attrib.errors import InputError
 
 Rendered = tuple[Tensor, Tensor, Tensor]
@@ -67,10 +66,9 @@ def test_other_seeds_and_splits_are_other_images(test: Rendered) -> None:
 def test_labels_are_balanced_and_statistics_as_stated(train: Rendered) -> None:
     image, label, _ = train
     assert scipy.stats.chisquare(torch.bincount(label, minlength=10).numpy()).pvalue > 1e-3
-    mean, std = STATS["glyphs"]
     pixels = image.float() / 255
-    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(mean), rtol=0, atol=0.02)
-    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(std), rtol=0, atol=0.02)
+    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(CATALOG["glyphs"].mean), rtol=0, atol=0.02)
+    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(CATALOG["glyphs"].std), rtol=0, atol=0.02)
 
 
 def test_glyphs_stand_out_by_more_than_an_attack_can_take_most_of_the_time(train: Rendered) -> None:

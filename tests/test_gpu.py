@@ -14,10 +14,10 @@ import torch
 from devices import GPU
 
 import attrib
-from attrib import maps, noise, robust
+from attrib import accuracy, maps, noise
+from attrib.data.glyphs import render
 from attrib.errors import one_line
-from attrib.glyphs import render
-from attrib.model import build
+from attrib.models.architectures import build
 from train import loop
 from train.config import Config, read_recipe
 from train.engine import Engine
@@ -50,9 +50,9 @@ def test_noise_has_the_same_bits() -> None:
 def test_float32_is_no_tf32() -> None:
     """Of these margins, up to 80, TF32 changes some by 0.05, and another order of additions none by 0.0001."""
     model, image, label = example()
-    on_cpu = robust.judge(model, image, label).margin
+    on_cpu = accuracy.evaluate(model, image, label).margin
     assert torch.backends.cudnn.allow_tf32
-    on_gpu = robust.judge(model.cuda(), image.cuda(), label.cuda()).margin.cpu()
+    on_gpu = accuracy.evaluate(model.cuda(), image.cuda(), label.cuda()).margin.cpu()
     torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=2e-3)
     assert torch.backends.cudnn.allow_tf32  # as it was
 
@@ -88,8 +88,8 @@ def test_a_table_row_agrees_with_the_cpu() -> None:
     model, image, label = example()
     label = model(image).argmax(1)  # right when clean
     settings: dict[str, Any] = {"eps": 1 / 255, "step_size": 0.5 / 255, "steps": (2, 4)}
-    on_cpu = robust.attacked(model, image, label, **settings)
-    on_gpu = robust.attacked(model.cuda(), image.cuda(), label.cuda(), **settings)
+    on_cpu = accuracy.attacked(model, image, label, **settings)
+    on_gpu = accuracy.attacked(model.cuda(), image.cuda(), label.cuda(), **settings)
     assert on_cpu.keys() == on_gpu.keys()
     for name, outcome in on_gpu.items():
         same = (outcome.prediction.cpu() == on_cpu[name].prediction).float().mean()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attrib
-from attrib import attack, autoattack, robust
+from attrib import accuracy, attack, autoattack
 from attrib.data import Dataset
 from attrib.loss import cross_entropy, margin
 from attrib.maps import MAPS
@@ -42,10 +42,10 @@ CALLS: dict[str, Call] = {
     **MAPS,
     "contribution": attrib.contribution,
     "relevance": attrib.relevance,
-    "judge": robust.judge,
-    "gradient_size": robust.gradient_size,
-    "attacked": lambda m, x, y: robust.attacked(m, x, y, eps=0.1, step_size=0.1, steps=(1,)),
-    "withstands_pgd": lambda m, x, y: robust.withstands_pgd(m, x, y, **STRENGTH),
+    "evaluate": accuracy.evaluate,
+    "gradient_size": accuracy.gradient_size,
+    "attacked": lambda m, x, y: accuracy.attacked(m, x, y, eps=0.1, step_size=0.1, steps=(1,)),
+    "correct_under_pgd": lambda m, x, y: accuracy.correct_under_pgd(m, x, y, **STRENGTH),
     "probability": attrib.probability,
     "insertion": lambda m, x, y: attrib.insertion(m, x, y, x[:, 0], steps=1),
     "span_deletion": lambda m, x, y: attrib.span_deletion(m, x, y, x[:, 0] > 1, index=torch.arange(3).to(y)),

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attrib.errors import InputError
-from attrib.layers import Normalized, feature_layer, last_linear, load_factory, locate, named
-from attrib.model import build
+from attrib.models.architectures import build
+from attrib.models.layers import feature_layer, last_linear, locate, named
+from attrib.models.outside import Normalized, load_factory
 
 EXAMPLE = torch.rand(1, 3, 16, 16)
 

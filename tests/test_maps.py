@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import attrib
 from attrib import inference, maps, noise
 from attrib.errors import InputError
+from attrib.maps import engine
 
 
 class PoolHead(nn.Module):
@@ -176,7 +177,7 @@ def test_no_map_depends_on_the_batch_or_the_chunk(
     index = torch.arange(5)
     extra = {"index": index} if name == "smoothgrad" else {}
     whole = maps.MAPS[name](model, image, LABEL, **extra)
-    monkeypatch.setattr(maps, "_room", lambda *_: 2)
+    monkeypatch.setattr(engine, "_room", lambda *_: 2)
     torch.testing.assert_close(maps.MAPS[name](model, image, LABEL, **extra), whole)
 
 

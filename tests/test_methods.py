@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attrib.attack import Forward, Objective, logits
 from attrib.data import Batch
 from attrib.loss import cross_entropy
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from train.attack import Start, pgd_attack
 from train.methods import aalp, alp, guided_dropout, mart, pgd_at, standard, trades
 from train.methods.guided_dropout import relevance_mask

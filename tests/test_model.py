@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from attrib.errors import InputError
-from attrib.model import ARCHITECTURES, Classifier, Residual, Shape, build, normalise
+from attrib.models.architectures import ARCHITECTURES, build
+from attrib.models.classifier import Classifier, Residual, Shape, normalise
 
 CIFAR: Shape = (3, 32, 32)
 RESIDUAL = [name for name in ARCHITECTURES if name != "lenet"]

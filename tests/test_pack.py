@@ -14,8 +14,9 @@ import torch
 from conftest import ROOT
 
 import attrib
-from attrib import checkpoint, readers
+from attrib.data import readers
 from attrib.errors import InputError
+from attrib.models import checkpoint
 from figures import ledger, mosaics, pack, quarter, rows
 from figures.mosaics import Part
 from figures.pack import Member

@@ -1,7 +1,7 @@
 """Tables of pairs: one policy in every command, and a dozen models far apart are all told apart."""
 
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from attrib import relate, report_words, stats
-from attrib.cli import contrib, contrib_tables, robust_summary, robust_tables, sets, sets_tables, span, span_tables
+from attrib.analyses import contrib
+from attrib.analyses.base import Files, Findings
+from attrib.cli import robust_summary, robust_tables, sets, sets_tables, span, span_tables
 from attrib.cli.subjects import Subject
+from attrib.models.specs import Model
 
 COUNT, IMAGES = 12, 400
 NAMES = [f"model-{number}" for number in range(COUNT)]
@@ -55,19 +58,22 @@ def robust_pairs(right: dict[str, Any], attacks: list[str]) -> list[dict[str, An
 
 
 def contrib_pairs(values: dict[str, stats.Values]) -> list[dict[str, Any]]:
-    weights = stats.image_weights(np.arange(IMAGES))
-    found, files = {}, {}
+    weights, count = stats.image_weights(np.arange(IMAGES)), (len(contrib.QUANTITIES), len(contrib.STATISTICS))
+    files = {}
     for name, each in values.items():
-        drawn = each @ weights / weights.sum(0)
-        value, resampled = (
-            {of: dict.fromkeys(contrib_tables.STATISTICS, number) for of in contrib_tables.QUANTITIES}
-            for number in (each.mean(), drawn)
-        )
-        found[name, 0, "clean"] = contrib.Measured(
-            pd.DataFrame(), pd.DataFrame(index=range(IMAGES)), value, value, resampled
-        )
-        files[name] = [Subject(name, name, 0, "", torch.nn.Identity(), None, None)]
-    return contrib._pairs(found, files)
+        sums = {
+            "value clean": np.full(count, each.mean()),
+            "resampled clean": np.broadcast_to(each @ weights / weights.sum(0), (*count, stats.RESAMPLES)),
+        }
+        files[name] = Files([Model(name, "", "")], [pd.DataFrame({"images": ["clean"] * IMAGES})], [sums], [{}])
+    analysis, nothing = contrib.Contributions(), cast("Findings", None)
+    return analysis.corrected(
+        [{"a": a, "b": b, **pair} for a, b in PAIRS for pair in analysis.compare(files[a], files[b], nothing)]
+    )
+
+
+def contrib_pair_table(summary: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(contrib._pair_rows(summary))
 
 
 def sets_pairs(right: dict[str, Any]) -> list[dict[str, Any]]:
@@ -131,7 +137,7 @@ def test_every_table_of_pairs_shows_both_p(values: dict[str, stats.Values], righ
     models = [{"name": name, "n": IMAGES} for name in NAMES]
     summaries = {
         span_tables.pair_table: span_pairs(values), robust_tables.pair_table: robust_pairs(right, ["fgsm"]),
-        contrib_tables.pair_table: contrib_pairs(values), sets_tables.pair_table: sets_pairs(right),
+        contrib_pair_table: contrib_pairs(values), sets_tables.pair_table: sets_pairs(right),
     }  # fmt: skip
     for table_of, pairs in summaries.items():
         pairs[0] |= {"p": 0.012, "p_holm": 0.345}

@@ -8,7 +8,7 @@ import torch
 from torchrun import torchrun
 
 import attrib
-from attrib.glyphs import render
+from attrib.data.glyphs import render
 from attrib.parallel import World
 from train.attack import eager_ascent
 from train.config import Config
@@ -23,8 +23,8 @@ COMMON = [
 LOSS = """
 import sys, torch
 from attrib.data import Batch
-from attrib.glyphs import render
-from attrib.model import build
+from attrib.data.glyphs import render
+from attrib.models.architectures import build
 from train.attack import pgd_attack
 from train.config import Config
 from train.epoch import LossModule

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, fisher_exact, norm, rankdata, ttest_ind
 
-from attrib import association, stats
-from attrib.stats import Values, permutation
+from attrib import stats
+from attrib.stats import Values, association, permutation
 
 Draw = np.random.Generator
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from attrib import checkpoint
 from attrib.errors import InputError
+from attrib.models import checkpoint
 from figures import ledger, queue, rates, reproduce, rows, schedule
 from figures.rates import Rate
 from figures.rows import Row

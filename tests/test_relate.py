@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 import attrib
 from attrib import relate
-from attrib.checkpoint import Checkpoint
 from attrib.cli.relate import MEASURES
+from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import train
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import attrib
-from attrib import attack, autoattack, robust
+from attrib import accuracy, attack, autoattack, objections
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
-from attrib.gated import GatedClassifier
 from attrib.loss import cross_entropy, margin
+from attrib.models.gated import GatedClassifier
 from train.config import Config
 from train.loop import train
 
@@ -28,15 +28,15 @@ class Trained(NamedTuple):
 
     model: nn.Module
     batch: Batch
-    row: dict[str, robust.Outcome]
+    row: dict[str, accuracy.Outcome]
 
     def accuracy(self, attack: str) -> float:
         return float((self.row[attack].prediction == self.batch.label).float().mean())
 
 
-def row_of(model: nn.Module, batch: Batch, **changes: Any) -> dict[str, robust.Outcome]:
+def row_of(model: nn.Module, batch: Batch, **changes: Any) -> dict[str, accuracy.Outcome]:
     settings: dict[str, Any] = {"eps": EPS, "step_size": STEP, "steps": (2, 6), "index": batch.index} | changes
-    return robust.attacked(model, batch.image, batch.label, **settings)
+    return accuracy.attacked(model, batch.image, batch.label, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def batch_for(model: nn.Module, *, count: int = 40, wrong: int = 4, size: int = 
 SMALL: dict[str, Any] = {"eps": 0.03, "step_size": 0.025, "steps": (1, 3, 7)}
 
 
-def broken(row: dict[str, robust.Outcome], batch: Batch) -> dict[str, Tensor]:
+def broken(row: dict[str, accuracy.Outcome], batch: Batch) -> dict[str, Tensor]:
     return {name: outcome.prediction != batch.label for name, outcome in row.items()}
 
 
@@ -138,7 +138,7 @@ def test_worst_breaks_whatever_any_step_or_the_clean_image_breaks(model: Small, 
         for k in (1, 3, 7):
             assert not (plain[f"{kind}-{k}"] & ~worst[f"{kind}-{k}"]).any()
             ever = torch.stack([every[f"{kind}-{step}"].prediction != batch.label for step in range(1, k + 1)]).any(0)
-            clean = robust.judge(model, batch.image, batch.label).prediction != batch.label
+            clean = accuracy.evaluate(model, batch.image, batch.label).prediction != batch.label
             # The start itself is an iterate too, and may break what no step does.
             assert not ((ever | clean) & ~worst[f"{kind}-{k}"]).any()
         assert not (worst[f"{kind}-3"] & ~worst[f"{kind}-7"]).any()
@@ -187,7 +187,7 @@ def test_the_row_is_the_public_attacks_judged(model: Small) -> None:
         "pgd-3": attrib.pgd(model, batch.image, batch.label, **settings),
         "cw-3": attrib.cw(model, batch.image, batch.label, **settings),
     }.items():
-        torch.testing.assert_close(row[name], robust.judge(model, images, batch.label))
+        torch.testing.assert_close(row[name], accuracy.evaluate(model, images, batch.label))
         assert torch.equal(row[name].prediction != batch.label, row[name].margin > 0)
 
 
@@ -201,7 +201,7 @@ def test_no_answer_depends_on_the_batch(model: Small) -> None:
 
 def test_a_ball_of_radius_0_holds_the_image_alone(model: Small) -> None:
     batch = batch_for(model)
-    clean = robust.judge(model, batch.image, batch.label)
+    clean = accuracy.evaluate(model, batch.image, batch.label)
     for outcome in row_of(model, batch, **SMALL | {"eps": 0.0}).values():
         assert torch.equal(outcome.prediction, clean.prediction)
     assert int((clean.prediction != batch.label).sum()) == 4
@@ -213,7 +213,7 @@ def test_a_gated_model_is_as_robust_as_against_the_worst_of_its_attacks(worst: b
     batch = batch_for(model, count=24, wrong=0, size=16)
     settings: dict[str, Any] = {"eps": 0.02, "step_size": 0.008, "steps": (2, 5), "worst": worst}
     row = row_of(model, batch, **settings)
-    paths = robust.attack_paths(model)
+    paths = accuracy.attack_paths(model)
     assert [path.name for path in paths] == ["logits", "combined", "head 1", "head 2"]
     for kind in ("pgd", "cw"):
         runs = [
@@ -258,7 +258,7 @@ def test_a_path_through_one_head_is_the_attack_on_that_head_alone() -> None:
     model = gated()
     batch = batch_for(model, count=8, wrong=0, size=16)
     settings: dict[str, Any] = {"eps": 0.02, "step_size": 0.008, "index": batch.index}
-    for number, path in enumerate(robust.attack_paths(model)[2:]):
+    for number, path in enumerate(accuracy.attack_paths(model)[2:]):
         head = Head(model, number).eval()
         for objective, public in ((path.loss, attrib.pgd), (path.margin, attrib.cw)):
             found = attack.snapshots(
@@ -273,8 +273,8 @@ def test_withstanding_pgd_is_the_column_alone(kind: str) -> None:
     batch = batch_for(model, wrong=3, size=16)
     settings: dict[str, Any] = {"eps": 0.005 if kind == "gated" else 0.03, "index": batch.index}
     settings["step_size"] = settings["eps"] * 0.4
-    row = robust.attacked(model, batch.image, batch.label, steps=(5,), **settings)
-    stood = robust.withstands_pgd(model, batch.image, batch.label, steps=5, **settings)
+    row = accuracy.attacked(model, batch.image, batch.label, steps=(5,), **settings)
+    stood = accuracy.correct_under_pgd(model, batch.image, batch.label, steps=5, **settings)
     assert torch.equal(stood, row["pgd-5"].prediction == batch.label)
     assert 0 < stood.sum() < len(stood)
 
@@ -286,7 +286,7 @@ def test_the_interval_of_a_gap_is_newcombe_s() -> None:
         ((9, 10), (3, 10), (0.1705, 0.8090)),
         ((10, 10), (0, 20), (0.6791, 1.0)),
     ):
-        difference, low, high = robust.gap(np.arange(m) < a, np.arange(n) < b)
+        difference, low, high = accuracy.gap(np.arange(m) < a, np.arange(n) < b)
         assert difference == pytest.approx(a / m - b / n)
         assert (low, high) == pytest.approx(expected, abs=1e-4)
 
@@ -309,13 +309,13 @@ class Steep(Small):
 def test_gradients_that_say_nothing_are_measured() -> None:
     for model, blind in ((Small(), False), (Detached(), True), (Saturated(), True)):
         batch = batch_for(model, wrong=0)
-        size = robust.gradient_size(model, batch.image, batch.label)
+        size = accuracy.gradient_size(model, batch.image, batch.label)
         assert bool((size == 0).float().mean() > 0.5) is blind
         row = row_of(model, batch, **SMALL)  # no error: the images stay where they started
         assert len(row["pgd-7"].prediction) == 40
     steep = Steep()
     batch = batch_for(steep, wrong=20)
-    assert (robust.gradient_size(steep, batch.image, batch.label) > robust.EXPLODING).any()
+    assert (accuracy.gradient_size(steep, batch.image, batch.label) > objections.EXPLODING).any()
 
 
 def said(**changes: Any) -> str:
@@ -324,14 +324,14 @@ def said(**changes: Any) -> str:
     right = {"fgsm": label < 6, "pgd-20": label < 4, "cw-20": label < 4}
     given: dict[str, Any] = {
         "clean": label < 9, "label": label, "gradient": np.full(200, 0.1), "steps": (20,), "classes": 10,
-        "points": [robust.Point(0.1, 0.02, right)],
+        "points": [objections.Point(0.1, 0.02, right)],
     }  # fmt: skip
-    return " / ".join(robust.doubts(**given | changes))
+    return " / ".join(objections.objections(**given | changes))
 
 
 def test_steps_that_do_not_lead_to_the_edge_are_told() -> None:
-    assert list(robust.about_reach(8 / 255, 2 / 255, 4)) == []
-    (said,) = robust.about_reach(0.3, 0.01, 5)
+    assert list(objections.warn_short_attack(8 / 255, 2 / 255, 4)) == []
+    (said,) = objections.warn_short_attack(0.3, 0.01, 5)
     assert said.startswith("5 steps of 0.01 cannot reach the edge of eps 0.3")
 
 
@@ -346,16 +346,19 @@ def test_experts_doubts() -> None:
     assert "exploding" in said(gradient=np.where(label == 0, np.nan, 0.1))
     assert "exploding" in said(gradient=np.where(label == 0, 1e9, 0.1))
     masked = {"fgsm": few, "pgd-20": many, "cw-20": many}
-    assert "one step stronger than many" in said(points=[robust.Point(0.1, 0.02, masked)])
-    assert said(points=[robust.Point(0.1, 0.001, masked)]) == ""  # 20 short steps are no match for one long one
+    assert "one step stronger than many" in said(points=[objections.Point(0.1, 0.02, masked)])
+    assert said(points=[objections.Point(0.1, 0.001, masked)]) == ""  # 20 short steps are no match for one long one
     slow = {"fgsm": few, "pgd-5": many, "pgd-20": few, "cw-5": many, "cw-20": few}
-    assert "has not converged" in said(points=[robust.Point(0.1, 0.02, slow)], steps=(5, 20))
-    assert said(points=[robust.Point(0.1, 0.01, slow)], steps=(5, 20)) == ""  # 5 such steps don't reach the edge
+    assert "has not converged" in said(points=[objections.Point(0.1, 0.02, slow)], steps=(5, 20))
+    assert said(points=[objections.Point(0.1, 0.01, slow)], steps=(5, 20)) == ""  # 5 such steps don't reach the edge
     falls = {"fgsm": few, "pgd-20": few, "cw-20": few}
-    rising = [robust.Point(0.1, 0.02, falls), robust.Point(0.2, 0.04, {"fgsm": many, "pgd-20": many, "cw-20": few})]
+    rising = [
+        objections.Point(0.1, 0.02, falls),
+        objections.Point(0.2, 0.04, {"fgsm": many, "pgd-20": many, "cw-20": few}),
+    ]
     assert "PGD-20 accuracy rises by 60.0 points from eps 0.1 to 0.2" in said(points=rising)
     assert said(points=rising[:1]) == ""
-    assert "grey" in said(points=[robust.Point(0.5, 0.1, {"fgsm": many, "pgd-20": many, "cw-20": few})])
+    assert "grey" in said(points=[objections.Point(0.5, 0.1, {"fgsm": many, "pgd-20": many, "cw-20": few})])
 
 
 def test_autoattack_says_who_broke_what_leaves_no_trace_and_continues_where_it_stopped(
@@ -423,7 +426,7 @@ def test_margin_of_the_combined_path() -> None:
     logits = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
     label = torch.arange(6) % 4
     heads = (margin(logits[1], label) + margin(logits[2], label)) / 2
-    torch.testing.assert_close(robust._combined_margin(logits, label), margin(logits[0], label) + 2 * heads)
+    torch.testing.assert_close(accuracy._combined_margin(logits, label), margin(logits[0], label) + 2 * heads)
 
 
 def test_autoattack_runs_square_on_a_gated_model(monkeypatch: pytest.MonkeyPatch) -> None:

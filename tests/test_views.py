@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 import attrib
 from attrib import views
-from attrib.data import ATTACK, Dataset
+from attrib.data import Dataset, default_attack
 from attrib.errors import InputError
 from attrib.features import relevance
 from attrib.maps import MAPS
 from attrib.views import Attack, Desk, View
 
 POSITION, SAMPLES, SEED = 5, 3, 7
-USUAL = Attack(ATTACK["glyphs"].eps, ATTACK["glyphs"].steps)
+USUAL = Attack(default_attack("glyphs").eps, default_attack("glyphs").steps)
 
 
 class Flat(nn.Module):

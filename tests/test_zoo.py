@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from attrib import checkpoint, zoo
-from attrib.checkpoint import Checkpoint
+from attrib.accuracy import evaluate
 from attrib.data import dataset
 from attrib.errors import InputError
-from attrib.model import build
-from attrib.robust import judge
+from attrib.models import checkpoint, zoo
+from attrib.models.architectures import build
+from attrib.models.checkpoint import Checkpoint
 from train.config import Config, read_recipe
 from train.zoo import add
 
@@ -30,7 +30,7 @@ def test_card_holds_what_the_weights_do(name: str, real_data: Path) -> None:
     model, ckpt = checkpoint.load(f"zoo:{name}")
     assert name.startswith(f"{ckpt.data}-{ckpt.arch}-")
     data = dataset(ckpt.data, root=real_data, limit=500)
-    right = sum(int((judge(model, b.image, b.label).prediction == b.label).sum()) for b in data.batches(250))
+    right = sum(int((evaluate(model, b.image, b.label).prediction == b.label).sum()) for b in data.batches(250))
     images = ckpt.metrics["images"]
     # Four standard errors of 500 images, and of those that the card speaks of.
     error = (ckpt.metrics["clean"] * (1 - ckpt.metrics["clean"]) * (1 / 500 + 1 / images)) ** 0.5

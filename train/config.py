@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from attrib.data import ATTACK, DATA_SETS, DEFAULT_ATTACK, Budget
+from attrib.data import DATA_SETS, Budget, default_attack
 from attrib.errors import InputError
-from attrib.model import ARCHITECTURES, check_gated
+from attrib.models.architectures import ARCHITECTURES, check_gated
 
 METHODS = ("standard", "pgd-at", "alp", "aalp", "trades", "mart", "again")
 WEIGHT = {"alp": 1.0, "aalp": 1.0, "trades": 6.0, "mart": 5.0}
@@ -96,7 +96,7 @@ class Config:
         if not self.lr > 0:
             raise InputError(f"--lr: expected a number > 0, got {self.lr}")
         self._check_used()
-        eps, step_size, steps = ATTACK.get(self.data, DEFAULT_ATTACK)
+        eps, step_size, steps = default_attack(self.data)
         usual = {"eps": eps, "step_size": step_size, "steps": steps, "weight": WEIGHT.get(self.method)}
         for name, value in usual.items():
             if getattr(self, name) is None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attrib.attack import Forward
 from attrib.errors import InputError, one_line
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from train.attack import Ascent, Number, Problem, eager_ascent
 from train.graph import GraphedAscent
 

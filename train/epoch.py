@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attrib import inference, noise
-from attrib.data import AUGMENT, Batch, Dataset
+from attrib.data import Batch, Dataset
+from attrib.data.catalog import CATALOG, NO_AUGMENTATION
 from attrib.inference import Precision
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from attrib.parallel import World, shard, total
 from train.attack import Ascent, Attack, pgd_attack
 from train.augment import augment
@@ -53,7 +54,7 @@ def train_epoch(
 
     All randomness is drawn from (seed, epoch, step) and (seed, epoch, index of the image).
     """
-    pad, flip = AUGMENT.get(config.data, (0, False)) if config.augment else (0, False)
+    pad, flip = CATALOG[config.data].augmentation if config.augment and config.data in CATALOG else NO_AUGMENTATION
     world = settings.world
     shuffle = torch.Generator().manual_seed(noise.mixed_seed(config.seed, epoch))
     order = positions[torch.randperm(len(positions), generator=shuffle).to(positions.device)]

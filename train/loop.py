@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attrib import checkpoint, inference
+from attrib import accuracy, inference
+from attrib.accuracy import correct_under_pgd
 from attrib.data import Dataset, dataset, training_split
 from attrib.errors import InputError
 from attrib.files import folder
-from attrib.model import Classifier
+from attrib.models import checkpoint
+from attrib.models.classifier import Classifier
+from attrib.objections import warn_short_attack
 from attrib.parallel import shard, total, world
-from attrib.robust import about_reach, judge, withstands_pgd
 from train.config import Config
 from train.engine import Engine, ascent_of, resolve, running, uncompiled
 from train.epoch import LossModule, Settings, train_epoch
@@ -62,7 +64,7 @@ def train(
             raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
         state = initial(config, data, group.device)
         if group.rank == 0:
-            for sentence in [*about_reach(*config.budget), *_about_awp(config)]:
+            for sentence in [*warn_short_attack(*config.budget), *_about_awp(config)]:
                 print(f"train: warning: {sentence}", file=sys.stderr)
         folder(out)
         _start(state, config, out, fresh=fresh, speaks=group.rank == 0)
@@ -192,11 +194,11 @@ def evaluate(
     correct = torch.zeros(2, device=group.device)
     with uncompiled(settings.engine):
         for batch in data.batches(500, order=shard(positions, group), device=group.device):
-            robust = withstands_pgd(
+            robust = correct_under_pgd(
                 model, batch.image, batch.label, index=batch.index, seed=config.seed, precision=settings.precision,
                 eps=eps, step_size=step_size, steps=steps,
             )  # fmt: skip
-            clean = judge(model, batch.image, batch.label).prediction == batch.label
+            clean = accuracy.evaluate(model, batch.image, batch.label).prediction == batch.label
             correct += torch.stack([clean.sum(), robust.sum()])
     accuracies: list[float] = (total(correct) / len(positions)).tolist()
     return accuracies[0], accuracies[1]

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from attrib.data import STATS, Dataset
+from attrib.data import Dataset
+from attrib.data.catalog import CATALOG
 from attrib.errors import InputError
 from attrib.files import atomic
-from attrib.model import Classifier, build
+from attrib.models.architectures import build
+from attrib.models.classifier import Classifier
 from train.config import Config
 
 
@@ -33,11 +35,16 @@ class State:
 
 
 def initial(config: Config, data: Dataset, device: torch.device) -> State:
-    mean, std = STATS.get(config.data, (None, None))
+    known = CATALOG.get(config.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build(
-            config.arch, num_classes=len(data.classes), input_shape=data.shape, mean=mean, std=std, gated=config.gated
+            config.arch,
+            num_classes=len(data.classes),
+            input_shape=data.shape,
+            gated=config.gated,
+            mean=known.mean if known else None,
+            std=known.std if known else None,
         )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer: torch.optim.Optimizer

@@ -1,6 +1,6 @@
 """Put finished runs into the zoo that ships with the package: ``python -m train.zoo --recipe NAME RUN_DIR...``.
 
-Every run's model.pt is halved to fp16, measured as it will ship, and written to attrib/zoo/ under the name
+Every run's model.pt is halved to fp16, measured as it will ship, and written to attrib/models/zoo/ under the name
 DATA-ARCH-RUN, where RUN is the folder's name and that of its method's recipe.
 """
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from attrib import checkpoint, inference, zoo
-from attrib.checkpoint import Checkpoint
-from attrib.data import ATTACK, dataset
+from attrib import inference
+from attrib.accuracy import correct_under_pgd, evaluate
+from attrib.data import dataset, default_attack
 from attrib.errors import InputError
-from attrib.robust import judge, withstands_pgd
+from attrib.models import checkpoint, zoo
+from attrib.models.checkpoint import Checkpoint
 from train.config import RECIPES, Config, read_recipe
 
 STEPS = 40
@@ -59,14 +60,14 @@ def add(run: Path, *, recipe: str, limit: int | None, device: torch.device, plac
 def measure(ckpt: Checkpoint, *, limit: int | None, device: torch.device) -> dict[str, float]:
     """Clean and PGD accuracy on the test images, and the attack's settings."""
     model = checkpoint.to_model(ckpt, device=device)
-    budget, data = ATTACK[ckpt.data], dataset(ckpt.data, limit=limit)
+    budget, data = default_attack(ckpt.data), dataset(ckpt.data, limit=limit)
     clean = robust = 0
     for batch in data.batches(500, device=device):
-        stood = withstands_pgd(
+        stood = correct_under_pgd(
             model, batch.image, batch.label, eps=budget.eps, step_size=budget.step_size, steps=STEPS,
             index=batch.index, precision=inference.precision("auto", device),
         )  # fmt: skip
-        clean += int((judge(model, batch.image, batch.label).prediction == batch.label).sum())
+        clean += int((evaluate(model, batch.image, batch.label).prediction == batch.label).sum())
         robust += int(stood.sum())
     return {
         "clean": clean / len(data), "robust": robust / len(data), "images": float(len(data)),

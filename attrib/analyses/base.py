@@ -22,17 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attrib import inference, maps
-    from attrib import robust as accuracy
+    from attrib import inference, maps, objections
     from attrib.analyses import inputs
     from attrib.analyses import run as running
     from attrib.analyses.result import Result, Table
     from attrib.data import Batch, Dataset
     from attrib.inference import Precision
-    from attrib.model_files import Model
+    from attrib.models.specs import Model
 else:
     torch = Lazy("torch")
-    accuracy, inference, maps = Lazy("attrib.robust"), Lazy("attrib.inference"), Lazy("attrib.maps")
+    inference, maps, objections = Lazy("attrib.inference"), Lazy("attrib.maps"), Lazy("attrib.objections")
     inputs, running = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 FEWEST = 50
@@ -76,6 +75,8 @@ class Context:
     batch_size: int
     shown: tuple[int, ...] = ()
     """Positions of the images that the pictures show."""
+    models: "tuple[Model, ...]" = ()
+    """All that are measured."""
     partial: Path | None = None
     """The folder of partial results, if there is one."""
 
@@ -94,7 +95,7 @@ class Files:
     rows: "Sequence[pd.DataFrame]"
     """Of every file, a row per image."""
     sums: Sequence[Mapping[str, Array]]
-    """Of every file, by name: those of :class:`Measured`, ``sums`` and ``resampled``."""
+    """Of every file, by name: what :meth:`Analysis.condense` made of its ``sums`` and ``resampled``."""
     facts: Sequence[Mapping[str, Any]]
     """Of every file, what :meth:`Analysis.describe` returned."""
 
@@ -115,6 +116,14 @@ class Files:
     def only(self, number: int) -> "Files":
         """One of the files."""
         return Files([self.models[number]], [self.rows[number]], [self.sums[number]], [self.facts[number]])
+
+    def identity(self) -> dict[str, Any]:
+        """What a result says of the files: name, checkpoint and fingerprint, of several as lists."""
+        each = [model.identity() for model in self.models]
+        if len(each) == 1:
+            return each[0]
+        lists = {key: [identity[key] for identity in each] for key in ("checkpoint", "fingerprint")}
+        return {"name": self.models[0].name, **lists}
 
     def kinds(self) -> list[str]:
         """The kinds of images that were measured, clean first."""
@@ -181,7 +190,8 @@ class Analysis(ABC):
     """One question asked of several models; its fields are its options: of command, notebook and JSON.
 
     The steps of an analysis, in the order in which they run: :meth:`describe` each model, :meth:`measure` each batch
-    with each model, look :meth:`across` the models, :meth:`summarise` each name, :meth:`compare` each two names.
+    with each model, look :meth:`across` the models, :meth:`condense` each file's sums, :meth:`summarise` each name,
+    :meth:`compare` each two names.
     """
 
     name: ClassVar[str]
@@ -194,7 +204,7 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
-    usual_batch: ClassVar[int] = 250
+    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
@@ -220,6 +230,10 @@ class Analysis(ABC):
         """The images to measure."""
         return [Pass(data)]
 
+    def usual_batch(self, device: "torch.device") -> int:
+        """Images at a time, unless the user names another number."""
+        return 250
+
     def pictured(self) -> int:
         """How many images the picture of examples shows."""
         return 0
@@ -243,12 +257,32 @@ class Analysis(ABC):
         """Kind of images to columns (N,) about two files, from what :meth:`measure` kept of each."""
         return {}
 
+    def condense(self, sums: Mapping[str, Array]) -> Mapping[str, Array]:
+        """From a file's sums what the later steps need of them: computed once, and the sums are dropped."""
+        return sums
+
+    def named(self, found: Findings) -> Mapping[str, Files]:
+        """The files that the summary has an entry for, by name; any two of them are compared."""
+        return found.files
+
     @abstractmethod
     def summarise(self, files: Files) -> dict[str, Any]:
         """The numbers of a name, from its files."""
 
+    def entry(self, files: Files) -> dict[str, Any]:
+        """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
+        entry = files.identity() | self.summarise(files)
+        if len(files) == 1:
+            return entry
+        each = [files.only(place) for place in range(len(files))]
+        return entry | {"seeds": [file.identity() | self.summarise(file) for file in each]}
+
+    def completed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The entries with what takes all of them, as Holm's correction of tests within models."""
+        return entries
+
     def row(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The row of the table of models from an entry of the summary; lists are left out."""
+        """The numbers of a name as the table of models has them; intervals end in ``_ci``."""
         return entry
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterable[dict[str, Any]]:
@@ -313,7 +347,9 @@ class Analysis(ABC):
                     continue
                 label = rows["label"].to_numpy(int)
                 right = (rows["prediction"] == label).to_numpy(bool)
-                for sentence in accuracy.about_accuracy(right, label, classes=len(found.context.images.classes)):
+                for sentence in objections.warn_chance_accuracy(
+                    right, label, classes=len(found.context.images.classes)
+                ):
                     yield f"{model.label}: {sentence}"
 
     def options(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from attrib import formatting as text
-from attrib import stats
+from attrib import stats, thresholds
 from attrib.analyses.base import CLEAN, Context, Explaining, Files, Findings, Measured, View, attacked_option
 from attrib.analyses.options import Attack, option
 from attrib.analyses.table import Table
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrib import faithfulness, randomisation, spans
-    from attrib import plot_checks as plots
     from attrib.analyses.result import Result
     from attrib.data import Batch, Dataset
-    from attrib.model_files import Model
+    from attrib.models.specs import Model
+    from attrib.plots import check as plots
 else:
     faithfulness, randomisation = Lazy("attrib.faithfulness"), Lazy("attrib.randomisation")
-    spans, plots = Lazy("attrib.spans"), Lazy("attrib.plot_checks")
+    spans, plots = Lazy("attrib.spans"), Lazy("attrib.plots.check")
     pd, torch = Lazy("pandas"), Lazy("torch")
 
 CURVES = ("insertion", "deletion", "insertion_random", "deletion_random")
@@ -75,7 +75,7 @@ class Checks(Explaining):
     question: ClassVar[str] = "Can the maps be trusted?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
-    threshold: str = option("mean", "mean, max:t, otsu or mass:q.", check=lambda rule: spans.parse_threshold(rule))
+    threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     attack: Attack | None = attacked_option(Attack("pgd"), "Attack of the stability check: fgsm, pgd, cw or none.")
     curve_steps: int = option(20, "Steps of the insertion and deletion curves.", low=1)
     stages: int = option(8, "At how many stages of the cascade of re-initialised layers maps are compared.", low=1)

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib import checkpoint, inference, robust
+from attrib import inference, objections
 from attrib.analyses.base import Analysis
 from attrib.data import WHOLE, Dataset, dataset
 from attrib.errors import InputError, one_line
-from attrib.gated import GatedClassifier
-from attrib.layers import Normalized, named
-from attrib.model_files import Model, with_layer
+from attrib.models import checkpoint
+from attrib.models.gated import GatedClassifier
+from attrib.models.layers import named
+from attrib.models.outside import Normalized
+from attrib.models.specs import Model, with_layer
 from attrib.parallel import World
 
 Warn = Callable[[str], None]
@@ -62,19 +64,27 @@ def check_models(
     """
     layer = getattr(analysis, "layer", None)
     if layer:
-        models = [replace(each, layer=named(each.module, layer)) if each.module else each for each in models]
+        models = [
+            replace(each, layer=named(each.module, layer)) if each.module else replace(each, layer_name=layer)
+            for each in models
+        ]  # fmt: skip
     if data is None:
         return list(models)
     maps = [model.label for model in models if model.maps is not None]
     if maps and (analysis.name != "span" or getattr(analysis, "attack", None)):
         raise InputError(f"{maps[0]}: maps made elsewhere can be measured by span, and without an attack")
+    runs_taken = "runs" in analysis.takes
     for model in models:
+        if model.epoch is not None and not runs_taken:
+            raise InputError(f"{model.name}: {analysis.name} takes no runs; name one of its files, as {model.path}")
         _check_fit(model, data)
         if model.trained_on not in (None, data.name):
             warn(f"{model.name} was trained on {model.trained_on}, and is looked at on {data.name}")
+    if not analysis.needs_data:  # no model is run on it
+        return list(models)
     attack = getattr(analysis, "attack", None)
     if attack and attack.name != "fgsm":
-        for sentence in robust.about_reach(attack.eps, attack.step_size, attack.steps):
+        for sentence in objections.warn_short_attack(attack.eps, attack.step_size, attack.steps):
             warn(sentence)
     (first,) = data.batches(1, order=torch.tensor([0]), device=group.device)
     checked, runs = [], set()

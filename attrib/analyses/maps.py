@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from attrib import formatting as text
+from attrib import thresholds
 from attrib.analyses.base import CLEAN, Array, Context, Explaining, Files, Findings, Measured, Pass, View
 from attrib.analyses.examples import arrays_of, kept_examples
 from attrib.analyses.options import option
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-    from attrib import plot as plots
     from attrib import spans
     from attrib.analyses.result import Result
     from attrib.data import Batch, Dataset
-    from attrib.model_files import Model
+    from attrib.models.specs import Model
+    from attrib.plots import maps as plots
 else:
-    plots, spans, torch = Lazy("attrib.plot"), Lazy("attrib.spans"), Lazy("torch")
+    plots, spans, torch = Lazy("attrib.plots.maps"), Lazy("attrib.spans"), Lazy("torch")
 
 
 def _positions(listed: str) -> tuple[int, ...]:
@@ -48,8 +49,7 @@ class Maps(Explaining):
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option(
-        "mean", "Rule of the spans saved beside the maps: mean, max:t, otsu or mass:q.",
-        check=lambda rule: spans.parse_threshold(rule),
+        "mean", f"Rule of the spans saved beside the maps: {thresholds.HELP}", check=thresholds.parse_threshold
     )  # fmt: skip
     images: int = option(8, "How many images to show: the first of each class.", low=1)
     index: tuple[int, ...] | None = option(

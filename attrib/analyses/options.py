@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from attrib import attack as attacks
-    from attrib import catalog
-    from attrib.data import Batch
+    from attrib.data import Batch, catalog
     from attrib.inference import Precision
 else:
-    attacks, catalog = Lazy("attrib.attack"), Lazy("attrib.data")
+    attacks, catalog = Lazy("attrib.attack"), Lazy("attrib.data.catalog")
 
 ATTACKS = ("fgsm", "pgd", "cw")
 
@@ -76,7 +75,7 @@ class Attack:
 
     def resolved(self, data: str) -> "Attack":
         """The attack with what is None taken from the data set's usual attack."""
-        usual = catalog.ATTACK.get(data, catalog.DEFAULT_ATTACK)
+        usual = catalog.default_attack(data)
         missing = {name: getattr(usual, name) for name in usual._fields if getattr(self, name) is None}
         return replace(self, **missing)
 

@@ -1,6 +1,5 @@
 """Partial results: what finished batches gave, in memory and on disk, so that the same call continues."""
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attrib.errors import Stopped
-from attrib.files import atomic, to_json
+from attrib.files import atomic
 from attrib.parallel import World, broadcast
 
 WORTH = 50
@@ -107,15 +106,15 @@ def _read(path: Path) -> Part:
 
 
 @contextmanager
-def partial_results(out: Path | None, name: str, key: Mapping[str, Any], group: World) -> Iterator[Store]:
+def partial_results(out: Path | None, name: str, key: str, group: World) -> Iterator[Store]:
     """The store of partial results below ``out``, which is deleted when the body is through; without ``out`` none.
 
-    key: what the results depend on. Raises :class:`Stopped` where the user interrupts a body that can be continued.
+    key: a hash of what the results depend on. Raises :class:`Stopped` where the user interrupts what can be continued.
     """
     if out is None:
         yield Store(None, group)
         return
-    folder = out / f".{name}-{hashlib.sha256(to_json(key).encode()).hexdigest()[:12]}"
+    folder = out / f".{name}-{key}"
     folder.mkdir(exist_ok=True)
     store = Store(folder, group)
     try:

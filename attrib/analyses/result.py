@@ -22,10 +22,10 @@ from attrib.lazy import Lazy
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from attrib import plot as drawing
     from attrib.analyses.base import Analysis
+    from attrib.plots import base as drawing
 else:
-    drawing = Lazy("attrib.plot")
+    drawing = Lazy("attrib.plots.base")
 
 CLASSES = {
     "span": "Span", "maps": "Maps", "sets": "Sets", "contrib": "Contributions", "fc": "LastLayer", "check": "Checks",
@@ -171,7 +171,7 @@ class Result:
 def read_rows(path: Path) -> pd.DataFrame:
     """Rows as they were written: a model may be called 1 or NA."""
     # To the last bit, which is pandas' default from 3.1 on.
-    return pd.read_csv(path, dtype={"model": str}, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    return pd.read_csv(path, dtype={"model": str, "run": str}, keep_default_na=False, na_values=[""])
 
 
 def analysis_class(name: str) -> "type[Analysis]":

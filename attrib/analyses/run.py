@@ -5,10 +5,11 @@ on disk, so that the same call continues. Rows are joined in the data's order, s
 order or number of processes (sums are exact; other numbers hold to rounding).
 """
 
+import hashlib
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain, combinations, groupby
 from pathlib import Path
@@ -31,8 +32,8 @@ from attrib.analyses.result import Result
 from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
-from attrib.files import folder
-from attrib.model_files import Model, models_of
+from attrib.files import folder, to_json
+from attrib.models.specs import Model, models_of, on_device
 from attrib.parallel import World, broadcast, gather, world
 
 
@@ -43,38 +44,46 @@ def execute(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     place = folder(Path(out)) if out else None
-    with world(device) as group:
+    with world(device) as group, ExitStack() as stack:
         inference.precision(analysis.precision, group.device)
         loaded = analysis.looked_at(models_of(models, device=group.device))
+        stack.enter_context(on_device(loaded, group.device))
         images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
         analysis = analysis.resolved(images)
         messages = Messages(group.rank == 0)
         loaded = check_models(analysis, loaded, images, group, messages.add)
-        context = Context(
-            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else ()
-        )
-        key = {
-            "analysis": analysis.name, **analysis.options(), "models": [model.key() for model in loaded],
-            "data": images.key if images else None, "batch_size": context.batch_size, "versions": provenance(),
-            "precision": [analysis.attack_precision(group.device), analysis.exact_precision(group.device)],
-        }  # fmt: skip
-        with (
-            partial_results(place, analysis.name, key, group) as store,
-            keep_prepared(*(model.module for model in loaded if model.module is not None)),
-        ):
+        size = batch_size or analysis.usual_batch(group.device)
+        context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(loaded))
+        passes = analysis.passes(loaded, images) if images else []
+        key = _key(analysis, loaded, passes, context)
+        stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
+        with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
-            passes = analysis.passes(loaded, images) if images else []
             work = _work(passes, context)
             measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
             answer = None
             if measured is not None and facts is not None:
                 splits = {each.number: each.of.data.split for each in work}
-                result = _summed_up(analysis, _joined(analysis, loaded, measured, facts, splits, context), messages)
+                found = _joined(analysis, loaded, measured, facts, splits, context)
+                result = _summed_up(analysis, found, messages, key)
                 answer = result, result.save(place) if place else []
             answer = broadcast(answer)
     assert answer is not None
     return answer
+
+
+def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], context: Context) -> str:
+    """A hash of all that the result depends on: settings, models, data, versions; not the device."""
+    options = {name: value for name, value in analysis.options().items() if name != "precision"}
+    described = {
+        "analysis": analysis.name, **options, "models": [model.key() for model in models],
+        "data": [[*each.data.key, None if each.positions is None else each.positions.tolist()] for each in passes],
+        "batch_size": context.batch_size, "versions": provenance(),
+        # What "auto" stands for: rows in bfloat16 and in float32 must not be joined.
+        "precision": [analysis.attack_precision(context.device), analysis.exact_precision(context.device)],
+    }  # fmt: skip
+    return hashlib.sha256(to_json(described).encode()).hexdigest()[:12]
 
 
 KEYS = ("split", "model", "seed", "epoch", "images", "index")
@@ -225,8 +234,10 @@ def _joined(
     files = [
         Files(
             [model], [of_model[key][kept] if key in of_model else rows],
-            [{name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
-             | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}],
+            [analysis.condense(
+                {name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
+                | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}
+            )],
             [facts[place]],
         )
         for place, (model, key) in enumerate(zip(models, keys, strict=True))
@@ -268,35 +279,25 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[np.lexsort((*keys, *first))].reset_index(drop=True)
 
 
-def _summed_up(analysis: Analysis, found: Findings, messages: Messages) -> Result:
+def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
     """From what was measured to the result: the numbers of every name, the differences of every two."""
-    entries = [_entry(analysis, files) for files in found.files.values()]
+    named = analysis.named(found)
+    entries = analysis.completed([analysis.entry(files) for files in named.values()])
     pairs = [
         {"a": a, "b": b, **difference}
-        for a, b in combinations(found.files, 2)
-        for difference in analysis.compare(found.files[a], found.files[b], found)
+        for a, b in combinations(named, 2)
+        for difference in analysis.compare(named[a], named[b], found)
     ]
     data = found.context.data
     summary: dict[str, Any] = {
         **({"data": data.name, "split": data.split} if data else {}),
         **analysis.about(found, entries), "models": entries, "pairs": analysis.corrected(pairs),
-        "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()},
+        "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()}, "key": key,
     }  # fmt: skip
     for sentence in analysis.objections(summary, found):
         messages.add(sentence)
     summary["warnings"] = messages.said
     return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
-
-
-def _entry(analysis: Analysis, files: Files) -> dict[str, Any]:
-    """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
-    each = [model.identity() for model in files.models]
-    if len(files) == 1:
-        return {**each[0], **analysis.summarise(files)}
-    seeds = [{**identity, **analysis.summarise(files.only(place))} for place, identity in enumerate(each)]
-    paths, prints = ([identity[key] for identity in each] for key in ("checkpoint", "fingerprint"))
-    name = files.models[0].name
-    return {"name": name, "checkpoint": paths, "fingerprint": prints, **analysis.summarise(files), "seeds": seeds}
 
 
 @contextmanager

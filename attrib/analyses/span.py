@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from attrib import formatting as text
-from attrib import stats
+from attrib import stats, thresholds
 from attrib.analyses.base import (
     CLEAN,
     Array,
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
     from attrib import floor as floors
     from attrib import maps, spans
-    from attrib import plot as plots
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.model_files import Model
+    from attrib.models.specs import Model
+    from attrib.plots import maps as map_plots
+    from attrib.plots import span as plots
 else:
     floors, maps, spans = Lazy("attrib.floor"), Lazy("attrib.maps"), Lazy("attrib.spans")
-    plots, torch = Lazy("attrib.plot"), Lazy("torch")
+    map_plots, plots, torch = Lazy("attrib.plots.maps"), Lazy("attrib.plots.span"), Lazy("torch")
 
 LEVELS = np.linspace(0, 1, 41)
 WHERE_KNOWN = ("coverage_on_grid", "iou_with_clean", "inside", "object_covered", "pointing")
@@ -59,7 +60,7 @@ class Span(Explaining):
     question: ClassVar[str] = "How much of the image does each model use?"
     takes: ClassVar[tuple[str, ...]] = ("models", "map files")
 
-    threshold: str = option("mean", "mean, max:t, otsu or mass:q.", check=lambda rule: spans.parse_threshold(rule))
+    threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     floor: int = option(200, "Images for the floor, the ASC of the same network with random weights; 0: none.", low=0)
     save_maps: bool = option(False, "Write every map and span to OUT/span-NAME.npz.")
 
@@ -165,10 +166,11 @@ class Span(Explaining):
             both = stats.paired(left, right, seed=self.seed)
             rest = both if seen.all() else stats.paired(left[:, seen], right[:, seen], seed=self.seed)
             pairs = found.across[(found.across["a"] == names[0]) & (found.across["b"] == names[1])]
+            iou = pairs.loc[pairs["images"] == kind, "iou"].to_numpy(float)
             yield {
                 "images": kind, "quantity": "coverage", "n": left.shape[1], **both.entry(),
                 "without_empty": {"n": int(seen.sum()), **rest.entry()},
-                "iou": float(pairs.loc[pairs["images"] == kind, "iou"].mean()),
+                "iou": stats.mean(iou.reshape(left.shape[1], -1).mean(1)),  # over pairs of seeds, then over images
             }  # fmt: skip
 
     def corrected(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -229,7 +231,7 @@ class Span(Explaining):
         attacked = f"; attacked by {text.attack_words(attack)}" if attack else ""
         clean = result.rows[result.rows["images"] == CLEAN]
         return {
-            "span": plots.map_grid(
+            "span": map_plots.map_grid(
                 result.arrays["examples"], title=f"{rule}{attacked}{text.first_seeds(models)}", spans=True
             ),
             "span-coverage": plots.coverage_distribution(

@@ -131,8 +131,8 @@ def loaded(
 
     from attrib import inference
     from attrib.fast import keep_prepared
+    from attrib.objections import warn_short_attack
     from attrib.parallel import world
-    from attrib.robust import about_reach
 
     with world(device) as here:
         inference.precision(precision, here.device)  # a wrong name is said before anything is loaded
@@ -143,7 +143,7 @@ def loaded(
         images = load_data(data, asked, split=split, root=root, limit=limit, size=size)
         settings = attack_settings(attack, data=images.name, eps=eps, step_size=step_size, steps=steps)
         if settings and settings.name != "fgsm":
-            for sentence in about_reach(settings.eps, settings.step_size, settings.steps):
+            for sentence in warn_short_attack(settings.eps, settings.step_size, settings.steps):
                 warn(sentence)
         (first,) = images.batches(1, order=torch.tensor([0]), device=here.device)
         _check_models(asked, images, first.image, attacked=settings is not None)
@@ -161,9 +161,9 @@ def load_data(
     Raises InputError where no data set is known, or more than one, or it does not fit a model, or has no split to
     choose.
     """
-    from attrib import checkpoint
     from attrib.data import WHOLE, dataset
-    from attrib.layers import Normalized
+    from attrib.models import checkpoint
+    from attrib.models.outside import Normalized
 
     known = {s.name: s.checkpoint.data for s in subjects if s.checkpoint and s.checkpoint.data != "unknown"}
     if name is None and not known:
@@ -203,7 +203,7 @@ def attack_settings(
 
     Raises InputError for unknown attacks, negative numbers, or settings without an attack or not of this one.
     """
-    from attrib.data import ATTACK, DEFAULT_ATTACK
+    from attrib.data import default_attack
 
     if name is None:
         if (eps, step_size, steps) != (None, None, None):
@@ -213,7 +213,7 @@ def attack_settings(
         raise InputError(f"--attack: expected fgsm, pgd or cw, got {name!r}")
     if name == "fgsm" and (step_size, steps) != (None, None):
         raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
-    usual = ATTACK.get(data, DEFAULT_ATTACK)
+    usual = default_attack(data)
     if steps is not None and steps < 1:
         raise InputError(f"--steps: expected at least 1, got {steps}")
     return AttackSettings(
@@ -246,7 +246,7 @@ def attacked(
 
 def _check_models(subjects: Sequence[Subject], data: "Dataset", image: "Tensor", *, attacked: bool) -> None:
     """Run every model on one image (1,C,H,W) of the data."""
-    from attrib.gated import GatedClassifier
+    from attrib.models.gated import GatedClassifier
 
     count = len(data.classes)
     advice = {
@@ -278,14 +278,15 @@ def warn_at_chance(subjects: Iterable[Subject], table: "pd.DataFrame", data: "Da
 
     table: a row per file and clean image, with columns model, seed, label and prediction.
     """
-    from attrib.robust import about_accuracy
+    from attrib.objections import warn_chance_accuracy
 
     for subject in subjects:
         rows = table[(table["model"] == subject.group) & (table["seed"] == subject.seed)]
         label = rows["label"].to_numpy(int)
         if len(rows) < FEWEST:
             continue
-        for sentence in about_accuracy((rows["prediction"] == label).to_numpy(bool), label, classes=len(data.classes)):
+        correct = (rows["prediction"] == label).to_numpy(bool)
+        for sentence in warn_chance_accuracy(correct, label, classes=len(data.classes)):
             warn(f"{subject.name}: {sentence}")
 
 
@@ -336,7 +337,7 @@ def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from attrib.cli.tables import draw
+    from attrib.layout import draw
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:

@@ -128,7 +128,7 @@ class Examples:
         }  # fmt: skip
 
     def arrays(self) -> dict[str, Any]:
-        """What :func:`attrib.plot.map_grid` takes."""
+        """What :func:`attrib.plots.maps.map_grid` takes."""
         pictures = [self.pictures[position] for position in self.index]
         seen = [[picture[f"model {m}"] for picture in pictures] for m in range(len(self._models))]
         found = {

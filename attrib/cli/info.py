@@ -17,7 +17,8 @@ def info(
     json: common.Json = False,
 ) -> None:
     """Architecture, training, metrics and fingerprint of checkpoint files."""
-    from attrib import checkpoint, results
+    from attrib import results
+    from attrib.models import checkpoint
 
     given = [
         *(paths or ()),

@@ -16,12 +16,12 @@ from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib import data as datasets
-    from attrib import model_files
     from attrib.analyses import inputs, run
     from attrib.data import Dataset
-    from attrib.model_files import Model
+    from attrib.models import specs
+    from attrib.models.specs import Model
 else:
-    model_files, datasets = Lazy("attrib.model_files"), Lazy("attrib.data")
+    specs, datasets = Lazy("attrib.models.specs"), Lazy("attrib.data")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
@@ -61,22 +61,23 @@ class Chosen:
         if not given:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
-        loaded: dict[str, Any] = {}
-        for name, specs in map(_named, given):
-            if name in loaded:
-                raise InputError(f"two models are called {name!r}; give each its own name with NAME=SPEC")
-            files = [self._model(name, spec) for spec in specs]
-            loaded[name] = files if len(files) > 1 else files[0]
-        models = model_files.models_of(loaded, device="cpu")
+        for text in given if kind.takes == ("runs",) else self.run or ():
+            if not (place := Path(_named(text)[1][0])).is_dir():
+                came = "a file" if place.exists() else "nothing"
+                raise InputError(f"run: expected the folder of a training run, found {came} at {place}")
+        named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
+        models = specs.named_models(
+            [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
+        )
         return models, self._dataset(kind, models)
 
-    def _model(self, name: str, spec: str) -> Any:
+    def _model(self, name: str, spec: str) -> "Model | Path":
         if Path(spec).is_dir():
             return Path(spec)
-        if model_files.is_factory(spec):
+        if specs.is_factory(spec):
             mean, std = _floats(self.mean, "--mean"), _floats(self.std, "--std")
-            return model_files.model(spec, name=name, mean=mean, std=std, size=self.size)
-        return model_files.model(spec, name=name, arch=self.arch)
+            return specs.model(spec, name=name, mean=mean, std=std, size=self.size)
+        return specs.model(spec, name=name, arch=self.arch)
 
     def _dataset(self, kind: type[Analysis], models: "Sequence[Model]") -> "Dataset | None":
         if self.data is None and not kind.needs_data:
@@ -89,8 +90,9 @@ class Chosen:
             )
         # The pictures of a folder are cut to the model's size; other data is resized in front of the model.
         data = datasets.dataset(
-            name, split=self.split, root=self.data_root, limit=self.limit, size=self.size if pictures else None
-        )
+            name, split=self.split, root=self.data_root, limit=self.limit if kind.needs_data else 1,
+            size=self.size if pictures else None,
+        )  # fmt: skip
         if self.split == "train" and data.split == datasets.WHOLE:
             raise InputError(f"--split train: {name} is not split into training and test images; leave out --split")
         return data
@@ -143,11 +145,14 @@ def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
     for each in fields(group):
         if each.name in _NEEDS and _NEEDS[each.name] not in kind.takes:
             continue
+        if each.name in _OF_IMAGES and not kind.needs_data:
+            continue
         if isinstance(each.default, Attack) or each.name == "attack":
             default = each.default if isinstance(each.default, Attack) else None
             yield from _attack_parameters(default, each.metadata["help"])
         elif each.name == "models":
-            info = typer.Argument(metavar=_metavar(kind), help=each.metadata["help"])
+            words = "Folders with epoch-*.pt." if kind.takes == ("runs",) else each.metadata["help"]
+            info = typer.Argument(metavar=_metavar(kind), help=words)
             yield _parameter("models", Annotated[each.type, info], None)
         else:
             yield _option(each.name, each.type, each.default, each.metadata)
@@ -158,6 +163,8 @@ _NEEDS = {
     "run": "runs", "maps": "map files",
 }  # fmt: skip
 """What a command must take (:attr:`Analysis.takes`) to have this option."""
+_OF_IMAGES = ("limit", "batch_size", "seed", "precision")
+"""Options that say nothing where no model is run on images."""
 
 
 def _option(name: str, type_: Any, default: Any, rules: Mapping[str, Any]) -> Parameter:
@@ -194,7 +201,7 @@ def _settings(kind: type[Analysis], given: Mapping[str, Any]) -> dict[str, Any]:
     for each in fields(kind):
         if isinstance(each.default, Attack) or each.name == "attack":
             settings[each.name] = _attack(given)
-        else:
+        elif each.name in given:
             parse, value = each.metadata["parse"], given[each.name]
             settings[each.name] = parse(value) if parse and value is not None else value
     return settings
@@ -231,7 +238,7 @@ def _named(text: str) -> tuple[str, list[str]]:
         raise InputError(f"expected NAME=SPEC with both, got {text!r}")
     if not name and len(files) > 1:
         raise InputError(f"several seeds need a name of their own: NAME={value}")
-    return name or model_files.usual_name(files[0]), files
+    return name or specs.usual_name(files[0]), files
 
 
 def files_of(text: str) -> list[str]:

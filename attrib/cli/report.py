@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
+from attrib import thresholds
 from attrib.cli import common
 from attrib.cli.batches import Stopped
 from attrib.cli.explain import How, explain
-from attrib.cli.fc import FcName
 from attrib.cli.info import card_of
-from attrib.cli.robust import step_counts
 from attrib.cli.subjects import Subject, fingerprint, groups
 from attrib.errors import InputError
 
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+FcName = Annotated[
+    str | None,
+    typer.Option("--fc", metavar="NAME", help="Last layer of a --model by its dotted name (default: the last linear)."),
+]
 CHECKED = 200
 """At most so many images for the checks, which look at each of them some hundred times."""
 BATCH = 50
@@ -48,7 +51,7 @@ def report(
     ] = 1000,
     data: common.Data = None,
     map_name: common.MapName = "gradcam",
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     target: common.Target = "label",
     attack: Annotated[str, typer.Option(help="The attack beside clean images: fgsm, pgd or cw.")] = "pgd",
     eps: common.Eps = None,
@@ -76,7 +79,7 @@ def report(
 
     The numbers lie beside it and are used again: the same command continues where it was stopped.
     """
-    from attrib.data import ATTACK, DEFAULT_ATTACK
+    from attrib.data import default_attack
     from attrib.files import atomic, folder
     from attrib.report import render
     from attrib.results import write_json
@@ -97,7 +100,7 @@ def report(
     source = [*models, *_options(data=data, data_root=data_root, split=split)]
     maps = _options(map=map_name, target=target, layer=layer)
     iterated = attack != "fgsm"
-    longest = max(step_counts(steps)) if steps and iterated else None
+    longest = max(_step_counts(steps)) if steps and iterated else None
     strength = _options(attack=attack, eps=eps, step_size=step_size if iterated else None, steps=longest)
     missing: dict[str, str] = {}
     with common.loaded(
@@ -118,7 +121,7 @@ def report(
             part = Part("images", [*source, *maps, *strength, *pictures], shown, seed)
             missing["images"] = _once(part, place, known, partial(_save_images, work, how, shown, place / "images"))
 
-        usual = ATTACK.get(work.images.name, DEFAULT_ATTACK)
+        usual = default_attack(work.images.name)
         counts = _options(eps=eps, step_size=step_size, steps=steps or f"10,{max(20, usual.steps)}")
         rule, last = _options(threshold=threshold), _options(fc=fc_name)
         for part in (
@@ -144,6 +147,16 @@ def report(
     with atomic(out) as temporary:
         temporary.write_text(render(place), encoding="utf-8")
     typer.echo(out)
+
+
+def _step_counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--steps: expected numbers separated by commas, as 10,20, got {text!r}") from None
+    if min(counts) < 1:
+        raise InputError(f"--steps: expected at least 1, got {min(counts)}")
+    return counts
 
 
 class Part(NamedTuple):
@@ -185,7 +198,7 @@ def _about(work: common.Loaded, how: How, *, shown: int, threshold: str) -> dict
 
 
 def _card(subject: Subject) -> dict[str, Any]:
-    from attrib.layers import unwrapped
+    from attrib.models.outside import unwrapped
 
     if subject.checkpoint:
         return card_of(subject.path, subject.model, subject.checkpoint)

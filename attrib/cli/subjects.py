@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from attrib.checkpoint import Checkpoint
+    from attrib.models.checkpoint import Checkpoint
     from attrib.stats import Values
 
 
@@ -43,8 +43,9 @@ def load_subjects(
     Raises InputError for files and factories that give no model, names given twice, seeds that are none, and one of
     ``--mean`` and ``--std`` without the other.
     """
-    from attrib import checkpoint
-    from attrib.layers import Normalized, load_factory, named
+    from attrib.models import checkpoint
+    from attrib.models.layers import named
+    from attrib.models.outside import Normalized, load_factory
 
     if (mean is None) != (std is None):
         raise InputError(f"--mean and --std go together: {'--mean' if mean is None else '--std'} is missing")
@@ -149,7 +150,7 @@ def looking(subject: Subject, example: "Tensor") -> Subject:
     Every map would find the same one again; known beforehand, results can name it. A model without one stays as it
     is: only a map that needs the layer complains.
     """
-    from attrib.layers import feature_layer
+    from attrib.models.layers import feature_layer
 
     if subject.checkpoint or subject.layer is not None:
         return subject
@@ -202,7 +203,7 @@ def identity(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {"name": subject.name, "checkpoint": subject.path}
     if subject.checkpoint:
         return found | {"fingerprint": subject.checkpoint.fingerprint}
-    from attrib.layers import Normalized, unwrapped
+    from attrib.models.outside import Normalized, unwrapped
 
     front = subject.model if isinstance(subject.model, Normalized) else None
     modules = unwrapped(subject.model).named_modules()

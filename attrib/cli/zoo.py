@@ -7,15 +7,16 @@ import typer
 from attrib.cli import common
 
 if TYPE_CHECKING:
-    from attrib.checkpoint import Checkpoint
+    from attrib.models.checkpoint import Checkpoint
 
 
 def zoo(json: common.Json = False) -> None:
     """The models that come with the package, for --ckpt zoo:NAME, and what was measured of them."""
     import pandas as pd
 
-    from attrib import checkpoint, results
-    from attrib import zoo as models
+    from attrib import results
+    from attrib.models import checkpoint
+    from attrib.models import zoo as models
 
     cards = [_card(name, checkpoint.read(f"{models.PREFIX}{name}")) for name in models.names()]
     if json:

@@ -8,7 +8,7 @@ All logits are those behind the mask of Guided Dropout, which clean and adversar
 from torch import Tensor
 
 from attrib.data import Batch
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from train.attack import Attack
 from train.methods import alp
 

@@ -2,11 +2,10 @@
 
 Span enlargement uses a fake label y' beside the true label y. y' is a permutation of the batch's labels.
 
-``form="gate"`` (the authors' release): the features are weighted by alpha W^y + (1 - alpha) W^{y'} inside the
-network, see ``attrib.gated``. The loss, in the attack too, is CE(final) + 2 * mean of the heads' CE. With the true
-label in the gates (``gates="true"``, as released) the label leaks: the layers behind a gate learn to read y off the
-gate's weights instead of the image. ``gates="own"`` (ours): y is the prediction of the gate's own head, as at test
-time.
+``form="gate"`` (the authors' release): the features are weighted by alpha W^y + (1 - alpha) W^{y'} inside the network,
+see ``attrib.models.gated``. The loss, in the attack too, is CE(final) + 2 * mean of the heads' CE. With the true label
+in the gates (``gates="true"``, as released) the label leaks: the layers behind a gate learn to read y off the gate's
+weights instead of the image. ``gates="own"`` (ours): y is the prediction of the gate's own head, as at test time.
 
 ``form="logit"`` (Eq. 1 of the supplement, by the first line of its proof of Theorem 1):
     -log(exp(alpha z_y + (1 - alpha) z_y') / sum_j exp(z_j)) = alpha CE(z, y) + (1 - alpha) CE(z, y'),
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from attrib.data import Batch
 from attrib.errors import InputError
-from attrib.gated import GatedClassifier, combined_loss
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
+from attrib.models.gated import GatedClassifier, combined_loss
 from train.attack import Attack
 from train.methods import trades
 from train.methods.fusion import draw_partners, draw_weight, fused

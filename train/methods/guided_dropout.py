@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attrib.data import Batch
 from attrib.errors import InputError
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from train.attack import Attack
 from train.methods.guided_dropout import training_logits
 from train.methods.ramp import draws_full

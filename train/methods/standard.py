@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attrib.data import Batch
-from attrib.model import Classifier
+from attrib.models.classifier import Classifier
 from train.attack import Attack
 from train.methods.guided_dropout import training_logits
 

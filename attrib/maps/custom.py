@@ -1,0 +1,38 @@
+"""Maps of a user: a function of model, images and labels, or an attribution class of Captum."""
+
+from collections.abc import Callable
+from typing import Any
+
+import captum.attr
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+from attrib.fast import Prepared
+from attrib.inference import Precision, frozen
+from attrib.maps.engine import Chunk, in_chunks, over_channels
+
+Map = str | Callable[[nn.Module, Tensor, Tensor], Tensor] | type[captum.attr.Attribution]
+"""A name of ``MAPS``; a function of model, image (N,C,H,W) and label (N,) to maps (N,H,W); or a class of Captum's."""
+
+
+def custom_map(
+    map: Callable[..., Any] | type[captum.attr.Attribution], model: nn.Module, image: Tensor, label: Tensor,
+    *, precision: Precision,
+) -> Tensor:  # fmt: skip
+    """The maps (N,H,W) that a user's function or a class of Captum's gives."""
+    if isinstance(map, type) and issubclass(map, captum.attr.Attribution):
+
+        def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+            found: Tensor = map(fast.model).attribute(chunk.image.requires_grad_(), target=chunk.label)
+            return found
+
+        return over_channels(in_chunks(model, image, label, explain, precision=precision), signed=False)
+    with frozen(model):
+        maps = map(model, image, label)
+    expected = (len(image), *image.shape[2:])
+    if not isinstance(maps, Tensor) or tuple(maps.shape) != expected:
+        came = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"map: expected the function to give maps of shape {expected}, got {came}")
+    if not maps.isfinite().all():
+        raise InputError("map: expected the function to give finite maps, got NaN or infinity")
+    return maps.detach().float()

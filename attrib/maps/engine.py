@@ -1,0 +1,112 @@
+"""What all maps share: chunks of bounded memory, grids of layers, advice instead of torch's and Captum's errors."""
+
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+from attrib.fast import Prepared, prepared
+from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
+from attrib.models.layers import feature_layer
+
+
+class Chunk(NamedTuple):
+    """Images (N,C,H,W), labels and positions (N,) that are worked on together."""
+
+    image: Tensor
+    label: Tensor
+    rows: Tensor
+    room: int
+    """How many images fit one forward and backward pass."""
+
+
+Explain = Callable[[Prepared, Chunk], Tensor]
+"""The model (and layer) to run, and what on, to attributions."""
+
+
+def in_chunks(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    explain: Explain,
+    *,
+    index: Tensor | None = None,
+    layer: nn.Module | None = None,
+    precision: Precision,
+) -> Tensor:
+    """Attributions of every image, worked through in chunks that fit a memory budget.
+
+    The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
+    """
+    check_images(image, label, index)
+    if layer is not None and not isinstance(layer, nn.Module):
+        raise InputError(f"layer: expected a module of the model, as model.layer4, got {layer!r}")
+    if index is None:
+        index = torch.arange(len(image), device=image.device)
+    with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():
+        size = _room(model, fast.model, image, precision)
+        parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
+        try:
+            with checked_labels(fast.model, label):
+                found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
+        except (RuntimeError, AssertionError) as error:
+            said = _reason(error, model)
+            if said is None:
+                raise
+            raise InputError(said) from None
+    return torch.cat(found).float()
+
+
+def _reason(error: Exception, model: nn.Module) -> str | None:
+    """Translate torch and Captum errors into advice."""
+    name, said = type(model).__name__, str(error)
+    if "does not require grad" in said:
+        return (
+            f"model: {name} gives no gradient to explain; does its forward pass run under torch.no_grad(), or detach or"
+            " round what it computes?"
+        )
+    if "did not obtain any outputs" in said:
+        return f"layer: {name} never runs the one given"
+    return None
+
+
+def on_grid(found: Tensor) -> Tensor:
+    """Attributions of a layer, (N,C,h,w); raises InputError for a layer that knows no places."""
+    if found.ndim != 4 or found.shape[2:].numel() < 2:
+        got = "one of 1x1" if found.ndim == 4 else "an output without height and width"
+        raise InputError(
+            f"layer: expected one whose output is a feature map (N,C,h,w), larger than 1x1, got {got}; name one before"
+        )
+    return found
+
+
+_known_room: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
+
+
+def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision) -> int:
+    """How many images fit one pass, measured at the first batch of a model: measuring costs two passes."""
+    known = _known_room.setdefault(model, {})
+    key = image.shape[1:], image.dtype, image.device, precision
+    if key not in known:
+        known[key] = images_per_chunk(fast, image)
+    return known[key]
+
+
+def last_stage(model: nn.Module, image: Tensor, label: Tensor) -> nn.Module:
+    """The layer to look at where none is named; raises InputError for images or labels of another shape."""
+    check_images(image, label)
+    return feature_layer(model, image)
+
+
+def upsample(grid: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """A map on a layer's grid, bilinear to the image: (N,h,w) to (N,H,W)."""
+    return F.interpolate(grid[:, None], tuple(size), mode="bilinear", align_corners=False).squeeze(1)
+
+
+def over_channels(attribution: Tensor, signed: bool) -> Tensor:
+    """Sum over the channels of the image, (N,C,H,W) to (N,H,W); of absolute values unless ``signed``."""
+    return attribution.sum(1) if signed else attribution.abs().sum(1)

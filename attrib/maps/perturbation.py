@@ -1,0 +1,48 @@
+"""Maps by what changes when a part of the image is hidden."""
+
+import captum.attr
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+from attrib.fast import Prepared
+from attrib.inference import Precision
+from attrib.maps.engine import Chunk, in_chunks, over_channels
+
+
+def occlusion(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    window: int = 4,
+    stride: int = 2,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """Occlusion (Zeiler & Fergus 2014): how much z_y drops under a black window of ``window`` pixels: (N,H,W).
+
+    Every pixel gets the mean drop of the windows that cover it. Raises InputError for images or labels of another
+    shape, or a window or stride that does not fit the image.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.occlusion(model, image[:1], label[:1]).shape
+    torch.Size([1, 32, 32])
+    """
+    height, width = image.shape[-2:]
+    if not (1 <= stride <= window <= min(height, width)):
+        raise InputError(
+            f"occlusion: expected 1 <= stride <= window <= {min(height, width)}, got stride {stride}, window {window}"
+        )
+    shape = (image.shape[1], window, window)
+
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        explainer = captum.attr.Occlusion(fast.model)
+        drop: Tensor = explainer.attribute(
+            chunk.image, sliding_window_shapes=shape, strides=(image.shape[1], stride, stride), target=chunk.label
+        )
+        return drop[:, :1]  # the window spans the channels, so all of them hold the same value
+
+    return over_channels(in_chunks(model, image, label, explain, precision=precision), signed)

@@ -1,0 +1,1 @@
+"""Models: architectures, checkpoints, and what it takes to look into any other ``nn.Module``."""

@@ -1,0 +1,97 @@
+"""A model from outside: make it by the name of its factory, resize and normalise its input."""
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attrib.errors import InputError, one_line
+from attrib.models.classifier import normalise, statistics
+
+
+def load_factory(spec: str) -> nn.Module:
+    """The model that ``package.module:factory`` makes: the factory is called without arguments.
+
+    The current directory is importable too; a name that is a module already is taken as it is.
+    Raises InputError if the import or the call fails or gives something else than an ``nn.Module``.
+    """
+    source, _, name = spec.partition(":")
+    if not source or not name or source.endswith(".py"):
+        raise InputError(f"model: expected package.module:factory, like my_code:build for my_code.py, got {spec!r}")
+    with _importing_from(Path.cwd()):
+        try:
+            found: object = importlib.import_module(source)
+        except Exception as error:  # somebody else's code runs here and may raise anything
+            raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}") from error
+        try:
+            found = attrgetter(name)(found)
+        except AttributeError:
+            raise InputError(f"model {spec}: {source} has no {name!r}") from None
+        if not isinstance(found, nn.Module):
+            if not callable(found):
+                raise InputError(f"model {spec}: expected a function or class, got {type(found).__name__}")
+            try:
+                found = found()
+            except Exception as error:  # as above
+                raise InputError(f"model {spec}: calling it failed: {one_line(error)}") from error
+    if not isinstance(found, nn.Module):
+        raise InputError(f"model {spec}: expected it to return an nn.Module, got {type(found).__name__}")
+    return found
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+class Normalized(nn.Module):
+    """An outside model behind the project's interface: pixels in [0, 1] are resized and normalised for it.
+
+    mean, std: one number per channel, None leaves the pixels as they are; size: (height, width) or one side, None
+    leaves the size as it comes. The resize is bilinear, smoothed when it shrinks. Raises InputError for bad numbers,
+    or other channels.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        module: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        size: int | tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.size = (size, size) if isinstance(size, int) else size
+        if self.size is not None and min(self.size) < 1:
+            raise InputError(f"size: expected at least 1 pixel, got {size}")
+        known = (None, None) if mean is None and std is None else statistics(mean or (), std or ())
+        for name, values in zip(("mean", "std"), known, strict=True):
+            self.register_buffer(name, values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] -> whatever the module returns, logits (N, K)."""
+        if self.size is not None and x.shape[2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
+        if self.mean is not None and self.std is not None:
+            x = normalise(x, self.mean, self.std)
+        out: Tensor = self.module(x)
+        return out
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The outside model itself, without the ``Normalized`` in front of it."""
+    return module.module if isinstance(module, Normalized) else module

@@ -1,0 +1,121 @@
+"""What an expert would object to in a model's accuracies, one sentence each. No torch."""
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attrib.stats import paired_shares, share_interval
+
+if TYPE_CHECKING:
+    from attrib.accuracy import Correct
+
+
+class Point(NamedTuple):
+    """A model's accuracies at one radius: whether each image stood, per attack, (N,) each."""
+
+    eps: float
+    step_size: float
+    right: "dict[str, Correct]"
+
+
+EXPLODING = 1e6
+"""In float32 a pixel near 1 moves by no less than 6e-8, which at this slope still changes the loss by 0.06."""
+
+
+def reaches(eps: float, step_size: float, steps: int) -> bool:
+    """Whether that many steps lead from the image to the edge of the eps-ball, but for rounding."""
+    return steps * step_size >= eps * (1 - 1e-9)
+
+
+def warn_short_attack(eps: float, step_size: float, steps: int) -> Iterator[str]:
+    """A sentence where an attack's steps cannot lead from the image to the edge of the ball that it is named by."""
+    if not reaches(eps, step_size, steps):
+        yield (
+            f"{steps} step{'s' * (steps > 1)} of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try more"
+            " --steps or a larger --step-size"
+        )
+
+
+def objections(
+    clean: "Correct", label: NDArray[Any], gradient: NDArray[np.floating], points: Sequence[Point],
+    *, classes: int, steps: Collection[int],
+) -> list[str]:  # fmt: skip
+    """What an expert would object to in one model's accuracies, a sentence each (after Carlini et al. 2019).
+
+    clean, label, gradient: (N,) right on the clean image, true class, :func:`attrib.accuracy.gradient_size`; points:
+    by rising eps.
+    """
+    attacked = [point for point in points if point.eps > 0]
+    found = [*warn_chance_accuracy(clean, label, classes=classes), *_about_gradients(gradient)]
+    for point in attacked:
+        found += _about_one(point, steps=sorted(steps), chance=_chance(label, classes=classes))
+    for smaller, larger in pairwise(attacked):
+        found += _about_two(smaller, larger, longest=max(steps))
+    return found
+
+
+def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int) -> Iterator[str]:
+    """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
+
+    clean, label: (N,) right on the clean image, true class. Images of one class say nothing about chance.
+    """
+    chance = _chance(label, classes=classes)
+    if len(np.unique(label)) > 1 and not share_interval(clean)[0] > chance:
+        yield f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
+
+
+def _chance(label: NDArray[Any], *, classes: int) -> float:
+    """Always naming one class is right as often as that class comes."""
+    return max(1 / classes, float(np.bincount(label).max()) / len(label))
+
+
+def _about_gradients(size: NDArray[np.floating]) -> Iterator[str]:
+    blind, wild = int((size == 0).sum()), int((~(size <= EXPLODING)).sum())
+    if blind:
+        yield (
+            f"the gradient of the loss is zero on {blind:,} of {len(size):,} images: that they withstand attacks by"
+            " gradient proves nothing; see --autoattack, whose Square needs none"
+        )
+    if wild:
+        yield (
+            f"the gradient of the loss is not finite or beyond {EXPLODING:.0e} on {wild:,} of {len(size):,} images:"
+            " exploding gradients lead attacks astray"
+        )
+
+
+def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str]:
+    longest = steps[-1]
+    eps = f"eps {point.eps:.4g}"
+    lead = paired_shares(point.right[f"pgd-{longest}"], point.right["fgsm"])
+    # FGSM's one step reaches the edge of the ball; where those of PGD together do not, it may well be stronger.
+    if reaches(point.eps, point.step_size, longest) and lead.difference > 0 and lead.p < 0.05:
+        yield (
+            f"at {eps} FGSM breaks {100 * lead.difference:.1f} points more than PGD-{longest}: one step stronger than"
+            " many is a sign of masked gradients"
+        )
+    if len(steps) > 1 and reaches(point.eps, point.step_size, steps[-2]):
+        late = paired_shares(point.right[f"pgd-{steps[-2]}"], point.right[f"pgd-{longest}"])
+        if late.difference >= 0.01 and late.p < 0.05:
+            yield (
+                f"at {eps} PGD breaks {100 * late.difference:.1f} points more from step {steps[-2]} to {longest}: it"
+                " has not converged, and the accuracy is an upper bound; see --restarts and --autoattack"
+            )
+    for name in (f"pgd-{longest}", f"cw-{longest}"):
+        if point.eps >= 0.5 and share_interval(point.right[name])[0] > chance:
+            yield (
+                f"{name.upper()} at {eps} leaves {point.right[name].mean():.1%} standing, where every image can be"
+                " made the same grey: it is the attack that fails"
+            )
+
+
+def _about_two(smaller: Point, larger: Point, *, longest: int) -> Iterator[str]:
+    for name in (f"pgd-{longest}", f"cw-{longest}"):
+        rise = paired_shares(larger.right[name], smaller.right[name])
+        if rise.difference > 0 and rise.p < 0.05:
+            yield (
+                f"{name.upper()} accuracy rises by {100 * rise.difference:.1f} points from eps {smaller.eps:.4g} to"
+                f" {larger.eps:.4g}, where it can only fall: the attack fails"
+            )

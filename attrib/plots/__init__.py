@@ -1,0 +1,1 @@
+"""Results to figures: arrays and tables in, matplotlib figures out. No torch, no model."""

@@ -1,0 +1,55 @@
+"""What all figures share: style, widths (those of a two-column paper, in inches), colours, legend, files."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+
+from attrib.files import atomic
+
+COLUMN = 3.25
+TEXT = 6.875
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's matplotlib style inside, the caller's own outside."""
+    with as_file(files("attrib.plots") / "style.mplstyle") as path, mpl.rc_context(fname=path):
+        yield
+
+
+def model_colours(models: Sequence[str]) -> dict[str, str]:
+    """Each model's colour, the same in every figure that shows them in this order; inside :func:`style`."""
+    return dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write the figure beside each other as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
+    written = []
+    for suffix in (".pdf", ".png"):
+        target = path.with_name(path.name + suffix)
+        with atomic(target) as temporary, style():
+            # No date, so that the same results give the same bytes.
+            figure.savefig(temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
+        written.append(target)
+    return written
+
+
+def wrapped(name: str, inches: float) -> str:
+    """A model's name as a title, in as many lines as the width asks for, broken at hyphens where it can."""
+    letter = 0.6 * mpl.rcParams["axes.titlesize"] / 72
+    return textwrap.fill(name, max(6, int(inches / letter)))
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist | Container]) -> None:
+    """One legend for all panels, in as many columns as the figure's width has room for the longest label."""
+    letter = 0.6 * mpl.rcParams["legend.fontsize"] / 72
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    room = int(figure.get_figwidth() / (letter * (widest + 10)))  # the line beside it takes some ten letters
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(max(1, room), len(handles)))

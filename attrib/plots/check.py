@@ -1,0 +1,87 @@
+"""The figure of ``attrib check``: the cascade of re-initialised layers, insertion and deletion. No torch, no model."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from attrib.plots.base import TEXT, legend_below, model_colours, style
+
+CONTROL = "0.45"
+
+
+def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
+    """(a) similarity against layers re-initialised, per model and for the edge detector; (b) insertion; (c) deletion.
+
+    summary: what ``attrib check --json`` prints: ``models`` (``name``, ``checks``, ``cascade``, ``curves``),
+    ``control``, ``baseline`` and ``fractions``.
+    """
+    models = summary["models"]
+    named = len({tuple(_names(entry)) for entry in models}) == 1
+    with style():
+        colours = model_colours([entry["name"] for entry in models]).values()
+        figure = Figure(figsize=(TEXT, 2.6 + 0.1 * len(models)), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+        for entry, colour in zip(models, colours, strict=True):
+            _cascade(left, entry, colour, named=named)
+            for axes, name in ((middle, "insertion"), (right, "deletion")):
+                share = 100 * np.array(summary["fractions"])
+                axes.plot(share, entry["curves"][name], color=colour)
+                axes.plot(share, entry["curves"][f"{name}_random"], color=colour, ls=":", lw=0.9)
+        _edges_and_axis(left, summary, named=named)
+        removed = "the image's mean colour" if summary["baseline"] == "mean" else "black"
+        for axes, verb, better in ((middle, "inserted", "higher"), (right, "deleted", "lower")):
+            axes.set(xlabel=f"pixels {verb} (%)", ylabel="probability of the class", xlim=(0, 100), ylim=(0, 1))
+            axes.set_title(f"({'b' if verb == 'inserted' else 'c'}) {verb[:-2]}ion, {better} is better")
+        left.plot([], [], color="0.3", ls="-.", lw=0.7, label="architecture alone")
+        left.plot([], [], color="0.3", ls=":", lw=0.9, label="random order of pixels")
+        legend_below(figure, left.get_legend_handles_labels()[0])
+        bands = "; bands: 95 % intervals" if np.isfinite(_ends(models)).all() else ""
+        figure.suptitle(f"{title}; a removed pixel shows {removed}{bands}")
+    return figure
+
+
+def _ends(models: Iterable[Mapping[str, Any]]) -> NDArray[Any]:
+    """The intervals of similarity at all stages, (stages,2); NaN where there is none, which JSON calls null."""
+    return np.array([stage["similarity_ci"] for entry in models for stage in entry["cascade"]], float)
+
+
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    """The lowest layer of every stage."""
+    return [stage["lowest"] for stage in entry["cascade"]]
+
+
+def _cascade(axes: Axes, entry: Mapping[str, Any], colour: str, *, named: bool) -> None:
+    """Mean similarity and its 95 % interval after each stage; before the first the map is the map itself."""
+    stages = entry["cascade"]
+    # By the share of the layers, or, where layers stand below, so that there is as much room for each name.
+    shares = [100 * stage["layers"] / stage["of"] for stage in stages]
+    place = np.linspace(0, 100, len(stages) + 1) if named else np.array([0, *shares])
+    low, high = np.vstack([(1.0, 1.0), _ends([entry])]).T
+    similarity = np.array([1.0, *(stage["similarity"] for stage in stages)], float)
+    axes.plot(place, similarity, color=colour, marker="o", ms=2.5, label=entry["name"], clip_on=False)
+    for line in entry["checks"]:
+        if line["check"] == "floor":
+            axes.axhline(line["control"], color=colour, ls="-.", lw=0.7)
+    axes.fill_between(place, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def _edges_and_axis(axes: Axes, summary: Mapping[str, Any], *, named: bool) -> None:
+    """The edge detector's line, and the layers' names below it where all models have the same."""
+    for line in summary["control"]["checks"]:
+        if line["check"] == "similarity":
+            axes.axhline(line["value"], color=CONTROL, ls="--", lw=0.9, label=summary["control"]["name"])
+    axes.axhline(0, color="0.8", lw=0.6, zorder=0)
+    if named:
+        # The end of a long name tells layers apart.
+        names = ["none", *(name if len(name) < 20 else f"…{name[-18:]}" for name in _names(summary["models"][0]))]
+        axes.set_xticks(np.linspace(0, 100, len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_xlabel("re-initialised from the top, down to")
+    else:
+        axes.set_xlabel("layers re-initialised, from the top (%)")
+    lowest = np.fmin.reduce([-0.13, *_ends(summary["models"])[:, 0]])
+    axes.set(ylabel="rank correlation of the maps", xlim=(0, 100), ylim=(lowest - 0.02, 1.08))
+    axes.set_title("(a) randomisation, lower is better")

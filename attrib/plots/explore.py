@@ -1,0 +1,177 @@
+"""The explorer's picture: for each of several models an image, its map, span, top features and probabilities. No torch.
+
+Everything is placed by hand, in inches: a layout that is solved for takes longer than all the rest.
+"""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from attrib.plots.base import style
+from attrib.plots.maps import span_outline
+
+if TYPE_CHECKING:
+    from attrib.views import View
+
+PANEL, ALONE = 3.45, 4.6
+"""A model's width, beside others and by itself."""
+MARGIN, GAP = 0.12, 0.06
+ABOVE, BELOW = 0.25, 0.48
+"""For the legend, and for the colour bar."""
+NAME, TITLE, BETWEEN, BARS, AXIS = 0.2, 0.17, 0.32, 1.3, 0.4
+"""Heights within a panel: the model's name, the titles of the pictures, those of the bars, the bars, their axis."""
+CLASSES = 10
+"""Classes shown: the likeliest ones, where there are more."""
+CLEAN, ATTACKED = "#0072B2", "#D55E00"
+
+
+def panels(
+    views: Sequence["View"], *, classes: Sequence[str], label: int, kind: str, attacked: bool, perturbation: bool
+) -> Figure:
+    """A panel per model, two beside each other; all maps share one colour scale.
+
+    classes: their names; label: the true class; kind: what the map is called; attacked: whether the image shown is an
+    attack's; perturbation: whether to show what the attack added. The scale is capped at the 99.5th percentile, with
+    the square root of the value as brightness, as in :func:`attrib.plots.maps.map_grid`.
+    """
+    columns = min(2, len(views))
+    rows = -(-len(views) // columns)
+    width = PANEL if columns == 2 else ALONE
+    pictures = 4 if perturbation else 3
+    side = (width - 2 * MARGIN - (pictures - 1) * GAP) / pictures
+    height = NAME + TITLE + side + BETWEEN + BARS + AXIS
+    maps = [view.map for view in views if view.map is not None]
+    scale = PowerNorm(0.5, 0, float(np.percentile(np.stack(maps), 99.5)) or 1.0) if maps else None
+    shown = _likeliest(np.concatenate([view.probability for view in views]), label)
+    with style():
+        figure = Figure(figsize=(columns * width, ABOVE + rows * height + BELOW))
+        for place, view in enumerate(views):
+            left, top = place % columns * width, ABOVE + place // columns * height
+            _text(figure, left + MARGIN, top, view.model, weight="bold", fontsize=8, parse_math=False)
+            top += NAME + TITLE
+            _pictures(figure, left + MARGIN, top, side, view, scale, classes, attacked, perturbation)
+            top += side + BETWEEN
+            # Room for the features' numbers to the left of the first bars, for the classes' names of the second.
+            each = (width - 2 * MARGIN - 1.25) / 2
+            _features(_axes(figure, left + MARGIN + 0.4, top, each, BARS), view, classes)
+            chances = _axes(figure, left + width - MARGIN - each, top, each, BARS)
+            _probabilities(chances, view, shown, classes, label, attacked)
+        if attacked:
+            handles = [
+                Line2D([], [], color=colour, lw=5, label=words)
+                for words, colour in (("clean image", CLEAN), ("attacked image", ATTACKED))
+            ]
+            figure.legend(handles=handles, loc="upper right", ncols=2, bbox_to_anchor=(1, 1))
+        if scale:
+            bar = _axes(figure, figure.get_figwidth() / 2 - 1.4, figure.get_figheight() - 0.3, 2.8, 0.08)
+            ticks = MaxNLocator(4)
+            figure.colorbar(ScalarMappable(scale), cax=bar, orientation="horizontal", extend="max", ticks=ticks)
+            words = "one scale for all models" if len(views) > 1 else "in the units of the score"
+            bar.set_title(f"{kind}, {words} (brightness: square root)", fontsize=6, pad=2)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG of its own size: without a tight frame, for which everything is drawn twice."""
+    file = io.BytesIO()
+    with style(), mpl.rc_context({"savefig.bbox": None}):
+        figure.savefig(file, format="png", dpi="figure", pil_kwargs={"compress_level": 1})
+    return file.getvalue()
+
+
+def _pictures(
+    figure: Figure, left: float, top: float, side: float, view: "View", scale: PowerNorm | None,
+    classes: Sequence[str], attacked: bool, perturbation: bool,
+) -> None:  # fmt: skip
+    """The image, what the attack added, the map and the span, beside each other."""
+    places = [_axes(figure, left + n * (side + GAP), top, side, side) for n in range(4 if perturbation else 3)]
+    for axes in places:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    first, *between, heat, spanned = places
+    first.imshow(view.image, vmin=0, vmax=1, interpolation="nearest")
+    first.set_title("attacked" if attacked else "image")
+    for axes in between:
+        largest = float(np.abs(view.perturbation).max())
+        axes.imshow(0.5 + view.perturbation / (2 * largest or 1), vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(f"added, ±{largest:.3f}")
+    if view.map is None or view.span is None or scale is None:
+        heat.text(0, 0.95, textwrap.fill(f"no map: {view.error}", 38), va="top", fontsize=6, color=ATTACKED,
+                  parse_math=False)  # fmt: skip
+        spanned.set_visible(False)
+        return
+    heat.imshow(view.map, norm=scale)
+    heat.set_title(f"map of {_short(classes[view.target])}")
+    span_outline(spanned, view.image, view.span)
+    spanned.set_title(f"span {100 * view.coverage:.1f} %")
+
+
+def _features(axes: Axes, view: "View", classes: Sequence[str]) -> None:
+    if view.features_error:
+        axes.axis("off")
+        axes.text(-0.4, 1, textwrap.fill(f"no features: {view.features_error}", 30), va="top", fontsize=6,
+                  color=ATTACKED, transform=axes.transAxes, parse_math=False)  # fmt: skip
+        return
+    values = view.relevance.astype(float)
+    power = int(np.floor(np.log10(values.max()))) if values.max() > 0 else 0
+    rows = np.arange(len(values))
+    axes.barh(rows, values / 10.0**power, height=0.75, color="0.45")
+    axes.set_yticks(rows, [f"#{feature}" for feature in view.features])
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.set_title("top features: |∂L/∂A · A|" + (f" ($10^{{{power}}}$)" if power else ""))
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"L: loss of class {_short(classes[view.target])}", labelpad=1)
+
+
+def _probabilities(
+    axes: Axes, view: "View", shown: NDArray[np.intp], classes: Sequence[str], label: int, attacked: bool
+) -> None:
+    rows = np.arange(len(shown))
+    kinds = [(0, CLEAN, -0.2), (1, ATTACKED, 0.2)] if attacked else [(0, CLEAN, 0)]
+    for kind, colour, offset in kinds:
+        axes.barh(rows + offset, view.probability[kind, shown], height=0.8 / len(kinds), color=colour)
+    axes.set_yticks(rows, [_short(classes[k]) for k in shown])
+    for name, k in zip(axes.get_yticklabels(), shown, strict=True):
+        name.set_fontweight("bold" if k == label else "normal")
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xticks=[0, 0.5, 1])
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("class probabilities")
+    axes.set_xlabel("bold: true class", labelpad=1)
+
+
+def _likeliest(probability: NDArray[np.float32], label: int) -> NDArray[np.intp]:
+    """The CLASSES likeliest classes of any row (M,K), the true one among them, in the order of the classes."""
+    highest = probability.max(0)
+    highest[label] = np.inf
+    return np.sort(np.argsort(-highest, kind="stable")[:CLASSES])
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the upper left corner."""
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+
+
+def _text(figure: Figure, left: float, top: float, text: str, **how: Any) -> None:
+    across, down = figure.get_size_inches()
+    figure.text(left / across, 1 - top / down, text, va="top", **how)
+
+
+def _short(name: str) -> str:
+    """The name as far as there is room for it; a dollar sign is no formula."""
+    return (name if len(name) <= 11 else f"{name[:10]}…").replace("$", r"\$")
+
+
+__all__ = ["panels", "png"]

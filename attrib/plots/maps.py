@@ -1,0 +1,89 @@
+"""Images with their maps and spans, models side by side."""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from attrib.plots.base import TEXT, style, wrapped
+
+SPAN_COLOUR = "#56B4E9"
+
+
+def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) -> Figure:
+    """Images in rows; beside each its map per model and, with ``spans``, the image with the span outlined.
+
+    examples: ``image`` (E,H,W,3) floats in [0,1], ``index`` (E,), ``label`` (E,) texts, ``model`` (M,) names,
+    ``map`` (M,E,H,W), ``span`` bool (M,E,H,W), ``prediction`` (M,E) texts. With ``attacked_map``, ``attacked_span``,
+    ``attacked_prediction`` and ``attacked_image`` (M,E,H,W,3), each model being attacked by itself, a second row below
+    each image shows what the attack makes of it. All maps share one colour scale,
+    capped at the 99.5th percentile and with the square root of the value as brightness, so that neither a single
+    pixel nor a model with larger scores darkens the rest.
+    """
+    images = examples["image"]
+    kinds = ("", "attacked_") if "attacked_map" in examples else ("",)
+    models, count = examples["map"].shape[:2]
+    per_model = 2 if spans else 1
+    columns, rows = 1 + models * per_model, count * len(kinds)
+    top = float(np.percentile([examples[f"{kind}map"] for kind in kinds], 99.5)) or 1.0
+    scale = PowerNorm(0.5, 0, top)
+    cell = min(0.85, (TEXT - 0.6) / columns)
+    with style():
+        figure = Figure(figsize=(cell * columns + 0.75, cell * rows + 0.55), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for row, (example, kind) in enumerate(product(range(count), kinds)):
+            if kind:
+                grid[row, 0].text(1, 0.5, "attacked", ha="right", va="center", transform=grid[row, 0].transAxes)
+            else:
+                _picture(grid[row, 0], images[example])
+                grid[row, 0].set_ylabel(
+                    f"{examples['label'][example]}\n#{examples['index'][example]}", rotation=0, ha="right", va="center"
+                )
+            for model in range(models):
+                column = 1 + model * per_model
+                cell_axes = grid[row, column]
+                cell_axes.imshow(examples[f"{kind}map"][model, example], norm=scale)
+                if spans:
+                    below = examples["attacked_image"][model, example] if kind else images[example]
+                    span_outline(grid[row, column + 1], below, examples[f"{kind}span"][model, example])
+                said = np.asarray(examples[f"{kind}prediction"])[model, example]
+                if said and said != examples["label"][example]:
+                    cell_axes.set_xlabel(f"says {said}", labelpad=1, fontsize=5)
+        grid[0, 0].set_title("image")
+        for model, name in enumerate(examples["model"]):
+            if spans:  # the name stands above both columns
+                first, second = grid[0, 1 + 2 * model : 3 + 2 * model]
+                first.set_title(f"{wrapped(str(name), 2 * cell)}\nmap", loc="left")
+                second.set_title("span", loc="left")
+            else:
+                grid[0, 1 + model].set_title(wrapped(str(name), cell))
+        for axes in grid.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        bar = figure.colorbar(ScalarMappable(scale), ax=grid, shrink=0.6, aspect=40, pad=0.01, extend="max")
+        bar.set_label("map, one scale for all models (brightness: square root)")
+        figure.suptitle(title)
+    return figure
+
+
+def span_outline(axes: Axes, image: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    """The image (H,W,3), dimmed outside the span (H,W), whose outline is drawn."""
+    _picture(axes, np.where(mask[..., None], image, 0.35 * image))
+    if mask.any() and not mask.all():
+        # Drawn pixel by pixel (nearest), so the line runs between pixels and not through them.
+        fine = np.kron(np.pad(mask, 1), np.ones((8, 8)))
+        at = (np.arange(fine.shape[1]) + 0.5) / 8 - 1.5, (np.arange(fine.shape[0]) + 0.5) / 8 - 1.5
+        axes.contour(*at, fine, levels=[0.5], colors=[SPAN_COLOUR], linewidths=0.6)
+        axes.set_xlim(-0.5, mask.shape[1] - 0.5)
+        axes.set_ylim(mask.shape[0] - 0.5, -0.5)
+
+
+def _picture(axes: Axes, image: NDArray[Any]) -> None:
+    axes.imshow(image, vmin=0, vmax=1, interpolation="nearest")

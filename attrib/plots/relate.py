@@ -1,0 +1,130 @@
+"""What goes with robustness: per image, and across models."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from attrib.formatting import missing
+from attrib.plots.base import TEXT, legend_below, model_colours, style, wrapped
+
+WRONG = "#777777"
+"""Images that are wrong already when clean."""
+
+
+def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapping[str, str], title: str) -> Figure:
+    """Each measure against the adversarial margin, a row of panels per model; below, the models' means.
+
+    table and summary: the CSV and the JSON of ``attrib relate``; measures: columns and what the axes call them. Of
+    several seeds, the images are those of the first. A model keeps its colour: above, its images that stood have it,
+    and those that the attack broke (below the line) a paler one; below, its mean has it, and single seeds are dots.
+    """
+    entries, across = summary["models"], summary["across"]
+    rows = len(entries) + (len(across["points"]) > 1)
+    with style():
+        figure = Figure(figsize=(TEXT, 1.9 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, len(measures), squeeze=False)
+        colours = model_colours(list(dict.fromkeys(point["name"] for point in across["points"])))
+        for panels, entry in zip(grid, entries, strict=False):
+            epoch = -1 if entry["epoch"] is None else entry["epoch"]
+            of_file = (table["seed"] == 0) & (table["epoch"].fillna(-1) == epoch)
+            mine = table[(table["model"] == entry["name"]) & of_file]
+            for axes, (measure, words) in zip(panels, measures.items(), strict=True):
+                _margins(axes, mine, measure, colours[entry["name"]])
+                rho = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
+                axes.set(xlabel=_axis(measure, words), title=rho)
+            name = entry["name"] if entry["epoch"] is None else f"{entry['name']} epoch {epoch}"
+            name = wrapped(f"{name}{', first seed' if 'seeds' in entry else ''}", 1.2)
+            panels[0].set_ylabel(f"{name}\nadversarial margin (logits)")
+        if len(across["points"]) > 1:
+            for axes, (measure, words) in zip(grid[-1], measures.items(), strict=True):
+                _means(axes, across["points"], measure, colours)
+                axes.set(xlabel=f"mean {_axis(measure, words)}", title=_rho(across["correlations"][measure]))
+            grid[-1, 0].set_ylabel("across models\nrobust accuracy (%)")
+        kinds = {"stood": "0.25", "broken by the attack (paler)": _paler("0.25"), "clean wrong": WRONG}
+        handles = [
+            Line2D([], [], color=colour, marker="x" if colour == WRONG else "o", ms=3, lw=0, label=words)
+            for words, colour in kinds.items()
+        ]
+        if len(across["points"]) > 1:
+            handles += [
+                Line2D([], [], color=colour, marker="s", ms=3, lw=0, label=name) for name, colour in colours.items()
+            ]
+            if any("seeds" in point for point in across["points"]):
+                handles.append(Line2D([], [], color="0.3", marker=".", ms=2, lw=0, label="one seed"))
+            if any(point["epoch"] is not None for point in across["points"]):
+                handles.append(
+                    Line2D([], [], color="0.3", marker="o", ms=3, lw=0.7, label="epochs of a run, by number")
+                )
+        legend_below(figure, handles)
+        figure.suptitle(title)
+    return figure
+
+
+def _paler(colour: str) -> str:
+    red, green, blue = (0.45 * part + 0.55 for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str) -> None:
+    correct, stood = rows["correct"].to_numpy(bool), rows["margin_adversarial"].to_numpy(float) > 0
+    scale = 1 if measure == "participation_ratio" else 100
+    axes.axhline(0, color="black", lw=0.6, ls="--")
+    kinds = ((_paler(colour), correct & ~stood), (colour, correct & stood))
+    # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
+    wrong = rows[~correct]
+    axes.scatter(
+        scale * wrong[measure], wrong["margin_adversarial"], s=5, marker="x", color=WRONG, linewidths=0.6,
+        rasterized=True,
+    )  # fmt: skip
+    for shown, inside in kinds:
+        points = rows[inside]
+        axes.scatter(
+            scale * points[measure], points["margin_adversarial"], s=5, color=shown, alpha=0.6, linewidths=0,
+            rasterized=True,
+        )  # fmt: skip
+
+
+def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str, colours: Mapping[str, str]) -> None:
+    """A square per model, a line through the epochs of a run, bars for the intervals, small dots for single seeds."""
+    names = list(dict.fromkeys((point["name"], point["epoch"] is None) for point in points))
+    scale = 1 if measure == "participation_ratio" else 100
+
+    def places(of: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        # Numbers of a file may be None where they were NaN.
+        return scale * np.array([p[measure] for p in of], float), np.array([100 * p["robust_accuracy"] for p in of])
+
+    for name, alone in names:
+        mine = [point for point in points if (point["name"], point["epoch"] is None) == (name, alone)]
+        x, y = places(mine)
+        ends_x = np.array([point[f"{measure}_ci"] for point in mine], float).T * scale
+        ends_y = np.array([point["robust_accuracy_ci"] for point in mine], float).T * 100
+        axes.errorbar(
+            x, y, xerr=np.abs(ends_x - x), yerr=np.abs(ends_y - y), color=colours[name], fmt="s" if alone else "o-",
+            ms=3, lw=0.7, elinewidth=0.6, label=name,
+        )  # fmt: skip
+        axes.plot(*places([seed for point in mine for seed in point.get("seeds", ())]), ".", color=colours[name], ms=2)
+        if not alone:
+            for place in (0, -1):
+                axes.annotate(str(mine[place]["epoch"]), (x[place], y[place]), xytext=(3, 3),
+                              textcoords="offset points", fontsize=5, color=colours[name])  # fmt: skip
+    axes.set_ylim(0, max(5.0, 1.03 * axes.get_ylim()[1]))
+
+
+def _axis(measure: str, words: str) -> str:
+    return words if measure == "participation_ratio" else f"{words} (%)"
+
+
+def _rho(found: Mapping[str, Any], *, seeds: int = 0) -> str:
+    """The correlation as a panel's title; seeds: over how many it is a mean, where the panel shows one of them."""
+    low, high = found["ci"]
+    if missing(found["rho"]):
+        return "no rank correlation"
+    words = f"{f'mean of {seeds} seeds: ' if seeds else 'Spearman '}ρ = {found['rho']:.2f}"
+    return (words if missing(low) else f"{words} ({low:.2f} to {high:.2f})").replace("-", "−")

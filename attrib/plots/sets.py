@@ -1,0 +1,154 @@
+"""Figures of the consistent and inconsistent sets: AALP's Figures 3, 4 and 11. No torch, no model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from attrib.plots.base import COLUMN, TEXT, style
+
+COLOURS = {"consistent": "#0072B2", "inconsistent": "#D55E00", "clean-wrong": "#999999"}
+"""The paper's blue and red, as the style's colour-blind safe ones; grey for what is in neither set."""
+TRUE_CLASS, ATTACK_CLASS = "#009E73", "#D55E00"
+
+
+def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str) -> Figure:
+    """Clean against adversarial true-class probability of every image, one panel per model (AALP, Figure 11).
+
+    table: columns ``model``, ``set``, ``probability_clean`` and ``probability_adversarial``, one row per image.
+    """
+    columns = min(len(models), 3)
+    rows = -(-len(models) // columns)
+    width = COLUMN if columns == 1 else TEXT
+    with style():
+        figure = Figure(figsize=(width, rows * (width / columns + 0.15) + 0.4), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(models) :]:
+            axes.set_visible(False)
+        for axes, name in zip(grid.flat, models, strict=False):
+            _scatter(axes, table[table["model"] == name], name)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("true-class probability, adversarial image")
+        for column in range(columns):
+            last = (len(models) - 1 - column) // columns
+            grid[last, column].set_xlabel("true-class probability, clean image")
+            grid[last, column].tick_params(labelbottom=True)
+        handles = [
+            Line2D([], [], color=colour, marker="o", ms=3, lw=0, label=kind.replace("-", " "))
+            for kind, colour in COLOURS.items()
+        ]
+        handles.append(Line2D([], [], color="black", lw=0.6, ls="--", label="y = x: no effect"))
+        # Below the panels: inside one there is no corner that points never reach.
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.4)
+        figure.suptitle(title)
+    return figure
+
+
+def _scatter(axes: Axes, points: pd.DataFrame, name: str) -> None:
+    axes.plot([0, 1], [0, 1], color="black", lw=0.6, ls="--", zorder=1)
+    for zorder, (kind, colour) in enumerate(reversed(COLOURS.items()), start=2):
+        inside = points[points["set"] == kind]
+        # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
+        axes.scatter(
+            inside["probability_clean"], inside["probability_adversarial"], s=6, color=colour, alpha=0.45,
+            linewidths=0, clip_on=False, rasterized=True, zorder=zorder,
+        )  # fmt: skip
+    # Points lie on top of one another in the corners, so the shares stand beside them.
+    shares = [f"{100 * (points['set'] == kind).mean():.1f} % {kind}" for kind in ("consistent", "inconsistent")]
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_title(f"{name}\n{', '.join(shares)}")
+
+
+def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str) -> Figure:
+    """Pictures before and after the attack, each over the bars of two probabilities (AALP, Figure 3).
+
+    examples, for M models and up to E images of each of two sets: ``model`` (M,) and ``set`` (2,) names, ``index``
+    (M,2,E), -1 where a set has fewer images, ``image`` (M,2,E,2,H,W,3) clean and adversarial in [0,1], ``classes``
+    (M,2,E,2) names of the true class and of the attack's (the likeliest wrong one of the adversarial image), and
+    ``probability`` (M,2,E,2,2) of these two (last axis) for the clean and the adversarial image.
+    """
+    models, kinds, count = examples["index"].shape
+    cell = (TEXT - 0.5) / (kinds * count + 0.3)
+    heights = [0.3, cell, 0.3, cell, 0.3]
+    with style():
+        figure = Figure(figsize=(TEXT, models * (sum(heights) + 0.15) + 0.6))
+        top = 1 - 0.3 / figure.get_figheight()
+        bottom = 0.28 / figure.get_figheight()
+        blocks = GridSpec(models, 1, figure, left=0.07, right=0.995, top=top, bottom=bottom, hspace=0.04)
+        for model in range(models):
+            across = blocks[model].subgridspec(1, kinds, wspace=0.3 / count)
+            for kind in range(kinds):
+                grid = across[kind].subgridspec(5, count, height_ratios=heights, hspace=0.06, wspace=0.08)
+                header = figure.add_subplot(grid[0, :])
+                header.axis("off")
+                found = int((examples["index"][model, kind] >= 0).sum())
+                said = f"{examples['model'][model]}: {examples['set'][kind]}" + ("" if found else " (no image)")
+                header.text(0.5, 0.45, said, ha="center", va="center", fontsize=7, transform=header.transAxes)
+                for place in range(found):
+                    here = model, kind, place
+                    for view, words in enumerate(("clean", "adversarial")):
+                        picture = figure.add_subplot(grid[1 + 2 * view, place])
+                        picture.imshow(examples["image"][here][view], vmin=0, vmax=1, interpolation="nearest")
+                        picture.set(xticks=[], yticks=[])
+                        picture.spines[:].set_visible(False)
+                        if view == 0:
+                            picture.set_title(f"#{examples['index'][here]}", fontsize=5, pad=1)
+                        if place == 0 and (kind == 0 or not examples["index"][model, 0].max() >= 0):
+                            picture.set_ylabel(words)
+                        _bars(
+                            figure.add_subplot(grid[2 + 2 * view, place]),
+                            examples["classes"][here], examples["probability"][here][view],
+                        )  # fmt: skip
+        handles = [
+            Line2D([], [], color=colour, lw=5, alpha=0.5, label=label)
+            for colour, label in (
+                (TRUE_CLASS, "probability of the true class"),
+                (ATTACK_CLASS, "of the attack's class: the likeliest wrong one of the adversarial image"),
+            )
+        ]
+        figure.legend(handles=handles, loc="lower center", ncols=2)
+        figure.suptitle(title, y=1 - 0.08 / figure.get_figheight(), va="top")
+    return figure
+
+
+def _bars(axes: Axes, classes: NDArray[Any], probability: NDArray[Any]) -> None:
+    """Two bars from 0 to 1, the class's name and the number written over them."""
+    axes.barh([0, 1], probability, height=0.9, color=[TRUE_CLASS, ATTACK_CLASS], alpha=0.5)
+    for row, (name, value) in enumerate(zip(classes, probability, strict=True)):
+        axes.text(0.03, row, str(name)[:12], fontsize=5, va="center")
+        axes.text(0.97, row, f"{value:.2f}", fontsize=5, va="center", ha="right")
+    axes.set(xlim=(0, 1), ylim=(1.5, -0.5), xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color("#BBBBBB")
+
+
+def loss_over_epochs(history: pd.DataFrame, *, title: str) -> Figure:
+    """The mean ALP loss of the sets, as fixed at the last epoch, over epochs, with intervals (AALP, Figure 4).
+
+    history: columns ``epoch``, ``set``, ``n``, ``alp``, ``low`` and ``high``, one row per epoch and set.
+    """
+    last = history["epoch"].max()
+    with style():
+        figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
+        axes = figure.subplots()
+        for kind, points in history.groupby("set", sort=False):
+            colour, count = COLOURS[str(kind)], int(points["n"].iloc[0])
+            axes.plot(
+                points["epoch"], points["alp"], color=colour, marker="o", ms=3,
+                label=f"{kind} at epoch {last} ({count:,} images)",
+            )  # fmt: skip
+            axes.fill_between(points["epoch"], points["low"], points["high"], color=colour, alpha=0.2, linewidth=0)
+        axes.set(
+            xlabel="epoch", ylabel="mean ALP loss (squared logits)", title="band: 95 % bootstrap interval over images"
+        )
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+        figure.suptitle(title)
+    return figure

@@ -1,0 +1,70 @@
+"""The rules for the threshold of a span: one table for the parser, the options' help, the explorer and the report.
+
+A new rule is a record here, its mask in :mod:`attrib.spans`, and its function of a histogram in templates/report.js.
+No torch.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+from attrib.errors import InputError
+
+
+class Rule(NamedTuple):
+    """A rule, written ``NAME``, or ``NAME:NUMBER`` where it has a parameter."""
+
+    words: str
+    """What a menu calls it."""
+    parameter: str = ""
+    """The letter that stands for the number; empty: none is needed."""
+    low: float = 0.0
+    high: float = 1.0
+    closed: Literal["left", "right"] = "left"
+    """Which end of the range belongs to it."""
+    default: float = math.nan
+
+    def accepts(self, value: float) -> bool:
+        """Whether the number lies in the range; NaN does not."""
+        return self.low <= value < self.high if self.closed == "left" else self.low < value <= self.high
+
+
+RULES = {
+    "mean": Rule("above its mean"),
+    "max": Rule("above t × maximum", parameter="t", closed="left", default=0.3),
+    "otsu": Rule("Otsu"),
+    "mass": Rule("fewest that hold q", parameter="q", closed="right", default=0.5),
+}
+
+
+def spelling(name: str) -> str:
+    """How the rule is written: ``mean``, ``max:t``."""
+    return f"{name}:{RULES[name].parameter}" if RULES[name].parameter else name
+
+
+def _with_range(name: str) -> str:
+    rule = RULES[name]
+    below, above = ("<=", "<") if rule.closed == "left" else ("<", "<=")
+    return f"{spelling(name)} ({rule.low:g} {below} {rule.parameter} {above} {rule.high:g})" if rule.parameter else name
+
+
+*_FIRST, _LAST = map(spelling, RULES)
+HELP = f"{', '.join(_FIRST)} or {_LAST}."
+"""The help of an option that takes a rule."""
+
+
+def parse_threshold(rule: str) -> tuple[str, float]:
+    """Split a threshold rule into its name and its number, NaN where it has none.
+
+    Raises InputError for a rule that is not in the table, or a number outside its range.
+    """
+    name, colon, text = rule.partition(":") if isinstance(rule, str) else ("", "", "")
+    known = RULES.get(name)
+    if known and not known.parameter and not colon:
+        return name, math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if known and known.parameter and known.accepts(value):
+        return name, value
+    raise InputError(f"threshold: expected {', '.join(map(_with_range, RULES))}, got {rule!r}")

@@ -1,0 +1,236 @@
+"""The engine of all analyses: what :meth:`Analysis.run` takes, how it continues, and what a Result gives."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import attrib
+from attrib.analyses.base import Analysis
+from attrib.analyses.options import Attack
+from attrib.analyses.result import Result
+from attrib.analyses.sets import Sets
+from attrib.analyses.span import Span
+from attrib.data import Dataset
+from attrib.errors import InputError, Stopped
+from attrib.files import to_json
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return attrib.dataset("glyphs", limit=24)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, untrained: Callable[..., Path]) -> list[Path]:
+    """Three untrained LeNets."""
+    place = tmp_path_factory.mktemp("models")
+    return [untrained(place / f"m{seed}.pt", seed) for seed in range(3)]
+
+
+class Own(nn.Module):
+    """A network of one's own, with dropout and batch norm, that attrib has never seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N,3,H,W) to (N,10)."""
+        logits: torch.Tensor = self.head(self.body(x))
+        return logits
+
+
+def test_paths_zoo_names_modules_and_seeds_mix(data: Dataset, files: list[Path]) -> None:
+    models = {"file": files[0], "mine": Own(), "at": [str(path) for path in files]}
+    result = Span(map="gradient", floor=0).run(models, data)
+    assert list(result.table["name"]) == ["file", "mine", "at"]
+    assert [len(result[name].get("seeds", [])) for name in ("file", "mine", "at")] == [0, 0, 3]
+    assert len(result.rows) == (1 + 1 + 3) * len(data)
+    assert list(zip(result.pairs["a"], result.pairs["b"], strict=True)) == [
+        ("file", "mine"), ("file", "at"), ("mine", "at"),
+    ]  # fmt: skip
+    asc = [attrib.coverage(attrib.span(maps(files[0], data))).double().mean().item()]
+    assert result["file"]["asc"] == pytest.approx(asc[0], abs=1e-6)
+
+
+def maps(path: Path, data: Dataset) -> torch.Tensor:
+    model, _ = attrib.load(path)
+    image, label, *_ = next(data.batches(len(data)))
+    return attrib.gradient(model, image, label)
+
+
+def test_a_users_module_is_left_as_it_was(data: Dataset) -> None:
+    module = Own().train()
+    module.body[1].eval()
+    module.body[0].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = torch.get_rng_state()
+    Span(floor=2, attack=Attack("pgd", steps=1)).run({"mine": module}, data)
+    assert torch.equal(state, torch.get_rng_state())
+    assert [part.training for part in (module, module.body[1])] == [True, False]
+    assert [p.requires_grad for p in module.parameters()] == [False] + [True] * 5
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_a_function_stands_where_a_maps_name_stands(data: Dataset, files: list[Path], tmp_path: Path) -> None:
+    result = Span(map=left_half, floor=0).run({"m": files[0]}, data, out=tmp_path)
+    assert result["m"]["asc"] == 0.5
+    assert result.summary["map"].endswith("left_half")
+    assert Result.load(tmp_path).table.equals(result.table)
+
+
+def left_half(_model: nn.Module, image: torch.Tensor, _label: torch.Tensor) -> torch.Tensor:
+    weights = torch.zeros(len(image), *image.shape[2:])
+    weights[:, :, : image.shape[3] // 2] = 1
+    return weights
+
+
+@pytest.mark.parametrize("analysis", [Span(attack=Attack("fgsm"), floor=4), Sets(attack=Attack("fgsm"))])
+def test_a_result_shows_saves_and_loads(analysis: Analysis, data: Dataset, files: list[Path], tmp_path: Path) -> None:
+    result = analysis.run({"one": files[0], "two": files[1:]}, data, out=tmp_path)
+    again = Result.load(tmp_path, analysis.name)
+    assert again.table.equals(result.table)
+    assert again.pairs.equals(result.pairs)
+    assert again.analysis == result.analysis
+    assert str(again) == str(result)
+    assert all(table.title in str(result) for table in result.tables())
+    assert "tabular" in result.to_latex()
+    assert "<table" in result._repr_html_()
+    figures = again.figures
+    assert set(figures) == {path.stem for path in tmp_path.glob("*.pdf")}
+    assert type(result.plot()) is type(next(iter(figures.values())))
+    assert {"a", "b", "quantity", "difference", "low", "high", "p", "p_holm"} <= set(result.pairs)
+    assert result.table.select_dtypes("number").shape[1] > 3
+    assert json.loads((tmp_path / f"{analysis.name}.json").read_text())["models"][0]["name"] == "one"
+
+
+def test_a_stopped_analysis_continues_and_gives_the_same(
+    data: Dataset, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis, models = Span(attack=Attack("fgsm"), floor=0), {"a": files[0], "b": files[1]}
+    expected = analysis.run(models, data, batch_size=5)
+    measured, measure = [], Span.measure
+
+    def interrupted(self: Span, model: Any, batch: Any, context: Any) -> Any:
+        measured.append(batch.index.tolist())
+        if len(measured) == 6:
+            raise KeyboardInterrupt
+        return measure(self, model, batch, context)
+
+    monkeypatch.setattr(Span, "measure", interrupted)
+    with pytest.raises(Stopped):
+        analysis.run(models, data, batch_size=5, out=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    measured[:] = [[]] * 10  # not interrupted again
+    result = analysis.run(models, data, batch_size=5, out=tmp_path)
+    assert [batch for batch in measured if batch and batch[0] < 10] == []  # two batches of both models were kept
+    pd.testing.assert_frame_equal(result.rows, expected.rows)
+    assert to_json(result.summary) == to_json(expected.summary)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("change", ["data", "weights", "settings"])
+def test_partial_results_of_something_else_are_not_used(
+    change: str, data: Dataset, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"a": files[0]}
+
+    def stop(_self: Span, _found: Any) -> Iterator[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Span, "at_chance", stop)
+        with pytest.raises(Stopped):
+            Span(map="gradient", floor=0).run(models, data, out=tmp_path)
+    if change == "data":
+        images = data.images.clone() if isinstance(data.images, torch.Tensor) else None
+        assert images is not None
+        images[3] = 255 - images[3]
+        data = Dataset(data.name, data.split, data.classes, images, data.labels, data.masks)
+    elif change == "weights":
+        models = {"a": files[1]}
+    rule = "otsu" if change == "settings" else "mean"
+    result = Span(map="gradient", floor=0, threshold=rule).run(models, data, out=tmp_path)
+    expected = Span(map="gradient", floor=0, threshold=rule).run(models, data)
+    pd.testing.assert_frame_equal(result.rows, expected.rows)
+
+
+def test_two_processes_give_what_one_gives(files: list[Path], two_processes: Any, run: Any) -> None:
+    given = ["span", *map(str, files[:2]), "--data", "glyphs", "--limit", "23", "--batch-size", "6", "--attack", "fgsm"]
+    given += ["--precision", "fp32", "--json", "--floor", "5"]
+    joined, alone = two_processes(*given), json.loads(run(*given, "--device", "cpu").out)
+    assert joined == alone
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ({}, "nothing to look at"),
+        (7, "models: expected paths, modules or a mapping"),
+        ({"a": "nowhere.pt"}, "nowhere.pt"),
+        ({"a": 3}, "model a: expected a path"),
+        (["zoo:mnist-lenet-raw", "zoo:mnist-lenet-raw"], "two models are called 'mnist-lenet-raw'"),
+        ({"a": Own(), "b": nn.Linear(3, 3)}, "b: the model does not take"),
+    ],
+)
+def test_models_that_are_none_are_one_line(models: Any, words: str, data: Dataset) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        Span(floor=0).run(models, data)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"map": "nothing"}, "map: expected one of gradient"),
+        ({"threshold": "most"}, "threshold: "),
+        ({"target": "other"}, "target: expected one of label, prediction"),
+        ({"seed": -1}, "seed: expected at least 0"),
+        ({"precision": "fp8"}, "precision: expected one of"),
+        ({"map": "gradient", "layer": "stages.0"}, "layer belongs to the maps gradcam"),
+    ],
+)
+def test_settings_are_checked_when_they_are_made(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Span(**settings)
+    with pytest.raises(InputError):
+        Attack("pgd", eps=8)
+
+
+def test_what_an_attack_leaves_out_comes_from_the_data(data: Dataset, files: list[Path]) -> None:
+    result = Sets(attack=Attack("pgd", steps=1, eps=0.5)).run({"m": files[0]}, data)
+    attack = result.summary["attack"]
+    assert (attack["eps"], attack["steps"]) == (0.5, 1)
+    assert attack["step_size"] == pytest.approx(2 / 255)
+    assert any("cannot reach the edge" in warning for warning in result.warnings)
+
+
+def test_tensors_are_data(files: list[Path], data: Dataset) -> None:
+    image, label, *_ = next(data.batches(10))
+    images = Dataset("tensors", "all", tuple(map(str, range(10))), image, label)
+    result = Span(map="gradient", floor=0).run({"m": files[0]}, images)
+    part = Span(map="gradient", floor=0).run({"m": files[0]}, data)
+    expected = part.rows["coverage"].to_numpy()[:10]
+    assert np.allclose(result.rows["coverage"].to_numpy(), expected)
+
+
+def test_a_captum_class_stands_where_a_maps_name_stands(data: Dataset, files: list[Path]) -> None:
+    from captum.attr import Saliency
+
+    result = Span(map=Saliency, floor=0).run({"m": files[0]}, data)
+    expected = Span(map="gradient", floor=0).run({"m": files[0]}, data)
+    assert np.allclose(result.rows["coverage"], expected.rows["coverage"])
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(24, 3, 3), torch.full((24, 32, 32), float("nan")), None])
+def test_a_function_that_gives_no_maps_is_refused(wrong: Any, data: Dataset, files: list[Path]) -> None:
+    with pytest.raises(InputError, match="m: map: expected the function to give"):
+        Span(map=lambda _model, _image, _label: wrong, floor=0).run({"m": files[0]}, data)
