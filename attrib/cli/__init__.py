@@ -21,12 +21,12 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
-    "maps": ("attrib.cli.maps:maps", "Heat maps of a few images under every model."),
+    "maps": ("attrib.analyses.maps:Maps", "Heat maps of a few images under every model."),
     "sets": ("attrib.analyses.sets:Sets", "Which images does an attack turn?"),
     "contrib": ("attrib.analyses.contrib:Contributions", "How are contributions distributed over features?"),
     "fc": ("attrib.analyses.fc:LastLayer", "How many weights of the last layer are valid?"),
     "robust": ("attrib.analyses.robust:Robustness", "How accurate is each model under attack?"),
-    "check": ("attrib.cli.check:check", "Can the maps be trusted?"),
+    "check": ("attrib.analyses.check:Checks", "Can the maps be trusted?"),
     "evolve": ("attrib.analyses.evolve:Evolution", "How does all of that change along the epochs of a run?"),
     "relate": ("attrib.analyses.relate:Relation", "Does coverage go with robustness?"),
     "report": ("attrib.cli.report:report", "One HTML page of everything."),
