@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from attrib import results
+from attrib import cli, results
 from attrib.cli.common import AttackSettings
 from attrib.cli.explain import How
 
@@ -22,8 +22,8 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "evolve": ("--attack", "fgsm", "--images", 1),
     "robust": ("--steps", 1),
 }
-KEPT = ("sets", "check", "relate", "evolve", "robust")
-"""The commands that keep partial results."""
+KEPT = ("check", "robust")
+"""The commands that keep partial results, beside those that are analyses."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_results_name_the_precision_and_keys_name_no_device(
         return text
 
     monkeypatch.setattr(results, "to_json", recording)
+    monkeypatch.setattr("attrib.analyses.run.to_json", recording)
     given = (run_folder,) if name == "evolve" else ("--ckpt", run_folder / "epoch-1.pt")
     done = run(
         name,
@@ -68,10 +69,10 @@ def test_results_name_the_precision_and_keys_name_no_device(
     assert summary["precision"] == "bf16"
     if name != "robust":
         assert summary["attack"]["precision"] == "bf16"
-    keys = [json.loads(text) for text in described if '"batch_size"' in text and '"versions"' not in text]
-    assert len(keys) == (name in KEPT)
+    keys = [key for text in described if "batch_size" in (key := json.loads(text))]
+    assert len(keys) == (name in KEPT or cli.COMMANDS[name][0].startswith("attrib.analyses"))
     for key in keys:
-        text = json.dumps(key)
+        text = json.dumps({part: value for part, value in key.items() if part != "versions"})
         assert "cpu" not in text.replace(str(run_folder), "")
         assert "bf16" in text
 
