@@ -204,7 +204,7 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
-    usual_batch: ClassVar[int] = 250
+    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
@@ -229,6 +229,10 @@ class Analysis(ABC):
     def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:
         """The images to measure."""
         return [Pass(data)]
+
+    def usual_batch(self, device: "torch.device") -> int:
+        """Images at a time, unless the user names another number."""
+        return 250
 
     def pictured(self) -> int:
         """How many images the picture of examples shows."""
@@ -276,6 +280,10 @@ class Analysis(ABC):
     def completed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The entries with what takes all of them, as Holm's correction of tests within models."""
         return entries
+
+    def row(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The numbers of a name as the table of models has them; intervals end in ``_ci``."""
+        return entry
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterable[dict[str, Any]]:
         """The differences a - b, each with ``quantity``, ``difference``, ``ci`` and ``p``; Holm's follows over all."""

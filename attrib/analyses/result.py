@@ -64,7 +64,7 @@ class Result:
     @property
     def table(self) -> pd.DataFrame:
         """A row per model: every number, an interval's ends as ``*_low`` and ``*_high``."""
-        return _numbers([_flat(entry) for entry in self.summary["models"]])
+        return _numbers([_flat(self.analysis.row(entry)) for entry in self.summary["models"]])
 
     @property
     def pairs(self) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from attrib.analyses.inputs import check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
-from attrib.data import Batch, Dataset
+from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
@@ -52,15 +52,14 @@ def execute(
         analysis = analysis.resolved(images)
         messages = Messages(group.rank == 0)
         loaded = check_models(analysis, loaded, images, group, messages.add)
-        context = Context(
-            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else (),
-            tuple(loaded),
-        )  # fmt: skip
-        key = _key(analysis, loaded, images, context)
+        size = batch_size or analysis.usual_batch(group.device)
+        context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(loaded))
+        passes = analysis.passes(loaded, images) if images else []
+        key = _key(analysis, loaded, passes, context)
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
-            work = _work(analysis.passes(loaded, images) if images else [], context)
+            work = _work(passes, context)
             measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
             answer = None
@@ -74,12 +73,13 @@ def execute(
     return answer
 
 
-def _key(analysis: Analysis, models: Sequence[Model], data: Dataset | None, context: Context) -> str:
+def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], context: Context) -> str:
     """A hash of all that the result depends on: settings, models, data, versions; not the device."""
     options = {name: value for name, value in analysis.options().items() if name != "precision"}
     described = {
         "analysis": analysis.name, **options, "models": [model.key() for model in models],
-        "data": data.key if data else None, "batch_size": context.batch_size, "versions": provenance(),
+        "data": [[*each.data.key, None if each.positions is None else each.positions.tolist()] for each in passes],
+        "batch_size": context.batch_size, "versions": provenance(),
         # What "auto" stands for: rows in bfloat16 and in float32 must not be joined.
         "precision": [analysis.attack_precision(context.device), analysis.exact_precision(context.device)],
     }  # fmt: skip

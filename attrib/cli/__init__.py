@@ -25,7 +25,7 @@ COMMANDS = {
     "sets": ("attrib.analyses.sets:Sets", "Which images does an attack turn?"),
     "contrib": ("attrib.analyses.contrib:Contributions", "How are contributions distributed over features?"),
     "fc": ("attrib.analyses.fc:LastLayer", "How many weights of the last layer are valid?"),
-    "robust": ("attrib.cli.robust:robust", "How accurate is each model under attack?"),
+    "robust": ("attrib.analyses.robust:Robustness", "How accurate is each model under attack?"),
     "check": ("attrib.cli.check:check", "Can the maps be trusted?"),
     "evolve": ("attrib.analyses.evolve:Evolution", "How does all of that change along the epochs of a run?"),
     "relate": ("attrib.analyses.relate:Relation", "Does coverage go with robustness?"),
