@@ -49,7 +49,7 @@ class Lazily(TyperGroup):
             return None
         place, line = COMMANDS[cmd_name]
         listed = ctx.resilient_parsing or not _is_asked_for(cmd_name)
-        callback = _nothing if listed else _callback(place)
+        callback = _nothing if listed else function_of(place)
         info = CommandInfo(name=cmd_name, callback=callback, help=line if listed else None)
         return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
@@ -62,7 +62,8 @@ def _nothing() -> None:
     """What stands for a command in the list of commands."""
 
 
-def _callback(place: str) -> Callable[..., None]:
+def function_of(place: str) -> Callable[..., None]:
+    """The function of a command, made of an analysis where it is one."""
     module, _, name = place.partition(":")
     target: Any = getattr(import_module(module), name)
     from attrib.cli.options import command  # imports numpy, which attrib --help does not need
