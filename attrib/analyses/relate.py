@@ -306,7 +306,7 @@ def _with_interval(answer: Mapping[str, Any], key: str, measure: str | None = No
 def _caption(summary: Mapping[str, Any]) -> str:
     several = text.several_seeds(summary["models"])
     caption = (
-        f"{text.images_words(summary, summary['models'][0]['n'])}; {summary['map']}, threshold"
+        f"{text.images_words(summary, summary['models'][0]['n'])}; {text.map_words(summary)}, threshold"
         f" {summary['threshold']}; {text.attack_words(summary['attack'])}. Means and differences of coverage and IoU in"
         " percent, among the images that are right when clean: those the attack broke less those that stood. ρ:"
         " Spearman's rank correlation with the adversarial margin over all images; given clean: with the clean margin"
