@@ -18,6 +18,7 @@ from attrib.maps import MAPS, SAMPLES
 from attrib.models import checkpoint
 from attrib.plots.explore import panels, png
 from attrib.results import source
+from attrib.thresholds import RULES, Rule
 from attrib.views import TARGETS, Attack, Desk, View, positions, probabilities, view
 
 try:
@@ -25,10 +26,8 @@ try:
 except ImportError:
     widgets = None  # said when somebody calls explore, so that its name can be imported everywhere
 
-RULES = {"above its mean": "mean", "above t × maximum": "max", "Otsu": "otsu", "fewest that hold q": "mass"}
-"""What the threshold rules are called, and what :func:`attrib.span` calls them."""
-PARAMETERS = {"max": ("t", 0.0, 0.99, 0.3), "mass": ("q", 0.01, 1.0, 0.5)}
-"""The rules that have a parameter: its name, lowest, highest and first value."""
+STEP = 0.01
+"""Of the threshold's slider."""
 LARGEST_EPS = 32
 """The end of the slider in units of 1/255, where the data set's usual radius is as small as colour images have it."""
 
@@ -181,7 +180,7 @@ class Controls:
         return Settings(
             position=self.index.value, label=self.label.value,
             models=tuple(name for name, box in self.models.items() if box.value),
-            kind=self.kind.value, threshold=f"{rule}:{self.parameter.value:.3g}" if rule in PARAMETERS else rule,
+            kind=self.kind.value, threshold=f"{rule}:{self.parameter.value:.3g}" if RULES[rule].parameter else rule,
             target=self.target.value,
             attack=Attack(self.eps.value / self.unit, self.steps.value) if self.attack.value else None,
             perturbation=self.perturbation.value,
@@ -191,10 +190,15 @@ class Controls:
         """Grey out what has no meaning at present, and give the threshold's slider the range of its rule."""
         for part in (self.eps, self.steps, self.perturbation):
             part.disabled = not self.attack.value
-        has_parameter = self.rule.value in PARAMETERS
-        self.parameter.layout.visibility = "visible" if has_parameter else "hidden"
-        if has_parameter:
-            self.parameter.description = PARAMETERS[self.rule.value][0]
+        letter = RULES[self.rule.value].parameter
+        self.parameter.layout.visibility = "visible" if letter else "hidden"
+        if letter:
+            self.parameter.description = letter
+
+
+def _ends(rule: Rule) -> tuple[float, float]:
+    """The slider's ends: an end that is not in the rule's range is a step inside it."""
+    return (rule.low, rule.high - STEP) if rule.closed == "left" else (rule.low + STEP, rule.high)
 
 
 def _controls(desk: Desk) -> Controls:
@@ -205,7 +209,8 @@ def _controls(desk: Desk) -> Controls:
     slider: dict[str, Any] = {**own_width, "layout": {"width": "17em"}, "continuous_update": False}
     box: dict[str, Any] = {"indent": False, "layout": {"width": "max-content"}}
     present = sorted(set(data.labels.tolist()))
-    name, low, high, first = PARAMETERS["max"]
+    usual_rule = RULES["max"]
+    low, high = _ends(usual_rule)
     return Controls(
         index=widgets.BoundedIntText(
             0, min=0, max=len(data) - 1, description="image", continuous_update=False, style=own_width["style"],
@@ -219,8 +224,12 @@ def _controls(desk: Desk) -> Controls:
         models={name: widgets.Checkbox(True, description=name, **box) for name in desk.models},
         kind=widgets.Dropdown(options=list(MAPS), value="gradcam", description="map", **own_width),
         target=widgets.Dropdown(options=TARGETS, description="of the", **own_width),
-        rule=widgets.Dropdown(options=RULES.items(), description="span", **own_width),
-        parameter=widgets.FloatSlider(first, min=low, max=high, step=0.01, description=name, **slider),
+        rule=widgets.Dropdown(
+            options=[(rule.words, name) for name, rule in RULES.items()], description="span", **own_width
+        ),
+        parameter=widgets.FloatSlider(
+            usual_rule.default, min=low, max=high, step=STEP, description=usual_rule.parameter, **slider
+        ),
         attack=widgets.Checkbox(False, description="attack (PGD)", **box),
         eps=widgets.FloatSlider(
             usual.eps * unit, min=0, max=LARGEST_EPS if unit == 255 else 0.5, step=0.5 if unit == 255 else 0.01,
@@ -257,11 +266,12 @@ def _box(desk: Desk) -> widgets.VBox:
             step_by(1)
 
     def take_range(_change: object) -> None:
-        if controls.rule.value in PARAMETERS:
-            _, low, high, first = PARAMETERS[controls.rule.value]
+        rule = RULES[controls.rule.value]
+        if rule.parameter:
             # Silently: the rule's own change draws.
             controls.parameter.unobserve(draw, "value")
-            controls.parameter.min, controls.parameter.max, controls.parameter.value = low, high, first
+            controls.parameter.min, controls.parameter.max = _ends(rule)
+            controls.parameter.value = rule.default
             controls.parameter.observe(draw, "value")
         draw()
 

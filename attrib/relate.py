@@ -1,10 +1,10 @@
-"""Does a quantity of the images, or of the models, go with robustness? ``attrib relate`` on arrays and tables.
+"""Does a quantity of the images, or of the models, go with robustness? The statistics of ``attrib relate``.
 
 NaN entries are left out pair by pair. No torch.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,8 @@ from attrib.stats.association import (
     resampled_correlation,
 )
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 FEWEST_MODELS = 4
 """Below so many models a rank correlation across them has no interval over models; two have no correlation at all."""
-
-COUNTS = ("participation_ratio",)
-"""Of what is set against robustness, that which is no share of something."""
-
-MODEL = -1
-"""The epoch of a row that belongs to a model of its own and not to a run."""
-
-
-class Point(NamedTuple):
-    """A model, or a saved epoch of a run."""
-
-    name: str
-    epoch: int
-    path: str | list[str]
-    """The file; of several seeds, the files."""
 
 
 def relation(
@@ -161,139 +143,3 @@ def _means(rows: Values, weights: Values) -> Values:
     with np.errstate(invalid="ignore"):
         means = (weights @ np.where(there, rows, 0.0).T) / (weights @ there.T.astype(float))
     return np.asarray(means.mean(1))
-
-
-def _files_of(table: "pd.DataFrame", point: Point) -> "list[pd.DataFrame]":
-    rows = table[(table["model"] == point.name) & (table["epoch"] == point.epoch)]
-    return [of_file for _, of_file in rows.groupby("seed")]
-
-
-def _paths(point: Point) -> list[str]:
-    return [point.path] if isinstance(point.path, str) else point.path
-
-
-def _column(files: "Sequence[pd.DataFrame]", name: str) -> Values:
-    """A column of every file, (S,N)."""
-    return np.array([rows[name].to_numpy(float) for rows in files])
-
-
-def image_relations(
-    table: "pd.DataFrame", points: Sequence[Point], measures: Sequence[str], *, seed: int = 0
-) -> list[dict[str, Any]]:
-    """Every model's :func:`relation` of every measure, with Holm's correction over all that has a p.
-
-    table: a row per image and file of a model or saved epoch: columns ``model``, ``seed`` (the file's position),
-    ``epoch`` (MODEL where it is none), ``correct``, ``margin``, ``margin_adversarial`` and the measures'. Only
-    ``broken`` and ``margin`` count as comparisons: the intervals beside them ask the same question once more. Of
-    several seeds the entry is that of the method, and ``seeds`` holds each one's own, which is no further comparison.
-    """
-    entries, tested = [], []
-    for point in points:
-        files = _files_of(table, point)
-        targets = [
-            (_entry(point._replace(path=path), [rows]), [rows]) for rows, path in zip(files, _paths(point), strict=True)
-        ]
-        seeds = [entry for entry, _ in targets]
-        if len(files) > 1:
-            targets.append((_entry(point, files) | {"seeds": seeds}, files))
-        entry = targets[-1][0]
-        for measure in measures:
-            values, margin, margin_adversarial = (
-                _column(files, name) for name in (measure, "margin", "margin_adversarial")
-            )
-            found = relations(values, margin, margin_adversarial, _column(files, "correct") > 0, seed=seed)
-            for (target, rows), each in zip(targets, found, strict=True):
-                correct, stood = _column(rows, "correct") > 0, _column(rows, "margin_adversarial") > 0
-                values = _column(rows, measure)
-                target[measure] = {name: _as_dict(part) for name, part in each.items()}
-                target[measure]["broken"] |= {
-                    "mean_broken": stats.mean(np.where(correct & ~stood, values, np.nan)),
-                    "mean_stood": stats.mean(np.where(correct & stood, values, np.nan)),
-                }
-            tested += [entry[measure]["broken"], entry[measure]["margin"]]
-        entries.append(entry)
-    for part, p in zip(tested, stats.holm(np.array([part["p"] for part in tested])).tolist(), strict=True):
-        part["p_holm"] = p
-    return entries
-
-
-def _entry(point: Point, files: "Sequence[pd.DataFrame]") -> dict[str, Any]:
-    """How many images of a model are what, over its files; of several the mean."""
-    correct, stood = _column(files, "correct") > 0, _column(files, "margin_adversarial") > 0
-    counts = [float(held.sum(1).mean()) for held in (correct, correct & ~stood, correct & stood)]
-    n_correct, broken, left = counts if len(files) > 1 else map(int, counts)
-    return {
-        "name": point.name, "epoch": None if point.epoch == MODEL else point.epoch, "checkpoint": point.path,
-        "n": len(files[0]), "correct": n_correct, "broken": broken, "stood": left,
-        "accuracy": float(correct.mean()), "robust_accuracy": float(stood.mean()),
-        "note": _note(broken, left),
-    }  # fmt: skip
-
-
-def _note(broken: float, stood: float) -> str | None:
-    """Why there is no difference between the broken images and the others, where there is none."""
-    if broken + stood == 0:
-        return "no image is classified correctly"
-    if broken == 0:
-        return "no broken images"
-    if stood == 0:
-        return "no image stood: the attack broke all"
-    return None
-
-
-def model_relations(
-    table: "pd.DataFrame", points: Sequence[Point], measures: Sequence[str], *, seed: int = 0
-) -> dict[str, Any]:
-    """The means of every model and saved epoch, and their rank correlations with robust accuracy.
-
-    table: as for :func:`image_relations`; Holm's correction is over the measures. Of several seeds a model's point is
-    the mean, and ``seeds`` holds each. A correlation has two intervals: ``ci`` over models (:func:`across_models`) and
-    ``ci_images`` over images (:func:`order_over_images`).
-    """
-
-    def means(files: "Sequence[pd.DataFrame]") -> dict[str, Any]:
-        stood = _column(files, "margin_adversarial") > 0
-        found: dict[str, Any] = {
-            "robust_accuracy": float(stood.mean()),
-            "robust_accuracy_ci": list(stats.share_interval(stood)),
-        }
-        for measure in measures:
-            values = _column(files, measure)
-            found[measure] = stats.mean(values)
-            bounds = (0, np.inf if measure in COUNTS else 1)
-            found[f"{measure}_ci"] = list(stats.interval(values, seed=seed, within=bounds))
-        return found
-
-    entries = []
-    for point in points:
-        files = _files_of(table, point)
-        entry = {"name": point.name, "epoch": None if point.epoch == MODEL else point.epoch, **means(files)}
-        if len(files) > 1:
-            entry["seeds"] = [means([rows]) for rows in files]
-        entries.append(entry)
-    robust = np.array([entry["robust_accuracy"] for entry in entries])
-    found = {
-        measure: across_models(np.array([entry[measure] for entry in entries]), robust, seed=seed)
-        for measure in measures
-    }
-    corrected = stats.holm(np.array([each.p for each in found.values()])).tolist()
-    of_points = [_files_of(table, point) for point in points]
-    stood = [(_column(rows, "margin_adversarial") > 0).astype(float) for rows in of_points]
-    correlations = {
-        measure: _as_dict(each) | {"p_holm": p, "ci_images": list(order_over_images(values, stood, seed=seed))}
-        for (measure, each), p in zip(found.items(), corrected, strict=True)
-        for values in [[_column(rows, measure) for rows in of_points]]
-    }
-    runs = {point.name for point in points if point.epoch != MODEL}
-    note = None
-    if len(points) < FEWEST_MODELS:
-        note = f"{len(points)} models: an interval over models needs at least {FEWEST_MODELS}"
-    elif runs:
-        note = "epochs of one run are no independent models: p and intervals are too sure"
-    return {"points": entries, "correlations": correlations, "note": note}
-
-
-def _as_dict(found: Any) -> dict[str, Any]:
-    """A Difference or Correlation with its two ends as one interval."""
-    named = found._asdict()
-    return {"ci": [named.pop("low"), named.pop("high")], **named}

@@ -22,6 +22,7 @@ from attrib import report_words as words
 from attrib.errors import InputError, one_line
 from attrib.report_images import data_uri, payload
 from attrib.results import source
+from attrib.thresholds import RULES, spelling
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
 """The models' colours, in the order of the figures' (style.mplstyle), black being grey: pages may be dark."""
@@ -121,6 +122,8 @@ def render(results: Path) -> str:
         sections=[_section(part, results / part.command, made[part.command], about["missing"]) for part in PARTS],
         images=_images(results, about),
         made=[content for content in made.values() if content],
+        rules={name: spelling(name) for name in RULES},
+        letters=[rule.parameter for rule in RULES.values() if rule.parameter],
         percent=words.percent,
         flat=_flat,
         breakable=lambda path: Markup("/<wbr>").join(path.split("/")),

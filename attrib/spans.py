@@ -8,7 +8,7 @@ and covers 0. (In floats a constant may exceed its own mean, so the rule alone w
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attrib.errors import InputError
-
-RULES = "mean, max:t (0 <= t < 1), otsu, mass:q (0 < q <= 1)"
+from attrib.thresholds import RULES, parse_threshold
 
 
 def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
@@ -41,32 +40,8 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
     """
     name, parameter = parse_threshold(threshold)
     _check(maps)
-    flat = maps.flatten(1)
-    if name == "mean":
-        mask = flat > flat.mean(1, keepdim=True)
-    elif name == "max":
-        mask = flat > parameter * flat.amax(1, keepdim=True)
-    elif name == "otsu":
-        mask = _otsu(flat.relu())
-    else:
-        mask = _mass(flat.relu(), parameter)
+    mask = _MASKS[name](maps.flatten(1), parameter)
     return (mask & ~empty(maps)[:, None]).view_as(maps)
-
-
-def parse_threshold(rule: str) -> tuple[str, float]:
-    """Split a threshold rule into its name and parameter; raises InputError where it is not one of the four."""
-    if not isinstance(rule, str):
-        raise InputError(f"threshold: expected {RULES}, got {rule!r}")
-    name, _, text = rule.partition(":")
-    if rule in ("mean", "otsu"):
-        return rule, math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if (name == "max" and 0 <= value < 1) or (name == "mass" and 0 < value <= 1):
-        return name, value
-    raise InputError(f"threshold: expected {RULES}, got {rule!r}")
 
 
 def empty(maps: Tensor) -> Tensor:
@@ -171,7 +146,16 @@ def pointing(maps: Tensor, object_mask: Tensor) -> Tensor:
     return (top & object_mask.flatten(1)).sum(1) / top.sum(1)
 
 
-def _otsu(flat: Tensor) -> Tensor:
+def _mean(flat: Tensor, _: float) -> Tensor:
+    return flat > flat.mean(1, keepdim=True)
+
+
+def _max(flat: Tensor, share: float) -> Tensor:
+    return flat > share * flat.amax(1, keepdim=True)
+
+
+def _otsu(flat: Tensor, _: float) -> Tensor:
+    flat = flat.relu()
     levels = [_otsu_level(row) if row.max() > row.min() else math.inf for row in flat.cpu().numpy()]
     return flat > torch.tensor(levels, dtype=flat.dtype, device=flat.device)[:, None]
 
@@ -188,12 +172,16 @@ def _otsu_level(values: NDArray[np.floating[Any]]) -> float:
 
 
 def _mass(flat: Tensor, share: float) -> Tensor:
-    ordered, pixels = flat.sort(dim=1, descending=True, stable=True)
+    ordered, pixels = flat.relu().sort(dim=1, descending=True, stable=True)
     # In float64, since a cumulative sum of floats may never quite reach its own total.
     held = ordered.double().cumsum(1)
     before = held - ordered.double()
     needed = (before < share * held[:, -1:]) & (ordered > 0)
     return torch.zeros_like(needed).scatter_(1, pixels, needed)
+
+
+_MASKS: dict[str, Callable[[Tensor, float], Tensor]] = {"mean": _mean, "max": _max, "otsu": _otsu, "mass": _mass}
+"""For every rule of ``RULES`` what makes the mask (N,P) of maps (N,P) and the rule's number."""
 
 
 def _check(maps: Tensor) -> None:
@@ -204,3 +192,9 @@ def _check(maps: Tensor) -> None:
             f"maps: expected finite numbers, got NaN or infinity in {broken} of {len(maps)}; do the model's gradients"
             " explode?"
         )
+
+
+__all__ = [
+    "RULES", "coverage", "coverage_curve", "curve_area", "empty", "inside", "iou", "object_covered", "parse_threshold",
+    "pointing", "span",
+]  # fmt: skip

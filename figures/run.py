@@ -19,7 +19,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from attrib.errors import InputError
+from attrib.errors import InputError, Stopped
 from attrib.files import folder
 from attrib.results import write_json
 from figures import names, shared, tasks
@@ -170,7 +170,7 @@ def _attrib(arguments: list[str]) -> None:
             status = cli.app(arguments, standalone_mode=False)
         except InputError as error:
             raise InputError(f"attrib {arguments[0]}: {error}") from None
-        except cli.batches.Stopped:
+        except Stopped:
             status = cli.INTERRUPTED
     if status == cli.INTERRUPTED:  # typer makes a status of it; the tasks after this one must not start
         raise KeyboardInterrupt

@@ -21,6 +21,7 @@ from attrib import cli, report, report_images, report_words
 from attrib.models.checkpoint import Checkpoint
 from attrib.report import NUMBER, render
 from attrib.report_images import Coded, coded, decoded
+from attrib.thresholds import RULES
 
 OWN = ("data:", "#")
 """What an address in a self-contained page begins with."""
@@ -494,3 +495,10 @@ def test_bad_input_is_one_line(
         cli.main()
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_page_has_a_function_for_every_threshold_rule() -> None:
+    script = (Path(report.__file__).parent / "templates/report.js").read_text()
+    table = script.split("const RULES = {")[1].split("\n  };")[0]
+    taking = {m[1]: m[2].count(",") + 1 for m in re.finditer(r"^    (\w+)(?:: )?\(([^)]*)\)", table, re.MULTILINE)}
+    assert taking == {name: 2 if rule.parameter else 1 for name, rule in RULES.items()}

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from attrib.errors import InputError
 from attrib.spans import (
+    RULES,
     coverage,
     coverage_curve,
     curve_area,
@@ -12,11 +13,12 @@ from attrib.spans import (
     inside,
     iou,
     object_covered,
+    parse_threshold,
     pointing,
     span,
 )
 
-RULES = ["mean", "max:0", "max:0.3", "otsu", "mass:0.5", "mass:1"]
+WRITTEN = ["mean", "max:0", "max:0.3", "otsu", "mass:0.5", "mass:1"]
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def one_by_one(m: Tensor, rule: str) -> Tensor:
     return torch.tensor(chosen).view_as(m)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "otsu"])
+@pytest.mark.parametrize("rule", [rule for rule in WRITTEN if rule != "otsu"])
 def test_span_is_its_rule(maps: Tensor, rule: str) -> None:
     signed = maps - 0.2
     for given in (maps, signed):
@@ -72,7 +74,7 @@ def test_otsu_maximises_the_variance_between_the_two_sides() -> None:
     assert between(span(m, threshold="otsu").flatten()) > 0.999 * best
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", WRITTEN)
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 0.7, -1.0])
 def test_a_constant_map_is_empty_under_every_rule(rule: str, value: float) -> None:
     constant = torch.full((2, 9, 7), value)
@@ -82,7 +84,7 @@ def test_a_constant_map_is_empty_under_every_rule(rule: str, value: float) -> No
     assert (coverage_curve(constant, [0, 0.5]) == 0).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", WRITTEN)
 def test_a_map_that_is_nowhere_positive_is_empty(rule: str, maps: Tensor) -> None:
     negative = -maps - 0.1
     assert not span(negative, threshold=rule).any()
@@ -90,7 +92,7 @@ def test_a_map_that_is_nowhere_positive_is_empty(rule: str, maps: Tensor) -> Non
     assert (curve_area(negative) == 0).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", WRITTEN)
 def test_a_one_hot_map_covers_one_pixel(rule: str) -> None:
     one_hot = torch.zeros(1, 4, 5)
     one_hot[0, 2, 3] = 0.25
@@ -98,7 +100,7 @@ def test_a_one_hot_map_covers_one_pixel(rule: str) -> None:
     assert coverage(span(one_hot, threshold=rule)).item() == pytest.approx(1 / 20)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", WRITTEN)
 def test_coverage_does_not_depend_on_the_scale_of_the_map(maps: Tensor, rule: str) -> None:
     assert torch.equal(span(maps, threshold=rule), span(1024 * maps, threshold=rule))
 
@@ -142,8 +144,15 @@ def test_pointing_shares_a_tie() -> None:
     torch.testing.assert_close(pointing(m, target), torch.tensor([1.0, 0.0, 1 / 3]))
 
 
+def test_every_rule_of_the_table_is_tested_here_and_its_default_is_one() -> None:
+    assert {rule.partition(":")[0] for rule in WRITTEN} == set(RULES)
+    for name, rule in RULES.items():
+        written = f"{name}:{rule.default}" if rule.parameter else name
+        assert parse_threshold(written) == pytest.approx((name, rule.default), nan_ok=True)
+
+
 @pytest.mark.parametrize(
-    "rule", ["max:2", "max:-0.1", "max", "mass:0", "mass:1.1", "mean:1", "median", "", "max:x", "max:nan"]
+    "rule", ["max:2", "max:-0.1", "max", "mass:0", "mass:1.1", "mean:1", "mean:", "median", "", "max:x", "max:nan"]
 )
 def test_an_unknown_rule_is_named(rule: str, maps: Tensor) -> None:
     with pytest.raises(InputError, match="threshold: expected mean, max:t"):

@@ -75,6 +75,8 @@ class Context:
     batch_size: int
     shown: tuple[int, ...] = ()
     """Positions of the images that the pictures show."""
+    models: "tuple[Model, ...]" = ()
+    """All that are measured."""
     partial: Path | None = None
     """The folder of partial results, if there is one."""
 
@@ -114,6 +116,14 @@ class Files:
     def only(self, number: int) -> "Files":
         """One of the files."""
         return Files([self.models[number]], [self.rows[number]], [self.sums[number]], [self.facts[number]])
+
+    def identity(self) -> dict[str, Any]:
+        """What a result says of the files: name, checkpoint and fingerprint, of several as lists."""
+        each = [model.identity() for model in self.models]
+        if len(each) == 1:
+            return each[0]
+        lists = {key: [identity[key] for identity in each] for key in ("checkpoint", "fingerprint")}
+        return {"name": self.models[0].name, **lists}
 
     def kinds(self) -> list[str]:
         """The kinds of images that were measured, clean first."""
@@ -194,7 +204,7 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
-    usual_batch: ClassVar[int] = 250
+    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
@@ -219,6 +229,10 @@ class Analysis(ABC):
     def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:
         """The images to measure."""
         return [Pass(data)]
+
+    def usual_batch(self, device: "torch.device") -> int:
+        """Images at a time, unless the user names another number."""
+        return 250
 
     def pictured(self) -> int:
         """How many images the picture of examples shows."""
@@ -247,9 +261,29 @@ class Analysis(ABC):
         """From a file's sums what the later steps need of them: computed once, and the sums are dropped."""
         return sums
 
+    def named(self, found: Findings) -> Mapping[str, Files]:
+        """The files that the summary has an entry for, by name; any two of them are compared."""
+        return found.files
+
     @abstractmethod
     def summarise(self, files: Files) -> dict[str, Any]:
         """The numbers of a name, from its files."""
+
+    def entry(self, files: Files) -> dict[str, Any]:
+        """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
+        entry = files.identity() | self.summarise(files)
+        if len(files) == 1:
+            return entry
+        each = [files.only(place) for place in range(len(files))]
+        return entry | {"seeds": [file.identity() | self.summarise(file) for file in each]}
+
+    def completed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The entries with what takes all of them, as Holm's correction of tests within models."""
+        return entries
+
+    def row(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The numbers of a name as the table of models has them; intervals end in ``_ci``."""
+        return entry
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterable[dict[str, Any]]:
         """The differences a - b, each with ``quantity``, ``difference``, ``ci`` and ``p``; Holm's follows over all."""
@@ -306,7 +340,6 @@ class Analysis(ABC):
 
     def at_chance(self, found: Findings) -> Iterator[str]:
         """A sentence for every file whose clean accuracy is no better than chance, where enough images say so."""
-        classes = len(found.context.images.classes)
         for files in found.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):

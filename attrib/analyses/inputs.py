@@ -64,13 +64,19 @@ def check_models(
     """
     layer = getattr(analysis, "layer", None)
     if layer:
-        models = [replace(each, layer=named(each.module, layer)) if each.module else each for each in models]
+        models = [
+            replace(each, layer=named(each.module, layer)) if each.module else replace(each, layer_name=layer)
+            for each in models
+        ]  # fmt: skip
     if data is None:
         return list(models)
     maps = [model.label for model in models if model.maps is not None]
     if maps and (analysis.name != "span" or getattr(analysis, "attack", None)):
         raise InputError(f"{maps[0]}: maps made elsewhere can be measured by span, and without an attack")
+    runs_taken = "runs" in analysis.takes
     for model in models:
+        if model.epoch is not None and not runs_taken:
+            raise InputError(f"{model.name}: {analysis.name} takes no runs; name one of its files, as {model.path}")
         _check_fit(model, data)
         if model.trained_on not in (None, data.name):
             warn(f"{model.name} was trained on {model.trained_on}, and is looked at on {data.name}")

@@ -64,7 +64,7 @@ class Result:
     @property
     def table(self) -> pd.DataFrame:
         """A row per model: every number, an interval's ends as ``*_low`` and ``*_high``."""
-        return _numbers([_flat(entry) for entry in self.summary["models"]])
+        return _numbers([_flat(self.analysis.row(entry)) for entry in self.summary["models"]])
 
     @property
     def pairs(self) -> pd.DataFrame:
@@ -171,7 +171,7 @@ class Result:
 def read_rows(path: Path) -> pd.DataFrame:
     """Rows as they were written: a model may be called 1 or NA."""
     # To the last bit, which is pandas' default from 3.1 on.
-    return pd.read_csv(path, dtype={"model": str}, keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, dtype={"model": str, "run": str}, keep_default_na=False, na_values=[""])
 
 
 def analysis_class(name: str) -> "type[Analysis]":

@@ -29,7 +29,7 @@ from attrib.analyses.inputs import check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
-from attrib.data import Batch, Dataset
+from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
@@ -52,14 +52,14 @@ def execute(
         analysis = analysis.resolved(images)
         messages = Messages(group.rank == 0)
         loaded = check_models(analysis, loaded, images, group, messages.add)
-        context = Context(
-            group.device, images, batch_size or analysis.usual_batch, analysis.shown(images) if images else ()
-        )
-        key = _key(analysis, loaded, images, context)
+        size = batch_size or analysis.usual_batch(group.device)
+        context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(loaded))
+        passes = analysis.passes(loaded, images) if images else []
+        key = _key(analysis, loaded, passes, context)
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
-            work = _work(analysis.passes(loaded, images) if images else [], context)
+            work = _work(passes, context)
             measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
             answer = None
@@ -73,12 +73,13 @@ def execute(
     return answer
 
 
-def _key(analysis: Analysis, models: Sequence[Model], data: Dataset | None, context: Context) -> str:
+def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], context: Context) -> str:
     """A hash of all that the result depends on: settings, models, data, versions; not the device."""
     options = {name: value for name, value in analysis.options().items() if name != "precision"}
     described = {
         "analysis": analysis.name, **options, "models": [model.key() for model in models],
-        "data": data.key if data else None, "batch_size": context.batch_size, "versions": provenance(),
+        "data": [[*each.data.key, None if each.positions is None else each.positions.tolist()] for each in passes],
+        "batch_size": context.batch_size, "versions": provenance(),
         # What "auto" stands for: rows in bfloat16 and in float32 must not be joined.
         "precision": [analysis.attack_precision(context.device), analysis.exact_precision(context.device)],
     }  # fmt: skip
@@ -282,11 +283,12 @@ def ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
     """From what was measured to the result: the numbers of every name, the differences of every two."""
-    entries = [_entry(analysis, files) for files in found.files.values()]
+    named = analysis.named(found)
+    entries = analysis.completed([analysis.entry(files) for files in named.values()])
     pairs = [
         {"a": a, "b": b, **difference}
-        for a, b in combinations(found.files, 2)
-        for difference in analysis.compare(found.files[a], found.files[b], found)
+        for a, b in combinations(named, 2)
+        for difference in analysis.compare(named[a], named[b], found)
     ]
     data = found.context.data
     summary: dict[str, Any] = {
@@ -298,17 +300,6 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
         messages.add(sentence)
     summary["warnings"] = messages.said
     return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
-
-
-def _entry(analysis: Analysis, files: Files) -> dict[str, Any]:
-    """What the summary says of a name: the numbers of all its files; of several also, under ``seeds``, of each."""
-    each = [model.identity() for model in files.models]
-    if len(files) == 1:
-        return {**each[0], **analysis.summarise(files)}
-    seeds = [{**identity, **analysis.summarise(files.only(place))} for place, identity in enumerate(each)]
-    paths, prints = ([identity[key] for identity in each] for key in ("checkpoint", "fingerprint"))
-    name = files.models[0].name
-    return {"name": name, "checkpoint": paths, "fingerprint": prints, **analysis.summarise(files), "seeds": seeds}
 
 
 @contextmanager

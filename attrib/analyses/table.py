@@ -28,7 +28,7 @@ class Table:
     caption: str = ""
 
     @property
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """As a DataFrame of texts; a dash where a row lacks a column."""
         return pd.DataFrame(list(self.rows)).fillna("–").astype(str)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
+from attrib import thresholds
 from attrib.cli import common, texts
 from attrib.cli.batches import over_batches, unfinished
 from attrib.cli.explain import Explained, How, explain, map_of
@@ -71,7 +72,7 @@ def check(
     model: common.Model = None,
     data: common.Data = None,
     map_name: common.MapName = "gradcam",
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     target: common.Target = "label",
     attack: Annotated[str, typer.Option(help="Attack of the stability check: fgsm, pgd, cw or none.")] = "pgd",
     eps: common.Eps = None,

@@ -61,13 +61,17 @@ class Chosen:
         if not given:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
+        for text in given if kind.takes == ("runs",) else self.run or ():
+            if not (place := Path(_named(text)[1][0])).is_dir():
+                came = "a file" if place.exists() else "nothing"
+                raise InputError(f"run: expected the folder of a training run, found {came} at {place}")
         specs = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
         models = model_files.named_models(
             [(name, files if len(files) > 1 else files[0]) for name, files in specs], device="cpu"
         )
         return models, self._dataset(kind, models)
 
-    def _model(self, name: str, spec: str) -> Any:
+    def _model(self, name: str, spec: str) -> "Model | Path":
         if Path(spec).is_dir():
             return Path(spec)
         if model_files.is_factory(spec):
@@ -147,7 +151,8 @@ def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
             default = each.default if isinstance(each.default, Attack) else None
             yield from _attack_parameters(default, each.metadata["help"])
         elif each.name == "models":
-            info = typer.Argument(metavar=_metavar(kind), help=each.metadata["help"])
+            words = "Folders with epoch-*.pt." if kind.takes == ("runs",) else each.metadata["help"]
+            info = typer.Argument(metavar=_metavar(kind), help=words)
             yield _parameter("models", Annotated[each.type, info], None)
         else:
             yield _option(each.name, each.type, each.default, each.metadata)

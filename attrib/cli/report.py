@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
+from attrib import thresholds
 from attrib.cli import common
 from attrib.cli.batches import Stopped
 from attrib.cli.explain import How, explain
 from attrib.cli.info import card_of
-from attrib.cli.robust import step_counts
 from attrib.cli.subjects import Subject, fingerprint, groups
 from attrib.errors import InputError
 
@@ -51,7 +51,7 @@ def report(
     ] = 1000,
     data: common.Data = None,
     map_name: common.MapName = "gradcam",
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     target: common.Target = "label",
     attack: Annotated[str, typer.Option(help="The attack beside clean images: fgsm, pgd or cw.")] = "pgd",
     eps: common.Eps = None,
@@ -100,7 +100,7 @@ def report(
     source = [*models, *_options(data=data, data_root=data_root, split=split)]
     maps = _options(map=map_name, target=target, layer=layer)
     iterated = attack != "fgsm"
-    longest = max(step_counts(steps)) if steps and iterated else None
+    longest = max(_step_counts(steps)) if steps and iterated else None
     strength = _options(attack=attack, eps=eps, step_size=step_size if iterated else None, steps=longest)
     missing: dict[str, str] = {}
     with common.loaded(
@@ -147,6 +147,16 @@ def report(
     with atomic(out) as temporary:
         temporary.write_text(render(place), encoding="utf-8")
     typer.echo(out)
+
+
+def _step_counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--steps: expected numbers separated by commas, as 10,20, got {text!r}") from None
+    if min(counts) < 1:
+        raise InputError(f"--steps: expected at least 1, got {min(counts)}")
+    return counts
 
 
 class Part(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from attrib import thresholds
 from attrib.cli import common
 from attrib.cli.batches import ordered, stoppable
 from attrib.cli.explain import Examples, Explained, How, explain
@@ -44,7 +45,7 @@ def span(
     ] = None,
     data: common.Data = None,
     map_name: common.MapName = "gradcam",
-    threshold: Annotated[str, typer.Option(help="mean, max:t, otsu or mass:q.")] = "mean",
+    threshold: Annotated[str, typer.Option(help=thresholds.HELP)] = "mean",
     target: common.Target = "label",
     attack: common.AttackName = None,
     eps: common.Eps = None,

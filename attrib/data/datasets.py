@@ -33,6 +33,14 @@ class Batch(NamedTuple):
     mask: Tensor | None
 
 
+class Source(NamedTuple):
+    """What :func:`dataset` was given beside name, split and limit."""
+
+    root: str | Path | None
+    size: int | None
+    seed: int
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A labelled set of images: one tensor (N,C,H,W), or picture files that are read batch by batch.
@@ -48,6 +56,8 @@ class Dataset:
     images: Tensor | pictures.Pictures
     labels: Tensor
     masks: Tensor | None = None
+    source: Source | None = None
+    """None: not made by :func:`dataset`."""
 
     def __post_init__(self) -> None:
         if self.labels.device.type == "cpu":  # moved to another device, they have been checked
@@ -183,13 +193,14 @@ def dataset(
     for option, value in (("limit", limit), ("size", size)):
         if value is not None and value < 1:
             raise InputError(f"{option}: expected at least 1, got {value}")
-    masks = None
+    masks, source = None, Source(root, size, seed)
     kind, _, place = name.partition(":")
     if kind == "folder" and place:
         folder = Path(place).expanduser()
         files, labels, classes = pictures.folder(folder, split=split, size=size)
         files = replace(files, paths=files.paths[:limit])
-        return Dataset(name, split if pictures.splits(folder) else WHOLE, classes, files, labels[:limit].clone())
+        split = split if pictures.splits(folder) else WHOLE
+        return Dataset(name, split, classes, files, labels[:limit].clone(), source=source)
     if kind == "npz" and place:
         images, labels, masks, classes = readers.npz(Path(place).expanduser())
     elif name == "glyphs":
@@ -209,4 +220,4 @@ def dataset(
     if limit is not None and limit < len(images):  # copies, since a view would keep the whole set in memory
         images, labels = images[:limit].clone(), labels[:limit].clone()
         masks = None if masks is None else masks[:limit].clone()
-    return Dataset(name, WHOLE if kind == "npz" else split, classes, images, labels, masks)
+    return Dataset(name, WHOLE if kind == "npz" else split, classes, images, labels, masks, source)

@@ -39,6 +39,8 @@ class Model:
     """What the file says; None for a module or factory."""
     layer: nn.Module | None = None
     """Where maps look; None: the maps find it."""
+    layer_name: str | None = None
+    """Of a saved epoch: the layer by its dotted name, which it has when it is opened."""
     seed: int = 0
     """The position among the files of the name."""
     seeds: int = 1
@@ -76,7 +78,7 @@ class Model:
             yield self
         else:
             module, _ = checkpoint.load(self.path, device=device)
-            yield replace(self, module=module)
+            yield replace(self, module=module, layer=named(module, self.layer_name) if self.layer_name else None)
 
     @property
     def opened_module(self) -> nn.Module:

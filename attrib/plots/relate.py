@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from attrib.formatting import missing
 from attrib.plots.base import TEXT, legend_below, model_colours, style, wrapped
 
 WRONG = "#777777"
@@ -32,7 +33,8 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
         colours = model_colours(list(dict.fromkeys(point["name"] for point in across["points"])))
         for panels, entry in zip(grid, entries, strict=False):
             epoch = -1 if entry["epoch"] is None else entry["epoch"]
-            mine = table[(table["model"] == entry["name"]) & (table["seed"] == 0) & (table["epoch"] == epoch)]
+            of_file = (table["seed"] == 0) & (table["epoch"].fillna(-1) == epoch)
+            mine = table[(table["model"] == entry["name"]) & of_file]
             for axes, (measure, words) in zip(panels, measures.items(), strict=True):
                 _margins(axes, mine, measure, colours[entry["name"]])
                 rho = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
@@ -95,7 +97,8 @@ def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str, colour
     scale = 1 if measure == "participation_ratio" else 100
 
     def places(of: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        return np.array([scale * p[measure] for p in of]), np.array([100 * p["robust_accuracy"] for p in of])
+        # Numbers of a file may be None where they were NaN.
+        return scale * np.array([p[measure] for p in of], float), np.array([100 * p["robust_accuracy"] for p in of])
 
     for name, alone in names:
         mine = [point for point in points if (point["name"], point["epoch"] is None) == (name, alone)]
@@ -121,7 +124,7 @@ def _axis(measure: str, words: str) -> str:
 def _rho(found: Mapping[str, Any], *, seeds: int = 0) -> str:
     """The correlation as a panel's title; seeds: over how many it is a mean, where the panel shows one of them."""
     low, high = found["ci"]
-    if found["rho"] != found["rho"]:
+    if missing(found["rho"]):
         return "no rank correlation"
-    said = f"{f'mean of {seeds} seeds: ' if seeds else 'Spearman '}ρ = {found['rho']:.2f}"
-    return (said if low != low else f"{said} ({low:.2f} to {high:.2f})").replace("-", "−")
+    words = f"{f'mean of {seeds} seeds: ' if seeds else 'Spearman '}ρ = {found['rho']:.2f}"
+    return (words if missing(low) else f"{words} ({low:.2f} to {high:.2f})").replace("-", "−")

@@ -48,7 +48,7 @@
     return sheet;
   }
 
-  // The least code that lies in the span, per rule of attrib.spans; 256 where none does. A map that is constant or
+  // The least code that lies in the span, per rule of attrib.thresholds; 256 where none does. A map that is constant or
   // nowhere positive has no span.
   const RULES = {
     mean: (map) => above(map.histogram.reduce((sum, count, code) => sum + count * SQUARE[code], 0) / pixels),

@@ -1,4 +1,4 @@
-"""What every command of ``attrib`` gives, recorded: ``python -m tests.golden.record [CASE...]`` writes CASE.json.
+"""What every command gives, recorded: ``PYTHONPATH=tests python -m golden.record [CASE...]`` writes CASE.json.
 
 On a machine other than the one of machine.json, record all cases, not some.
 
@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attrib import cli
-
-from .cases import CASES
+from golden.cases import CASES
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"

@@ -1,0 +1,94 @@
+"""What ``relate`` and ``evolve`` share: what a model makes of every image before and after an attack."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrib.analyses.base import CLEAN, Context, Explaining, Files, Findings, Measured, View, attacked_option, grid_of
+from attrib.analyses.examples import kept_examples
+from attrib.analyses.options import Attack, option
+from attrib.errors import InputError
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attrib import features, inference, layers, loss, spans
+    from attrib.analyses import inputs
+    from attrib.data import Batch
+    from attrib.models.load import Model
+else:
+    features, inference, loss = Lazy("attrib.features"), Lazy("attrib.inference"), Lazy("attrib.loss")
+    inputs, layers, spans = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.layers"), Lazy("attrib.spans")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked(Explaining):
+    """An analysis of margins, losses, coverage and contributions, image by image, clean and attacked.
+
+    It takes saved epochs of training runs: one of them is in memory at a time.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ("model", "seed", "epoch", "index")
+
+    threshold: str = option("mean", "mean, max:t, otsu or mass:q.", check=lambda rule: spans.parse_threshold(rule))
+    fc: str | None = option(None, "The last layer, by its dotted name (default: the last linear layer).")
+    attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attack is None:
+            raise InputError("attack: expected fgsm, pgd or cw, got none")
+
+    def named(self, found: Findings) -> Mapping[str, Files]:
+        """The models; where there are only saved epochs, the last one of every run."""
+        return found.files or {name: epochs[-1] for name, epochs in found.epochs.items()}
+
+    def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
+        """Margins z_y - max_{j != y} z_j, losses, spans and the participation ratio of every image."""
+        clean, attacked = self.views(model, batch, context).values()
+        masks = [spans.span(view.map, threshold=self.threshold) for view in (clean, attacked)]
+        # A common factor does not change the ratio, and |dL/dA| itself may underflow where the model is sure.
+        ratio = features.participation_ratio(self.last_layer(model, batch).scale_free)
+        columns = _answers(model, batch, clean, attacked) | {
+            "coverage": spans.coverage(masks[0]), "coverage_adversarial": spans.coverage(masks[1]),
+            "participation_ratio": ratio, "span_iou": spans.iou(*masks),
+        }  # fmt: skip
+        exact = {name: values.double() if values.is_floating_point() else values for name, values in columns.items()}
+        examples = kept_examples(batch, {CLEAN: clean}, {CLEAN: masks[0]}, context)
+        return Measured({CLEAN: {"grid": [grid_of(clean)] * len(batch.label), **exact}}, examples=examples)
+
+    def last_layer(self, model: "Model", batch: "Batch") -> "features.LastLayer":
+        """What happens at the last layer on the clean images."""
+        module = model.opened_module
+        with inputs.naming(model):
+            return features.last_layer(
+                module, batch.image, batch.label, fc=layers.named(module, self.fc) if self.fc else None
+            )
+
+    def settings(self, found: Findings) -> dict[str, Any]:
+        """Map, rule, class explained and attack, for the summary."""
+        context = found.context
+        return {
+            "map": self.map_name, "threshold": self.threshold, "target": self.target, "seed": self.seed,
+            "attack": self.attack_entry(context), "precision": self.map_precision(context.device),
+        }  # fmt: skip
+
+    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+        """Different grids, and models at chance."""
+        grids = sorted(found.rows["grid"].unique())
+        if len(grids) > 1:
+            yield f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage"
+        yield from self.at_chance(found)
+
+
+def _answers(model: "Model", batch: "Batch", clean: View, attacked: View) -> "dict[str, Tensor]":
+    """Predictions, margins and losses (N,) on clean and attacked images."""
+    label = batch.label
+    z, z_adversarial = (inference.logits(model.opened_module, view.image).double() for view in (clean, attacked))
+    return {
+        "label": label, "prediction": z.argmax(1), "prediction_adversarial": z_adversarial.argmax(1),
+        "correct": z.argmax(1) == label,
+        "margin": -loss.margin(z, label), "margin_adversarial": -loss.margin(z_adversarial, label),
+        "loss": loss.cross_entropy(z, label), "loss_adversarial": loss.cross_entropy(z_adversarial, label),
+    }  # fmt: skip

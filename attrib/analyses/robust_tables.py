@@ -1,0 +1,130 @@
+"""The tables and captions of :class:`attrib.analyses.robust.Robustness`, from its summary. No torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrib import formatting as text
+
+Entries = Sequence[Mapping[str, Any]]
+"""The models of a summary."""
+
+
+def title_of(attack: str) -> str:
+    """The attack as papers write it."""
+    special = {"clean": "clean", "worst": "worst", "autoattack": "AutoAttack"}
+    return special.get(attack) or attack.upper()
+
+
+def accuracy_rows(models: Entries) -> list[dict[str, str]]:
+    """Attacks in rows, models in columns, each with its intervals."""
+    rows = [
+        {"attack": title_of(attack)}
+        | {
+            entry["name"]: text.with_interval(entry["accuracies"][attack], entry["intervals"][attack], text.percent)
+            for entry in models
+        }
+        for attack in models[0]["accuracies"]
+    ]
+    if text.several_seeds(models):
+        rows.append(
+            {"attack": "seeds"} | {entry["name"]: text.seeds_column(entry, models)["seeds"] for entry in models}
+        )
+    return rows
+
+
+def sweep_rows(models: Entries) -> list[dict[str, str]]:
+    """Model and radius in rows, attacks in columns."""
+    return [
+        {
+            "model": entry["name"], **text.seeds_column(entry, models), "eps": f"{point['eps']:.4g}",
+            "step": f"{point['step_size']:.4g}",
+            **{title_of(attack): text.percent(value) for attack, value in point["accuracies"].items()},
+        }
+        for entry in models for point in entry["sweep"]
+    ]  # fmt: skip
+
+
+def pair_rows(pairs: Entries) -> list[dict[str, str]]:
+    """One row per pair and attack."""
+    return [
+        {
+            "pair": f"{pair['a']} − {pair['b']}", "attack": title_of(pair["attack"]), **text.difference_columns(pair),
+        }
+        for pair in pairs
+    ]  # fmt: skip
+
+
+def gap_rows(models: Entries) -> list[dict[str, str]]:
+    """One row per model and attack."""
+    return [
+        {
+            "model": entry["name"], "attack": title_of(attack), "train %": text.percent(entry["gap"]["train"][attack]),
+            "test %": text.percent(entry["accuracies"][attack]), "gap": text.points(difference),
+            "95 % CI": text.interval(entry["gap"]["intervals"][attack], text.points),
+        }
+        for entry in models for attack, difference in entry["gap"]["difference"].items()
+    ]  # fmt: skip
+
+
+def paper_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """AALP's Table 2: a row per model (and radius of a sweep), a column per attack, percentages."""
+    rows = []
+    for entry in summary["models"]:
+        for point in entry.get("sweep", [entry]):
+            row = {"Data set": summary["data"], "Method": entry["name"], **text.seeds_column(entry, summary["models"])}
+            if "sweep" in entry:
+                row["Radius"] = f"{point['eps']:.4g}"
+            for attack, value in point["accuracies"].items():
+                title = title_of(attack).replace("-", "")
+                row[title[0].upper() + title[1:]] = f"{100 * value:.2f}%"
+            rows.append(row)
+    return rows
+
+
+def caption(summary: Mapping[str, Any]) -> str:
+    """Everything that the numbers rest on."""
+    models, longest = summary["models"], max(summary["steps"])
+    parts = [
+        text.images_words(summary, models[0]["n"]),
+        f"L-infinity, eps {summary['eps']:.4g}, step {summary['step_size']:.4g}",
+        f"attacks in {summary['precision']}, judged in fp32",
+    ]
+    if summary["restarts"] > 1:
+        parts.append(f"worst of {summary['restarts']} random starts")
+    parts.append("broken is what any step breaks" if summary["worst"] else "the last step counts")
+    parts.append(f"worst: right under PGD-{longest} and CW-{longest}, image by image")
+    parts += [
+        f"{entry['name']} is gated: the worst, image by image, of attacks on {', '.join(entry['attacked'])}"
+        for entry in models if len(entry["attacked"]) > 1
+    ]  # fmt: skip
+    if summary["autoattack"]:
+        used = summary["autoattack"]["parts"]
+        without = ", without apgd-t, which needs four classes" if len(used) < 4 else ""
+        parts.append(f"AutoAttack standard ({', '.join(used)}){without}")
+    return "; ".join([*parts, text.interval_words(models, "Wilson")])
+
+
+def paper_caption(summary: Mapping[str, Any]) -> str:
+    """As :func:`caption`, and how wide the intervals are, which the table has no room for."""
+    points = [point for entry in summary["models"] for point in entry.get("sweep", [entry])]
+    reaches = [
+        max(value - low, high - value)
+        for point in points
+        for value, (low, high) in zip(point["accuracies"].values(), point["intervals"].values(), strict=True)
+        if not text.missing(low)
+    ]
+    beginning = f"Accuracy under attack: {caption(summary)}"
+    if not reaches:
+        return beginning
+    return f"{beginning}; no interval ends further than {100 * max(reaches):.1f} points from its value."
+
+
+def plotted(entry: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per attack for :func:`attrib.plot.accuracies`: of a model's entry, or of one point of its sweep."""
+    return [
+        {
+            "model": entry["name"], "attack": title_of(attack), "eps": point.get("eps"), "accuracy": value,
+            "low": point["intervals"][attack][0], "high": point["intervals"][attack][1],
+        }
+        for attack, value in point["accuracies"].items()
+    ]  # fmt: skip
