@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from attrib.cli.relate import MEASURES
 from scipy.stats import spearmanr
 
 import attrib
 from attrib import relate
-from attrib.cli.relate import MEASURES
 from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import train
