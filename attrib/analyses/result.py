@@ -103,7 +103,7 @@ class Result:
 
     def to_latex(self) -> str:
         """The table for a paper."""
-        return next(iter(self.analysis.papers(self).values())).to_latex()
+        return next(iter((*self.analysis.papers(self).values(), *self.tables()))).to_latex()
 
     def to_text(self, width: int | None = None) -> str:
         """The tables as lines of at most so many characters (default: COLUMNS of the environment, else 200)."""

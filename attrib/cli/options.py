@@ -64,7 +64,8 @@ class Chosen:
         for text in given if kind.takes == ("runs",) else self.run or ():
             if not (place := Path(_named(text)[1][0])).is_dir():
                 came = "a file" if place.exists() else "nothing"
-                raise InputError(f"run: expected the folder of a training run, found {came} at {place}")
+                option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
+                raise InputError(f"{option_name}: expected the folder of a training run, found {came} at {place}")
         named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
         models = specs.named_models(
             [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
