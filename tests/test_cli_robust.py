@@ -168,7 +168,7 @@ def test_worst_counts_images_right_under_both_longest_attacks(models: Path) -> N
 
 
 def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(made: Callable[..., Small], easy: Dataset) -> None:
-    sweep = Robustness(eps=np.linspace(0, 8 / 255, 3), steps=(5,))
+    sweep = Robustness(eps=np.linspace(0, 8 / 255, 3).tolist(), steps=(5,))
     result = sweep.run(made(), first(easy, 60))
     (entry,) = result.summary["models"]
     assert [point["eps"] for point in entry["sweep"]] == pytest.approx([0, 4 / 255, 8 / 255])
@@ -177,7 +177,7 @@ def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(made: Callable[.
     falling = [point["accuracies"]["pgd-5"] for point in entry["sweep"]]
     assert falling == sorted(falling, reverse=True) != [falling[0]] * 3
     assert entry["accuracies"] == entry["sweep"][-1]["accuracies"]
-    alone = Robustness(eps=4 / 255, step_size=1 / 255, steps=5).run(made(), first(easy, 60))
+    alone = Robustness(eps=4 / 255, step_size=1 / 255, steps=(5,)).run(made(), first(easy, 60))
     assert alone.summary["models"][0]["accuracies"] == entry["sweep"][1]["accuracies"]
     assert result.summary["eps"] == pytest.approx(8 / 255)
     assert list(result.figures) == ["robust", "robust-eps"]
@@ -188,8 +188,8 @@ def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(made: Callable[.
 
 def test_the_gap_is_that_of_two_runs_at_the_largest_radius(made: Callable[..., Small]) -> None:
     test, train = (attrib.dataset("glyphs", split=split, limit=60) for split in ("test", "train"))
-    result = Robustness(eps=(0.0, 8 / 255), steps=3, gap=True).run(made(), test)
-    one, other = (Robustness(eps=8 / 255, steps=3).run(made(), data) for data in (test, train))
+    result = Robustness(eps=(0.0, 8 / 255), steps=(3,), gap=True).run(made(), test)
+    one, other = (Robustness(eps=8 / 255, steps=(3,)).run(made(), data) for data in (test, train))
     entry, accuracies = result.summary["models"][0], other.summary["models"][0]["accuracies"]
     assert entry["accuracies"] == one.summary["models"][0]["accuracies"]
     assert entry["gap"]["train"] == accuracies
@@ -242,7 +242,7 @@ def test_the_gap_leaves_out_what_a_run_held_out(easy: Dataset, monkeypatch: pyte
 def test_worst_and_restarts_leave_no_more_standing(made: Callable[..., Small], easy: Dataset) -> None:
     (plain,) = USUAL.run(made(), first(easy, 100)).summary["models"]
     for options in ({"worst": True}, {"restarts": 3}, {"worst": True, "restarts": 2}):
-        result = replace(USUAL, **options).run(made(), first(easy, 100))  # type: ignore[arg-type]
+        result = replace(USUAL, **options).run(made(), first(easy, 100))
         (entry,) = result.summary["models"]
         assert all(entry["accuracies"][name] <= value for name, value in plain["accuracies"].items())
     assert "worst of 2 random starts; broken is what any step breaks" in " ".join(str(result).split())
@@ -279,7 +279,7 @@ def test_an_interrupted_run_continues(
     made: Callable[..., Small], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     """Stopped in the test images, and, at the eighth of ten batches, in the training images."""
-    analysis, models = Robustness(steps=3, gap=True), {"a": made(), "NA": made(Small, 0.5)}
+    analysis, models = Robustness(steps=(3,), gap=True), {"a": made(), "NA": made(Small, 0.5)}
     data = attrib.dataset("glyphs", limit=50)
     expected = analysis.run(models, data, batch_size=10)
     attacked, calls = library.attacked, 0
@@ -314,14 +314,14 @@ def test_what_an_expert_would_object_to(
 
 
 def test_steps_too_short_are_told(made: Callable[..., Small], easy: Dataset) -> None:
-    result = Robustness(eps=0.3, step_size=0.01, steps=10).run(made(), first(easy, 10))
+    result = Robustness(eps=0.3, step_size=0.01, steps=(10,)).run(made(), first(easy, 10))
     assert "10 steps of 0.01 cannot reach the edge of eps 0.3" in result.warnings[0]
 
 
 def test_a_gated_model_says_which_attacks_count(tmp_path: Path, untrained: Any) -> None:
     paths = ["logits", "combined", "head 1", "head 2"]
     gated = untrained(tmp_path / "gated.pt", arch="resnet32", gated=True)
-    result = Robustness(steps=2).run(gated, attrib.dataset("glyphs", limit=6))
+    result = Robustness(steps=(2,)).run(gated, attrib.dataset("glyphs", limit=6))
     assert result["gated"]["attacked"] == paths
     words = f"gated is gated: the worst, image by image, of attacks on {', '.join(paths)}"
     assert words in " ".join(str(result).split())
@@ -332,7 +332,7 @@ def test_a_gated_model_says_which_attacks_count(tmp_path: Path, untrained: Any) 
 def test_autoattack_is_a_column(made: Callable[..., Small], easy: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("pyautoattack")
     # At this radius its first part breaks every image, and the others have nothing left to do.
-    result = Robustness(eps=0.4, steps=2, autoattack=True).run(made(), first(easy, 4), out=tmp_path)
+    result = Robustness(eps=0.4, steps=(2,), autoattack=True).run(made(), first(easy, 4), out=tmp_path)
     assert result.summary["autoattack"] == {"version": "standard", "parts": ["apgd-ce", "apgd-t", "fab-t", "square"]}
     assert result.summary["models"][0]["accuracies"]["autoattack"] == 0
     assert set(result.rows.query("attack == 'autoattack'")["via"]) <= {"clean", "apgd-ce"}
@@ -343,14 +343,14 @@ def test_autoattack_below_four_classes_says_what_ran(easy: Dataset) -> None:
     pytest.importorskip("pyautoattack")
     three = replace(first(easy, 4), classes=("a", "b", "c"), labels=torch.tensor([0, 1, 2, 0]))
     model = nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.Linear(3, 3))
-    result = Robustness(eps=0.5, steps=2, autoattack=True).run(model, three)
+    result = Robustness(eps=0.5, steps=(2,), autoattack=True).run(model, three)
     words = "(apgd-ce, fab-t, square), without apgd-t, which needs four classes"
     assert words in " ".join(str(result).split())
 
 
 def test_options_take_one_number_or_several() -> None:
     assert Robustness(eps=[0.1, 0, 0.1], steps=[4, 2]).options().items() >= {"eps": [0.0, 0.1], "steps": [2, 4]}.items()
-    assert (Robustness(eps=[0.1]).eps, Robustness(steps=3).steps) == (0.1, (3,))
+    assert (Robustness(eps=[0.1]).eps, Robustness(steps=[3, 3]).steps) == (0.1, (3,))
     assert robust.parse_eps("0:8/255:3") == pytest.approx((0, 4 / 255, 8 / 255))
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"eps": 2}, "eps: expected a number in"), ({"eps": ["x"]}, "eps: expected a number or several"),
