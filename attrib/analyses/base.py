@@ -203,7 +203,6 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
-    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
