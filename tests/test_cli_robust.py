@@ -17,7 +17,7 @@ import attrib
 from attrib import accuracy as library
 from attrib import stats
 from attrib.analyses import robust
-from attrib.analyses.base import Files
+from attrib.analyses.measured import Files
 from attrib.analyses.result import Result
 from attrib.analyses.robust import Robustness
 from attrib.analyses.training_images import training_images

@@ -11,7 +11,8 @@ import torch
 import attrib
 from attrib import accuracy, report_words, stats
 from attrib.analyses import contrib, relate, robust, robust_tables, sets, span
-from attrib.analyses.base import Analysis, Context, Files, Findings
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import Context, Files, Findings
 from attrib.models.specs import Model
 
 COUNT, IMAGES = 12, 400

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from attrib import formatting as text
 from attrib import stats, thresholds
-from attrib.analyses.base import CLEAN, Context, Explaining, Files, Findings, Measured, View, attacked_option
-from attrib.analyses.options import Attack, option
+from attrib.analyses.explaining import Explaining, View
+from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
+from attrib.analyses.options import Attack, attacked_option, option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
 from attrib.lazy import Lazy

@@ -97,6 +97,11 @@ class Attack:
         return asdict(self) | {"precision": precision}
 
 
+def attacked_option(default: Attack | None, help: str) -> Any:
+    """The field ``attack`` of an analysis."""
+    return field(default=default, metadata={"help": help, "choices": None, "low": None, "check": None})
+
+
 def fraction(text: str, name: str) -> float:
     """A number like 0.03 or 8/255, in [0,1]. Raises InputError, with the option's name, for anything else."""
     above, slash, below = text.partition("/")

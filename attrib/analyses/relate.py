@@ -15,8 +15,8 @@ from attrib import formatting as text
 from attrib import relate as associations
 from attrib import stats
 from attrib.analyses.attacked import Attacked
-from attrib.analyses.base import Array, Files, Findings
 from attrib.analyses.last_layer import check_last_layers, fc_option
+from attrib.analyses.measured import Array, Files, Findings
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
 from attrib.stats.association import resampled_correlation

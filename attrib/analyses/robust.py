@@ -9,7 +9,8 @@ import numpy as np
 from attrib import formatting as text
 from attrib import stats
 from attrib.analyses import robust_tables as words
-from attrib.analyses.base import CLEAN, Analysis, Array, Context, Files, Findings, Measured, Pass
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import Attack, fraction, option
 from attrib.analyses.table import Table
 from attrib.analyses.training_images import training_images

@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 
 import attrib
 from attrib import inference
-from attrib.analyses.base import Analysis, Context, Files, Findings, Pass
+from attrib.analyses.base import Analysis
 from attrib.analyses.inputs import check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
+from attrib.analyses.measured import Context, Files, Findings, Pass
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
 from attrib.data import Batch
@@ -45,6 +46,8 @@ def execute(
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     place = folder(Path(out)) if out else None
     with world(device) as group, ExitStack() as stack:
+        if getattr(analysis, "save_maps", False):
+            _check_save_maps(place, group)
         inference.precision(analysis.precision, group.device)
         loaded = analysis.looked_at(models_of(models, device=group.device))
         stack.enter_context(on_device(loaded, group.device))
@@ -60,8 +63,8 @@ def execute(
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
             work = _work(passes, context)
-            measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
+            measured = _measure(analysis, loaded, work, context, group, store)
             answer = None
             if measured is not None and facts is not None:
                 splits = {each.number: each.of.data.split for each in work}
@@ -88,6 +91,13 @@ def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], co
 
 KEYS = ("split", "model", "seed", "epoch", "images", "index")
 """The columns that begin a row; an analysis names those that it needs."""
+
+
+def _check_save_maps(out: Path | None, group: World) -> None:
+    if out is None:
+        raise InputError("save_maps: needs a folder to write to, out=DIR (--out DIR)")
+    if group.size > 1:
+        raise InputError("save_maps: writes from one process; run it without torchrun")
 
 
 class Messages:
@@ -144,7 +154,7 @@ def _measure(
 ) -> Part | None:
     """Measure every batch with every model; what all processes measured for the first, None for the others."""
     left = missing(range(len(work)), store.earlier)[group.rank :: group.size]
-    with _map_files(analysis, models, context, store, group) as writers:
+    with _map_files(analysis, models, context, store) as writers:
         for number, batch in _progress(_batches(work, left, context), len(left), analysis.name, first=group.rank == 0):
             here = replace(context, data=work[number].of.data)
             store.add(_measure_batch(analysis, models, number, batch, here, writers))
@@ -302,16 +312,13 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
 
 @contextmanager
 def _map_files(
-    analysis: Analysis, models: Sequence[Model], context: Context, store: Store, group: World
+    analysis: Analysis, models: Sequence[Model], context: Context, store: Store
 ) -> Iterator[dict[int, MapWriter]]:
     """A writer of maps for every model, where the analysis asks for them; the files appear when the body is through."""
     if not getattr(analysis, "save_maps", False):
         yield {}
         return
-    if group.size > 1:
-        raise InputError("save_maps writes from one process; run it without torchrun")
-    if store.folder is None:
-        raise InputError("save_maps needs a folder to write to: out=DIR (--out DIR)")
+    assert store.folder is not None  # or the analysis was refused
     data = context.images
     writers = {
         place: MapWriter(store.folder, f"{analysis.name}-{model.stem}", images=len(data), size=data.shape[1:])

@@ -13,19 +13,9 @@ import numpy as np
 
 from attrib import formatting as text
 from attrib import map_table, stats, thresholds
-from attrib.analyses.base import (
-    CLEAN,
-    Array,
-    Context,
-    Explaining,
-    Files,
-    Findings,
-    Measured,
-    View,
-    grid_of,
-    map_file_view,
-)
 from attrib.analyses.examples import arrays_of, kept_examples
+from attrib.analyses.explaining import Explaining, View, grid_of, map_file_view
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
@@ -326,8 +316,9 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _caption(summary: Mapping[str, Any]) -> str:
     caption = (
-        f"{text.map_words(summary)}, threshold {summary['threshold']}, {text.images_words(summary, summary['models'][0]['n'])},"
-        f" class explained: {summary['target']}; {text.interval_words(summary['models'])}"
+        f"{text.map_words(summary)}, threshold {summary['threshold']},"
+        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {summary['target']};"
+        f" {text.interval_words(summary['models'])}"
     )
     if any(entry.get("asc_floor") is not None for entry in summary["models"]):
         caption += (

@@ -57,8 +57,8 @@ class Chosen:
         """The models, and the data, if the analysis needs or the user names any. Raises InputError."""
         if (self.mean is None) != (self.std is None):
             raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
-        given = [*(self.models or ()), *(self.ckpt or ()), *(self.model or ()), *(self.run or ()), *(self.maps or ())]
-        if not given:
+        given = [*(self.models or ()), *(self.ckpt or ()), *(self.model or ()), *(self.run or ())]
+        if not given and not self.maps:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
         for text in given if kind.takes == ("runs",) else self.run or ():
@@ -67,9 +67,10 @@ class Chosen:
                 option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
                 raise InputError(f"{option_name}: expected the folder of a training run, found {came} at {place}")
         named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(named_files, given)]
-        models = specs.named_models(
-            [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
-        )
+        pairs: list[tuple[str, Any]] = [(name, files if len(files) > 1 else files[0]) for name, files in named]
+        for name, (path, *_) in map(named_files, self.maps or ()):
+            pairs.append((name, specs.map_file(name, Path(path))))
+        models = specs.named_models(pairs, device="cpu")
         return models, self._dataset(kind, models)
 
     def _model(self, name: str, spec: str) -> "Model | Path":
