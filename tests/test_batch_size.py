@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import attrib
-from attrib.cli.batches import added, exact, ordered
+from attrib.analyses.partial import added, exact
+from attrib.analyses.run import ordered
 
 LIMIT = 30
 

@@ -135,19 +135,19 @@ def test_different_grids_are_warned_about(run: Any, models: Path) -> None:
     assert len(json.loads(done.out)["pairs"]) == 1
 
 
-def test_a_command_that_is_stopped_says_whether_anything_was_written(
+def test_a_command_that_is_stopped_says_how_it_continues(
     run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    given = ("span", "--ckpt", models / "a.pt", "--limit", 5, "--out", tmp_path)
+    given = ("span", "--ckpt", models / "a.pt", "--limit", 5)
     with monkeypatch.context() as patched:
         patched.setattr("attrib.plots.maps.map_grid", stop)
-        stopped = run(*given)
+        stopped = run(*given, "--out", tmp_path)
     assert (stopped.status, stopped.out) == (130, "")
-    assert stopped.err == "attrib: error: interrupted; some files are written, and some are not\n"
-    monkeypatch.setattr("attrib.cli.span.explain", stop)
+    assert stopped.err == "attrib: error: interrupted; the same command continues where it stopped\n"
+    monkeypatch.setattr("attrib.spans.span", stop)
     stopped = run(*given)
     assert (stopped.status, stopped.out) == (130, "")
     assert stopped.err == "attrib: error: interrupted; nothing was written\n"

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import attrib
-from attrib.cli import common
-from attrib.cli import sets as command
+from attrib.analyses.options import Attack
+from attrib.analyses.sets import Sets
 from attrib.consistency import MEANS, SETS, logit_pairs
 from train.config import Config
 from train.loop import train
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_csv_and_summary_are_what_the_library_gives_by_hand(
     run: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_draw", lambda *_: [])
+    monkeypatch.setattr(Sets, "figures", lambda *_: {})
     last, first = trained / "epoch-3.pt", trained / "epoch-1.pt"
     done = run(
         "sets", "--ckpt", f"last={last}", "--ckpt", f"first={first}", "--limit", 150, *SHORT, "--out", tmp_path,
@@ -146,7 +146,7 @@ def test_without_an_attack_nothing_is_inconsistent(run: Any, trained: Path, tmp_
 def test_epochs_of_a_run_in_the_sets_of_the_last(
     run: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_draw", lambda *_: [])
+    monkeypatch.setattr(Sets, "figures", lambda *_: {})
     done = run("sets", "--run", trained, "--limit", 60, *SHORT, "--out", tmp_path)
     assert done.status == 0, done.err
     assert "epoch 3" in done.out
@@ -174,16 +174,10 @@ def test_epochs_of_a_run_in_the_sets_of_the_last(
     np.testing.assert_allclose(history.loc[history["epoch"] == 1, "alp"], alp, rtol=1e-3)
 
 
-def test_epochs_are_sorted_by_number(tmp_path: Path) -> None:
-    for name in ("epoch-10.pt", "epoch-9.pt", "epoch-x.pt", "model.pt", ".epoch-1.pt"):
-        (tmp_path / name).touch()
-    assert [epoch.number for epoch in command.saved_epochs(tmp_path)] == [9, 10]
-
-
 def test_the_answer_depends_on_the_seed_and_not_on_the_batch_size(
     run: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_draw", lambda *_: [])  # which takes most of the time
+    monkeypatch.setattr(Sets, "figures", lambda *_: {})  # which takes most of the time
     given = ("sets", "--ckpt", trained / "model.pt", "--limit", 45, *SHORT)
     tables = {}
     for name, extra in {"whole": ("--batch-size", 45), "parts": ("--batch-size", 7), "other": ("--seed", 1)}.items():
@@ -196,9 +190,9 @@ def test_the_answer_depends_on_the_seed_and_not_on_the_batch_size(
 
 def test_a_stopped_command_continues(run: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ("sets", "--run", trained, "--limit", 30, "--batch-size", 10, *SHORT)
-    monkeypatch.setattr(command, "_draw", lambda *_: [])
+    monkeypatch.setattr(Sets, "figures", lambda *_: {})
     assert run(*given, "--out", tmp_path / "whole").status == 0
-    attacked = common.attacked
+    images = Attack.images
     left = 0
 
     def stopping(*arguments: Any, **named: Any) -> torch.Tensor:
@@ -206,9 +200,9 @@ def test_a_stopped_command_continues(run: Any, trained: Path, tmp_path: Path, mo
         if left == 0:
             raise KeyboardInterrupt
         left -= 1
-        return attacked(*arguments, **named)
+        return images(*arguments, **named)
 
-    monkeypatch.setattr(common, "attacked", stopping)
+    monkeypatch.setattr(Attack, "images", stopping)
     # Three batches of four models (three of them epochs): stopped in the middle of the first and of the last batch,
     # and not; at the end come the examples of two sets. Whole batches are not done again.
     done = []
@@ -302,5 +296,5 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 def test_the_plots_need_no_torch() -> None:
-    code = "import sys, attrib.plots.sets, attrib.cli.sets; sys.exit('torch' in sys.modules)"
+    code = "import sys, attrib.plots.sets, attrib.analyses.sets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

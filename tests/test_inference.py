@@ -10,7 +10,8 @@ from torch import nn
 
 import attrib
 from attrib import accuracy, inference, views
-from attrib.cli.subjects import Subject, logits_of
+from attrib.analyses.inputs import logits_of
+from attrib.models.specs import Model
 
 # torch 2.9 and 2.10 warn of the older settings, which these tests use on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings to control TF32 behavior:UserWarning")
@@ -127,7 +128,7 @@ class Wide(nn.Module):
 
 def predictors() -> dict[str, Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]]:
     def of_command(model: nn.Module, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-        return logits_of(Subject("a", "a", 0, "a", model, None, None), image, classes=10)
+        return logits_of(Model("a", "a", "", model), image, classes=10, data="own")
 
     def of_explorer(model: nn.Module, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         data = attrib.data.Dataset("own", "all", tuple("0123456789"), (image * 255).byte(), label)

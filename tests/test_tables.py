@@ -8,8 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from attrib.cli import common
-from attrib.cli.tables import draw
+from attrib.analyses.table import Table
+from attrib.layout import draw
 
 TABLES = {
     "zoo": pd.DataFrame(
@@ -94,18 +94,12 @@ def test_a_table_without_rows_is_its_headings_or_nothing() -> None:
     assert lines(table, 40) == []
 
 
-def test_what_is_no_terminal_has_the_width_it_says_or_200(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = TABLES["zoo"]
-    monkeypatch.delenv("COLUMNS", raising=False)
-    common.print_table(table, title="A title", caption="a caption")
-    wide = capsys.readouterr().out
+def test_a_printed_table_has_its_title_its_caption_and_the_width_asked_for() -> None:
+    rows = [dict(zip(TABLES["zoo"].columns, map(str, row), strict=True)) for row in TABLES["zoo"].to_numpy()]
+    wide = Table("A title", rows, "a caption").to_text(200)
     assert 100 < max(map(len, wide.splitlines())) <= 200
     assert (wide.splitlines()[0], wide.splitlines()[-1]) == ("A title", "a caption")
-    monkeypatch.setenv("COLUMNS", "80")
-    common.print_table(table, title="A title", caption="a :caption: [b]with[/b] " + "signs " * 20)
-    narrow = capsys.readouterr().out
+    narrow = Table("A title", rows, "a :caption: [b]with[/b] " + "signs " * 20).to_text(80)
     assert max(map(len, narrow.splitlines())) <= 80
     assert "a :caption: [b]with[/b] signs" in narrow
-    assert words(table).keys() <= set(narrow.split())
+    assert words(TABLES["zoo"]).keys() <= set(narrow.split())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from attrib import features, inference, layers, loss, spans
     from attrib.analyses import inputs
     from attrib.data import Batch
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
 else:
     features, inference, loss = Lazy("attrib.features"), Lazy("attrib.inference"), Lazy("attrib.loss")
     inputs, layers, spans = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.layers"), Lazy("attrib.spans")

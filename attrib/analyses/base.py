@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from attrib.analyses.result import Result, Table
     from attrib.data import Batch, Dataset
     from attrib.inference import Precision
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
 else:
     torch = Lazy("torch")
     inference, maps, objections = Lazy("attrib.inference"), Lazy("attrib.maps"), Lazy("attrib.objections")

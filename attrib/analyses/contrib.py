@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from attrib.analyses.result import Result
     from attrib.data import Batch
     from attrib.features import LastLayer
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
     from attrib.plots import contrib as plots
 else:
     features, inference, inputs = Lazy("attrib.features"), Lazy("attrib.inference"), Lazy("attrib.analyses.inputs")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from attrib.analyses import partial
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
     from attrib.plots import evolve as plots
     from attrib.plots import maps as map_plots
 else:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from attrib.analyses.result import Result
     from attrib.data import Dataset, catalog
     from attrib.models import layers
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
     from attrib.plots import fc as plots
 else:
     catalog, features, layers = Lazy("attrib.data.catalog"), Lazy("attrib.features"), Lazy("attrib.models.layers")

@@ -16,8 +16,8 @@ from attrib.errors import InputError, one_line
 from attrib.models import checkpoint
 from attrib.models.gated import GatedClassifier
 from attrib.models.layers import named
-from attrib.models.load import Model, with_layer
 from attrib.models.outside import Normalized
+from attrib.models.specs import Model, with_layer
 from attrib.parallel import World
 
 Warn = Callable[[str], None]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attrib.models import classifier, layers
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
 else:
     classifier, layers = Lazy("attrib.models.classifier"), Lazy("attrib.models.layers")
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from attrib.accuracy import Outcome
     from attrib.analyses.result import Result
     from attrib.data import Batch, Dataset
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
     from attrib.plots import robust as plots
 else:
     accuracy, strongest = Lazy("attrib.accuracy"), Lazy("attrib.autoattack")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from attrib import consistency, inference
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
     from attrib.plots import sets as plots
 else:
     consistency, inference = Lazy("attrib.consistency"), Lazy("attrib.inference")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from attrib import maps, spans
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
     from attrib.plots import maps as map_plots
     from attrib.plots import span as plots
 else:

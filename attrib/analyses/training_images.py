@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from attrib import data as datasets
     from attrib.data import Dataset
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
 else:
     torch, datasets = Lazy("torch"), Lazy("attrib.data")
 

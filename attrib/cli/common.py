@@ -337,7 +337,7 @@ def print_table(table: "pd.DataFrame", *, title: str, caption: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from attrib.cli.tables import draw
+    from attrib.layout import draw
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from attrib import data as datasets
     from attrib.analyses import inputs, run
     from attrib.data import Dataset
-    from attrib.models import load as model_files
-    from attrib.models.load import Model
+    from attrib.models import specs
+    from attrib.models.specs import Model
 else:
-    model_files, datasets = Lazy("attrib.models.load"), Lazy("attrib.data")
+    specs, datasets = Lazy("attrib.models.specs"), Lazy("attrib.data")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
@@ -65,19 +65,19 @@ class Chosen:
             if not (place := Path(_named(text)[1][0])).is_dir():
                 came = "a file" if place.exists() else "nothing"
                 raise InputError(f"run: expected the folder of a training run, found {came} at {place}")
-        specs = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
-        models = model_files.named_models(
-            [(name, files if len(files) > 1 else files[0]) for name, files in specs], device="cpu"
+        named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
+        models = specs.named_models(
+            [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
         )
         return models, self._dataset(kind, models)
 
     def _model(self, name: str, spec: str) -> "Model | Path":
         if Path(spec).is_dir():
             return Path(spec)
-        if model_files.is_factory(spec):
+        if specs.is_factory(spec):
             mean, std = _floats(self.mean, "--mean"), _floats(self.std, "--std")
-            return model_files.model(spec, name=name, mean=mean, std=std, size=self.size)
-        return model_files.model(spec, name=name, arch=self.arch)
+            return specs.model(spec, name=name, mean=mean, std=std, size=self.size)
+        return specs.model(spec, name=name, arch=self.arch)
 
     def _dataset(self, kind: type[Analysis], models: "Sequence[Model]") -> "Dataset | None":
         if self.data is None and not kind.needs_data:
@@ -238,7 +238,7 @@ def _named(text: str) -> tuple[str, list[str]]:
         raise InputError(f"expected NAME=SPEC with both, got {text!r}")
     if not name and len(files) > 1:
         raise InputError(f"several seeds need a name of their own: NAME={value}")
-    return name or model_files.usual_name(files[0]), files
+    return name or specs.usual_name(files[0]), files
 
 
 def files_of(text: str) -> list[str]:
