@@ -177,9 +177,7 @@ class Result:
         return cls(analysis, summary, *_frames_and_arrays(out, analysis.name))
 
 
-def _frames_and_arrays(
-    place: Path, name: str
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
+def _frames_and_arrays(place: Path, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
     """The tables of numbers, and the arrays, of a saved result."""
     frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
     arrays = {}

@@ -19,6 +19,7 @@ def info(
     """Architecture, training, metrics and fingerprint of checkpoint files."""
     from attrib import results
     from attrib.models import checkpoint
+    from attrib.models.cards import checkpoint_card
 
     given = [
         *(paths or ()),
@@ -29,7 +30,7 @@ def info(
     cards = []
     for path in given:
         model, ckpt_read = checkpoint.load(path, arch=arch)
-        cards.append(card_of(path, model, ckpt_read))
+        cards.append(checkpoint_card(path, model, ckpt_read))
     if json:
         typer.echo(results.to_json({"checkpoints": cards}))
         return
@@ -38,26 +39,6 @@ def info(
         for key, value in card.items():
             if key != "path":
                 typer.echo(f"  {key:<13} {_line(value)}")
-
-
-def card_of(path: str, model: Any, ckpt: Any) -> dict[str, Any]:
-    """What a checkpoint file says of its model."""
-    return {
-        "path": path,
-        "fingerprint": ckpt.fingerprint,
-        "architecture": ckpt.arch,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "classes": ckpt.num_classes,
-        "input": "x".join(map(str, ckpt.input_shape)),
-        "data": ckpt.data,
-        "method": ckpt.method,
-        "epoch": ckpt.epoch,
-        "metrics": ckpt.metrics,
-        "configuration": ckpt.hyper,
-        "arguments": ckpt.arch_kwargs,
-        "format": ckpt.format_version,
-        "versions": ckpt.versions,
-    }
 
 
 def _line(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from attrib.models.checkpoint import Checkpoint
-from attrib.models.load import Model
+from attrib.models.specs import Model
 from attrib.models.outside import unwrapped
 
 

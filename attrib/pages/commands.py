@@ -10,10 +10,10 @@ from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib.data import Dataset
-    from attrib.models import load
-    from attrib.models.load import Model
+    from attrib.models import specs
+    from attrib.models.specs import Model
 else:
-    load = Lazy("attrib.models.load")
+    specs = Lazy("attrib.models.specs")
 
 
 def command_line(name: str, settings: Any, models: "Sequence[Model]", data: "Dataset | None", **where: object) -> str:
@@ -21,7 +21,7 @@ def command_line(name: str, settings: Any, models: "Sequence[Model]", data: "Dat
 
     settings: the dataclass that the command's options come from. where: options such as ``out``; None is left out.
     """
-    files = all(model.checkpoint or load.is_factory(model.path) for model in models)
+    files = all(model.checkpoint or specs.is_factory(model.path) for model in models)
     if not files or (data is not None and data.source is None):
         changed = (f"{each.name}={value!r}" for each, value in _changed(settings))
         return f"attrib.{type(settings).__name__}({', '.join(changed)}).run(models, data)"
@@ -39,9 +39,9 @@ def _changed(settings: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _model_options(models: "Sequence[Model]") -> Iterator[tuple[str, Any]]:
-    for name, files in load.groups(models).items():
+    for name, files in specs.groups(models).items():
         paths = ",".join(model.path for model in files)
-        yield "ckpt", paths if load.usual_name(paths) == name else f"{name}={paths}"
+        yield "ckpt", paths if specs.usual_name(paths) == name else f"{name}={paths}"
     for model in models:
         if expected := model.identity().get("input"):
             for key, value in expected.items():

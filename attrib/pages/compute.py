@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from attrib import fast, parallel
     from attrib.analyses import inputs, run
     from attrib.data import Dataset, catalog
-    from attrib.models import cards, load
-    from attrib.models.load import Model
+    from attrib.models import cards, specs
+    from attrib.models.specs import Model
     from attrib.pages import render
     from attrib.pages.render import Part
     from attrib.parallel import World
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
-    inputs, load, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.load"), Lazy("attrib.parallel")
+    inputs, specs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.specs"), Lazy("attrib.parallel")
     render, run = Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
 
 CHECKED = 200
@@ -84,6 +84,8 @@ class Report:
         check_options(self)
         if self.attack is None:
             raise InputError("attack: expected fgsm, pgd or cw, got none")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", Robustness(steps=self.steps).steps)
         self._analyses("")
 
     def run(
@@ -102,13 +104,14 @@ class Report:
         folder(page.absolute().parent)
         place = folder(Path(results) if results else page.with_name(f"{page.stem}-results"))
         with parallel.world(device) as group, ExitStack() as stack:
-            loaded = load.models_of(models, device=group.device)
-            stack.enter_context(load.on_device(loaded, group.device))
+            loaded = specs.models_of(models, device=group.device)
+            stack.enter_context(specs.on_device(loaded, group.device))
             images = inputs.dataset_of(data, loaded).first(self.limit)
             warn = _Once(run.print_warning if group.rank == 0 else None)
-            loaded = self._checked(loaded, images, group, warn)
+            browsed = Browsed(**self._maps(), target=self.target).resolved(images)
+            loaded = _checked(browsed, loaded, images, group, warn)
             stack.enter_context(fast.keep_prepared(*(model.opened_module for model in loaded)))
-            about = self._about(loaded, images, group)
+            about = self._about(browsed, loaded, images, group)
             parts: dict[str, Part] = {}
             missing: dict[str, str] = {}
             for planned in self._planned(loaded, images):
@@ -125,25 +128,25 @@ class Report:
                     temporary.write_text(render.render(about, parts), encoding="utf-8")
         return page
 
-    def _checked(
-        self, models: "Sequence[Model]", data: "Dataset", group: "World", warn: Callable[[str], None]
-    ) -> "list[Model]":
-        """The models, each run on an image of the data; raises InputError for what is no model, or does not fit."""
-        for model in models:
-            if model.module is None:
-                raise InputError(f"{model.name}: expected a model, got saved epochs or maps; name one file of the run")
-        return inputs.check_models(self._analyses(data.name)[0], models, data, group, warn)
+    def _maps(self) -> dict[str, Any]:
+        """The settings that all analyses of maps share."""
+        return {
+            "map": self.map, "layer": self.layer, "attack": self._strength(), "seed": self.seed,
+            "precision": self.precision,
+        }  # fmt: skip
+
+    def _strength(self) -> Attack:
+        """The attack of every analysis but the one of accuracies: of fgsm a radius, of others the longest of steps."""
+        assert self.attack is not None
+        if self.attack.name == "fgsm":
+            return replace(self.attack, step_size=None, steps=None)
+        return replace(self.attack, steps=max(self.steps)) if self.steps else self.attack
 
     def _analyses(self, data: str) -> tuple[Analysis, ...]:
-        """The analyses in the order in which they run; data: the name of the data set, for the usual attack."""
+        """The analyses in the order in which they run; data: the name of the data set, for the usual steps."""
         assert self.attack is not None
-        attack, usual = self.attack, catalog.default_attack(data)
-        if attack.name == "fgsm":  # which takes one step of eps
-            attack = replace(attack, step_size=None, steps=None)
-        elif self.steps:
-            attack = replace(attack, steps=max(Robustness(steps=self.steps).steps))
+        usual, maps, attack = catalog.default_attack(data), self._maps(), self._strength()
         both: Any = {"seed": self.seed, "precision": self.precision}
-        maps: Any = {"map": self.map, "layer": self.layer, "attack": attack, **both}
         return (
             Browsed(target=self.target, **maps),
             Span(target=self.target, threshold=self.threshold, **maps),
@@ -170,10 +173,8 @@ class Report:
                 planned.append(Planned(analysis, data.first(1) if outside else None, None))
         return planned
 
-    def _about(self, models: "Sequence[Model]", data: "Dataset", group: "World") -> dict[str, Any]:
+    def _about(self, browsed: Browsed, models: "Sequence[Model]", data: "Dataset", group: "World") -> dict[str, Any]:
         """What the page says of models, data and settings, with a fingerprint of the images."""
-        browsed = self._analyses(data.name)[0].resolved(data)
-        assert isinstance(browsed, Browsed)
         assert browsed.attack is not None
         digest = hashlib.sha256(data.labels.cpu().numpy().tobytes())
         for batch in data.first(self.images).batches(browsed.usual_batch(group.device)):
@@ -185,9 +186,19 @@ class Report:
             "precision": browsed.map_precision(group.device),
             "models": [
                 {"name": name, "cards": [cards.card_of(model) for model in files]}
-                for name, files in load.groups(models).items()
+                for name, files in specs.groups(models).items()
             ],
         }  # fmt: skip
+
+
+def _checked(
+    browsed: Browsed, models: "Sequence[Model]", data: "Dataset", group: "World", warn: Callable[[str], None]
+) -> "list[Model]":
+    """The models, each run on an image of the data; raises InputError for what is no model, or does not fit."""
+    for model in models:
+        if model.module is None:
+            raise InputError(f"{model.name}: expected a model, got saved epochs or maps; name one file of the run")
+    return inputs.check_models(browsed, models, data, group, warn)
 
 
 def report(

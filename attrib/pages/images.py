@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.models.load import Model
+    from attrib.models.specs import Model
 else:
     mpl, torch = Lazy("matplotlib"), Lazy("torch")
 
