@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from attrib import report_words, stats
+from attrib import stats
 from attrib.analyses import contrib, relate
 from attrib.analyses.base import Files, Findings
 from attrib.cli import robust_summary, robust_tables, sets, sets_tables, span, span_tables
 from attrib.cli.subjects import Subject
 from attrib.models.specs import Model
+from attrib.pages import words
 
 COUNT, IMAGES = 12, 400
 NAMES = [f"model-{number}" for number in range(COUNT)]
@@ -108,7 +109,7 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
         }
         for name in NAMES
     ]  # fmt: skip
-    said = report_words.answer(
+    said = words.answer(
         {"models": entries, "pairs": span_pairs(values)},
         {"models": entries, "pairs": pgd, "eps": 0.1, "steps": [20]}, check=None, relation=None,
     )  # fmt: skip

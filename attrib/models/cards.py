@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from attrib.models.checkpoint import Checkpoint
-from attrib.models.specs import Model
 from attrib.models.outside import unwrapped
+from attrib.models.specs import Model
 
 
 def card_of(model: Model) -> dict[str, Any]:

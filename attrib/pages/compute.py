@@ -232,9 +232,10 @@ def _computed(
     record = out / "made.json"
     key = result.summary["key"]
     known = render.read_record(record, key) if not written else None
+    browsed = isinstance(analysis, Browsed)  # which is no command
     made = known or {
-        "command": command_line(analysis.name, analysis, models, planned.data, out=out), "date": _now(),
-        "seconds": seconds, "n": planned.n, "seed": analysis.seed if planned.n is not None else None,
+        "command": "" if browsed else command_line(analysis.name, analysis, models, planned.data, out=out),
+        "date": _now(), "seconds": seconds, "n": planned.n, "seed": analysis.seed if planned.n is not None else None,
     }  # fmt: skip
     if known is None and parallel.is_first():
         _write_json(made | {"key": key}, record)
