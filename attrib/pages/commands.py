@@ -16,7 +16,9 @@ else:
     specs = Lazy("attrib.models.specs")
 
 
-def command_line(name: str, settings: Any, models: "Sequence[Model]", data: "Dataset | None", **where: object) -> str:
+def command_line(
+    name: str, settings: Any, models: "Sequence[Model]", data: "Dataset | None", *, device: str, **where: object
+) -> str:
     """The command with these settings, models and data; the call in Python where a model or the data has no name.
 
     settings: the dataclass that the command's options come from. where: options such as ``out``; None is left out.
@@ -25,6 +27,7 @@ def command_line(name: str, settings: Any, models: "Sequence[Model]", data: "Dat
     if not files or (data is not None and data.source is None):
         changed = (f"{each.name}={value!r}" for each, value in _changed(settings))
         return f"attrib.{type(settings).__name__}({', '.join(changed)}).run(models, data)"
+    where |= {"device": None if device == "auto" else device}
     options = [*_model_options(models), *_data_options(data), *_setting_options(settings), *where.items()]
     words = [word for option, value in options for word in _words(option, value)]
     return shlex.join(["attrib", name, *words])

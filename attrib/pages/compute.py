@@ -121,7 +121,7 @@ class Report:
                 else:
                     parts[planned.analysis.name] = part
             if group.rank == 0:
-                command = command_line("report", self, loaded, images, out=page, results=results)
+                command = command_line("report", self, loaded, images, out=page, results=results, device=device)
                 about |= {"date": _now(), "command": command, "versions": run.provenance(), "missing": missing}
                 _write_json(about, place / "report.json")
                 with atomic(page) as temporary:
@@ -232,10 +232,10 @@ def _computed(
     record = out / "made.json"
     key = result.summary["key"]
     known = render.read_record(record, key) if not written else None
-    browsed = isinstance(analysis, Browsed)  # which is no command
+    command = command_line(analysis.name, analysis, models, planned.data, out=out, device=device)
     made = known or {
-        "command": "" if browsed else command_line(analysis.name, analysis, models, planned.data, out=out),
-        "date": _now(), "seconds": seconds, "n": planned.n, "seed": analysis.seed if planned.n is not None else None,
+        "command": "" if isinstance(analysis, Browsed) else command, "date": _now(), "seconds": seconds, "n": planned.n,
+        "seed": analysis.seed if planned.n is not None else None,
     }  # fmt: skip
     if known is None and parallel.is_first():
         _write_json(made | {"key": key}, record)
