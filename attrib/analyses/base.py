@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from attrib import stats
+from attrib import map_table, stats
 from attrib.analyses.options import Attack, check_options, option
-from attrib.errors import InputError
 from attrib.lazy import Lazy
 from attrib.stats import ANYTHING, Values
 
@@ -204,7 +203,6 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
-    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
@@ -385,11 +383,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_map(name: str) -> None:
-    if name not in maps.MAPS:
-        raise InputError(f"map: expected one of {', '.join(maps.MAPS)}, got {name!r}")
-
-
 class View(NamedTuple):
     """A model's map of a batch, with what it says of the images."""
 
@@ -412,10 +405,11 @@ def attacked_option(default: Attack | None, help: str) -> Any:
 class Explaining(Analysis):
     """An analysis of maps: which map, of which class, on clean and on attacked images."""
 
-    map: Any = option(
-        "gradcam", "gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion or guided-gradcam. eq6: AALP's"
-        " Eq. 6, pytorch-grad-cam's element-wise CAM of -loss.", check=lambda name: _check_map(name),
-    )  # fmt: skip
+    map: Any = option("gradcam", map_table.HELP, check=map_table.check_map)
+    samples: int | None = option(None, "Noisy copies of smoothgrad (default: 32).", low=1)
+    sigma: float | None = option(None, "Noise of smoothgrad, a share of the pixels' range (default: 0.15).", low=0)
+    window: int | None = option(None, "Window of occlusion in pixels (default: an eighth of the image).", low=1)
+    integration_steps: int | None = option(None, "Steps of integrated-gradients (default: 32).", low=1)
     layer: str | None = option(None, "Layer of Grad-CAM and Eq. 6, by its dotted name (default: the last stage).")
     target: str = option(
         "label", "The class explained: label (true class) or prediction.", choices=("label", "prediction")
@@ -424,8 +418,12 @@ class Explaining(Analysis):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layer is not None and self.map not in maps.LAYER_MAPS:
-            raise InputError(f"layer belongs to the maps {', '.join(maps.LAYER_MAPS)}; {self.map} looks at no layer")
+        map_table.check_map(self.map, layer=self.layer, options=self.map_options)
+
+    @property
+    def map_options(self) -> dict[str, Any]:
+        """The options of the map that are set."""
+        return {name: value for name in map_table.OPTIONS if (value := getattr(self, name)) is not None}
 
     @property
     def map_name(self) -> str:
@@ -458,7 +456,7 @@ class Explaining(Analysis):
         with inputs.naming(model):
             return maps.attribution(
                 self.map, model.opened_module, image, target, layer=model.layer, seed=self.seed, index=index,
-                precision=self.map_precision(context.device),
+                precision=self.map_precision(context.device), options=self.map_options,
             )  # fmt: skip
 
 

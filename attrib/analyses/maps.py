@@ -152,4 +152,4 @@ class Maps(Explaining):
 
 def _words(summary: Mapping[str, Any]) -> str:
     kind = summary["attack"]["name"] if summary["attack"] else CLEAN
-    return f"{summary['map']}, {text.data_words(summary)}, {kind} images"
+    return f"{text.map_words(summary)}, {text.data_words(summary)}, {kind} images"
