@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import attrib
-from attrib import accuracy, report_words, stats
+from attrib import accuracy, stats
 from attrib.analyses import contrib, relate, robust, robust_tables, sets, span
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import Context, Files, Findings
 from attrib.models.specs import Model
+from attrib.pages import words
 
 COUNT, IMAGES = 12, 400
 NAMES = [f"model-{number}" for number in range(COUNT)]
@@ -110,7 +111,7 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
         }
         for name in NAMES
     ]  # fmt: skip
-    said = report_words.answer(
+    said = words.answer(
         {"models": entries, "pairs": span_pairs(values)},
         {"models": entries, "pairs": robust_pairs(right), "eps": 0.1, "steps": [20]}, check=None, relation=None,
     )  # fmt: skip

@@ -35,6 +35,12 @@ def option(
     return field(default=default, metadata=described)
 
 
+def same_option(kind: type, name: str) -> Any:
+    """The field of another dataclass, with its default and its words."""
+    other = kind.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return field(default=other.default, metadata=other.metadata)
+
+
 def check_options(settings: Any) -> None:
     """Raise InputError for a field made by :func:`option` whose value is not allowed."""
     for each in fields(settings):
