@@ -129,12 +129,6 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def places(data: Path) -> list[Path]:
-    """The folders of results, in the order in which they are shown."""
-    found = (path for path in data.glob("*/") if shared.manifest(path))
-    return sorted(found, key=lambda path: names.place_order(path.name))
-
-
 def panel_of(place: Path) -> Panel:
     """A folder of results with all of its models."""
     models = dict.fromkeys(name for record in shared.manifest(place).values() for name in record["models"])
@@ -151,7 +145,7 @@ def judged(data: Path) -> list[tuple[Claim, list[Judged]]]:
     found: list[list[Judged]] = []
     for claim in CLAIMS:
         of_claim = []
-        for place in places(data):
+        for place in shared.places(data):
             panel = panel_of(place)
             of_claim += [
                 Judged(place, finding, [], reasons(panel, claim.paper), _elsewhere(claim, place.name))
