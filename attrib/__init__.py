@@ -8,6 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attrib.analyses.check import Checks
+    from attrib.analyses.contrib import Contributions
+    from attrib.analyses.evolve import Evolution
+    from attrib.analyses.fc import LastLayer
+    from attrib.analyses.maps import Maps
+    from attrib.analyses.options import Attack
+    from attrib.analyses.relate import Relation
+    from attrib.analyses.result import Result
+    from attrib.analyses.robust import Robustness
+    from attrib.analyses.sets import Sets
+    from attrib.analyses.span import Span
     from attrib.attack import cw, fgsm, pgd
     from attrib.consistency import alp_loss, logit_pairs
     from attrib.data import Batch, dataset
@@ -40,6 +51,8 @@ if TYPE_CHECKING:
     from attrib.models.checkpoint import Checkpoint, load, save
     from attrib.models.classifier import Classifier
     from attrib.models.layers import locate
+    from attrib.models.outside import Normalized
+    from attrib.models.specs import Model, model
     from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
@@ -49,34 +62,58 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Batch": "data", "Checkpoint": "models.checkpoint", "Classifier": "models.classifier", "InputError": "errors",
-    "across_models": "relate", "alp_loss": "consistency", "area": "faithfulness", "asc_floor": "floor",
-    "build": "models.architectures", "cascade": "randomisation", "chance_iou": "faithfulness",
-    "contribution": "features", "coverage": "spans", "coverage_curve": "spans", "curve_area": "spans", "cw": "attack",
-    "dataset": "data", "deletion": "faithfulness", "edges": "randomisation", "eq6": "maps", "explore": "explorer",
-    "fgsm": "attack", "fractions": "faithfulness", "gini": "features", "gradcam": "maps", "gradient": "maps",
-    "guided_gradcam": "maps", "high_contribution": "features", "holm": "stats", "insertion": "faithfulness",
-    "inside": "spans", "integrated_gradients": "maps", "interval": "stats", "iou": "spans", "load": "models.checkpoint",
-    "locate": "models.layers", "logit_pairs": "consistency", "mean_difference": "stats.association",
-    "moved": "faithfulness", "noise_images": "randomisation", "object_covered": "spans", "occlusion": "maps",
-    "paired": "stats", "partial_rank_correlation": "stats.association", "participation_ratio": "features",
-    "pgd": "attack", "pointing": "spans", "probability": "faithfulness", "random_maps": "faithfulness",
-    "random_pixels": "faithfulness", "rank_correlation": "stats.association", "relation": "relate",
-    "relevance": "features", "save": "models.checkpoint", "scale_free_contribution": "features", "smoothgrad": "maps",
-    "span": "spans", "span_deletion": "faithfulness", "spearman": "randomisation", "ssim": "randomisation",
-    "valid_values": "features",
-}  # fmt: skip
+    name: module
+    for module, names in {
+        "analyses.check": "Checks",
+        "analyses.contrib": "Contributions",
+        "analyses.evolve": "Evolution",
+        "analyses.fc": "LastLayer",
+        "analyses.maps": "Maps",
+        "analyses.options": "Attack",
+        "analyses.relate": "Relation",
+        "analyses.result": "Result",
+        "analyses.robust": "Robustness",
+        "analyses.sets": "Sets",
+        "analyses.span": "Span",
+        "attack": "cw fgsm pgd",
+        "consistency": "alp_loss logit_pairs",
+        "data": "Batch dataset",
+        "errors": "InputError",
+        "explorer": "explore",
+        "faithfulness": (
+            "area chance_iou deletion fractions insertion moved probability random_maps random_pixels span_deletion"
+        ),
+        "features": (
+            "contribution gini high_contribution participation_ratio relevance scale_free_contribution valid_values"
+        ),
+        "floor": "asc_floor",
+        "maps": "eq6 gradcam gradient guided_gradcam integrated_gradients occlusion smoothgrad",
+        "models.architectures": "build",
+        "models.checkpoint": "Checkpoint load save",
+        "models.classifier": "Classifier",
+        "models.layers": "locate",
+        "models.outside": "Normalized",
+        "models.specs": "Model model",
+        "randomisation": "cascade edges noise_images spearman ssim",
+        "relate": "across_models relation",
+        "spans": "coverage coverage_curve curve_area inside iou object_covered pointing span",
+        "stats": "holm interval paired",
+        "stats.association": "mean_difference partial_rank_correlation rank_correlation",
+    }.items()
+    for name in names.split()
+}
+"""The public names, and the modules that they are in."""
 
 __all__ = [
-    "Batch", "Checkpoint", "Classifier", "InputError", "across_models", "alp_loss", "area", "asc_floor",
-    "build", "cascade",
-    "chance_iou", "contribution", "coverage", "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges",
-    "eq6", "explore", "fgsm", "fractions", "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution",
-    "holm", "insertion", "inside", "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs",
-    "mean_difference", "moved", "noise_images", "object_covered", "occlusion", "paired", "partial_rank_correlation",
-    "participation_ratio", "pgd", "pointing", "probability", "random_maps", "random_pixels", "rank_correlation",
-    "relation", "relevance", "save", "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman",
-    "ssim", "valid_values",
+    "Attack", "Batch", "Checkpoint", "Checks", "Classifier", "Contributions", "Evolution", "InputError",
+    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Result", "Robustness", "Sets", "Span", "across_models",
+    "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage", "coverage_curve",
+    "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions", "gini", "gradcam",
+    "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside", "integrated_gradients",
+    "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved", "noise_images",
+    "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio", "pgd", "pointing",
+    "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance", "save",
+    "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim", "valid_values",
 ]  # fmt: skip
 
 

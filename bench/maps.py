@@ -16,7 +16,7 @@ from captum.attr import LayerAttribution, LayerGradCam, NoiseTunnel, Saliency
 from torch import Tensor, nn
 
 import attrib
-from attrib.cli.explain import How
+from attrib.analyses.span import Span
 from attrib.data import Batch
 from attrib.fast import keep_prepared
 from attrib.inference import Precision
@@ -99,7 +99,7 @@ def split(batch: Batch, size: int) -> list[Batch]:
 
 def automatic(name: str, device: torch.device) -> Precision:
     """What ``--precision auto`` means for this map."""
-    return How(name, "label", None, 0, "auto", device).map_precision()
+    return Span(map=name).map_precision(device)
 
 
 def our_smoothgrad(model: nn.Module, batch: Batch, *, precision: Precision) -> Tensor:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 import attrib
 from attrib import spans
@@ -185,25 +184,6 @@ def test_a_difference_that_rests_on_empty_maps_says_so(run: Any, tmp_path: Path)
     (line,) = done.err.splitlines()
     assert "a − b, clean images: the difference in coverage rests on empty maps" in line
     assert "on the 40 images where neither model's is empty" in line
-
-
-def test_maps_command(run: Any, models: Path, tmp_path: Path) -> None:
-    done = run(
-        "maps", "--ckpt", models / "a.pt", "--ckpt", models / "b.pt", "--images", 3, "--map", "gradient",
-        "--attack", "fgsm", "--out", tmp_path,
-    )  # fmt: skip
-    assert done.status == 0
-    with Image.open(tmp_path / "maps.png") as picture:
-        assert picture.width > 300
-    assert (tmp_path / "maps.pdf").read_bytes().startswith(b"%PDF")
-    table = pd.read_csv(tmp_path / "maps.csv")
-    assert len(table) == 6
-    with np.load(tmp_path / "maps-b.npz") as saved:
-        chosen = table[table["model"] == "b"]
-        assert saved["index"].tolist() == chosen["index"].tolist()
-        np.testing.assert_allclose(saved["map"].max((1, 2)), chosen["highest"], rtol=1e-5)
-    picked = run("maps", "--ckpt", models / "a.pt", "--index", "5,2", "--json")
-    assert [row["index"] for row in json.loads(picked.out)["images"]] == [2, 5]
 
 
 def test_info(run: Any, models: Path) -> None:

@@ -277,7 +277,7 @@ BAD = [
     ((*A, "--eps", "8"), "--eps: expected a number in [0,1]"),
     ((*A, "--steps", "0"), "--steps: expected at least 1"),
     ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),
-    ((*A, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
+    ((*A, "--precision", "fp8"), "--precision: expected one of auto, fp32, bf16"),
     ((*A, "--data", "cifar100", "--data-root", "{bad}/empty"), "cifar"),
     ((*A, "--out", "{bad}/file"), "cannot write to the folder"),
     ((*A, *A), "two models are called 'bad"),

@@ -12,7 +12,7 @@ from attrib.analyses.result import analysis_class
 
 @pytest.mark.parametrize("name", ["span", "maps", "check", "relate", "evolve"])
 def test_every_analysis_takes_grad_cam(name: str) -> None:
-    assert analysis_class(name)().map == "gradcam"
+    assert analysis_class(name)().options()["map"] == "gradcam"
     assert inspect.signature(floor.asc_floor).parameters["map"].default == "gradcam"
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from attrib import relate, report_words, stats
-from attrib.analyses import contrib
+from attrib import report_words, stats
+from attrib.analyses import contrib, relate
 from attrib.analyses.base import Files, Findings
 from attrib.cli import robust_summary, robust_tables, sets, sets_tables, span, span_tables
 from attrib.cli.subjects import Subject
@@ -118,16 +118,14 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
 
 def test_relate_tells_all_models_effects(values: dict[str, stats.Values]) -> None:
     """Of each model, the images that the attack broke differ by 100 standard errors from those that stood."""
-    draw = np.random.default_rng(1)
-    margin = {name: draw.permutation(np.r_[-np.ones(IMAGES // 2), np.ones(IMAGES // 2)]) for name in NAMES}
-    coverage = {name: np.mod(values[name], 1) + 10 * margin[name] for name in NAMES}
-    of_all = dict.fromkeys(NAMES, np.ones(IMAGES))
-    table = rows(
-        {"coverage": coverage, "margin": of_all, "margin_adversarial": margin, "correct": of_all}
-    ).assign(epoch=relate.MODEL)  # fmt: skip
-    points = [relate.Point(name, relate.MODEL, "") for name in NAMES]
-    entries = relate.image_relations(table, points, ["coverage"])
-    parts = [entry["coverage"][part] for entry in entries for part in ("broken", "margin")]
+    draw, analysis, entries = np.random.default_rng(1), relate.Relation(), []
+    for name in NAMES:
+        margin = draw.permutation(np.r_[-np.ones(IMAGES // 2), np.ones(IMAGES // 2)])
+        measures = dict.fromkeys(relate.MEASURES, np.mod(values[name], 1) + 10 * margin)
+        rows = pd.DataFrame({**measures, "margin": 1.0, "margin_adversarial": margin, "correct": True})
+        entries.append(analysis.entry(Files([Model(name, "", "")], [rows], [{}], [{}])))
+    entries = analysis.completed(entries)
+    parts = [entry[measure][part] for entry in entries for measure in relate.MEASURES for part in ("broken", "margin")]
     corrected = [part["p_holm"] for part in parts]
     np.testing.assert_array_equal(corrected, stats.holm(np.array([part["p"] for part in parts])))
     assert max(corrected) < 1e-6

@@ -1,24 +1,23 @@
 """``attrib relate`` and its statistics: against scipy, loops, and what the library gives by hand."""
 
 import doctest
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import spearmanr
 
 import attrib
-from attrib import relate
-from attrib.cli.relate import MEASURES
+from attrib import relate, stats
+from attrib.analyses.options import Attack
+from attrib.analyses.relate import MEASURES, Relation
+from attrib.analyses.result import Result
+from attrib.data import Dataset
 from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import train
-
-SHORT = ("--steps", 2, "--step-size", "4/255", "--precision", "fp32", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +104,26 @@ def test_the_interval_over_images_is_the_bootstrap_of_the_models_means() -> None
     assert np.isnan(relate.order_over_images(x[:4], same)).all()
 
 
-def test_csv_and_summary_are_what_the_library_gives_by_hand(run: Any, trained: Path, tmp_path: Path) -> None:
-    given = ("relate", "--ckpt", trained / "model.pt", "--run", f"way={trained}", "--limit", 90, *SHORT)
-    done = run(*given, "--batch-size", 40, "--out", tmp_path, "--json")
-    assert (done.status, done.err) == (0, "")
-    summary = json.loads(done.out)
-    assert summary == json.loads((tmp_path / "relate.json").read_text())
-    table = pd.read_csv(tmp_path / "relate.csv")
-    rows = table[table["epoch"].isna()].reset_index(drop=True)
+SHORT = Attack("pgd", step_size=4 / 255, steps=2)
+ENDS = ["difference", "low", "high", "p"]
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return attrib.dataset("glyphs", limit=90)
+
+
+def test_rows_and_summary_are_what_the_library_gives_by_hand(data: Dataset, trained: Path, tmp_path: Path) -> None:
+    models = {"standard": trained / "model.pt", "way": trained}
+    result = Relation(attack=SHORT, precision="fp32").run(models, data, batch_size=40, device="cpu", out=tmp_path)
+    assert not result.warnings
+    assert list(result.table["name"]) == ["standard"]
+    assert len(result.rows) == 3 * 90
+    rows = result.rows[result.rows["epoch"].isna()].reset_index(drop=True)
     assert rows["index"].tolist() == list(range(90))
-    assert len(table) == 3 * 90
 
     model, _ = attrib.load(trained / "model.pt")
-    (batch,) = attrib.dataset("glyphs", limit=90).batches(90)
+    (batch,) = data.batches(90)
     adversarial = attrib.pgd(model, batch.image, batch.label, eps=8 / 255, step_size=4 / 255, steps=2)
     spans = [attrib.span(attrib.gradcam(model, image, batch.label)) for image in (batch.image, adversarial)]
     np.testing.assert_allclose(rows["coverage"], attrib.coverage(spans[0]), atol=2e-3)
@@ -129,41 +135,84 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(run: Any, trained: P
     expected = [float(z[n, y] - max(z[n, k] for k in range(10) if k != y)) for n, y in enumerate(batch.label.tolist())]
     np.testing.assert_allclose(rows["margin_adversarial"], expected, rtol=1e-3, atol=1e-3)
 
-    (entry,) = summary["models"]
+    entry, across = result["standard"], result.summary["across"]
     right = rows["correct"]
     broken, stood = rows[right & (rows["margin_adversarial"] <= 0)], rows[right & (rows["margin_adversarial"] > 0)]
     assert min(len(broken), len(stood)) > 5  # nothing below is vacuous
     assert (entry["broken"], entry["stood"], entry["note"]) == (len(broken), len(stood), None)
     for measure in MEASURES:
-        found = entry[measure]
-        assert found["broken"]["difference"] == pytest.approx(broken[measure].mean() - stood[measure].mean())
-        assert found["margin"]["rho"] == pytest.approx(spearmanr(rows[measure], rows["margin_adversarial"]).statistic)
-        assert found["broken"]["p"] <= found["broken"]["p_holm"] <= 1
-        points = [point[measure] for point in summary["across"]["points"]]
-        assert points[0] == pytest.approx(rows[measure].mean())
-    assert [(point["name"], point["epoch"]) for point in summary["across"]["points"]] == [
-        ("standard", None), ("way", 1), ("way", 2),
-    ]  # fmt: skip
-    assert "3 models" in summary["across"]["note"]
+        parts = entry[measure]
+        assert parts["broken"]["difference"] == pytest.approx(broken[measure].mean() - stood[measure].mean())
+        assert parts["margin"]["rho"] == pytest.approx(spearmanr(rows[measure], rows["margin_adversarial"]).statistic)
+        assert parts["broken"]["p"] <= parts["broken"]["p_holm"] <= 1
+        assert across["points"][0][measure] == pytest.approx(rows[measure].mean())
+    points = [(point["name"], point["epoch"]) for point in across["points"]]
+    assert points == [("standard", None), ("way", 1), ("way", 2)]
+    assert "3 models" in across["note"]
     for suffix in ("csv", "json", "tex", "pdf", "png"):
         assert (tmp_path / f"relate.{suffix}").stat().st_size > 0
     assert not list(tmp_path.glob(".*"))
 
 
-def test_without_an_attack_no_image_is_broken(run: Any, trained: Path, tmp_path: Path) -> None:
-    done = run("relate", "--run", trained, "--limit", 30, "--eps", 0, *SHORT, "--out", tmp_path)
-    assert done.status == 0, done.err
-    assert "no broken images" in done.out
-    (entry,) = json.loads((tmp_path / "relate.json").read_text())["models"]
+def test_two_runs_are_compared_at_their_last_epochs_and_loaded_again(
+    data: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "epoch-1.pt").symlink_to(trained / "epoch-1.pt")
+    runs = {"one": tmp_path / "first", "two": trained}
+    analysis = Relation(map="gradient", attack=Attack("fgsm"), precision="fp32")
+    result = analysis.run(runs, data, device="cpu", out=tmp_path)
+    assert [(entry["name"], entry["epoch"]) for entry in result.summary["models"]] == [("one", 1), ("two", 2)]
+    one, two = (result.rows.query("model == @run and epoch == @last") for run, last in (("one", 1), ("two", 2)))
+    pairs = result.pairs.set_index("quantity")
+    accuracies = [(rows["margin_adversarial"] > 0).to_numpy() for rows in (one, two)]
+    expected = {
+        "robust_accuracy": stats.paired_shares(*accuracies),
+        **{measure: stats.paired(one[measure].to_numpy(), two[measure].to_numpy()) for measure in MEASURES},
+    }
+    for quantity, paired in expected.items():
+        assert pairs.loc[[quantity], ENDS].to_numpy()[0] == pytest.approx(np.array(paired))
+    rho = [spearmanr(rows["coverage"], rows["margin_adversarial"]).statistic for rows in (one, two)]
+    assert pairs.loc["rho_coverage", "difference"] == pytest.approx(rho[0] - rho[1])
+    assert list(pairs["p_holm"]) == list(stats.holm(pairs["p"].to_numpy()))
+
+    again = Result.load(tmp_path)
+    assert again.table.equals(result.table)
+    assert str(again) == str(result)
+    assert set(again.figures) == {"relate"}
+    assert "tabular" in again.to_latex()
+    assert "<table" in again._repr_html_()
+
+
+def test_without_an_attack_no_image_is_broken(trained: Path, tmp_path: Path) -> None:
+    images = attrib.dataset("glyphs", limit=30)
+    result = Relation(attack=Attack("pgd", eps=0, steps=1)).run(trained, images, device="cpu", out=tmp_path)
+    (entry,) = result.summary["models"]
     assert (entry["epoch"], entry["broken"], entry["note"]) == (2, 0, "no broken images")
-    assert entry["coverage"]["broken"]["difference"] is None
-    assert entry["span_iou"]["margin"]["rho"] is None  # 1 on every image
+    assert "no broken images" in str(result)
+    assert np.isnan(entry["coverage"]["broken"]["difference"])
+    assert np.isnan(entry["span_iou"]["margin"]["rho"])  # 1 on every image
+    assert Result.load(tmp_path).figures.keys() == {"relate"}
+
+
+def test_the_layer_and_the_last_layer_are_those_named(trained: Path) -> None:
+    """A saved epoch's maps are at the layer named; the last layer of a network of one's own may be named as well."""
+    images = attrib.dataset("glyphs", limit=12)
+    model, _ = attrib.load(trained / "epoch-2.pt")
+    analysis = Relation(layer="stages.0", attack=Attack("fgsm"))
+    rows = analysis.run({"file": trained / "epoch-2.pt", "way": trained}, images, device="cpu").rows
+    of_file, of_epoch = rows[rows["epoch"].isna()], rows[rows["epoch"] == 2]
+    assert of_file["grid"].iloc[0] != "8x8"
+    np.testing.assert_array_equal(of_file["coverage"], of_epoch["coverage"])
+    own = Relation(map="gradient", fc="fc", attack=Attack("fgsm")).run({"own": model}, images, device="cpu").rows
+    np.testing.assert_allclose(own["participation_ratio"], of_epoch["participation_ratio"])
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
     place = tmp_path_factory.mktemp("bad")
     (place / "empty").mkdir()
+    (place / "run").symlink_to(trained)
     (place / "model.pt").write_bytes((trained / "model.pt").read_bytes())
     model, ckpt = attrib.load(place / "model.pt")
     other = {field: getattr(ckpt, field) for field in ("arch", "arch_kwargs", "num_classes", "input_shape")}
@@ -179,13 +228,15 @@ BAD = [
     ((), "nothing to look at"),
     (("--run", "{bad}/empty"), "--save-every 1"),
     (("--run", "{bad}/nowhere"), "found nothing"),
-    (("--run", "{bad}/empty", "--run", "{bad}/empty"), "two runs are called 'empty'"),
+    (("--run", "{bad}/run", "--run", "{bad}/run"), "two runs are called 'run'"),
     ((*A, "--ckpt", "{bad}/other.pt"), "trained on different data"),
     ((*A, "--attack", "none"), "--attack: expected fgsm, pgd or cw"),
     ((*A, "--threshold", "median"), "threshold: expected"),
     ((*A, "--map", "lime"), "--map: expected one of"),
     ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),
-    ((*A, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
+    ((*A, "--precision", "fp8"), "precision: expected"),
+    ((*A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
+    (("--run", "{bad}/model.pt"), "--run: expected the folder of a training run, found a file"),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrib.analyses.base import CLEAN, Context, Explaining, Files, Findings, Measured, View, attacked_option, grid_of
 from attrib.analyses.examples import kept_examples
+from attrib.analyses.last_layer import last_layer_of
 from attrib.analyses.options import Attack, option
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -13,13 +14,13 @@ from attrib.lazy import Lazy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attrib import features, inference, layers, loss, spans
+    from attrib import features, inference, loss, spans
     from attrib.analyses import inputs
     from attrib.data import Batch
     from attrib.models.specs import Model
 else:
     features, inference, loss = Lazy("attrib.features"), Lazy("attrib.inference"), Lazy("attrib.loss")
-    inputs, layers, spans = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.layers"), Lazy("attrib.spans")
+    inputs, spans = Lazy("attrib.analyses.inputs"), Lazy("attrib.spans")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,6 @@ class Attacked(Explaining):
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "epoch", "index")
 
     threshold: str = option("mean", "mean, max:t, otsu or mass:q.", check=lambda rule: spans.parse_threshold(rule))
-    fc: str | None = option(None, "The last layer, by its dotted name (default: the last linear layer).")
     attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
 
     def __post_init__(self) -> None:
@@ -60,11 +60,9 @@ class Attacked(Explaining):
 
     def last_layer(self, model: "Model", batch: "Batch") -> "features.LastLayer":
         """What happens at the last layer on the clean images."""
-        module = model.opened_module
         with inputs.naming(model):
-            return features.last_layer(
-                module, batch.image, batch.label, fc=layers.named(module, self.fc) if self.fc else None
-            )
+            fc = last_layer_of(model, getattr(self, "fc", None))
+            return features.last_layer(model.opened_module, batch.image, batch.label, fc=fc)
 
     def settings(self, found: Findings) -> dict[str, Any]:
         """Map, rule, class explained and attack, for the summary."""

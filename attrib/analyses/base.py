@@ -51,7 +51,7 @@ class Measured(NamedTuple):
     resampled: "Mapping[str, Tensor]" = MappingProxyType({})
     """Added over all batches as they come (float64): sums in resamples, which are too large to add exactly."""
     examples: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
-    """Position in the data to arrays and words for a picture; kept of the first file of a name."""
+    """Position in the data to arrays and words for a picture."""
     maps: "tuple[Tensor, Tensor] | None" = None
     """Maps (N,H,W) and spans (N,H,W) to write to a file while the analysis runs."""
     keep: Any = None
@@ -182,7 +182,7 @@ class Findings(NamedTuple):
     across: "pd.DataFrame"
     """Rows about pairs of files: a, b, images, index and the columns of :meth:`Analysis.across`; may be empty."""
     examples: Mapping[int, Mapping[str, Mapping[str, Any]]]
-    """Position in the data to model to what the picture shows of it."""
+    """Position in the data to model (:attr:`Model.shown_as`) to what the picture shows of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +343,7 @@ class Analysis(ABC):
         for files in found.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):
-                if len(rows) < FEWEST:
+                if len(rows) < FEWEST or (rows["prediction"] < 0).any():  # maps made elsewhere predict nothing
                     continue
                 label = rows["label"].to_numpy(int)
                 right = (rows["prediction"] == label).to_numpy(bool)

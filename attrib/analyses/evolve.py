@@ -73,7 +73,7 @@ class Evolution(Attacked):
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
         """The columns of every image; maps for the picture where it shows this epoch."""
         measured = super().measure(model, batch, context)
-        shown = _shown([each.epoch for each in context.models if each.name == model.name])
+        shown = evenly_spaced([each.epoch for each in context.models if each.name == model.name])
         return measured if model.epoch in shown else measured._replace(examples={})
 
     def describe(self, model: "Model", context: Context) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Evolution(Attacked):
         """What the picture of maps shows: a column for every epoch shown."""
         models = [
             epochs[place].models[0]
-            for epochs in found.epochs.values() for place in _shown(range(len(epochs)))
+            for epochs in found.epochs.values() for place in evenly_spaced(range(len(epochs)))
         ]  # fmt: skip
         names = np.array([f"{model.name}\nepoch {model.epoch}" for model in models])
         return {"maps": arrays_of(found, [model.label for model in models]) | {"model": names}}
@@ -186,7 +186,7 @@ class Evolution(Attacked):
         return {
             "evolve": plots.curves(result.rows, title=f"{images}, {text.attack_words(summary['attack'])}"),
             "evolve-contrib": plots.contributions(
-                result.frames["contrib"], epochs=_shown(numbers), title=images
+                result.frames["contrib"], epochs=evenly_spaced(numbers), title=images
             ),
             "evolve-maps": map_plots.map_grid(
                 result.arrays["maps"], title=f"{summary['map']}, {text.data_words(summary)}"
@@ -208,7 +208,7 @@ def _training_losses(model: "Model") -> dict[int | None, float]:
         raise InputError(f"{place}: expected one JSON object with epoch and loss per line") from None
 
 
-def _shown(epochs: Sequence[Any]) -> list[Any]:
+def evenly_spaced(epochs: Sequence[Any]) -> list[Any]:
     """At most SHOWN of the epochs, the first and the last among them."""
     if len(epochs) <= SHOWN:
         return list(epochs)

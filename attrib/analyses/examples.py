@@ -29,7 +29,8 @@ def kept_examples(
     for row, position in enumerate(batch.index.tolist()):
         if position not in context.shown:
             continue
-        kept[position] = {"label": classes[int(batch.label[row])], "image": display_images(batch.image[row, None])[0]}
+        first = next(iter(views.values())).image
+        kept[position] = {"label": classes[int(batch.label[row])], "image": display_images(first[row, None])[0]}
         kept[position]["kinds"] = {}
         for kind, view in views.items():
             predicted = int(view.prediction[row])

@@ -16,6 +16,7 @@ from attrib import relate as associations
 from attrib import stats
 from attrib.analyses.attacked import Attacked
 from attrib.analyses.base import Array, Files, Findings
+from attrib.analyses.last_layer import check_last_layers, fc_option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
 from attrib.stats.association import resampled_correlation
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from attrib.analyses.result import Result
+    from attrib.models.specs import Model
     from attrib.plots import relate as plots
 else:
     plots = Lazy("attrib.plots.relate")
@@ -53,6 +55,13 @@ class Relation(Attacked):
     name: ClassVar[str] = "relate"
     question: ClassVar[str] = "Does coverage go with robustness?"
     takes: ClassVar[tuple[str, ...]] = ("models", "runs")
+
+    fc: str | None = fc_option()
+
+    def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
+        """The models and epochs given; raises InputError where ``fc`` names no layer."""
+        check_last_layers([model for model in models if model.module is not None], self.fc)
+        return models
 
     def summarise(self, files: Files) -> dict[str, Any]:
         """How many images are what, and how every measure goes with robustness on them."""

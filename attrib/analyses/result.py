@@ -1,7 +1,6 @@
 """What every analysis returns: numbers, tables, figures; shown in a notebook, printed, saved and loaded. No torch."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -103,12 +102,11 @@ class Result:
 
     def to_latex(self) -> str:
         """The table for a paper."""
-        return next(iter(self.analysis.papers(self).values())).to_latex()
+        return next(iter((*self.analysis.papers(self).values(), *self.tables()))).to_latex()
 
-    def to_text(self, width: int | None = None) -> str:
-        """The tables as lines of at most so many characters (default: COLUMNS of the environment, else 200)."""
-        columns = width or int(os.environ.get("COLUMNS", WIDTH))
-        return "".join(table.to_text(columns) for table in self.tables())
+    def to_text(self, width: int = WIDTH) -> str:
+        """The tables as lines of at most so many characters."""
+        return "".join(table.to_text(width) for table in self.tables())
 
     def __str__(self) -> str:
         return self.to_text()

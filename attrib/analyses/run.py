@@ -181,10 +181,8 @@ def _measure_batch(
         for kind, columns in measured.columns.items():
             part.rows[number].append((place, kind, {"index": index} | _on_cpu(columns)))
         part.add_sums(place, measured.sums, measured.resampled)
-        if model.seed == 0:
-            for position, example in measured.examples.items():
-                shown = model.name if model.epoch is None else model.label
-                part.examples.setdefault(position, {})[shown] = dict(example)
+        for position, example in measured.examples.items():
+            part.examples.setdefault(position, {})[model.shown_as] = dict(example)
         if place in writers and measured.maps is not None:
             writers[place].add(index.numpy(), *(array.cpu().numpy() for array in measured.maps))
     for pair, (a, b) in enumerate(_pairs_of_files(models)):

@@ -21,12 +21,12 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
-    "maps": ("attrib.cli.maps:maps", "Heat maps of a few images under every model."),
+    "maps": ("attrib.analyses.maps:Maps", "Heat maps of a few images under every model."),
     "sets": ("attrib.analyses.sets:Sets", "Which images does an attack turn?"),
     "contrib": ("attrib.analyses.contrib:Contributions", "How are contributions distributed over features?"),
     "fc": ("attrib.analyses.fc:LastLayer", "How many weights of the last layer are valid?"),
     "robust": ("attrib.analyses.robust:Robustness", "How accurate is each model under attack?"),
-    "check": ("attrib.cli.check:check", "Can the maps be trusted?"),
+    "check": ("attrib.analyses.check:Checks", "Can the maps be trusted?"),
     "evolve": ("attrib.analyses.evolve:Evolution", "How does all of that change along the epochs of a run?"),
     "relate": ("attrib.analyses.relate:Relation", "Does coverage go with robustness?"),
     "report": ("attrib.cli.report:report", "One HTML page of everything."),
@@ -49,7 +49,7 @@ class Lazily(TyperGroup):
             return None
         place, line = COMMANDS[cmd_name]
         listed = ctx.resilient_parsing or not _is_asked_for(cmd_name)
-        callback = _nothing if listed else _callback(place)
+        callback = _nothing if listed else function_of(place)
         info = CommandInfo(name=cmd_name, callback=callback, help=line if listed else None)
         return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
@@ -62,7 +62,8 @@ def _nothing() -> None:
     """What stands for a command in the list of commands."""
 
 
-def _callback(place: str) -> Callable[..., None]:
+def function_of(place: str) -> Callable[..., None]:
+    """The function of a command, made of an analysis where it is one."""
     module, _, name = place.partition(":")
     target: Any = getattr(import_module(module), name)
     from attrib.cli.options import command  # imports numpy, which attrib --help does not need

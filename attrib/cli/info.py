@@ -1,29 +1,28 @@
 """``attrib info``: what is in this file?"""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attrib.cli import common
-from attrib.cli.subjects import files_of, named_pairs
+from attrib.cli.options import SPEC, named_files
 from attrib.errors import InputError
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    from attrib import files
+    from attrib.models import checkpoint
+else:
+    files, checkpoint = Lazy("attrib.files"), Lazy("attrib.models.checkpoint")
 
 
 def info(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH...", help="Checkpoint files.")] = None,
-    ckpt: common.Ckpt = None,
-    arch: common.Arch = None,
-    json: common.Json = False,
+    ckpt: Annotated[list[str] | None, typer.Option("--ckpt", metavar="[NAME=]SPEC", help=SPEC)] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a bare state dict.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Architecture, training, metrics and fingerprint of checkpoint files."""
-    from attrib import results
-    from attrib.models import checkpoint
-
-    given = [
-        *(paths or ()),
-        *(path for _, text in named_pairs(ckpt or (), lambda text: Path(text).stem) for path in files_of(text)),
-    ]
+    given = [*(paths or ()), *(path for text in ckpt or () for path in named_files(text)[1])]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
     cards = []
@@ -31,7 +30,7 @@ def info(
         model, ckpt_read = checkpoint.load(path, arch=arch)
         cards.append(card_of(path, model, ckpt_read))
     if json:
-        typer.echo(results.to_json({"checkpoints": cards}))
+        typer.echo(files.to_json({"checkpoints": cards}))
         return
     for card in cards:
         typer.echo(card["path"])

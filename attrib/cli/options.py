@@ -62,10 +62,11 @@ class Chosen:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
         for text in given if kind.takes == ("runs",) else self.run or ():
-            if not (place := Path(_named(text)[1][0])).is_dir():
+            if not (place := Path(named_files(text)[1][0])).is_dir():
                 came = "a file" if place.exists() else "nothing"
-                raise InputError(f"run: expected the folder of a training run, found {came} at {place}")
-        named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(_named, given)]
+                option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
+                raise InputError(f"{option_name}: expected the folder of a training run, found {came} at {place}")
+        named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(named_files, given)]
         models = specs.named_models(
             [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
         )
@@ -227,7 +228,7 @@ def _with_option(message: str, parameters: Mapping[str, Parameter]) -> str:
     return f"--{name.replace('_', '-')}: {rest}" if separator and name in parameters else message
 
 
-def _named(text: str) -> tuple[str, list[str]]:
+def named_files(text: str) -> tuple[str, list[str]]:
     """NAME=A,B: the name and the files behind it; without a name the path gives one."""
     name, separator, value = text.partition("=")
     # A path may itself hold an equals sign; a name holds no slash.

@@ -1,5 +1,6 @@
 """A result on a terminal."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,12 @@ def show(result: "Result", written: list[Path], *, as_json: bool) -> None:
     if as_json:
         typer.echo(files.to_json(result.summary))
         return
-    console = Console()
-    typer.echo(result.to_text(console.width if console.is_terminal else None), nl=False)
+    typer.echo(result.to_text(width()), nl=False)
     for path in written:
         typer.echo(path)
+
+
+def width() -> int:
+    """Characters of a line: the terminal's, else COLUMNS of the environment, else 200."""
+    console = Console()
+    return console.width if console.is_terminal else int(os.environ.get("COLUMNS", 200))

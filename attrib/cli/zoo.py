@@ -1,26 +1,27 @@
 """``attrib zoo``: which trained models come with the package?"""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attrib.cli import common
+from attrib.analyses.table import Table
+from attrib.cli.show import width
+from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
-    from attrib.models.checkpoint import Checkpoint
-
-
-def zoo(json: common.Json = False) -> None:
-    """The models that come with the package, for --ckpt zoo:NAME, and what was measured of them."""
-    import pandas as pd
-
-    from attrib import results
+    from attrib import files
     from attrib.models import checkpoint
     from attrib.models import zoo as models
+    from attrib.models.checkpoint import Checkpoint
+else:
+    files, checkpoint, models = Lazy("attrib.files"), Lazy("attrib.models.checkpoint"), Lazy("attrib.models.zoo")
 
+
+def zoo(json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False) -> None:
+    """The models that come with the package, for --ckpt zoo:NAME, and what was measured of them."""
     cards = [_card(name, checkpoint.read(f"{models.PREFIX}{name}")) for name in models.names()]
     if json:
-        typer.echo(results.to_json({"models": cards}))
+        typer.echo(files.to_json({"models": cards}))
         return
     rows = [
         {
@@ -31,12 +32,12 @@ def zoo(json: common.Json = False) -> None:
         }
         for card in cards
     ]  # fmt: skip
-    common.print_table(
-        pd.DataFrame(rows), title="Models that come with attrib",
-        caption="Accuracy on the first so many test images, measured by python -m train.zoo with these half-precision"
-        " weights; robust: after the attack from one random start; each is one file: another training run of its method"
-        " can differ",
-    )  # fmt: skip
+    caption = (
+        "Accuracy on the first so many test images, measured by python -m train.zoo with these half-precision weights;"
+        " robust: after the attack from one random start; each is one file: another training run of its method can"
+        " differ"
+    )
+    typer.echo(Table("Models that come with attrib", rows, caption).to_text(width()), nl=False)
 
 
 def _card(name: str, ckpt: "Checkpoint") -> dict[str, Any]:

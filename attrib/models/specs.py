@@ -57,6 +57,11 @@ class Model:
         return self.name if self.seeds == 1 else f"{self.name}/{self.seed}"
 
     @property
+    def shown_as(self) -> str:
+        """What its examples are kept under: NAME; of other seeds and epochs the label."""
+        return self.name if self.seed == 0 and self.epoch is None else self.label
+
+    @property
     def stem(self) -> str:
         """What a file of this model is called after: NAME, or NAME-seed0, NAME-seed1, ..."""
         return self.label.replace("/", "-seed")

@@ -1,11 +1,12 @@
 """The figure of ``attrib check``: the cascade of re-initialised layers, insertion and deletion. No torch, no model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from attrib.plots.base import TEXT, legend_below, model_colours, style
 
@@ -38,10 +39,14 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
         left.plot([], [], color="0.3", ls="-.", lw=0.7, label="architecture alone")
         left.plot([], [], color="0.3", ls=":", lw=0.9, label="random order of pixels")
         legend_below(figure, left.get_legend_handles_labels()[0])
-        ends = [end for entry in models for stage in entry["cascade"] for end in stage["similarity_ci"]]
-        bands = "; bands: 95 % intervals" if np.isfinite(np.array(ends, float)).all() else ""
+        bands = "; bands: 95 % intervals" if np.isfinite(_ends(models)).all() else ""
         figure.suptitle(f"{title}; a removed pixel shows {removed}{bands}")
     return figure
+
+
+def _ends(models: Iterable[Mapping[str, Any]]) -> NDArray[Any]:
+    """The intervals of similarity at all stages, (stages,2); NaN where there is none, which JSON calls null."""
+    return np.array([stage["similarity_ci"] for entry in models for stage in entry["cascade"]], float)
 
 
 def _names(entry: Mapping[str, Any]) -> list[str]:
@@ -55,20 +60,20 @@ def _cascade(axes: Axes, entry: Mapping[str, Any], colour: str, *, named: bool) 
     # By the share of the layers, or, where layers stand below, so that there is as much room for each name.
     shares = [100 * stage["layers"] / stage["of"] for stage in stages]
     place = np.linspace(0, 100, len(stages) + 1) if named else np.array([0, *shares])
-    low, high = np.array([(1.0, 1.0), *(stage["similarity_ci"] for stage in stages)], float).T
-    axes.plot(
-        place, [1.0, *(stage["similarity"] for stage in stages)], color=colour, marker="o", ms=2.5, label=entry["name"],
-        clip_on=False,
-    )  # fmt: skip
-    (floor,) = (line["control"] for line in entry["checks"] if line["check"] == "floor")
-    axes.axhline(floor, color=colour, ls="-.", lw=0.7)
+    low, high = np.vstack([(1.0, 1.0), _ends([entry])]).T
+    similarity = np.array([1.0, *(stage["similarity"] for stage in stages)], float)
+    axes.plot(place, similarity, color=colour, marker="o", ms=2.5, label=entry["name"], clip_on=False)
+    for line in entry["checks"]:
+        if line["check"] == "floor":
+            axes.axhline(line["control"], color=colour, ls="-.", lw=0.7)
     axes.fill_between(place, low, high, color=colour, alpha=0.2, lw=0)
 
 
 def _edges_and_axis(axes: Axes, summary: Mapping[str, Any], *, named: bool) -> None:
     """The edge detector's line, and the layers' names below it where all models have the same."""
-    (value,) = (line["value"] for line in summary["control"]["checks"] if line["check"] == "similarity")
-    axes.axhline(value, color=CONTROL, ls="--", lw=0.9, label=summary["control"]["name"])
+    for line in summary["control"]["checks"]:
+        if line["check"] == "similarity":
+            axes.axhline(line["value"], color=CONTROL, ls="--", lw=0.9, label=summary["control"]["name"])
     axes.axhline(0, color="0.8", lw=0.6, zorder=0)
     if named:
         # The end of a long name tells layers apart.
@@ -77,6 +82,6 @@ def _edges_and_axis(axes: Axes, summary: Mapping[str, Any], *, named: bool) -> N
         axes.set_xlabel("re-initialised from the top, down to")
     else:
         axes.set_xlabel("layers re-initialised, from the top (%)")
-    lowest = min(stage["similarity_ci"][0] for entry in summary["models"] for stage in entry["cascade"])
-    axes.set(ylabel="rank correlation of the maps", xlim=(0, 100), ylim=(min(-0.15, lowest - 0.02), 1.08))
+    lowest = np.fmin.reduce([-0.13, *_ends(summary["models"])[:, 0]])
+    axes.set(ylabel="rank correlation of the maps", xlim=(0, 100), ylim=(lowest - 0.02, 1.08))
     axes.set_title("(a) randomisation, lower is better")

@@ -1,0 +1,155 @@
+"""Heat maps of a few images under every model, of the clean images or of what an attack makes of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from attrib import formatting as text
+from attrib import thresholds
+from attrib.analyses.base import CLEAN, Array, Context, Explaining, Files, Findings, Measured, Pass, View
+from attrib.analyses.examples import arrays_of, kept_examples
+from attrib.analyses.options import option
+from attrib.analyses.table import Table
+from attrib.errors import InputError
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+    from attrib import spans
+    from attrib.analyses.result import Result
+    from attrib.data import Batch, Dataset
+    from attrib.models.specs import Model
+    from attrib.plots import maps as plots
+else:
+    plots, spans, torch = Lazy("attrib.plots.maps"), Lazy("attrib.spans"), Lazy("torch")
+
+
+def _positions(listed: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in listed.split(","))
+    except ValueError:
+        raise InputError(f"index: expected positions separated by commas, got {listed!r}") from None
+
+
+def _check_index(index: Any) -> None:
+    if not isinstance(index, list | tuple) or not index or not all(isinstance(position, int) for position in index):
+        raise InputError(f"index: expected a list of whole numbers, got {index!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maps(Explaining):
+    """Heat maps of a few images under every model; with an attack, those of the adversarial images."""
+
+    name: ClassVar[str] = "maps"
+    question: ClassVar[str] = "Where does each model look?"
+    keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
+
+    threshold: str = option(
+        "mean", f"Rule of the spans saved beside the maps: {thresholds.HELP}", check=thresholds.parse_threshold
+    )  # fmt: skip
+    images: int = option(8, "How many images to show: the first of each class.", low=1)
+    index: tuple[int, ...] | None = option(
+        None, "Show the images at these positions instead, as 3,17,42.", check=_check_index, parse=_positions,
+        show=lambda index: ",".join(map(str, index)),
+    )  # fmt: skip
+
+    def pictured(self) -> int:
+        """How many images are shown where no positions are given."""
+        return self.images
+
+    def shown(self, data: "Dataset") -> tuple[int, ...]:
+        """The positions given, ascending; else the first image of each class, then the next ones."""
+        if self.index is None:
+            return super().shown(data)
+        positions = tuple(sorted(set(self.index)))
+        if positions[0] < 0 or positions[-1] >= len(data):
+            listed = ",".join(map(str, self.index))
+            raise InputError(f"index: expected positions in 0..{len(data) - 1}, got {listed}")
+        return positions
+
+    def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:
+        """Only the images shown are measured."""
+        return [Pass(data, torch.tensor(self.shown(data)))]
+
+    def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
+        """The map of every image: its highest and mean value, and the map itself with its span."""
+        image, kind = batch.image, CLEAN
+        if self.attack:
+            precision = self.attack_precision(context.device)
+            image = self.attack.images(model.opened_module, batch, seed=self.seed, precision=precision)
+            kind = self.attack.name
+        view = self.view(model, batch, image, context)
+        mask = spans.span(view.map, threshold=self.threshold)
+        return Measured(
+            {kind: self._columns(view, batch, context)},
+            examples=kept_examples(batch, {kind: view}, {kind: mask}, context),
+        )
+
+    def _columns(self, view: View, batch: "Batch", context: Context) -> dict[str, Any]:
+        classes, flat = context.images.classes, view.map.flatten(1).cpu()
+        return {
+            "label": [classes[k] for k in batch.label.tolist()],
+            "prediction": [classes[k] for k in view.prediction.tolist()],
+            "highest": flat.amax(1).double(), "mean": flat.mean(1).double(),
+        }  # fmt: skip
+
+    def summarise(self, files: Files) -> dict[str, Any]:
+        """The means over the images shown of each map's highest and mean value."""
+        return {"n": files.n, "highest": files.mean("highest"), "mean": files.mean("mean")}
+
+    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Map, class explained and attack; under ``images`` a row per model and image."""
+        context = found.context
+        return {
+            "map": self.map_name, "target": self.target, "seed": self.seed, "attack": self.attack_entry(context),
+            "precision": self.map_precision(context.device), "images": found.rows.to_dict("records"),
+        }  # fmt: skip
+
+    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+        """None: the images shown are too few to judge a model."""
+        return ()
+
+    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+        """The maps and spans of every file, and what the picture shows."""
+        positions = sorted(found.examples)
+        arrays: dict[str, dict[str, Array]] = {}
+        for model in (model for files in found.files.values() for model in files.models):
+            examples = [found.examples[position][model.shown_as] for position in positions]
+            (views,) = zip(*(example["kinds"].values() for example in examples), strict=True)
+            arrays[model.stem] = {
+                "index": np.array(positions), "map": np.stack([view["map"].numpy() for view in views]),
+                "span": np.stack([view["span"].numpy() for view in views]),
+            }  # fmt: skip
+        return arrays | {"examples": arrays_of(found)}
+
+    def tables(self, result: "Result") -> list[Table]:
+        """A row per model and image."""
+        summary = result.summary
+        several = any(row["seed"] for row in summary["images"])
+        rows = [
+            {
+                "model": row["model"], **({"seed": str(row["seed"])} if several else {}), "index": str(row["index"]),
+                "label": row["label"], "prediction": row["prediction"],
+                **{name: text.number(row[name], ".3g") for name in ("highest", "mean")},
+            }
+            for row in summary["images"]
+        ]  # fmt: skip
+        return [Table("Attribution maps", rows, f"{_words(summary)}; in the units of the score explained")]
+
+    def papers(self, result: "Result") -> dict[str, Table]:
+        """None: a paper shows the picture."""
+        return {}
+
+    def figures(self, result: "Result") -> "dict[str, Figure]":
+        """Images in rows, models in columns."""
+        title = _words(result.summary) + text.first_seeds(result.summary["models"])
+        return {"maps": plots.map_grid(result.arrays["examples"], title=title)}
+
+
+def _words(summary: Mapping[str, Any]) -> str:
+    kind = summary["attack"]["name"] if summary["attack"] else CLEAN
+    return f"{summary['map']}, {text.data_words(summary)}, {kind} images"
