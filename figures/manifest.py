@@ -90,7 +90,7 @@ class Entry(NamedTuple):
 def same_command(old: str, new: str) -> bool:
     """Whether two commands ask the same, wherever the checkpoints lie; ``--threshold mean`` is the default."""
     asked = [{part for part in shlex.split(text) if os.sep not in part} for text in (old, new)]
-    return asked[0] - {"--threshold", "mean"} == asked[1]
+    return asked[0] ^ asked[1] <= {"--threshold", "mean"}
 
 
 def entries(
