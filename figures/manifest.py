@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attrib.analyses.maps import Maps
-
 from attrib.analyses.base import Analysis
 from attrib.analyses.contrib import Contributions
 from attrib.analyses.evolve import Evolution
 from attrib.analyses.fc import LastLayer
+from attrib.analyses.maps import Maps
 from attrib.analyses.options import Attack
 from attrib.analyses.robust import Robustness
 from attrib.analyses.sets import Sets

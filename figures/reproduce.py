@@ -10,16 +10,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from attrib.errors import InputError
+from attrib.errors import InputError, Stopped
 from figures import models, run
 from figures.__main__ import draw
 from figures.models import MNIST, RESNET18, RESNET32, Row
 from train.engine import keep_freed_memory
 from train.loop import train
 
-LONG = {RESNET18: {"autoattack": 1000}, RESNET32: {}, MNIST: {}}
-SHORT = {MNIST: {"attacked": 1000}, RESNET32: {"limit": 1000, "attacked": 500}}
+LONG: dict[str, dict[str, Any]] = {RESNET18: {"autoattack": 1000}, RESNET32: {}, MNIST: {}}
+SHORT: dict[str, dict[str, Any]] = {MNIST: {"attacked": 1000}, RESNET32: {"limit": 1000, "attacked": 500}}
 """How many test images, as :func:`figures.run.make` takes it."""
 
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except InputError as error:
                 failed.append(f"figures of {place}: {error}")
         draw()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         print("figures.reproduce: interrupted; the same command continues", file=sys.stderr)
         return 130
     for each in failed:
@@ -71,7 +72,7 @@ def train_all(wanted: Sequence[Row], runs: Path, *, device: str) -> list[str]:
             if not models.is_finished(out, epochs=config.epochs):
                 print(row.key, flush=True)
                 train(config, out, device=device)
-        except InputError as error:
+        except (InputError, RuntimeError) as error:  # also out of memory
             failed.append(f"{row.key}: {error}")
     return failed
 

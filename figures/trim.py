@@ -135,7 +135,7 @@ def rounded(value: Any) -> Any:
 
 def _spread(values: NDArray[Any], count: int) -> NDArray[Any]:
     """At most so many of the values, evenly spaced."""
-    return values[np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)]
+    return np.asarray(values[np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)])
 
 
 def _first_seed(table: pd.DataFrame) -> pd.DataFrame:

@@ -185,7 +185,7 @@ def rehearse(place: Path) -> int:
     machine, home = place / "machine", place / "home"
     environment = {
         **os.environ, "REHEARSE": "1", "PYTHON": sys.executable, "LOAD": str(place / "load"), "STAY": str(machine),
-        "BUDGET": "180", "JOBS": "3", "LEDGER": str(machine / "ledger.json"),
+        "BUDGET": os.environ.get("BUDGET", "180"), "JOBS": "3", "LEDGER": str(machine / "ledger.json"),
     }  # fmt: skip
     failed = 0
     for call in CALLS:
