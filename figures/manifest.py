@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,10 @@ FEW = 500
 """Images for the other maps, which cost many gradients each."""
 SHOWN = 6
 """Images, or epochs, in a grid of maps."""
+GUIDED = {"raw": "raw-gd", "madry": "adv-gd", "alp": "aalp-gd"}
+"""Models without Guided Dropout, and the same with it."""
+GAP = (names.PGD_AT, names.PGD_AT_AWP, names.SMOOTH, names.SMOOTH_RAMP, *names.FORMS)
+"""Models whose generalisation gap is measured."""
 
 
 class Trained(NamedTuple):
@@ -56,8 +60,13 @@ class Entry(NamedTuple):
     keep: Trim = trim.summary
     images: int | None = None
     """How many images it looks at; None: none."""
-    limit: int | None = None
-    """Only the first so many images of the data; None: all."""
+    least: int = 1
+    """With fewer models it tells nothing."""
+
+    @property
+    def limit(self) -> int | None:
+        """Only the first so many images of the data; None: all, of which an analysis of maps chooses."""
+        return None if isinstance(self.analysis, Maps) else self.images
 
     def record(self, data: str) -> dict[str, Any]:
         """What commands.json says of it before its result is there."""
@@ -102,88 +111,65 @@ def entries(
     """
     by_name = {model.name: model for model in models}
     main = [model for model in models if not names.SWEEP.fullmatch(model.name)]
-    section2 = Attack("pgd", steps=SECTION_2.get(data))
 
     def of(*roles: Role) -> list[Trained]:
         """The models that stand for these roles."""
         return [by_name[name] for name in dict.fromkeys(pick(list(by_name), role) for role in roles) if name]
 
-    def images(found: Iterable[Entry], number: int) -> list[Entry]:
-        return [each._replace(images=number, limit=number) for each in found]
-
+    section2 = Attack("pgd", steps=SECTION_2.get(data))
+    eq6, smoothgrad = Maps(map="eq6", attack=section2, images=SHOWN), Maps(map="smoothgrad", images=SHOWN)
     table1, pair = of(names.STANDARD, names.PGD_AT, names.AGAIN), of(names.ALP, names.AALP)
-    maps = Maps(map="eq6", attack=section2, images=SHOWN)
-    cheap = [
-        _entry("span", Span(), main, partial(trim.span, shown=[model.name for model in table1 or main])),
-        _entry("contrib", Contributions(attack=section2), main, trim.contrib),
-    ]
-    few, forms = [], of(names.STANDARD, names.PGD_AT, names.PGD_AT_AWP, *names.FORMS)
-    if len(table1) > 1:
-        cheap += [_entry(f"span-{rule.replace(':', '-')}", Span(threshold=rule), forms) for rule in RULES]
-        few = [
-            _entry(f"span-{map}-{rule}", Span(map=map, threshold=rule), forms)
-            for map in OTHER_MAPS for rule in ("mean", "otsu")
-        ]  # fmt: skip
-    pictures = [
-        _entry("smoothgrad", Maps(map="smoothgrad", images=SHOWN),
-               of(names.STANDARD, names.PGD_AT, names.NO_FUSION, names.AGAIN), trim.examples),
-        _entry("eq6", maps, of(names.STANDARD, names.ADV, names.ALP, names.AALP), trim.examples),
-        *[_eq6_epochs(maps, model) for model in of(names.AALP) if model.epochs],
-    ]  # fmt: skip
-    both = [_entry("sets", Sets(attack=section2), pair, trim.sets)] if len(pair) == 2 else []
+    forms = of(names.STANDARD, names.PGD_AT, names.PGD_AT_AWP, *names.FORMS) if len(table1) > 1 else []
+    runs = [model for model in pair if model.epochs]
+    # Differences are to the first model, and ALP is the one that the papers compare with.
+    alp_first = sorted(main, key=lambda model: model.name != "alp")
     found = [
-        _entry("fc", LastLayer(), main, trim.fc), *images(cheap, count), *images(few, min(FEW, count)),
-        *(each._replace(images=SHOWN) for each in pictures), *images(both, count),
-        *images(_attacked(of, main, section2), attacked), *images(_sweeps(models), attacked),
+        _entry("fc", LastLayer(), main, None, trim.fc),
+        _entry("span", Span(), main, count, partial(trim.span, shown=[model.name for model in table1 or main])),
+        _entry("contrib", Contributions(attack=section2), main, count, trim.contrib),
+        *(_entry(f"span-{rule.replace(':', '-')}", Span(threshold=rule), forms, count) for rule in RULES),
+        *(_entry(f"span-{map}-{rule}", Span(map=map, threshold=rule), forms, min(FEW, count))
+          for map in OTHER_MAPS for rule in ("mean", "otsu")),
+        _entry("smoothgrad", smoothgrad, of(names.STANDARD, names.PGD_AT, names.NO_FUSION, names.AGAIN), SHOWN,
+               trim.examples),
+        _entry("eq6", eq6, of(names.STANDARD, names.ADV, names.ALP, names.AALP), SHOWN, trim.examples),
+        *(_eq6_epochs(eq6, run) for run in runs if run.name == "aalp"),
+        _entry("sets", Sets(attack=section2), pair, count, trim.sets, least=2),
+        *(_entry(f"gd-{without}", Robustness(steps=(10,)), of((without,), (guided,)), attacked, least=2)
+          for without, guided in GUIDED.items()),
+        _entry("gap", Robustness(steps=(10,), gap=True), of(*GAP), attacked, least=2),
+        *(_over_epochs("sets-epochs", Sets(attack=section2), [run], attacked) for run in runs if run.name == "alp"),
+        _over_epochs("evolve", Evolution(), runs, attacked, trim.evolve),
+        # 100 steps are for the endpoint of all claims about accuracy, the column "worst".
+        *(_entry(f"alpha-{method}", Robustness(steps=(20, 100)), _sweep(models, method), attacked, least=2)
+          for method in ("aalp", "again", "again-logit")),
+        _entry("robust", Robustness(), alp_first, attacked),
     ]  # fmt: skip
     if autoattack:
-        strongest = _entry("autoattack", Robustness(steps=(10,), autoattack=True), _alp_first(main))
-        found += images([strongest], autoattack)
-    return [each for each in found if each.models]
+        found.append(_entry("autoattack", Robustness(steps=(10,), autoattack=True), alp_first, autoattack))
+    return [each for each in found if len(each.models) >= each.least]
 
 
-def _attacked(of: Callable[..., list[Trained]], main: Sequence[Trained], section2: Attack) -> list[Entry]:
-    """What takes a long attack: Guided Dropout, the gap between training and test images, the epochs, accuracies."""
-    ten = Robustness(steps=(10,))
-    guided = {without: of((without,), (name,)) for without, name in
-              (("raw", "raw-gd"), ("madry", "adv-gd"), ("alp", "aalp-gd"))}  # fmt: skip
-    found = [_entry(f"gd-{without}", ten, models) for without, models in guided.items() if len(models) == 2]
-    gap = of(names.PGD_AT, names.PGD_AT_AWP, names.SMOOTH, names.SMOOTH_RAMP, *names.FORMS)
-    if len(gap) > 1:
-        found.append(_entry("gap", Robustness(steps=(10,), gap=True), gap))
-    runs = [model for model in of(names.ALP, names.AALP) if model.epochs]
-    found += [_over_epochs("sets-epochs", Sets(attack=section2), [run]) for run in runs if run.name == "alp"]
-    if runs:
-        found.append(_over_epochs("evolve", Evolution(), runs, trim.evolve))
-    return [*found, _entry("robust", Robustness(), _alp_first(main))]
+def _sweep(models: Sequence[Trained], method: str) -> list[Trained]:
+    """A sweep over alpha. Differences are to the first model, and the paper's best is the one to compare with."""
+    best = papers()["again"]["figure4"]["best"]
+    sweep = [model for model in models if model.name.startswith(f"{method}-alpha-")]
+    return sorted(sweep, key=lambda model: not model.name.endswith(f"-alpha-{best}"))
 
 
-def _sweeps(models: Sequence[Trained]) -> list[Entry]:
-    """Over alpha; 100 steps are for the endpoint of all claims about accuracy, the column "worst"."""
-    found, best = [], papers()["again"]["figure4"]["best"]
-    for method in ("aalp", "again", "again-logit"):
-        sweep = [model for model in models if model.name.startswith(f"{method}-alpha-")]
-        # Differences are to the first model, and the paper's best is what the others are compared with.
-        sweep.sort(key=lambda model: not model.name.endswith(f"-alpha-{best}"))
-        if len(sweep) > 1:
-            found.append(_entry(f"alpha-{method}", Robustness(steps=(20, 100)), sweep))
-    return found
+def _entry(
+    name: str, analysis: Analysis, models: Sequence[Trained], images: int | None, keep: Trim = trim.summary, *,
+    least: int = 1,
+) -> Entry:  # fmt: skip
+    prints = {model.name: list(model.files.values()) for model in models}
+    return Entry(name, analysis, {model.name: list(model.files) for model in models}, prints, keep, images, least)
 
 
-def _alp_first(models: Sequence[Trained]) -> list[Trained]:
-    """Differences are to the first model, and ALP is the one that the papers compare with."""
-    return sorted(models, key=lambda model: model.name != "alp")
-
-
-def _entry(name: str, analysis: Analysis, models: Iterable[Trained], keep: Trim = trim.summary) -> Entry:
-    chosen = list(models)
-    prints = {model.name: list(model.files.values()) for model in chosen}
-    return Entry(name, analysis, {model.name: list(model.files) for model in chosen}, prints, keep)
-
-
-def _over_epochs(name: str, analysis: Analysis, runs: Sequence[Trained], keep: Trim = trim.summary) -> Entry:
+def _over_epochs(
+    name: str, analysis: Analysis, runs: Sequence[Trained], images: int, keep: Trim = trim.summary
+) -> Entry:  # fmt: skip
     folders = {run.name: next(iter(run.files)).parent for run in runs}
-    return Entry(name, analysis, folders, {run.name: list(run.epochs.values()) for run in runs}, keep)
+    return Entry(name, analysis, folders, {run.name: list(run.epochs.values()) for run in runs}, keep, images)
 
 
 def _eq6_epochs(maps: Maps, run: Trained) -> Entry:
@@ -191,4 +177,4 @@ def _eq6_epochs(maps: Maps, run: Trained) -> Entry:
     epochs = list(run.epochs)
     few = dict.fromkeys(epochs[round(k * (len(epochs) - 1) / (SHOWN - 1))] for k in range(SHOWN))
     shown = {path.stem.replace("-", " "): [path] for path in few}
-    return Entry("eq6-epochs", maps, shown, {run.name: list(run.epochs.values())}, trim.examples)
+    return Entry("eq6-epochs", maps, shown, {run.name: list(run.epochs.values())}, trim.examples, SHOWN)
