@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from attrib.models.layers import locate
     from attrib.models.outside import Normalized
     from attrib.models.specs import Model, model
+    from attrib.pages.compute import Report, report
     from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
@@ -94,6 +95,7 @@ _HOME = {
         "models.layers": "locate",
         "models.outside": "Normalized",
         "models.specs": "Model model",
+        "pages.compute": "Report report",
         "randomisation": "cascade edges noise_images spearman ssim",
         "relate": "across_models relation",
         "spans": "coverage coverage_curve curve_area inside iou object_covered pointing span",
@@ -106,14 +108,15 @@ _HOME = {
 
 __all__ = [
     "Attack", "Batch", "Checkpoint", "Checks", "Classifier", "Contributions", "Evolution", "InputError",
-    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Result", "Robustness", "Sets", "Span", "across_models",
-    "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage", "coverage_curve",
-    "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions", "gini", "gradcam",
-    "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside", "integrated_gradients",
-    "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved", "noise_images",
-    "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio", "pgd", "pointing",
-    "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance", "save",
-    "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim", "valid_values",
+    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Report", "Result", "Robustness", "Sets", "Span",
+    "across_models", "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage",
+    "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions",
+    "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside",
+    "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved",
+    "noise_images", "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio",
+    "pgd", "pointing", "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance",
+    "report", "save", "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim",
+    "valid_values",
 ]  # fmt: skip
 
 

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from attrib import stats
 from attrib.errors import InputError
+from attrib.lazy import Lazy
 from attrib.loss import check_classes, cross_entropy
+
+scipy_stats = Lazy("scipy.stats")
 
 SETS = ("consistent", "inconsistent", "clean-wrong")
 """Both right; clean right, adversarial wrong; clean wrong: every image is in exactly one."""
@@ -136,8 +139,6 @@ def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tu
     One file: percentile bootstrap, images drawn with both their numbers. Of seeds, every image's number is what it
     adds to the ratio to first order, whose mean is the ratio.
     """
-    from scipy.stats import bootstrap
-
     if len(part) > 1:
         totals = np.nansum(part, 1, keepdims=True), np.nansum(whole, 1, keepdims=True)
         ratio = totals[0] / np.where(totals[1] > 0, totals[1], 1)
@@ -149,7 +150,7 @@ def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tu
     value = float(_ratio(part, whole)) if len(part) else float("nan")
     if len(part) < 2:
         return value, (float("nan"), float("nan"))
-    result = bootstrap(
+    result = scipy_stats.bootstrap(
         (part, whole), _ratio, paired=True, vectorized=True, n_resamples=stats.RESAMPLES,
         batch=stats.at_a_time(len(part)), method="percentile", rng=np.random.default_rng(seed),
     )  # fmt: skip

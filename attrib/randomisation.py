@@ -16,7 +16,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from attrib import noise
 from attrib.errors import InputError, one_line
 from attrib.inference import frozen
+from attrib.lazy import Lazy
 from attrib.models.outside import unwrapped
+
+metrics = Lazy("skimage.metrics")
 
 _IMAGE = 2**32 + 4
 """A stream of attrib.noise: attacks and SmoothGrad take 0, 1, 2, ..., attrib.faithfulness the three before."""
@@ -186,13 +189,13 @@ def ssim(original: Tensor, other: Tensor) -> Tensor:
     >>> ssim(a, 3 * a).round(decimals=3)  # each is scaled to [0,1]
     tensor([1., 1.])
     """
-    from skimage.metrics import structural_similarity
-
     window = min(7, *original.shape[1:])
     if window < 3:
         raise InputError(f"maps: structural similarity expects at least 3x3, got {tuple(original.shape[1:])}")
     pairs = zip(_unit(original).cpu().numpy(), _unit(other).cpu().numpy(), strict=True)
-    found = [float(structural_similarity(a, b, data_range=1.0, win_size=window - 1 + window % 2)) for a, b in pairs]
+    found = [
+        float(metrics.structural_similarity(a, b, data_range=1.0, win_size=window - 1 + window % 2)) for a, b in pairs
+    ]
     return torch.where(_constant(original), math.nan, torch.tensor(found, device=original.device))
 
 

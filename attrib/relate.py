@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib import stats
+from attrib.lazy import Lazy
 from attrib.stats import RESAMPLES, Values, at_a_time
 from attrib.stats.association import (
     Correlation,
@@ -19,6 +20,8 @@ from attrib.stats.association import (
     rank_correlation,
     resampled_correlation,
 )
+
+scipy_stats = Lazy("scipy.stats")
 
 FEWEST_MODELS = 4
 """Below so many models a rank correlation across them has no interval over models; two have no correlation at all."""
@@ -96,14 +99,12 @@ def across_models(x: Values, y: Values, *, seed: int = 0) -> Correlation:
     >>> round(found.rho, 3), found.low, found.p
     (-0.5, nan, 1.0)
     """
-    from scipy.stats import norm
-
     found = rank_correlation(x, y, seed=seed)._replace(low=np.nan, high=np.nan)
     if found.n < 3:
         return found._replace(rho=np.nan)
     if found.n < FEWEST_MODELS or not abs(found.rho) < 1 - 1e-12:
         return found
-    half = float(norm.isf(0.025)) * np.sqrt((1 + found.rho**2 / 2) / (found.n - 3))
+    half = float(scipy_stats.norm.isf(0.025)) * np.sqrt((1 + found.rho**2 / 2) / (found.n - 3))
     low, high = np.tanh(np.arctanh(found.rho) + np.array([-half, half]))
     return found._replace(low=float(low), high=float(high))
 
@@ -120,8 +121,6 @@ def order_over_images(x: Sequence[Values], y: Sequence[Values], *, seed: int = 0
     >>> order_over_images(x, x)  # every resample orders them so
     (1.0, 1.0)
     """
-    from scipy.stats import rankdata
-
     if len(x) < 3:
         return float("nan"), float("nan")
     generator, images = np.random.default_rng(seed), x[0].shape[1]
@@ -130,7 +129,7 @@ def order_over_images(x: Sequence[Values], y: Sequence[Values], *, seed: int = 0
         size = min(batch, RESAMPLES - start)
         drawn = generator.integers(images, size=(size, images)) + images * np.arange(size)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images).astype(float)
-        ranks = [rankdata(np.array([_means(rows, weights) for rows in side]), axis=0) for side in (x, y)]
+        ranks = [scipy_stats.rankdata(np.array([_means(rows, weights) for rows in side]), axis=0) for side in (x, y)]
         first, second = (each - each.mean(0) for each in ranks)
         with np.errstate(invalid="ignore", divide="ignore"):
             rho.append((first * second).sum(0) / np.sqrt((first**2).sum(0) * (second**2).sum(0)))

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attrib.errors import InputError
+from attrib.lazy import Lazy
 from attrib.thresholds import RULES, parse_threshold
+
+filters = Lazy("skimage.filters")
 
 
 def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
@@ -162,13 +165,11 @@ def _otsu(flat: Tensor, _: float) -> Tensor:
 
 def _otsu_level(values: NDArray[np.floating[Any]]) -> float:
     """Otsu's threshold of values (P,) that are not all the same."""
-    from skimage.filters import threshold_otsu
-
     try:
-        return float(threshold_otsu(values))
+        return float(filters.threshold_otsu(values))
     except ValueError:  # between the extremes float32 has fewer steps than Otsu's histogram has bins
         low, high = np.float64(values.min()), np.float64(values.max())
-        return float(low + (high - low) * threshold_otsu((values - low) / (high - low)))
+        return float(low + (high - low) * filters.threshold_otsu((values - low) / (high - low)))
 
 
 def _mass(flat: Tensor, share: float) -> Tensor:

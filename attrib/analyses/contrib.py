@@ -15,9 +15,10 @@ import numpy as np
 
 from attrib import formatting as text
 from attrib import stats
-from attrib.analyses.base import CLEAN, Analysis, Array, Context, Files, Findings, Measured, attacked_option
+from attrib.analyses.base import Analysis
 from attrib.analyses.last_layer import check_last_layers, fc_option, last_layer_of
-from attrib.analyses.options import Attack, option
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
+from attrib.analyses.options import Attack, attacked_option, option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
 from attrib.lazy import Lazy

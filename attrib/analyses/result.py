@@ -119,15 +119,16 @@ class Result:
     def save(self, out: str | Path) -> list[Path]:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
-        Every file is whole or not there. Raises InputError where the folder cannot be written to.
+        Every file is whole or not there, and the JSON is written last: where it is, the others belong to it. Raises
+        InputError where the folder cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
         written: list[Path] = []
+        if (place / f"{name}.json").is_file():
+            (place / f"{name}.json").unlink()
         for part, frame in self.frames.items():
             with atomic(_path(place, name, part, ".csv", written)) as temporary:
                 frame.to_csv(temporary, index=False)
-        with atomic(_path(place, name, "", ".json", written)) as temporary:
-            temporary.write_text(to_json(self.summary) + "\n")
         for part, table in self.analysis.papers(self).items():
             with atomic(_path(place, name, part, ".tex", written)) as temporary:
                 temporary.write_text(table.to_latex())
@@ -136,6 +137,8 @@ class Result:
                 np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         for figure_name, figure in self.figures.items():
             written += drawing.save(figure, place / figure_name)
+        with atomic(_path(place, name, "", ".json", written)) as temporary:
+            temporary.write_text(to_json(self.summary) + "\n")
         return written
 
     @classmethod
@@ -158,12 +161,28 @@ class Result:
             analysis = _analysis(name, summary["options"])
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
-        frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
-        arrays = {}
-        for part, path in _parts(place, name, ".npz"):
-            with np.load(path, allow_pickle=False) as archive:
-                arrays[part] = {key: archive[key] for key in archive.files}
-        return cls(analysis, summary, frames, arrays)
+        return cls(analysis, summary, *_frames_and_arrays(place, name))
+
+    @classmethod
+    def saved(cls, analysis: "Analysis", out: Path, key: str) -> "Result | None":
+        """The result of this analysis that was saved in a folder, if there is one with this key."""
+        try:
+            summary = json.loads((out / f"{analysis.name}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        if summary.get("key") != key:
+            return None
+        return cls(analysis, summary, *_frames_and_arrays(out, analysis.name))
+
+
+def _frames_and_arrays(place: Path, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
+    """The tables of numbers, and the arrays, of a saved result."""
+    frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
+    arrays = {}
+    for part, path in _parts(place, name, ".npz"):
+        with np.load(path, allow_pickle=False) as archive:
+            arrays[part] = {key: archive[key] for key in archive.files}
+    return frames, arrays
 
 
 def read_rows(path: Path) -> pd.DataFrame:

@@ -44,18 +44,18 @@ class Lazily(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, or what the list of commands shows of it."""
-        if cmd_name not in COMMANDS:
-            return None
-        place, line = COMMANDS[cmd_name]
-        listed = ctx.resilient_parsing or not _is_asked_for(cmd_name)
-        callback = _nothing if listed else function_of(place)
-        info = CommandInfo(name=cmd_name, callback=callback, help=line if listed else None)
-        return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
+        """What the list of commands shows of a command."""
+        return _made(cmd_name, _nothing, COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is asked for, and its arguments."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, _made(str(name), function_of(COMMANDS[str(name)][0]), None), rest
 
 
-def _is_asked_for(name: str) -> bool:
-    return name in sys.argv[1:]
+def _made(name: str, callback: Callable[..., None], help: str | None) -> Any:
+    info = CommandInfo(name=name, callback=callback, help=help)
+    return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
 
 def _nothing() -> None:

@@ -94,6 +94,18 @@ class Dataset:
             digest.update(self.masks.cpu().contiguous().numpy().data)
         return [self.name, self.split, len(self), list(self.shape), list(self.classes), digest.hexdigest()[:16]]
 
+    def first(self, count: int) -> "Dataset":
+        """The first so many images."""
+        if count >= len(self):
+            return self
+        images = self.images
+        return replace(
+            self,
+            images=images[:count] if isinstance(images, Tensor) else replace(images, paths=images.paths[:count]),
+            labels=self.labels[:count],
+            masks=None if self.masks is None else self.masks[:count],
+        )
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set with what it holds in memory on that device; pictures stay in their files."""
         return replace(

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
+from attrib.lazy import Lazy
 from attrib.stats.permutation import RESAMPLES, Values, at_a_time, pairings, two_groups
+
+scipy_stats = Lazy("scipy.stats")
 
 
 class Difference(NamedTuple):
@@ -47,14 +50,12 @@ def mean_difference(a: Values, b: Values, *, seed: int = 0) -> Difference:
     >>> mean_difference(np.array([0.5, 0.6]), np.array([]))  # no image was left over
     Difference(difference=nan, low=nan, high=nan, p=nan, n_a=2, n_b=0)
     """
-    from scipy.stats import bootstrap
-
     a, b = (np.asarray(values, float)[~np.isnan(values)] for values in (a, b))
     counts = len(a), len(b)
     if min(counts) < 2:
         difference = float(a.mean() - b.mean()) if min(counts) else np.nan
         return Difference(difference, np.nan, np.nan, np.nan, *counts)
-    drawn = bootstrap(
+    drawn = scipy_stats.bootstrap(
         (a, b), _less, n_resamples=RESAMPLES, batch=at_a_time(sum(counts)), method="percentile", vectorized=True,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
@@ -92,8 +93,6 @@ def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int =
 
 def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Values]:
     """The correlation of two columns (N,), with a third one held fixed where there is one, and in resamples, (R,)."""
-    from scipy.stats import rankdata
-
     held, values = _held(*columns)
     count = len(values[0])
     rho = _spearman(values) if count >= len(values) else np.nan
@@ -102,7 +101,7 @@ def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Val
     resampled = _resampled(values, held, seed=seed)
     p = np.nan
     if len(values) == 2:
-        p = pairings(rankdata(values[0]), rankdata(values[1]), seed=seed)
+        p = pairings(scipy_stats.rankdata(values[0]), scipy_stats.rankdata(values[1]), seed=seed)
     return Correlation(rho, *percentile_ends(resampled), p, count), resampled
 
 
@@ -121,9 +120,7 @@ def _less(a: NDArray[Any], b: NDArray[Any], axis: int = -1) -> NDArray[Any]:
 
 def _spearman(columns: Sequence[Values]) -> float:
     """Spearman's correlation of the first two columns, with a third one held fixed where there is one."""
-    from scipy.stats import rankdata
-
-    return _correlation(np.array([rankdata(column) for column in columns]), np.ones(len(columns[0])))
+    return _correlation(np.array([scipy_stats.rankdata(column) for column in columns]), np.ones(len(columns[0])))
 
 
 def _correlation(ranks: NDArray[Any], drawn: NDArray[Any]) -> float:

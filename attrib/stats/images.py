@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from attrib.lazy import Lazy
 from attrib.stats.permutation import RESAMPLES, SMALLEST, TAIL, Values, at_a_time, sign_flips
 from attrib.stats.seeds import (
     ANYTHING,
@@ -21,6 +22,8 @@ from attrib.stats.seeds import (
     within_bounds,
 )
 
+scipy_stats = Lazy("scipy.stats")
+
 RARE = 10
 """Below so many images on either side a share counts as near 0 or 1."""
 
@@ -37,8 +40,6 @@ def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANY
     >>> [round(end, 3) for end in interval(np.array([[0.1, 0.2], [0.3, 0.4]]), within=(0, 1))]  # two seeds tell little
     [0.0, 1.0]
     """
-    from scipy.stats import bootstrap
-
     rows = np.atleast_2d(np.asarray(values, float))
     if len(rows) > 1:
         return ends_of(spread_of(rows), within)
@@ -47,7 +48,7 @@ def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANY
         return float("nan"), float("nan")
     if held.min() == held.max():
         return float(held[0]), float(held[0])
-    result = bootstrap(
+    result = scipy_stats.bootstrap(
         (held,), np.mean, n_resamples=RESAMPLES, batch=at_a_time(len(held)), method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
@@ -83,9 +84,7 @@ def share_interval(held: NDArray[np.bool_]) -> tuple[float, float]:
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    from scipy.stats import norm
-
-    z2 = float(norm.isf(0.025)) ** 2
+    z2 = float(scipy_stats.norm.isf(0.025)) ** 2
     centre, half = share + z2 / (2 * count), np.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count)
     ends = [float((centre + sign * half) / (1 + z2 / count)) for sign in (-1, 1)]
     return ends[0] if share > 0 else 0.0, ends[1] if share < 1 else 1.0
@@ -140,8 +139,6 @@ def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
     >>> round(same.low, 3), round(same.high, 3), same.p
     (-0.045, 0.045, 1.0)
     """
-    from scipy.stats import norm
-
     rows_a, rows_b = np.atleast_2d(a), np.atleast_2d(b)
     found = paired(rows_a.astype(float), rows_b.astype(float))
     count = rows_a.shape[1]
@@ -150,7 +147,7 @@ def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
     difference = rows_a.mean(0) - rows_b.mean(0)
     more, less = float(difference.clip(0).sum()), float((-difference).clip(0).sum())
     first, second = (more + 1) / (count + 2), (less + 1) / (count + 2)
-    half = float(norm.isf(0.025)) * np.sqrt((first + second - (first - second) ** 2) / (count + 2))
+    half = float(scipy_stats.norm.isf(0.025)) * np.sqrt((first + second - (first - second) ** 2) / (count + 2))
     low, high = within_bounds([first - second - half, first - second + half], (-1, 1))
     if max(len(rows_a), len(rows_b)) == 1:
         return found._replace(low=low, high=high)
@@ -236,9 +233,7 @@ def _normal_tail(resamples: Values, reached: float) -> float:
     Its centre is the resamples' median. Its spread is the larger of their standard deviation and what their outermost
     hundredth on that side has, so that a skewed statistic's long side is not taken for a short one.
     """
-    from scipy.stats import norm
-
     away = (resamples - np.median(resamples)) * np.sign(reached - np.median(resamples))
-    spread = max(float(away.std()), float(np.quantile(away, 0.99) / norm.isf(0.01)))
+    spread = max(float(away.std()), float(np.quantile(away, 0.99) / scipy_stats.norm.isf(0.01)))
     distance = abs(reached - float(np.median(resamples)))
-    return max(SMALLEST, float(norm.sf(distance / spread))) if spread > 0 else SMALLEST
+    return max(SMALLEST, float(scipy_stats.norm.sf(distance / spread))) if spread > 0 else SMALLEST

@@ -16,6 +16,10 @@ from math import comb, factorial
 import numpy as np
 from numpy.typing import NDArray
 
+from attrib.lazy import Lazy
+
+scipy_stats, scipy_special = Lazy("scipy.stats"), Lazy("scipy.special")
+
 Values = NDArray[np.floating]
 """One number per image, (N,); NaN where the image has none (the share of an empty span, say). Where it says (S,N):
 a row for each of S files behind one name, in the same order of images."""
@@ -46,8 +50,6 @@ def sign_flips(difference: Values, *, seed: int = 0) -> float:
     >>> sign_flips(np.ones(100)) == 2 * 0.5**100
     True
     """
-    from scipy.stats import binomtest
-
     signed = difference[difference != 0]
     if not len(signed):
         return 1.0
@@ -55,7 +57,7 @@ def sign_flips(difference: Values, *, seed: int = 0) -> float:
     total = abs(float(size @ np.sign(signed)))
     slack = 1e-12 * float(size.sum())  # equal but for rounding is equal
     if size.min() > 1 - 1e-12:
-        return max(SMALLEST, float(binomtest(int((signed > 0).sum()), len(signed)).pvalue))
+        return max(SMALLEST, float(scipy_stats.binomtest(int((signed > 0).sum()), len(signed)).pvalue))
     if len(size) <= COUNTED:
         return _all_flips(size, total - slack)
     tail = 2 * _flips_beyond(size, total)
@@ -109,11 +111,9 @@ def _flips_beyond(size: Values, total: float) -> float:
 
 def _beyond(exponent: float, scale: float) -> float:
     """Upper tail from a saddlepoint (Lugannani & Rice 1980; in Barndorff-Nielsen's form, which never leaves [0,1])."""
-    from scipy.stats import norm
-
     root = np.sqrt(2 * max(exponent, 0.0))
     # So near the mean both terms vanish; no tail begins there.
-    return float(norm.sf(root + np.log(scale / root) / root)) if root > 1e-3 and scale > 0 else 0.5
+    return float(scipy_stats.norm.sf(root + np.log(scale / root) / root)) if root > 1e-3 and scale > 0 else 0.5
 
 
 def two_groups(a: Values, b: Values, *, seed: int = 0) -> float:
@@ -125,8 +125,6 @@ def two_groups(a: Values, b: Values, *, seed: int = 0) -> float:
     >>> two_groups(np.array([0.5, 0.6, 0.7]), np.array([0.1, 0.2]))  # 1 of 10 choices on either side
     0.2
     """
-    from scipy.stats import permutation_test
-
     few, many = sorted((np.asarray(a, float), np.asarray(b, float)), key=len)
     ways = comb(len(few) + len(many), len(few))
     if ways > RESAMPLES:
@@ -135,7 +133,7 @@ def two_groups(a: Values, b: Values, *, seed: int = 0) -> float:
         tail = 2 * _choices_beyond(few, many)
         if tail < TAIL:
             return max(SMALLEST, tail)
-    test = permutation_test(
+    test = scipy_stats.permutation_test(
         (few, many), _mean_difference, permutation_type="independent", n_resamples=RESAMPLES, vectorized=True,
         batch=at_a_time(len(few) + len(many)), rng=np.random.default_rng(seed),
     )  # fmt: skip
@@ -147,10 +145,8 @@ def _mean_difference(a: Values, b: Values, axis: int = -1) -> Values:
 
 
 def _two_values(few: Values, many: Values) -> float:
-    from scipy.stats import hypergeom
-
     larger = [int((group == max(few.max(), many.max())).sum()) for group in (few, many)]
-    drawn = hypergeom(len(few) + len(many), sum(larger), len(few))
+    drawn = scipy_stats.hypergeom(len(few) + len(many), sum(larger), len(few))
     return float(min(1.0, 2 * min(drawn.cdf(larger[0]), drawn.sf(larger[0] - 1))))
 
 
@@ -188,9 +184,7 @@ def _choices_beyond(few: Values, many: Values) -> float:
 
 
 def _chances(share: float, field: Values) -> Values:
-    from scipy.special import expit
-
-    return np.asarray(expit(np.log(share) - np.log1p(-share) + field))
+    return np.asarray(scipy_special.expit(np.log(share) - np.log1p(-share) + field))
 
 
 def _variances(share: float, field: Values) -> Values:
@@ -234,8 +228,6 @@ def pairings(x: Values, y: Values, *, seed: int = 0) -> float:
     >>> pairings(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0]))  # 8 of 24 pairings reach as far
     0.3333333333333333
     """
-    from scipy.stats import permutation_test
-
     count = len(x)
     if count > 9:
         tail = 2 * _pairings_beyond(x, y)
@@ -243,7 +235,7 @@ def pairings(x: Values, y: Values, *, seed: int = 0) -> float:
             return max(SMALLEST, tail)
     centred = y - y.mean()
     # Means and sizes stay as they are: the product of the centred is enough.
-    test = permutation_test(
+    test = scipy_stats.permutation_test(
         (x - x.mean(),), lambda values, axis=-1: np.moveaxis(values, axis, -1) @ centred, permutation_type="pairings",
         n_resamples=factorial(count) if count <= 9 else RESAMPLES, batch=at_a_time(count), vectorized=True,
         rng=np.random.default_rng(seed),
@@ -253,8 +245,6 @@ def pairings(x: Values, y: Values, *, seed: int = 0) -> float:
 
 def _pairings_beyond(x: Values, y: Values) -> float:
     """The share of all pairings whose correlation is at least as far from 0, on the observed side."""
-    from scipy.stats import beta
-
     count = len(x)
     first, second = ((column - column.mean()) / column.std() for column in (x, y))
     correlation = abs(float(first @ second)) / count
@@ -264,7 +254,7 @@ def _pairings_beyond(x: Values, y: Values) -> float:
     # A beta's kurtosis is below the normal's 3. Where the columns' tails are heavier, the normal is what is left.
     shape = 3 / (3 - min(kurtosis, 3 - 1e-6)) - 2.5
     reach = np.sqrt((2 * shape + 3) / (count - 1))
-    return float(beta.sf((1 + correlation / reach) / 2, shape + 1, shape + 1))
+    return float(scipy_stats.beta.sf((1 + correlation / reach) / 2, shape + 1, shape + 1))
 
 
 def _kurtosis(standardised: Values) -> float:

@@ -4,7 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attrib.lazy import Lazy
 from attrib.stats.permutation import Values
+
+scipy_stats, scipy_optimize = Lazy("scipy.stats"), Lazy("scipy.optimize")
 
 ANYTHING = (-np.inf, np.inf)
 
@@ -77,10 +80,8 @@ def difference_of(a: Values, b: Values, images: float) -> Spread:
 
 def _half_width(found: Spread, level: float) -> float:
     """Half the width of the interval that leaves out ``level``."""
-    from scipy.stats import norm, t
-
-    seeds = float(t.isf(level / 2, found.degrees)) ** 2 * found.seeds
-    return float(np.sqrt(seeds + float(norm.isf(level / 2)) ** 2 * found.images))
+    seeds = float(scipy_stats.t.isf(level / 2, found.degrees)) ** 2 * found.seeds
+    return float(np.sqrt(seeds + float(scipy_stats.norm.isf(level / 2)) ** 2 * found.images))
 
 
 def ends_of(found: Spread, within: tuple[float, float] = ANYTHING) -> tuple[float, float]:
@@ -90,8 +91,6 @@ def ends_of(found: Spread, within: tuple[float, float] = ANYTHING) -> tuple[floa
 
 def compared(found: Spread) -> Paired:
     """The difference with its ends and the level at which they would just reach 0."""
-    from scipy.optimize import brentq
-
     low, high = ends_of(found)
     lowest = 1e-12
     if low != low:
@@ -101,7 +100,7 @@ def compared(found: Spread) -> Paired:
     elif abs(found.value) >= _half_width(found, lowest):
         p = lowest
     else:
-        p = float(brentq(lambda level: _half_width(found, level) - abs(found.value), lowest, 1.0))
+        p = float(scipy_optimize.brentq(lambda level: _half_width(found, level) - abs(found.value), lowest, 1.0))
     return Paired(found.value, low, high, p)
 
 
