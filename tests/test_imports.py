@@ -66,6 +66,14 @@ def test_a_folder_imports_only_what_lies_below_it(folder: str, allowed: set[str]
         assert folder == "bench" or not tops & FORBIDDEN, path
 
 
+def test_the_queue_takes_nothing_of_the_figures_but_the_list_of_models() -> None:
+    files = {module_of(path): path for folder in ("figures", "quarter") for path in (ROOT / folder).glob("*.py")}
+    for module, path in files.items():
+        if module.startswith("quarter"):
+            taken = {name for name in needed(path, files.keys()) if name.startswith("figures")}
+            assert taken <= {"figures.models"}, path
+
+
 def test_attrib_has_no_import_circle() -> None:
     files = {module_of(path): path for path in (ROOT / "attrib").rglob("*.py")}
     TopologicalSorter({module: needed(path, files.keys()) for module, path in files.items()}).prepare()
