@@ -5,7 +5,7 @@ architecture, the map and the threshold. So an ASC says something about training
 """
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -25,9 +25,6 @@ IMAGES = 200
 SEEDS = 3
 """How many times the network is re-initialised."""
 
-Map = str | Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""A name of ``attrib.maps.MAPS``, or a function of model, image (N,C,H,W) and label (N,) that gives (N,H,W)."""
-
 
 class Floor(NamedTuple):
     """ASC on a network with random weights, as a fraction."""
@@ -44,7 +41,7 @@ def asc_floor(
     model: nn.Module,
     data: Dataset,
     *,
-    map: Map = "gradcam",
+    map: maps.Map = "gradcam",
     threshold: str = "mean",
     target: str = "label",
     layer: nn.Module | None = None,
@@ -78,7 +75,7 @@ def random_coverage(
     model: nn.Module,
     data: Dataset,
     *,
-    map: Map = "gradcam",
+    map: maps.Map = "gradcam",
     threshold: str = "mean",
     target: str = "label",
     layer: nn.Module | None = None,
@@ -90,7 +87,7 @@ def random_coverage(
     """Coverage of the first ``images`` images on a copy of the model with random weights, (N,) in [0,1] on the CPU.
 
     All layers are re-initialised, as :func:`attrib.cascade` does it to the end (Adebayo et al. 2018); the model stays
-    as it is. map: a name, or a function of model, image (N,C,H,W) and label (N,) that gives maps (N,H,W).
+    as it is. map: a name, a function or a class of Captum (:func:`attrib.maps.attribution`).
     threshold: a rule of :func:`attrib.span`. target: label, or prediction, which is the random network's own.
     layer: for maps that look at one. seed: of the weights and of SmoothGrad's noise.
     The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
@@ -120,7 +117,7 @@ def random_coverage(
 _known: WeakKeyDictionary[Dataset, dict[Hashable, Tensor]] = WeakKeyDictionary()
 
 
-def _check(map: Map, target: str, layer: nn.Module | None, images: int) -> None:
+def _check(map: maps.Map, target: str, layer: nn.Module | None, images: int) -> None:
     if images < 1:
         raise InputError(f"images: expected at least 1, got {images}")
     if target not in ("label", "prediction"):
@@ -131,10 +128,8 @@ def _check(map: Map, target: str, layer: nn.Module | None, images: int) -> None:
         raise InputError(f"layer: expected one only with the maps {', '.join(maps.LAYER_MAPS)}, got map {map!r}")
 
 
-def _maps(random: Randomised, batch: Batch, map: Map, target: str, seed: int, precision: Precision) -> Tensor:
+def _maps(random: Randomised, batch: Batch, map: maps.Map, target: str, seed: int, precision: Precision) -> Tensor:
     label = batch.label if target == "label" else inference.logits(random.model, batch.image).argmax(1)
-    if callable(map):
-        return map(random.model, batch.image, label)
     return maps.attribution(
         map, random.model, batch.image, label, layer=random.layer, seed=seed, index=batch.index, precision=precision
     ).map
