@@ -7,6 +7,8 @@ never import torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attrib.analyses import ANALYSES
+
 if TYPE_CHECKING:
     from attrib.analyses.check import Checks
     from attrib.analyses.contrib import Contributions
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from attrib.models.layers import locate
     from attrib.models.outside import Normalized
     from attrib.models.specs import Model, model
+    from attrib.pages.compute import Report, report
     from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
@@ -64,17 +67,8 @@ __version__ = "0.1.0"
 _HOME = {
     name: module
     for module, names in {
-        "analyses.check": "Checks",
-        "analyses.contrib": "Contributions",
-        "analyses.evolve": "Evolution",
-        "analyses.fc": "LastLayer",
-        "analyses.maps": "Maps",
         "analyses.options": "Attack",
-        "analyses.relate": "Relation",
         "analyses.result": "Result",
-        "analyses.robust": "Robustness",
-        "analyses.sets": "Sets",
-        "analyses.span": "Span",
         "attack": "cw fgsm pgd",
         "consistency": "alp_loss logit_pairs",
         "data": "Batch dataset",
@@ -94,6 +88,7 @@ _HOME = {
         "models.layers": "locate",
         "models.outside": "Normalized",
         "models.specs": "Model model",
+        "pages.compute": "Report report",
         "randomisation": "cascade edges noise_images spearman ssim",
         "relate": "across_models relation",
         "spans": "coverage coverage_curve curve_area inside iou object_covered pointing span",
@@ -101,19 +96,20 @@ _HOME = {
         "stats.association": "mean_difference partial_rank_correlation rank_correlation",
     }.items()
     for name in names.split()
-}
+} | {entry.kind: f"analyses.{name}" for name, entry in ANALYSES.items()}
 """The public names, and the modules that they are in."""
 
 __all__ = [
     "Attack", "Batch", "Checkpoint", "Checks", "Classifier", "Contributions", "Evolution", "InputError",
-    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Result", "Robustness", "Sets", "Span", "across_models",
-    "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage", "coverage_curve",
-    "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions", "gini", "gradcam",
-    "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside", "integrated_gradients",
-    "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved", "noise_images",
-    "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio", "pgd", "pointing",
-    "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance", "save",
-    "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim", "valid_values",
+    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Report", "Result", "Robustness", "Sets", "Span",
+    "across_models", "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage",
+    "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions",
+    "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside",
+    "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved",
+    "noise_images", "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio",
+    "pgd", "pointing", "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance",
+    "report", "save", "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim",
+    "valid_values",
 ]  # fmt: skip
 
 

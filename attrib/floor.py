@@ -5,19 +5,20 @@ architecture, the map and the threshold. So an ASC says something about training
 """
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from attrib import inference, maps, spans
+from attrib import inference, map_table, maps, spans
 from attrib.data import Batch, Dataset
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.inference import Precision
+from attrib.maps import Map
 from attrib.randomisation import Randomised, cascade
 
 IMAGES = 200
@@ -41,7 +42,7 @@ def asc_floor(
     model: nn.Module,
     data: Dataset,
     *,
-    map: maps.Map = "gradcam",
+    map: Map = "gradcam",
     threshold: str = "mean",
     target: str = "label",
     layer: nn.Module | None = None,
@@ -49,6 +50,7 @@ def asc_floor(
     seed: int = 0,
     precision: Precision = "fp32",
     batch_size: int = 250,
+    map_options: Mapping[str, Any] = map_table.NONE,
 ) -> Floor:
     """The floor of the model's ASC: the mean and the range of :func:`random_coverage` over three re-initialisations.
 
@@ -64,7 +66,7 @@ def asc_floor(
     ascs = [
         random_coverage(
             model, data, map=map, threshold=threshold, target=target, layer=layer, images=images, seed=number,
-            precision=precision, batch_size=batch_size,
+            precision=precision, batch_size=batch_size, map_options=map_options,
         ).double().mean().item()
         for number in range(seed, seed + SEEDS)
     ]  # fmt: skip
@@ -75,7 +77,7 @@ def random_coverage(
     model: nn.Module,
     data: Dataset,
     *,
-    map: maps.Map = "gradcam",
+    map: Map = "gradcam",
     threshold: str = "mean",
     target: str = "label",
     layer: nn.Module | None = None,
@@ -83,31 +85,35 @@ def random_coverage(
     seed: int = 0,
     precision: Precision = "fp32",
     batch_size: int = 250,
+    map_options: Mapping[str, Any] = map_table.NONE,
 ) -> Tensor:
     """Coverage of the first ``images`` images on a copy of the model with random weights, (N,) in [0,1] on the CPU.
 
     All layers are re-initialised, as :func:`attrib.cascade` does it to the end (Adebayo et al. 2018); the model stays
-    as it is. map: a name, a function or a class of Captum (:func:`attrib.maps.attribution`).
+    as it is. map: a name, or a function of model, image (N,C,H,W) and label (N,) that gives maps (N,H,W).
     threshold: a rule of :func:`attrib.span`. target: label, or prediction, which is the random network's own.
-    layer: for maps that look at one. seed: of the weights and of SmoothGrad's noise.
+    layer: for maps that look at one. seed: of the weights and of SmoothGrad's noise. map_options: of the map, as
+    ``{"samples": 8}`` (:data:`attrib.map_table.MAPS`).
     The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
     several models of one structure cost as much as one.
 
     Raises InputError for images < 1, another target, threshold or map, a layer with a map that looks at none, and a
     model without parameters or that cannot be copied.
     """
-    _check(map, target, layer, images)
+    _check(map, target, layer, images, map_options)
     spans.parse_threshold(threshold)
     order = torch.arange(min(images, len(data)))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     (first,) = data.batches(1, order=order[:1], device=device)
     (random,) = cascade(model, first.image, layer=layer, stages=1, seed=seed)
-    key = (*_structure(random), map, threshold, target, len(order), seed, precision)
+    key = (*_structure(random), map, threshold, target, len(order), seed, precision, *map_options.items())
     known = _known.setdefault(data, {})
     if key not in known:
         with keep_prepared(random.model):
             parts = [
-                spans.coverage(spans.span(_maps(random, batch, map, target, seed, precision), threshold=threshold))
+                spans.coverage(
+                    spans.span(_maps(random, batch, map, target, seed, precision, map_options), threshold=threshold)
+                )
                 for batch in data.batches(batch_size, order=order, device=device)
             ]
         known[key] = torch.cat(parts).cpu()
@@ -117,22 +123,22 @@ def random_coverage(
 _known: WeakKeyDictionary[Dataset, dict[Hashable, Tensor]] = WeakKeyDictionary()
 
 
-def _check(map: maps.Map, target: str, layer: nn.Module | None, images: int) -> None:
+def _check(map: Map, target: str, layer: nn.Module | None, images: int, options: Mapping[str, Any]) -> None:
     if images < 1:
         raise InputError(f"images: expected at least 1, got {images}")
     if target not in ("label", "prediction"):
         raise InputError(f"target: expected label or prediction, got {target!r}")
-    if not callable(map) and map not in maps.MAPS:
-        raise InputError(f"map: expected a function or one of {', '.join(maps.MAPS)}, got {map!r}")
-    if layer is not None and map not in maps.LAYER_MAPS:
-        raise InputError(f"layer: expected one only with the maps {', '.join(maps.LAYER_MAPS)}, got map {map!r}")
+    map_table.check_map(map, layer=layer, options=options)
 
 
-def _maps(random: Randomised, batch: Batch, map: maps.Map, target: str, seed: int, precision: Precision) -> Tensor:
+def _maps(
+    random: Randomised, batch: Batch, map: Map, target: str, seed: int, precision: Precision, options: Mapping[str, Any]
+) -> Tensor:
     label = batch.label if target == "label" else inference.logits(random.model, batch.image).argmax(1)
     return maps.attribution(
-        map, random.model, batch.image, label, layer=random.layer, seed=seed, index=batch.index, precision=precision
-    ).map
+        map, random.model, batch.image, label, layer=random.layer, seed=seed, index=batch.index, precision=precision,
+        options=options,
+    ).map  # fmt: skip
 
 
 def _structure(random: Randomised) -> tuple[Hashable, ...]:

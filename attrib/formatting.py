@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from attrib import map_table
+
 Shown = Callable[[float], str]
 """How a table writes one of its numbers."""
 
@@ -35,6 +37,16 @@ def count(images: float) -> str:
 def data_words(summary: Mapping[str, Any]) -> str:
     """The data, and its split where it is split; the split ``all`` means that there is none."""
     return str(summary["data"]) if summary["split"] == "all" else f"{summary['data']} {summary['split']}"
+
+
+def map_words(summary: Mapping[str, Any]) -> str:
+    """The map, and the options of it that are set."""
+    given = [
+        f"{name.replace('_', ' ')} {value:g}"
+        for name in map_table.OPTIONS
+        if (value := summary["options"].get(name)) is not None
+    ]
+    return f"{summary['map']} ({', '.join(given)})" if given else str(summary["map"])
 
 
 def images_words(summary: Mapping[str, Any], images: int) -> str:

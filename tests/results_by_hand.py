@@ -1,9 +1,9 @@
-"""A small folder of results as ``attrib report`` leaves it, made without a model: 24 images and their smooth maps."""
+"""A small report made without a model: 24 images and their smooth maps, and the numbers of two models."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,54 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from attrib.report_images import coded
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import Files, Findings
+from attrib.analyses.result import Result
+from attrib.analyses.table import Table
+from attrib.pages.images import coded
+from attrib.pages.render import Part, render
 
 IMAGES, SIZE, CLASSES = 24, 16, ("nought", "one", "two")
 
 
-def write_results(place: Path, *, names: Sequence[str] = ("plain", "robust")) -> NDArray[np.float32]:
-    """Write the folder; returns the maps (M,2,N,H,W) that it holds at 8 bits, clean and attacked."""
+@dataclass(frozen=True, kw_only=True)
+class InSummary(Analysis):
+    """An analysis whose table is in its summary."""
+
+    def summarise(self, files: Files) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def figures(self, result: Result) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def tables(self, result: Result) -> list[Table]:
+        return [Table(**result.summary["table"])]
+
+
+class ByHand(NamedTuple):
+    """What a page is made of."""
+
+    about: dict[str, Any]
+    parts: dict[str, Part]
+
+    def page(self) -> str:
+        """The page as HTML."""
+        return render(self.about, self.parts)
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """The rows of ``span`` or ``sets``."""
+        return self.parts[name].result.rows
+
+    def images(self) -> dict[str, NDArray[Any]]:
+        """The images to browse, and their maps at 8 bits (M,2,N,H,W)."""
+        return self.parts["images"].result.arrays[""]
+
+
+def by_hand(place: Path, *, names: Sequence[str] = ("plain", "robust")) -> ByHand:
+    """The report; place: a folder for its one figure."""
     generator = np.random.default_rng(0)
     maps = np.stack(
         [
@@ -33,15 +74,27 @@ def write_results(place: Path, *, names: Sequence[str] = ("plain", "robust")) ->
     prediction = generator.integers(0, len(CLASSES), (len(names), 2, IMAGES))
     prediction[:, :, ::2] = label[::2]
     pixels = generator.integers(0, 256, (1 + len(names), IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
-    for part in ("images", "span", "robust", "sets"):
-        (place / part).mkdir(parents=True)
-    np.savez(
-        place / "images" / "images.npz", index=np.arange(IMAGES), label=label, image=pixels[0], adversarial=pixels[1:],
-        prediction=prediction, **coded(maps)._asdict(),
-    )  # fmt: skip
-    _write_tables(place, names, maps, label, prediction)
-    _write_summaries(place, names, maps)
-    return maps
+    images = {
+        "index": np.arange(IMAGES), "label": label, "image": pixels[0], "adversarial": pixels[1:],
+        "prediction": prediction, **coded(maps)._asdict(),
+    }  # fmt: skip
+    spans, sets = _rows(names, maps, label, prediction)
+    span, robust = _summaries(names, coverage_of(maps)[:, 0].mean(1))
+    table = {
+        "title": "Coverage", "caption": f"{IMAGES} images",
+        "rows": [{"model": name, "ASC %": "31.25", "note": "as text"} for name in names],
+    }  # fmt: skip
+    parts = {}
+    for name, summary, frame, arrays in (
+        ("images", {}, None, {"": images}), ("span", span, spans, {}), ("robust", robust, None, {}),
+        ("sets", {}, sets, {}),
+    ):  # fmt: skip
+        summary |= {"table": table, "warnings": [f"{names[0]}: a doubt about {name}"]}
+        result = Result(InSummary(), summary, {} if frame is None else {"": frame}, arrays)
+        parts[name] = Part(result, place / name, "attrib span", "2024-01-02 03:04 +0000", 3.2, IMAGES, 0)
+    (place / "span").mkdir()
+    Image.new("RGB", (40, 20), "white").save(place / "span" / "span.png")
+    return ByHand(_about(names), parts)
 
 
 def coverage_of(maps: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -51,9 +104,9 @@ def coverage_of(maps: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.array(found).reshape(maps.shape[:-2])
 
 
-def _write_tables(
-    place: Path, names: Sequence[str], maps: NDArray[np.float32], label: NDArray[Any], prediction: NDArray[Any]
-) -> None:
+def _rows(
+    names: Sequence[str], maps: NDArray[np.float32], label: NDArray[Any], prediction: NDArray[Any]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of ``span`` and ``sets`` for every image."""
     spans, sets = [], []
     coverage = coverage_of(maps)
@@ -62,16 +115,14 @@ def _write_tables(
             spans.append(
                 pd.DataFrame({"model": name, "images": kind, "index": range(IMAGES), "coverage": coverage[m, k]})
             )
-        right = prediction[m] == label
-        kinds = np.where(right.all(0), "consistent", np.where(right[0], "inconsistent", "clean-wrong"))
-        sets.append(pd.DataFrame({"model": name, "index": range(IMAGES), "label": label, "set": kinds}))
-    pd.concat(spans).to_csv(place / "span" / "span.csv", index=False)
-    pd.concat(sets).to_csv(place / "sets" / "sets.csv", index=False)
+        correct = prediction[m] == label
+        kinds = np.where(correct.all(0), "consistent", np.where(correct[0], "inconsistent", "clean-wrong"))
+        sets.append(pd.DataFrame({"model": name, "seed": 0, "index": range(IMAGES), "label": label, "set": kinds}))
+    return pd.concat(spans), pd.concat(sets)
 
 
-def _write_summaries(place: Path, names: Sequence[str], maps: NDArray[np.float32]) -> None:
-    """What the commands say of the models, what ``report`` says of the commands, and one figure."""
-    asc = coverage_of(maps)[:, 0].mean(1)
+def _summaries(names: Sequence[str], asc: NDArray[np.float64]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``span`` and ``robust`` say of the models."""
     span = {
         "models": [
             {"name": name, "n": IMAGES, "accuracy": 0.75, "asc": value, "asc_ci": [value - 0.02, value + 0.02],
@@ -97,23 +148,17 @@ def _write_summaries(place: Path, names: Sequence[str], maps: NDArray[np.float32
             for name in names[1:]
         ],
     }  # fmt: skip
-    made = {"command": "attrib span", "date": "2024-01-02 03:04 +0000", "seconds": 3.2, "n": IMAGES, "seed": 0}
-    table = {
-        "title": "Coverage", "caption": f"{IMAGES} images", "columns": ["model", "ASC %", "note"],
-        "rows": [[name, "31.25", "as text"] for name in names],
-    }  # fmt: skip
-    for part, summary in {"span": span, "robust": robust, "sets": {}}.items():
-        (place / part / f"{part}.json").write_text(json.dumps(summary))
-        said = {"tables": [table], "warnings": [f"{names[0]}: a doubt about {part}"]}
-        (place / part / "made.json").write_text(json.dumps(made | said))
-    Image.new("RGB", (40, 20), "white").save(place / "span" / "span.png")
+    return span, robust
+
+
+def _about(names: Sequence[str]) -> dict[str, Any]:
+    """What report.json says."""
     card = {"path": "runs/plain/model.pt", "fingerprint": "0123456789ab", "configuration": {"lr": 0.1, "mixed": False},
             "versions": {"torch": "2"}}  # fmt: skip
-    about = {
+    return {
         "date": "2024-01-02 03:04 +0000", "command": "attrib report --ckpt a.pt", "data": "glyphs", "split": "test",
         "n": IMAGES, "data_fingerprint": "ba9876543210", "classes": CLASSES, "map": "gradcam", "threshold": "mean",
         "target": "label", "attack": {"name": "pgd", "eps": 0.3, "step_size": 0.01, "steps": 40},
         "versions": {"torch": "2"},
         "models": [{"name": name, "cards": [card]} for name in names], "missing": {"check": "no layer was found"},
     }  # fmt: skip
-    (place / "report.json").write_text(json.dumps(about))

@@ -15,6 +15,7 @@ import attrib
 from attrib.analyses.base import Analysis
 from attrib.analyses.options import Attack
 from attrib.analyses.result import Result
+from attrib.analyses.run import execute
 from attrib.analyses.sets import Sets
 from attrib.analyses.span import Span
 from attrib.data import Dataset
@@ -135,6 +136,27 @@ def test_a_stopped_analysis_continues_and_gives_the_same(
     pd.testing.assert_frame_equal(result.rows, expected.rows)
     assert to_json(result.summary) == to_json(expected.summary)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_saved_result_is_used_again_where_nothing_has_changed(
+    data: Dataset, files: list[Path], tmp_path: Path
+) -> None:
+    def written(analysis: Analysis, images: Dataset = data) -> list[Path]:
+        result, paths = execute(analysis, files[0], images, out=tmp_path, batch_size=None, device="cpu", reuse=True)
+        assert result.table["n"].tolist() == [len(images)]
+        assert result.table.equals(Result.load(tmp_path).table)
+        return paths
+
+    span = Span(map="gradient", floor=0)
+    assert written(span)
+    assert not written(span)
+    assert written(span, data.first(12))
+    assert written(Span(map="gradient", floor=0, threshold="otsu"), data.first(12))
+    (tmp_path / "span.json").write_text("{")
+    assert written(span)
+    # The code behind a name may have changed.
+    for _ in range(2):
+        assert written(Span(map=attrib.gradient, floor=0))
 
 
 @pytest.mark.parametrize("change", ["data", "weights", "settings"])

@@ -1,7 +1,5 @@
 """The report in a real browser: what is seen and clicked, against pandas and the library."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from results_by_hand import IMAGES, SIZE, write_results
+from numpy.typing import NDArray
+from results_by_hand import IMAGES, SIZE, ByHand, by_hand
 
 import attrib
-from attrib.report import render
-from attrib.report_images import Coded, decoded
+from attrib.pages.images import Coded, decoded
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -24,24 +22,25 @@ NAMES = ("plain", "</script><b>robust")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results, and report.html of them."""
-    folder = tmp_path_factory.mktemp("browser")
-    write_results(folder, names=NAMES)
-    (folder / "report.html").write_text(render(folder))
-    return folder
+def results(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    return by_hand(tmp_path_factory.mktemp("browser"), names=NAMES)
 
 
 @pytest.fixture
-def page(browser: "Chrome", place: Path) -> "Iterator[Chrome]":
+def page(browser: "Chrome", results: ByHand, tmp_path: Path) -> "Iterator[Chrome]":
     """The report, freshly opened; the console must stay silent."""
     browser.get_log("browser")
-    browser.get((place / "report.html").as_uri())
-    wait(browser, "return document.querySelectorAll('#grid li').length > 0")
+    opened(browser, results, tmp_path)
     yield browser
     emulated(browser, "setEmulatedMedia", {"features": []})
     emulated(browser, "clearDeviceMetricsOverride", {})
     assert browser.get_log("browser") == []
+
+
+def opened(browser: "Chrome", results: ByHand, place: Path) -> None:
+    (place / "report.html").write_text(results.page())
+    browser.get((place / "report.html").as_uri())
+    wait(browser, "return document.querySelectorAll('#grid li').length > 0")
 
 
 def wait(browser: "Chrome", script: str) -> None:
@@ -89,19 +88,24 @@ def focused(page: "Chrome") -> "WebElement":
     return page.switch_to.active_element
 
 
+def browsed_maps(results: ByHand, *, model: int, kind: int = 0) -> NDArray[np.float32]:
+    """The embedded maps (N,H,W)."""
+    images = results.images()
+    maps: NDArray[np.float32] = decoded(Coded(images["code"], images["low"], images["high"]))[model, kind]
+    return maps
+
+
 def coverage_in_library(
-    place: Path, rule: str, *, model: int, kind: int = 0
+    results: ByHand, rule: str, *, model: int, kind: int = 0
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Coverage of the embedded maps as attrib has it."""
-    with np.load(place / "images" / "images.npz") as arrays:
-        maps = decoded(Coded(arrays["code"], arrays["low"], arrays["high"]))[model, kind]
-    return attrib.coverage(attrib.span(torch.from_numpy(maps), threshold=rule)).double().numpy()
+    maps = torch.from_numpy(browsed_maps(results, model=model, kind=kind))
+    return attrib.coverage(attrib.span(maps, threshold=rule)).double().numpy()
 
 
-def alike(place: Path, rule: str, *, model: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def alike(results: ByHand, rule: str, *, model: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """The share of each map's pixels that have the least value of its span."""
-    with np.load(place / "images" / "images.npz") as arrays:
-        maps = decoded(Coded(arrays["code"], arrays["low"], arrays["high"]))[model, 0]
+    maps = browsed_maps(results, model=model)
     spans = attrib.span(torch.from_numpy(maps), threshold=rule).numpy()
     least = np.where(spans, maps, np.inf).min((1, 2), keepdims=True)
     return np.asarray((maps == least).mean((1, 2)))
@@ -121,8 +125,8 @@ def test_names_are_shown_and_not_run(page: "Chrome") -> None:
         ("right on the clean image", ["consistent", "inconsistent"]),
     ],
 )
-def test_filters_by_set_keep_what_pandas_counts(page: "Chrome", place: Path, choice: str, kept: list[str]) -> None:
-    sets = pd.read_csv(place / "sets" / "sets.csv").pivot(index="index", columns="model", values="set")
+def test_filters_by_set_keep_what_pandas_counts(page: "Chrome", results: ByHand, choice: str, kept: list[str]) -> None:
+    sets = results.rows("sets").pivot(index="index", columns="model", values="set")
     choose(page, "#set-filters label:nth-of-type(2) select", choice)
     wanted = sets.index[sets[NAMES[1]].isin(kept)]
     assert shown(page) == wanted.tolist()
@@ -132,17 +136,17 @@ def test_filters_by_set_keep_what_pandas_counts(page: "Chrome", place: Path, cho
     assert page.find_element("id", "count").text.startswith(f"{len(both)} of {IMAGES} images")
 
 
-def test_filter_by_class_keeps_what_pandas_counts(page: "Chrome", place: Path) -> None:
-    labels = pd.read_csv(place / "sets" / "sets.csv").query("model == 'plain'").set_index("index")["label"]
+def test_filter_by_class_keeps_what_pandas_counts(page: "Chrome", results: ByHand) -> None:
+    labels = results.rows("sets").query("model == 'plain'").set_index("index")["label"]
     choose(page, "#class-filter", "one")
     assert shown(page) == labels.index[labels == 1].tolist()
 
 
 @pytest.mark.parametrize("model", [0, 1])
-def test_sorting_by_coverage_is_the_order_of_pandas(page: "Chrome", place: Path, model: int) -> None:
+def test_sorting_by_coverage_is_the_order_of_pandas(page: "Chrome", results: ByHand, model: int) -> None:
     choose(page, "#model", NAMES[model])
     assert shown(page) == list(range(IMAGES))
-    table = pd.read_csv(place / "span" / "span.csv").query("images == 'clean'")
+    table = results.rows("span").query("images == 'clean'")
     exact = table[table["model"] == NAMES[model]].set_index("index")["coverage"]
     found = covered(page)
     assert (found - exact).abs().max() <= 2 / SIZE**2
@@ -154,16 +158,16 @@ def test_sorting_by_coverage_is_the_order_of_pandas(page: "Chrome", place: Path,
 
 
 @pytest.mark.parametrize("rule", ["mean", "max:0.0", "max:0.3", "max:0.75", "otsu", "mass:0.2", "mass:0.9"])
-def test_thresholds_are_those_of_the_library(page: "Chrome", place: Path, rule: str) -> None:
+def test_thresholds_are_those_of_the_library(page: "Chrome", results: ByHand, rule: str) -> None:
     choose(page, "#model", NAMES[0])
     name, _, parameter = rule.partition(":")
     choose(page, "#rule", {"max": "max:t", "mass": "mass:q"}.get(name, name))
     if parameter:
         slide(page, float(parameter))
         assert page.find_element("id", "level-value").text == f"{float(parameter):.2f}"
-    found, exact = covered(page), coverage_in_library(place, rule, model=0)
+    found, exact = covered(page), coverage_in_library(results, rule, model=0)
     # The library takes the first of the pixels that tie with mass's last, the page all of them.
-    ties = alike(place, rule, model=0) if name == "mass" else np.zeros(IMAGES)
+    ties = alike(results, rule, model=0) if name == "mass" else np.zeros(IMAGES)
     assert np.all(found - exact >= -1 / SIZE**2)
     assert np.all(found - exact <= ties + 1 / SIZE**2)
     assert found[3] == 0  # a constant map
@@ -172,20 +176,15 @@ def test_thresholds_are_those_of_the_library(page: "Chrome", place: Path, rule: 
 
 @pytest.mark.parametrize(("rule", "choice", "level"), [("otsu", "otsu", None), ("mass:0.5", "mass", "0.5")])
 def test_the_page_starts_at_the_rule_of_the_tables(
-    browser: "Chrome", place: Path, tmp_path: Path, rule: str, choice: str, level: str | None
+    browser: "Chrome", results: ByHand, tmp_path: Path, rule: str, choice: str, level: str | None
 ) -> None:
-    shutil.copytree(place, tmp_path / "copy")
-    about = json.loads((tmp_path / "copy" / "report.json").read_text()) | {"threshold": rule}
-    (tmp_path / "copy" / "report.json").write_text(json.dumps(about))
-    (tmp_path / "report.html").write_text(render(tmp_path / "copy"))
-    browser.get((tmp_path / "report.html").as_uri())
-    wait(browser, "return document.querySelectorAll('#grid li').length > 0")
+    opened(browser, results._replace(about=results.about | {"threshold": rule}), tmp_path)
     assert browser.find_element("id", "rule").get_attribute("value") == choice
     if level:
         assert browser.find_element("id", "level").get_attribute("value") == level
 
 
-def test_an_image_opens_with_every_models_maps_and_escape_closes_it(page: "Chrome", place: Path) -> None:
+def test_an_image_opens_with_every_models_maps_and_escape_closes_it(page: "Chrome", results: ByHand) -> None:
     from selenium.webdriver.common.keys import Keys
 
     detail = page.find_element("id", "detail")
@@ -199,7 +198,7 @@ def test_an_image_opens_with_every_models_maps_and_escape_closes_it(page: "Chrom
         assert len(model.find_elements("css selector", "canvas")) == 4
         for k, covers in enumerate(model.find_elements("css selector", ".covers")):
             found = float(covers.get_attribute("data-coverage") or "nan")
-            assert abs(found - coverage_in_library(place, "mean", model=m, kind=k)[5]) <= 1 / SIZE**2
+            assert abs(found - coverage_in_library(results, "mean", model=m, kind=k)[5]) <= 1 / SIZE**2
     focused(page).send_keys(Keys.ARROW_RIGHT)
     assert page.find_element("id", "detail-title").text.startswith("Image 6: ")
     choose(page, "#scale", "each map its own")

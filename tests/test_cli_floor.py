@@ -46,7 +46,7 @@ def test_no_floor_is_left_out(run: Any, models: Path) -> None:
     assert summary["floor"] is None
     assert not KEYS & summary["models"][0].keys()
     assert "floor" not in run(*given).out
-    assert "--floor: expected a number of images" in run(*given[:-1], -1).refused()
+    assert "--floor: expected at least 0" in run(*given[:-1], -1).refused()
 
 
 def test_what_has_no_floor_has_null(run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
+"""Accuracy under attack: the analysis through Python, then what only the command has."""
+
 import json
 import sys
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,273 +11,216 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import attrib
 from attrib import accuracy as library
-from attrib.cli.robust import _training_images
-from attrib.cli.robust_summary import rights_of
-from attrib.cli.subjects import Subject
+from attrib import stats
+from attrib.analyses import robust
+from attrib.analyses.measured import Files
+from attrib.analyses.result import Result
+from attrib.analyses.robust import Robustness
+from attrib.analyses.training_images import training_images
+from attrib.data import Dataset, glyphs
+from attrib.errors import Stopped
 from attrib.models.checkpoint import Checkpoint
+from attrib.models.specs import Model
 from train.config import Config
 from train.loop import _split
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def run(run: Any) -> Any:
-    return partial(run, "robust")
+ATTACKS = ["clean", "fgsm", "pgd-4", "pgd-8", "cw-4", "cw-8", "worst"]
+USUAL = Robustness(eps=0.02, step_size=0.005, steps=(4, 8), precision="fp32")
 
 
 class Small(nn.Module):
-    """Fast, and after a fit to glyphs better than chance."""
+    """Fast, and after a fit to faint patterns better than chance."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.body = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 10))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.body(x)
+        logits: Tensor = self.scale * self.body(x)
         return logits
 
 
-def easy() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+class Detached(Small):
+    """No gradient reaches the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+@pytest.fixture(scope="module")
+def easy() -> Dataset:
     """200 images of faint patterns, one per class, in noise: a linear model knows them, a small attack breaks some."""
     generator = np.random.default_rng(0)
     patterns = generator.choice([-1, 1], (10, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
     labels = np.arange(200) % 10
     strength = generator.uniform(2, 12, (200, 1, 1, 1))
     images = 128 + strength * patterns[labels] + generator.normal(0, 20, (200, 32, 32, 3))
-    return images.clip(0, 255).astype(np.uint8), labels
+    pixels = torch.from_numpy(images.clip(0, 255).astype(np.uint8)).permute(0, 3, 1, 2)
+    return Dataset("easy", "all", tuple("abcdefghij"), pixels, torch.from_numpy(labels))
 
 
-OWN = """
-import torch
-from tests.test_cli_robust import Small
-
-def fitted(scale=1.0):
-    model = Small()
-    model.load_state_dict(torch.load("{weights}"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(scale)
-    return model
-
-def saturated():
-    return fitted(1e6)
-
-class Detached(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = fitted()
-
-    def forward(self, x):
-        return self.inner(x).detach()
-
-def untrained():
-    torch.manual_seed(0)
-    return Small()
-
-def three():
-    return torch.nn.Sequential(torch.nn.AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(3, 3))
-"""
+def first(data: Dataset, count: int) -> Dataset:
+    assert isinstance(data.images, Tensor)
+    return replace(data, images=data.images[:count], labels=data.labels[:count])
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose module yours.py makes models, to be the current one."""
-    place = tmp_path_factory.mktemp("own")
+def weights(easy: Dataset) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Small()
-    images, labels = easy()
-    np.savez(place / "easy.npz", images=images, labels=labels)
-    pixels, label = torch.from_numpy(images).permute(0, 3, 1, 2) / 255, torch.from_numpy(labels)
+    (batch,) = easy.batches(200)
     descent = torch.optim.Adam(model.parameters(), lr=0.05)
     for _ in range(100):
         descent.zero_grad()
-        nn.functional.cross_entropy(model(pixels), label).backward()
+        nn.functional.cross_entropy(model(batch.image), batch.label).backward()
         descent.step()
-    torch.save(model.state_dict(), place / "weights.pt")
-    (place / "yours.py").write_text(OWN.format(weights=place / "weights.pt"))
-    return place
+    return model.state_dict()
 
 
-@pytest.fixture(autouse=True)
-def here(own: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(own)
-    monkeypatch.syspath_prepend(str(ROOT))
-    return own
+@pytest.fixture
+def made(weights: dict[str, Tensor]) -> Callable[..., Small]:
+    """A fitted model of some class."""
+
+    def make(kind: type[Small] = Small, *arguments: float) -> Small:
+        with torch.random.fork_rng():
+            model = kind(*arguments)
+        model.load_state_dict(weights)
+        return model
+
+    return make
 
 
-FITTED = (
-    "--model",
-    "yours:fitted",
-    "--data",
-    "npz:easy.npz",
-    "--eps",
-    "0.02",
-    "--step-size",
-    "0.005",
-    "--steps",
-    "4,8",
-)
-BOTH = (*FITTED, "--model", "again=yours:fitted")
+def same(result: Result, other: Result) -> bool:
+    """Whether two results hold the same numbers."""
+    return result.rows.equals(other.rows) and result.summary == other.summary
 
 
-def accuracies(done: Any) -> list[dict[str, float]]:
-    return [entry["accuracies"] for entry in json.loads(done.out)["models"]]
-
-
-def test_json_is_one_object_with_the_keys_of_the_design(run: Any, tmp_path: Path) -> None:
-    done = run(*BOTH, "--limit", 120, "--json", "--out", tmp_path)
-    assert done.status == 0, done.err
-    summary = json.loads(done.out)
-    assert summary.keys() >= {"data", "split", "eps", "step_size", "steps", "models", "pairs"}
-    assert (summary["data"], summary["split"], summary["eps"], summary["steps"]) == (
-        "npz:easy.npz",
-        "all",
-        0.02,
-        [4, 8],
-    )
-    names = ["clean", "fgsm", "pgd-4", "pgd-8", "cw-4", "cw-8", "worst"]
-    for entry in summary["models"]:
-        assert entry.keys() >= {"name", "checkpoint", "n", "accuracies", "intervals"}
-        assert list(entry["accuracies"]) == list(entry["intervals"]) == names
-        assert entry["n"] == 120
-        for name, (low, high) in entry["intervals"].items():
-            assert 0 <= low <= entry["accuracies"][name] <= high <= 1
-    found = summary["models"][0]["accuracies"]
-    assert found["clean"] > 0.8 > found["pgd-8"] > 0.1
-    assert [pair["attack"] for pair in summary["pairs"]] == names
-    assert {(pair["a"], pair["b"]) for pair in summary["pairs"]} == {("fitted", "again")}
-    assert {(pair["difference"], pair["p"]) for pair in summary["pairs"]} == {(0.0, 1.0)}  # it is the same model
-    assert json.loads((tmp_path / "robust.json").read_text()) == summary
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "robust.csv", "robust.json", "robust.pdf", "robust.png", "robust.tex",
-    ]  # fmt: skip
-
-
-def test_csv_holds_what_the_library_says(run: Any, here: Path, tmp_path: Path) -> None:
-    done = run(*FITTED, "--limit", 50, "--out", tmp_path, "--batch-size", 20, "--precision", "fp32")
-    assert done.status == 0
-    table = pd.read_csv(tmp_path / "robust.csv")
-    assert list(table) == [
+def test_rows_and_summary_are_what_the_library_and_the_statistics_give(
+    made: Callable[..., Small], easy: Dataset
+) -> None:
+    with torch.random.fork_rng():
+        models = {"fitted": made(), "new": Small()}
+    result = USUAL.run(models, first(easy, 50), batch_size=20)
+    assert list(result.rows) == [
         "model", "seed", "split", "index", "label", "attack", "eps", "prediction", "correct", "margin", "via",
         "gradient",
     ]  # fmt: skip
-    model = Small()
-    model.load_state_dict(torch.load(here / "weights.pt"))
-    (batch,) = attrib.dataset("npz:easy.npz", limit=50).batches(50)
-    row = library.attacked(
-        model, batch.image, batch.label, eps=0.02, step_size=0.005, steps=(4, 8), index=batch.index
-    ) | {"clean": library.evaluate(model, batch.image, batch.label)}  # fmt: skip
-    assert set(table["attack"]) == set(row)
-    for name, outcome in row.items():
-        mine = table[table["attack"] == name]
-        assert mine["index"].tolist() == list(range(50))
-        assert mine["label"].tolist() == batch.label.tolist()
-        assert mine["prediction"].tolist() == outcome.prediction.tolist()
-        assert mine["correct"].tolist() == (outcome.prediction == batch.label).tolist()
-        assert mine["margin"].tolist() == pytest.approx((-outcome.margin).tolist(), abs=1e-4)
-        assert f"{100 * mine['correct'].mean():.2f}" in done.out
-    latex = (tmp_path / "robust.tex").read_text()
-    assert r"Data set & Method & Clean & FGSM & PGD4 & PGD8 & CW4 & CW8 & Worst \\" in latex
-    assert r"\toprule" in latex
+    (batch,) = first(easy, 50).batches(50)
+    correct: dict[str, dict[str, Any]] = {}
+    for name, model in models.items():
+        expected = library.attacked(
+            model, batch.image, batch.label, eps=0.02, step_size=0.005, steps=(4, 8), index=batch.index
+        ) | {"clean": library.evaluate(model, batch.image, batch.label)}  # fmt: skip
+        own = result.rows[result.rows["model"] == name]
+        assert own["index"].is_monotonic_increasing
+        correct[name] = {at: (outcome.prediction == batch.label).numpy() for at, outcome in expected.items()}
+        for attack, outcome in expected.items():
+            rows = own[own["attack"] == attack]
+            assert rows["prediction"].tolist() == outcome.prediction.tolist()
+            assert rows["correct"].tolist() == correct[name][attack].tolist()
+            assert rows["margin"].tolist() == pytest.approx((-outcome.margin).tolist(), abs=1e-4)
+        correct[name]["worst"] = correct[name]["pgd-8"] & correct[name]["cw-8"]
+        entry = result[name]
+        assert (list(entry["accuracies"]), entry["n"], entry["attacked"]) == (ATTACKS, 50, ["logits"])
+        assert entry["accuracies"] == {at: pytest.approx(correct[name][at].mean()) for at in ATTACKS}
+        assert entry["intervals"] == {at: pytest.approx(stats.share_interval(correct[name][at])) for at in ATTACKS}
+    assert result["fitted"]["accuracies"]["clean"] > 0.8 > result["fitted"]["accuracies"]["pgd-8"] > 0.1
+    assert [pair["attack"] for pair in result.summary["pairs"]] == ATTACKS
+    for pair in result.summary["pairs"]:
+        expected_pair = stats.paired_shares(*(correct[name][pair["attack"]] for name in models))
+        assert (pair["difference"], *pair["ci"], pair["p"]) == pytest.approx(tuple(expected_pair))
+    assert result.pairs["p_holm"].tolist() == pytest.approx(stats.holm(result.pairs["p"].to_numpy()).tolist())
+    assert r"Data set & Method & Clean & FGSM & PGD4 & PGD8 & CW4 & CW8 & Worst \\" in result.to_latex()
+    assert f"{100 * result['new']['accuracies']['cw-8']:.2f}" in str(result)
 
 
-def test_worst_counts_images_right_under_both_longest_attacks(run: Any, models: Path, tmp_path: Path) -> None:
-    """Recomputed from the rows of the CSV, per seed and over them, for the pair and for --gap."""
-    first, second = models / "a.pt", models / "b.pt"
-    command = ("--ckpt", f"two={first},{second}", "--ckpt", f"one={first}", "--data", "glyphs", "--limit", 60, "--gap")
-    done = run(*command, "--eps", "0.001", "--step-size", "0.0005", "--steps", "2,4", "--out", tmp_path, "--json")
-    assert done.status == 0, done.err
-    summary = json.loads(done.out)
-    table = pd.read_csv(tmp_path / "robust.csv")
-    assert set(table["attack"]) == {"clean", "fgsm", "pgd-2", "pgd-4", "cw-2", "cw-4"}
-    both = table[table["attack"].isin(["pgd-4", "cw-4"])].groupby(["split", "model", "seed", "index"])["correct"].all()
+def test_worst_counts_images_right_under_both_longest_attacks(models: Path) -> None:
+    """Recomputed from the rows, per seed and over them, for the pair and for the gap."""
+    a, b = models / "a.pt", models / "b.pt"
+    weak = Robustness(eps=0.001, step_size=0.0005, steps=(2, 4), gap=True)
+    result = weak.run({"two": [a, b], "one": a}, attrib.dataset("glyphs", limit=60))
+    longest = result.rows[result.rows["attack"].isin(["pgd-4", "cw-4"])]
+    both = longest.groupby(["split", "model", "seed", "index"])["correct"].all()
 
     def share(split: str, *key: Any) -> float:
         return float(both.loc[(split, *key)].mean())
 
-    for entry in summary["models"]:
-        mine = share("test", entry["name"])
-        assert entry["accuracies"]["worst"] == pytest.approx(mine)
-        assert entry["accuracies"]["worst"] <= min(entry["accuracies"]["pgd-4"], entry["accuracies"]["cw-4"])
-        low, high = entry["intervals"]["worst"]
-        assert low <= mine <= high
-        assert entry["gap"]["train"]["worst"] == pytest.approx(share("train", entry["name"]))
-    several = summary["models"][0]
-    assert [seed["accuracies"]["worst"] for seed in several["seeds"]] == pytest.approx(
-        [share("test", "two", seed) for seed in (0, 1)]
-    )
-    (pair,) = [pair for pair in summary["pairs"] if pair["attack"] == "worst"]
+    for name in ("two", "one"):
+        assert result[name]["accuracies"]["worst"] == pytest.approx(share("test", name))
+        assert result[name]["gap"]["train"]["worst"] == pytest.approx(share("train", name))
+    seeds = [seed["accuracies"]["worst"] for seed in result["two"]["seeds"]]
+    assert seeds == pytest.approx([share("test", "two", seed) for seed in (0, 1)])
+    pair = result.pairs.set_index("attack").loc["worst"]
     assert pair["difference"] == pytest.approx(share("test", "two") - share("test", "one"))
-    assert several["accuracies"]["worst"] > 0
+    assert result["two"]["accuracies"]["worst"] > 0
     # On answers that have nothing to do with each other no attack stands for both.
-    table["correct"] = np.random.default_rng(0).random(len(table)) < 0.7
-    for key, right in rights_of(table, [2, 4]).items():
-        if key.attack == "worst":
-            rows = table[(table["split"] == key.split) & (table["model"] == key.model) & (table["seed"] == key.seed)]
-            pgd, cw = (rows.loc[rows["attack"] == name, "correct"].tolist() for name in ("pgd-4", "cw-4"))
-            assert right.tolist() == [a and b for a, b in zip(pgd, cw, strict=True)]
+    rows = result.rows[result.rows["model"] == "one"].assign(correct=np.random.default_rng(0).random(60 * 12) < 0.7)
+    of = {key: each["correct"].to_numpy() for key, each in rows.groupby(["split", "attack"])}
+    for split in ("test", "train"):
+        (found,) = weak.correct(Files([], [rows], [], []), split=split, eps=0.001)["worst"]
+        assert found.tolist() == (of[split, "pgd-4"] & of[split, "cw-4"]).tolist()
 
 
-def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(run: Any, tmp_path: Path) -> None:
-    sweep = ("--model", "yours:fitted", "--data", "npz:easy.npz", "--limit", 60, "--steps", 5, "--out", tmp_path)
-    done = run(*sweep, "--eps", "0:8/255:3", "--json")
-    summary = json.loads(done.out)
-    (entry,) = summary["models"]
+def test_a_sweep_has_its_curve_and_starts_at_the_clean_accuracy(made: Callable[..., Small], easy: Dataset) -> None:
+    sweep = Robustness(eps=np.linspace(0, 8 / 255, 3).tolist(), steps=(5,))
+    result = sweep.run(made(), first(easy, 60))
+    (entry,) = result.summary["models"]
     assert [point["eps"] for point in entry["sweep"]] == pytest.approx([0, 4 / 255, 8 / 255])
     assert [point["step_size"] for point in entry["sweep"]] == pytest.approx([0, 1 / 255, 2 / 255])
-    at_zero = entry["sweep"][0]["accuracies"]
-    assert set(at_zero.values()) == {at_zero["clean"]}
+    assert len(set(entry["sweep"][0]["accuracies"].values())) == 1
     falling = [point["accuracies"]["pgd-5"] for point in entry["sweep"]]
-    assert falling == sorted(falling, reverse=True)
+    assert falling == sorted(falling, reverse=True) != [falling[0]] * 3
     assert entry["accuracies"] == entry["sweep"][-1]["accuracies"]
-    assert summary["eps"] == pytest.approx(8 / 255)
-    for name in ("robust-eps.pdf", "robust-eps.png"):
-        assert (tmp_path / name).stat().st_size > 0
-    fixed = json.loads(run(*sweep, "--eps", "0:8/255:3", "--step-size", "0.004", "--json").out)
-    assert {point["step_size"] for point in fixed["models"][0]["sweep"]} == {0.004}
-    assert "Accuracy by radius" in run(*sweep, "--eps", "0:8/255:3").out
+    alone = Robustness(eps=4 / 255, step_size=1 / 255, steps=(5,)).run(made(), first(easy, 60))
+    assert alone.summary["models"][0]["accuracies"] == entry["sweep"][1]["accuracies"]
+    assert result.summary["eps"] == pytest.approx(8 / 255)
+    assert list(result.figures) == ["robust", "robust-eps"]
+    assert "Accuracy by radius" in str(result)
+    fixed = replace(sweep, step_size=0.004).run(made(), first(easy, 60))
+    assert {point["step_size"] for point in fixed.summary["models"][0]["sweep"]} == {0.004}
 
 
-def test_the_gap_is_that_of_two_runs(run: Any) -> None:
-    glyphs = ("--model", "yours:fitted", "--data", "glyphs", "--steps", 3)
-    both = run(*glyphs, "--limit", 60, "--gap", "--json")
-    (entry,) = json.loads(both.out)["models"]
-    (test,), (train,) = (
-        accuracies(run(*glyphs, "--limit", 60, "--split", split, "--json")) for split in ("test", "train")
-    )
-    assert entry["accuracies"] == test
-    assert entry["gap"]["train"] == train
+def test_the_gap_is_that_of_two_runs_at_the_largest_radius(made: Callable[..., Small]) -> None:
+    test, train = (attrib.dataset("glyphs", split=split, limit=60) for split in ("test", "train"))
+    result = Robustness(eps=(0.0, 8 / 255), steps=(3,), gap=True).run(made(), test)
+    one, other = (Robustness(eps=8 / 255, steps=(3,)).run(made(), data) for data in (test, train))
+    entry, accuracies = result.summary["models"][0], other.summary["models"][0]["accuracies"]
+    assert entry["accuracies"] == one.summary["models"][0]["accuracies"]
+    assert entry["gap"]["train"] == accuracies
     for name, difference in entry["gap"]["difference"].items():
         low, high = entry["gap"]["intervals"][name]
         assert low <= difference <= high
-        assert difference == pytest.approx(train[name] - test[name])
-    assert "generalisation gap" in run(*glyphs, "--limit", 20, "--gap").out
+        assert difference == pytest.approx(accuracies[name] - entry["accuracies"][name])
+    assert set(result.rows.query("split == 'train'")["eps"]) == {0.0, 8 / 255}
+    assert (result.rows.query("split == 'train' and eps == 0")["attack"] == "clean").all()
+    assert result.table["gap_clean"].item() == entry["gap"]["difference"]["clean"]
+    assert "generalisation gap" in str(result)
 
 
-def test_the_gap_leaves_out_what_a_run_held_out() -> None:
+def test_the_gap_leaves_out_what_a_run_held_out(easy: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training images of a checkpoint are those that its training says it trained on; of others, all."""
+    monkeypatch.setitem(glyphs.COUNTS, "train", 300)  # fewer are faster
     test = attrib.dataset("glyphs", limit=150)
 
-    def trained(**hyper: Any) -> Subject:
+    def trained(**hyper: Any) -> Model:
         ckpt = Checkpoint(
             arch="lenet", arch_kwargs={}, num_classes=10, input_shape=(3, 32, 32), data="glyphs", method="standard",
             hyper=hyper, epoch=1, metrics={}, weights={},
         )  # fmt: skip
-        return Subject("a", "a", 0, "a.pt", Small(), None, ckpt)
+        return Model("a", "a.pt", "", checkpoint=ckpt)
 
-    def positions(*subjects: Subject) -> list[int]:
-        data, found = _training_images(test, list(subjects), root=None, size=None)
-        assert data.split == "train"
-        return [int(position) for position in found]
+    def positions(*models: Model) -> list[int]:
+        data, taken = training_images(models, test)
+        assert (data.split, taken is None) == ("train", False)
+        return list(map(int, taken if taken is not None else ()))
 
-    elsewhere = Subject("b", "b", 0, "my:model", Small(), None, None)
+    elsewhere = Model("b", "my:model", "")
     assert positions(elsewhere) == list(range(150))
     seeds = [{"holdout": 40, "seed": seed, "limit": 180} for seed in (0, 1)]
     kept = []
@@ -285,36 +231,57 @@ def test_the_gap_leaves_out_what_a_run_held_out() -> None:
         kept.append(set(fit.tolist()))
     assert positions(trained(**seeds[0])) == sorted(kept[0])
     assert positions(*(trained(**hyper) for hyper in seeds), elsewhere) == sorted(kept[0] & kept[1])[:150]
-    with pytest.raises(attrib.InputError, match="--gap: expected training images that every model was trained on"):
+    with pytest.raises(attrib.InputError, match="gap: expected training images that every model was trained on"):
         positions(trained(holdout=1, seed=0, limit=2))
+    with pytest.raises(attrib.InputError, match="which easy is not"):
+        training_images([elsewhere], easy)
+    with pytest.raises(attrib.InputError, match=r"attrib\.dataset"):
+        training_images([elsewhere], replace(easy, split="test"))
 
 
-def test_worst_and_restarts_leave_no_more_standing(run: Any) -> None:
-    (plain,) = accuracies(run(*FITTED, "--limit", 100, "--json"))
-    for option in (("--worst",), ("--restarts", 3), ("--worst", "--restarts", 2)):
-        done = run(*FITTED, "--limit", 100, *option, "--json")
-        (found,) = accuracies(done)
-        assert all(found[name] <= value for name, value in plain.items())
-    assert "worst of 2 random starts; broken is what any step breaks" in " ".join(
-        run(*FITTED, "--limit", 10, "--worst", "--restarts", 2).out.split()
-    )
+def test_worst_and_restarts_leave_no_more_standing(made: Callable[..., Small], easy: Dataset) -> None:
+    (plain,) = USUAL.run(made(), first(easy, 100)).summary["models"]
+    for options in ({"worst": True}, {"restarts": 3}, {"worst": True, "restarts": 2}):
+        result = replace(USUAL, **options).run(made(), first(easy, 100))
+        (entry,) = result.summary["models"]
+        assert all(entry["accuracies"][name] <= value for name, value in plain["accuracies"].items())
+    assert "worst of 2 random starts; broken is what any step breaks" in " ".join(str(result).split())
 
 
-def test_same_seed_same_answer_whatever_the_batch_size(run: Any) -> None:
-    first = run(*BOTH, "--limit", 60, "--json")
-    assert run(*BOTH, "--limit", 60, "--json").out == first.out
-    for one, other in zip(
-        accuracies(first), accuracies(run(*BOTH, "--limit", 60, "--batch-size", 7, "--json")), strict=True
-    ):
-        assert one == pytest.approx(other, abs=1 / 60 + 1e-9)
+def test_a_result_is_the_same_for_any_batch_size_and_once_loaded(
+    made: Callable[..., Small], easy: Dataset, tmp_path: Path
+) -> None:
+    models = {"NA": made(), "again": made()}
+    result = USUAL.run(models, first(easy, 60), out=tmp_path)
+    assert same(result, USUAL.run(models, first(easy, 60)))
+    other = USUAL.run(models, first(easy, 60), batch_size=7)
+    pd.testing.assert_frame_equal(result.rows, other.rows, rtol=1e-4, atol=1e-5)
+    assert set(result.pairs["difference"]) == {0.0}  # it is the same model
+    assert set(result.pairs["p"]) == {1.0}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "robust.csv", "robust.json", "robust.pdf", "robust.png", "robust.tex",
+    ]  # fmt: skip
+    loaded = Result.load(tmp_path)
+    assert loaded.analysis == result.analysis
+    assert loaded.table.equals(result.table)
+    assert loaded.pairs.equals(result.pairs)
+    assert (list(loaded.figures), loaded.to_latex()) == (["robust"], result.to_latex())
+    assert "<table" in loaded._repr_html_()
+    (row,) = result.table.query("name == 'NA'").to_dict("records")
+    assert [row["accuracy_fgsm_low"], row["accuracy_fgsm_high"]] == result["NA"]["intervals"]["fgsm"]
+    one = USUAL.run(made(), first(easy, 1), out=tmp_path)  # one image has no interval
+    assert list(Result.load(tmp_path).figures) == ["robust"]
+    assert np.isnan(one.table["accuracy_fgsm_low"].item())
 
 
 @pytest.mark.parametrize("stop_at", [2, 8])
-def test_an_interrupted_run_continues(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    """Stopped in the test images, and, at the eighth of ten batches, in --gap's training images."""
-    both = ("--model", "yours:fitted", "--model", "NA=yours:untrained", "--data", "glyphs", "--steps", 3)
-    command = (*both, "--limit", 50, "--batch-size", 10, "--gap", "--json")
-    expected = run(*command).out
+def test_an_interrupted_run_continues(
+    made: Callable[..., Small], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    """Stopped in the test images, and, at the eighth of ten batches, in the training images."""
+    analysis, models = Robustness(steps=(3,), gap=True), {"a": made(), "NA": made(Small, 0.5)}
+    data = attrib.dataset("glyphs", limit=50)
+    expected = analysis.run(models, data, batch_size=10)
     attacked, calls = library.attacked, 0
 
     def counted(*arguments: Any, **settings: Any) -> Any:
@@ -325,109 +292,114 @@ def test_an_interrupted_run_continues(run: Any, tmp_path: Path, monkeypatch: pyt
         return attacked(*arguments, **settings)
 
     monkeypatch.setattr(library, "attacked", counted)
-    stopped = run(*command, "--out", tmp_path)
-    assert (stopped.status, stopped.out) == (130, "")
-    assert stopped.err.endswith("interrupted; the same command continues where it stopped\n")
-    assert list(tmp_path.glob(".robust-*"))
-    done = run(*command, "--out", tmp_path)
+    with pytest.raises(Stopped, match="the same command continues where it stopped"):
+        analysis.run(models, data, batch_size=10, out=tmp_path)
+    assert len(list(tmp_path.glob(".robust-*"))) == 1
+    assert same(analysis.run(models, data, batch_size=10, out=tmp_path), expected)
     assert calls == 2 * stop_at + 2 * (10 - stop_at + 1)  # only what was missing
-    assert done.out == expected
     assert not list(tmp_path.glob(".*"))
 
 
-def test_two_processes_give_what_one_gives(run: Any, here: Path, tmp_path: Path, two_processes: Any) -> None:
-    command = (*BOTH, "--limit", 50, "--batch-size", 8, "--json", "--out")
-    two = two_processes("robust", *command, tmp_path / "two", cwd=here)
+@pytest.mark.parametrize(
+    ("kind", "scale", "words"),
+    [(Small, 1e6, "gradient of the loss is zero on"), (Detached, 1, "is zero on 80 of 80"), (Small, 0, "chance")],
+)
+def test_what_an_expert_would_object_to(
+    made: Callable[..., Small], easy: Dataset, kind: type[Small], scale: float, words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    result = USUAL.run({"mine": made(kind, scale)}, first(easy, 80))
+    assert any(line.startswith("mine: ") and words in line for line in result.warnings)
+    assert f"attrib: warning: {result.warnings[0]}" in capsys.readouterr().err
+
+
+def test_steps_too_short_are_told(made: Callable[..., Small], easy: Dataset) -> None:
+    result = Robustness(eps=0.3, step_size=0.01, steps=(10,)).run(made(), first(easy, 10))
+    assert "10 steps of 0.01 cannot reach the edge of eps 0.3" in result.warnings[0]
+
+
+def test_a_gated_model_says_which_attacks_count(tmp_path: Path, untrained: Any) -> None:
+    paths = ["logits", "combined", "head 1", "head 2"]
+    gated = untrained(tmp_path / "gated.pt", arch="resnet32", gated=True)
+    result = Robustness(steps=(2,)).run(gated, attrib.dataset("glyphs", limit=6))
+    assert result["gated"]["attacked"] == paths
+    words = f"gated is gated: the worst, image by image, of attacks on {', '.join(paths)}"
+    assert words in " ".join(str(result).split())
+    assert words in result.to_latex()
+    assert set(result.rows.query("attack == 'pgd-2'")["via"]) <= set(paths)
+
+
+def test_autoattack_is_a_column(made: Callable[..., Small], easy: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("pyautoattack")
+    # At this radius its first part breaks every image, and the others have nothing left to do.
+    result = Robustness(eps=0.4, steps=(2,), autoattack=True).run(made(), first(easy, 4), out=tmp_path)
+    assert result.summary["autoattack"] == {"version": "standard", "parts": ["apgd-ce", "apgd-t", "fab-t", "square"]}
+    assert result.summary["models"][0]["accuracies"]["autoattack"] == 0
+    assert set(result.rows.query("attack == 'autoattack'")["via"]) <= {"clean", "apgd-ce"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_autoattack_below_four_classes_says_what_ran(easy: Dataset) -> None:
+    pytest.importorskip("pyautoattack")
+    three = replace(first(easy, 4), classes=("a", "b", "c"), labels=torch.tensor([0, 1, 2, 0]))
+    model = nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.Linear(3, 3))
+    result = Robustness(eps=0.5, steps=(2,), autoattack=True).run(model, three)
+    words = "(apgd-ce, fab-t, square), without apgd-t, which needs four classes"
+    assert words in " ".join(str(result).split())
+
+
+def test_options_take_one_number_or_several() -> None:
+    assert Robustness(eps=[0.1, 0, 0.1], steps=[4, 2]).options().items() >= {"eps": [0.0, 0.1], "steps": [2, 4]}.items()
+    assert (Robustness(eps=[0.1]).eps, Robustness(steps=[3, 3]).steps) == (0.1, (3,))
+    assert robust.parse_eps("0:8/255:3") == pytest.approx((0, 4 / 255, 8 / 255))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"eps": 2}, "eps: expected a number in"), ({"eps": ["x"]}, "eps: expected a number or several"),
+        ({"steps": ()}, "steps: expected"), ({"steps": 2.5}, "steps: expected"), ({"step_size": -1}, "step_size: exp"),
+    ]  # fmt: skip
+    for options, words in wrong:
+        with pytest.raises(attrib.InputError, match=words):
+            Robustness(**options)
+
+
+def test_two_processes_give_what_one_gives(run: Any, models: Path, tmp_path: Path, two_processes: Any) -> None:
+    given = ("--ckpt", models / "a.pt", f"b={models}/b.pt", "--eps", "0:0.002:2", "--steps", "1,2", "--gap")
+    command = ("robust", *given, "--limit", 50, "--batch-size", 8, "--json", "--out")
+    two = two_processes(*command, tmp_path / "two")
     assert json.loads(run(*command, tmp_path / "one").out) == two
     tables = [(tmp_path / name / "robust.csv").read_text() for name in ("one", "two")]
     assert tables[0] == tables[1]
 
 
-@pytest.mark.parametrize(
-    ("factory", "words"),
-    [("saturated", "gradient of the loss is zero on"), ("Detached", "is zero on 80 of 80"), ("untrained", "chance")],
-)
-def test_what_an_expert_would_object_to(run: Any, factory: str, words: str) -> None:
-    done = run("--model", f"yours:{factory}", *FITTED[2:], "--limit", 80, "--json")
-    assert done.status == 0
-    assert f"attrib: warning: {factory}: " in done.err
-    assert words in done.err
-    assert any(words in line for line in json.loads(done.out)["warnings"])
-
-
-def test_steps_too_short_are_told(run: Any) -> None:
-    done = run(*FITTED[:4], "--limit", 10, "--eps", "0.3", "--step-size", "0.01", "--steps", "10", "--json")
-    assert "10 steps of 0.01 cannot reach the edge of eps 0.3" in done.err
-
-
-PATHS = ["logits", "combined", "head 1", "head 2"]
-
-
-def test_a_gated_model_says_which_attacks_count(run: Any, tmp_path: Path, untrained: Any) -> None:
-    untrained(tmp_path / "gated.pt", arch="resnet32", gated=True)
-    command = ("--ckpt", tmp_path / "gated.pt", "--limit", 6, "--steps", 2, "--out", tmp_path)
-    assert json.loads(run(*command, "--json").out)["models"][0]["attacked"] == PATHS
-    said = f"gated is gated: the worst, image by image, of attacks on {', '.join(PATHS)}"
-    assert said in " ".join(run(*command).out.split())
-    table = pd.read_csv(tmp_path / "robust.csv")
-    assert set(table.loc[table["attack"] == "pgd-2", "via"]) <= set(PATHS)
-    assert said in (tmp_path / "robust.tex").read_text()
-
-
-def test_autoattack_is_a_column(run: Any, tmp_path: Path) -> None:
-    pytest.importorskip("pyautoattack")
-    # At this radius its first part breaks every image, and the others have nothing left to do.
-    command = (*FITTED[:4], "--limit", 4, "--eps", "0.4", "--steps", 2)
-    done = run(*command, "--autoattack", "--out", tmp_path, "--json")
-    summary = json.loads(done.out)
-    assert summary["autoattack"] == {"version": "standard", "parts": ["apgd-ce", "apgd-t", "fab-t", "square"]}
-    assert summary["models"][0]["accuracies"]["autoattack"] == 0
-    table = pd.read_csv(tmp_path / "robust.csv")
-    assert set(table.loc[table["attack"] == "autoattack", "via"]) <= {"clean", "apgd-ce"}
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_autoattack_below_four_classes_says_what_ran(run: Any, tmp_path: Path) -> None:
-    pytest.importorskip("pyautoattack")
-    (batch,) = attrib.dataset("glyphs", limit=4).batches(4)
-    images = (batch.image * 255).byte().permute(0, 2, 3, 1).numpy()
-    np.savez(tmp_path / "three.npz", images=images, labels=np.array([0, 1, 2, 0]))
-    done = run(
-        "--model", "yours:three", "--data", f"npz:{tmp_path}/three.npz", "--eps", "0.5", "--steps", 2, "--autoattack"
-    )  # fmt: skip
-    assert done.status == 0, done.err
-    said = " ".join(done.out.split())
-    assert "(apgd-ce, fab-t, square), without apgd-t, which needs four classes" in said
-
-
 BAD = [
     ((), "nothing to look at"),
-    ((*FITTED, "--steps", "ten"), "--steps: expected numbers"),
-    ((*FITTED, "--steps", "0,5"), "--steps: expected at least 1"),
-    ((*FITTED, "--eps", "8"), "--eps: expected a number in [0,1]"),
-    ((*FITTED, "--eps", "0:0.1"), "--eps: expected a radius or FROM:TO:COUNT"),
-    ((*FITTED, "--eps", "0:0.1:1"), "--eps: expected a radius or FROM:TO:COUNT"),
-    ((*FITTED, "--eps", "0.1:0:3"), "--eps: expected a sweep from a smaller"),
-    ((*FITTED, "--step-size", "x"), "--step-size: expected a number"),
-    ((*FITTED, "--restarts", "0"), "--restarts: expected at least 1"),
-    ((*FITTED, "--batch-size", "0"), "--batch-size: expected at least 1"),
-    ((*FITTED, "--gap", "--split", "train"), "--gap compares"),
-    ((*FITTED, "--gap"), "into training and test images, which npz:easy.npz is not"),
-    ((*FITTED, "--precision", "fp8"), "precision: expected auto, fp32 or bf16"),
-    ((*FITTED, "--device", "tpu"), "device: expected auto"),
-    ((*FITTED, "--out", "yours.py"), "cannot write to the folder"),
-    ((*FITTED, "--ckpt", "missing.pt"), "no such file"),
-    (("--model", "yours:three", "--data", "glyphs"), "expected logits of shape (N,10)"),
+    (("A", "--steps", "ten"), "--steps: expected numbers"),
+    (("A", "--steps", "0,5"), "--steps: expected at least 1"),
+    (("A", "--eps", "8"), "--eps: expected a number in [0,1]"),
+    (("A", "--eps", "0:0.1"), "--eps: expected a radius or FROM:TO:COUNT"),
+    (("A", "--eps", "0:0.1:1"), "--eps: expected a radius or FROM:TO:COUNT"),
+    (("A", "--eps", "0.1:0:3"), "--eps: expected a sweep from a smaller"),
+    (("A", "--step-size", "x"), "--step-size: expected a number"),
+    (("A", "--restarts", "0"), "--restarts: expected at least 1"),
+    (("A", "--batch-size", "0"), "--batch-size: expected at least 1"),
+    (("A", "--gap", "--split", "train"), "--gap: compares"),
+    (("A", "--gap", "--data", "npz:easy.npz"), "into training and test images, which npz:easy.npz is not"),
+    (("A", "--precision", "fp8"), "precision: expected one of auto, fp32, bf16"),
+    (("A", "--device", "tpu"), "device: expected auto"),
+    (("A", "--out", "easy.npz"), "cannot write to the folder"),
+    (("A", "--ckpt", "missing.pt"), "no such file"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments[-2:]) for arguments, _ in BAD])
-def test_bad_input_is_one_line_and_status_2(run: Any, arguments: tuple[str, ...], words: str) -> None:
-    assert words in run(*arguments).refused()
+def test_bad_input_is_one_line_and_status_2(
+    run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("easy.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4), classes=list("abcdefghij"))
+    given = [str(models / "a.pt") if each == "A" else each for each in arguments]
+    assert words in run("robust", *given, *(("--data", "glyphs") if "--data" not in given else ())).refused(warned=True)
 
 
-def test_a_missing_package_is_named(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(run: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    done = run(*FITTED, "--autoattack")
-    assert (done.status, done.out) == (2, "")
-    assert "pip install attrib[autoattack]" in done.err
+    assert "pip install attrib[autoattack]" in run("robust", models / "a.pt", "--autoattack").refused()

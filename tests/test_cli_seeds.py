@@ -131,7 +131,7 @@ BAD = [
     ("at={p}/a.pt,{p}/a.pt", "the same file is given twice"),
     ("at={p}/a.pt,{p}/wide.pt", "expected seeds of one architecture, got lenet"),
     ("at={p}/a.pt,{p}/cifar.pt", "expected seeds of models trained on one data set, got glyphs"),
-    ("{p}/a.pt,{p}/b.pt", "several seeds need a name of their own: --ckpt NAME="),
+    ("{p}/a.pt,{p}/b.pt", "several seeds need a name of their own: NAME="),
     ("at={p}/a.pt,", "separated by single commas"),
     ("at={p}/a.pt,{p}/gone.pt", "gone.pt"),
 ]

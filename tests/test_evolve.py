@@ -17,8 +17,8 @@ from PIL import Image
 import attrib
 from attrib import stats
 from attrib.analyses import evolve
-from attrib.analyses.base import Context
 from attrib.analyses.evolve import Evolution
+from attrib.analyses.measured import Context
 from attrib.analyses.options import Attack
 from attrib.analyses.relate import Relation
 from attrib.analyses.result import Result

@@ -172,9 +172,9 @@ def test_bad_input(data: Dataset) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"images": 0}, "images: expected at least 1, got 0"),
         ({"target": "other"}, "target: expected label or prediction, got 'other'"),
-        ({"map": "cam"}, "map: expected a function or one of gradient"),
+        ({"map": "cam"}, "map: expected one of gradient"),
         ({"threshold": "median"}, "threshold: expected mean"),
-        ({"map": "gradient", "layer": model}, "layer: expected one only with the maps gradcam"),
+        ({"map": "gradient", "layer": model}, "layer belongs to the maps gradcam"),
     ]
     for options, message in cases:
         with pytest.raises(InputError, match=message):

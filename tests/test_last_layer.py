@@ -194,10 +194,8 @@ def test_predictions_are_the_deployed_models_in_every_precision() -> None:
 
 def test_contributions_of_models_from_outside(run: Any) -> None:
     data = attrib.dataset("glyphs", limit=8)
-    small = json.loads(
-        run("contrib", "mine:small", "--data", "glyphs", "--limit", 8, "--size", 32, "--json").out
-    )["models"][0]  # fmt: skip
-    assert (small["features"], small["name"]) == (4, "small")
+    done = run("contrib", "mine:small", "--data", "glyphs", "--limit", 8, "--size", 32, "--json")
+    assert [(entry["name"], entry["features"]) for entry in json.loads(done.out)["models"]] == [("small", 4)]
     assert Contributions(fc="2").run("mine:mlp", data)["mlp"]["features"] == 4
     assert Contributions().run("mine:mlp", data)["mlp"]["features"] == 6
     result = Contributions().run(["mine:small", "wide.pt"], data)
@@ -290,24 +288,12 @@ def test_last_layer_of_models_from_outside(run: Any, tmp_path: Path) -> None:
 A = ("--ckpt", "a.pt")
 FEW = ("--limit", "3")
 BAD = [
-    (("contrib",), "nothing to look at"),
-    (("contrib", "--ckpt", "missing.pt"), "no such file"),
-    (("contrib", *A, "--multiple", "0"), "--multiple: expected a number above 0"),
     (("contrib", *A, "--multiple", "nan"), "--multiple: expected a number above 0"),
-    (("contrib", *A, "--batch-size", "0"), "--batch-size: expected at least 1"),
-    (("contrib", *A, "--limit", "0"), "limit: expected at least 1"),
-    (("contrib", *A, "--precision", "fp8"), "precision: expected one of auto, fp32, bf16"),
-    (("contrib", *A, "--device", "tpu"), "device: expected auto"),
-    (("contrib", *A, *FEW, "--attack", "deepfool"), "--attack: expected fgsm, pgd or cw"),
-    (("contrib", *A, *FEW, "--eps", "0.1"), "need --attack"),
     (("contrib", *A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
-    (("contrib", *A, "--out", "mine.py"), "cannot write to the folder"),
-    (("contrib", "--ckpt", "x=a.pt", "--ckpt", "x=b.pt"), "two models are called 'x'"),
     (("contrib", "--model", "mine:small"), "data is needed"),
     (("contrib", "--model", "mine:small", "--data", "glyphs", "--fc", "9"), "--fc: Sequential has no '9'"),
     (("contrib", "--model", "mine:convolutional", "--data", "glyphs", *FEW), "linear layer"),
     (("contrib", "--model", "mine:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),
-    (("fc",), "nothing to look at"),
     (("fc", "maps.npz"), "expected a model, got saved epochs or maps"),
     (("fc", "run"), "expected a model, got saved epochs or maps"),
     (("fc", *A, "--rule", "median"), "--rule: expected one of mean, class-mean, absolute"),

@@ -1,19 +1,20 @@
 """Tables of pairs: one policy in every command, and a dozen models far apart are all told apart."""
 
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from attrib import report_words, stats
-from attrib.analyses import contrib, relate
-from attrib.analyses.base import Files, Findings
-from attrib.cli import robust_summary, robust_tables, sets, sets_tables, span, span_tables
-from attrib.cli.subjects import Subject
+import attrib
+from attrib import accuracy, stats
+from attrib.analyses import contrib, relate, robust, robust_tables, sets, span
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import Context, Files, Findings
 from attrib.models.specs import Model
+from attrib.pages import words
 
 COUNT, IMAGES = 12, 400
 NAMES = [f"model-{number}" for number in range(COUNT)]
@@ -34,62 +35,65 @@ def right() -> dict[str, Any]:
     return {name: np.arange(IMAGES) < 30 * (number + 1) for number, name in enumerate(NAMES)}
 
 
-def rows(columns: dict[str, Any]) -> pd.DataFrame:
-    """A row per model and image; columns: name to a dict from model to (N,)."""
-    frames = [
-        {"model": name, "seed": 0, "index": range(IMAGES), **{column: of[name] for column, of in columns.items()}}
-        for name in NAMES
-    ]
-    return pd.concat(map(pd.DataFrame, frames), ignore_index=True)
+def files(table: pd.DataFrame | dict[str, Any], name: str, sums: dict[str, Any] | None = None) -> Files:
+    """The one file of a name, with a row per image (and attack)."""
+    return Files([Model(name, "", "")], [pd.DataFrame(table)], [sums or {}], [{}])
+
+
+def pairs_of(analysis: Analysis, named: dict[str, Files], across: pd.DataFrame | None = None) -> list[dict[str, Any]]:
+    """Every two names compared, as the runner does it."""
+    context = Context(torch.device("cpu"), attrib.dataset("glyphs", limit=1), 1)
+    findings = Findings(context, named, {}, pd.DataFrame(), pd.DataFrame() if across is None else across, {})
+    return analysis.corrected(
+        [{"a": a, "b": b, **pair} for a, b in PAIRS for pair in analysis.compare(named[a], named[b], findings)]
+    )
 
 
 def span_pairs(values: dict[str, stats.Values]) -> list[dict[str, Any]]:
-    table = rows({"coverage": {name: each / 1e4 for name, each in values.items()}}).assign(images="clean")
-    iou = {("clean", a, b): np.zeros(IMAGES) for a, b in PAIRS}
-    return span._pairs(span.Measured(table, iou, {}, {}, {}), NAMES, seed=0)
+    named = {name: files({"coverage": each / 1e4, "images": "clean"}, name) for name, each in values.items()}
+    across = pd.DataFrame([{"a": a, "b": b, "images": "clean", "iou": 0.0} for a, b in PAIRS for _ in range(IMAGES)])
+    return pairs_of(span.Span(), named, across)
 
 
-def robust_pairs(right: dict[str, Any], attacks: list[str]) -> list[dict[str, Any]]:
-    files = {name: [Subject(name, name, 0, "", torch.nn.Identity(), None, None)] for name in NAMES}
-    rights = {
-        robust_summary.Key("test", name, 0, attack, 0.1): right[name] for name in NAMES for attack in attacks
-    }  # fmt: skip
-    return robust_summary._pairs(rights, "test", files, attacks, 0.1)
+def robust_pairs(right: dict[str, Any]) -> list[dict[str, Any]]:
+    named = {}
+    for name, correct in right.items():
+        attacks = {"clean": 0.0} | dict.fromkeys(accuracy.columns([20]), 0.1)
+        each = [
+            pd.DataFrame({"split": "test", "attack": attack, "eps": eps, "correct": correct})
+            for attack, eps in attacks.items()
+        ]
+        named[name] = files(pd.concat(each), name)
+    return pairs_of(robust.Robustness(eps=0.1, step_size=0.01, steps=(20,)), named)
 
 
 def contrib_pairs(values: dict[str, stats.Values]) -> list[dict[str, Any]]:
     weights, count = stats.image_weights(np.arange(IMAGES)), (len(contrib.QUANTITIES), len(contrib.STATISTICS))
-    files = {}
+    named = {}
     for name, each in values.items():
         sums = {
             "value clean": np.full(count, each.mean()),
             "resampled clean": np.broadcast_to(each @ weights / weights.sum(0), (*count, stats.RESAMPLES)),
         }
-        files[name] = Files([Model(name, "", "")], [pd.DataFrame({"images": ["clean"] * IMAGES})], [sums], [{}])
-    analysis, nothing = contrib.Contributions(), cast("Findings", None)
-    return analysis.corrected(
-        [{"a": a, "b": b, **pair} for a, b in PAIRS for pair in analysis.compare(files[a], files[b], nothing)]
-    )
-
-
-def contrib_pair_table(summary: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(contrib._pair_rows(summary))
+        named[name] = files({"images": ["clean"] * IMAGES}, name, sums)
+    return pairs_of(contrib.Contributions(), named)
 
 
 def sets_pairs(right: dict[str, Any]) -> list[dict[str, Any]]:
-    table = rows({"set": {name: np.where(each, "consistent", "inconsistent") for name, each in right.items()}})
-    return sets._pairs(table, NAMES)
+    named = {
+        name: files({"set": np.where(each, "consistent", "inconsistent")}, name) for name, each in right.items()
+    }  # fmt: skip
+    return pairs_of(sets.Sets(), named)
 
 
 def test_twelve_models_far_apart_are_told_apart_in_every_command(
     values: dict[str, stats.Values], right: dict[str, Any]
 ) -> None:
-    attacks = ["fgsm", "pgd-20", "cw-20"]
     found = {
-        "span": span_pairs(values), "robust": robust_pairs(right, attacks), "contrib": contrib_pairs(values),
+        "span": span_pairs(values), "robust": robust_pairs(right), "contrib": contrib_pairs(values),
         "sets": sets_pairs(right),
     }  # fmt: skip
-    kinds = {"span": 1, "robust": 3, "contrib": 12, "sets": 2}
+    kinds = {"span": 1, "robust": 5, "contrib": 12, "sets": 2}
     for command, pairs in found.items():
         assert {(pair["a"], pair["b"]) for pair in pairs} == set(PAIRS), command
         assert len(pairs) == len(PAIRS) * kinds[command]
@@ -100,7 +104,6 @@ def test_twelve_models_far_apart_are_told_apart_in_every_command(
 
 
 def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], right: dict[str, Any]) -> None:
-    pgd = [pair | {"attack": "pgd-20"} for pair in robust_pairs(right, ["pgd-20"])]
     entries = [
         {
             "name": name, "n": IMAGES, "asc": values[name].mean() / 1e4, "asc_ci": [0.1, 0.2], "empty": 0,
@@ -108,9 +111,9 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
         }
         for name in NAMES
     ]  # fmt: skip
-    said = report_words.answer(
+    said = words.answer(
         {"models": entries, "pairs": span_pairs(values)},
-        {"models": entries, "pairs": pgd, "eps": 0.1, "steps": [20]}, check=None, relation=None,
+        {"models": entries, "pairs": robust_pairs(right), "eps": 0.1, "steps": [20]}, check=None, relation=None,
     )  # fmt: skip
     assert [paragraph.answer for paragraph in said[:2]] == ["All 66 differences between these files are real."] * 2
     assert said[2].answer.startswith("The files' order by coverage is the same as")
@@ -133,12 +136,12 @@ def test_relate_tells_all_models_effects(values: dict[str, stats.Values]) -> Non
 
 def test_every_table_of_pairs_shows_both_p(values: dict[str, stats.Values], right: dict[str, Any]) -> None:
     models = [{"name": name, "n": IMAGES} for name in NAMES]
-    summaries = {
-        span_tables.pair_table: span_pairs(values), robust_tables.pair_table: robust_pairs(right, ["fgsm"]),
-        contrib_pair_table: contrib_pairs(values), sets_tables.pair_table: sets_pairs(right),
+    rows_of = {
+        span._pair_rows: span_pairs(values), contrib._pair_rows: contrib_pairs(values),
+        sets._pair_rows: sets_pairs(right), robust_tables.pair_rows: robust_pairs(right),
     }  # fmt: skip
-    for table_of, pairs in summaries.items():
+    for shown, pairs in rows_of.items():
         pairs[0] |= {"p": 0.012, "p_holm": 0.345}
-        table = table_of({"models": models, "pairs": pairs, "attack": None})
+        table = shown({"models": models, "pairs": pairs, "attack": None})
         assert len(table) == len(pairs)
-        assert list(table.loc[0, ["p", "p (Holm)"]]) == ["0.012", "0.345"]
+        assert (table[0]["p"], table[0]["p (Holm)"]) == ("0.012", "0.345")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import attrib
-from attrib.analyses.base import Context, Pass
+from attrib.analyses.measured import Context, Pass
 from attrib.analyses.run import _key
 from attrib.analyses.span import Span
 from attrib.files import to_json

@@ -228,7 +228,7 @@ BAD = [
     ((), "nothing to look at"),
     (("--run", "{bad}/empty"), "--save-every 1"),
     (("--run", "{bad}/nowhere"), "found nothing"),
-    (("--run", "{bad}/run", "--run", "{bad}/run"), "two runs are called 'run'"),
+    (("--run", "{bad}/run", "--run", "{bad}/run"), "two runs are called 'standard'"),
     ((*A, "--ckpt", "{bad}/other.pt"), "trained on different data"),
     ((*A, "--attack", "none"), "--attack: expected fgsm, pgd or cw"),
     ((*A, "--threshold", "median"), "threshold: expected"),

@@ -1,10 +1,9 @@
 import io
 import json
 import re
-import subprocess
-import sys
 import zlib
 from base64 import b64decode
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import Out
 from PIL import Image
-from results_by_hand import IMAGES, SIZE, coverage_of, write_results
+from results_by_hand import IMAGES, SIZE, ByHand, by_hand, coverage_of
 
 import attrib
-from attrib import cli, report, report_images, report_words
-from attrib.models.checkpoint import Checkpoint
-from attrib.report import NUMBER, render
-from attrib.report_images import Coded, coded, decoded
+from attrib.analyses.result import Result
+from attrib.pages import images as browsing
+from attrib.pages import render as pages
+from attrib.pages import words
+from attrib.pages.images import Coded, coded, decoded
 from attrib.thresholds import RULES
 
 OWN = ("data:", "#")
@@ -69,15 +70,13 @@ def embedded(page: Page) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("by-hand")
-    write_results(place)
-    return place
+def results(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    return by_hand(tmp_path_factory.mktemp("by-hand"))
 
 
 @pytest.fixture(scope="module")
-def page(by_hand: Path) -> Page:
-    return Page(render(by_hand))
+def page(results: ByHand) -> Page:
+    return Page(results.page())
 
 
 def test_page_is_whole(page: Page) -> None:
@@ -110,9 +109,9 @@ def test_everything_is_said(page: Page) -> None:
 
 def test_numbers_are_told_from_words() -> None:
     for cell in ("31.25", "–", "< 0.001", "+1.5 to −2.0", "0.10 (0.05 to 0.20)", "2.96e-05", "254.0 of 500", "1,000"):
-        assert NUMBER.match(cell), cell
+        assert pages.NUMBER.match(cell), cell
     for cell in ("gradcam", "a − b", "↑ higher", "4x4", "0.679 random order"):
-        assert not NUMBER.match(cell), cell
+        assert not pages.NUMBER.match(cell), cell
 
 
 def test_columns_of_numbers_are_aligned_at_their_right(page: Page) -> None:
@@ -123,8 +122,7 @@ def test_columns_of_numbers_are_aligned_at_their_right(page: Page) -> None:
 
 def test_names_that_hold_html_are_harmless(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    write_results(tmp_path, names=(evil, "b & <b>c"))
-    text = render(tmp_path)
+    text = by_hand(tmp_path, names=(evil, "b & <b>c")).page()
     page = Page(text)
     assert "<script>alert" not in text
     assert not [attributes for _, attributes in page.elements if "onerror" in attributes]
@@ -132,48 +130,31 @@ def test_names_that_hold_html_are_harmless(tmp_path: Path) -> None:
     assert embedded(page)["models"] == [evil, "b & <b>c"]
 
 
-def test_parts_may_be_missing(tmp_path: Path) -> None:
-    write_results(tmp_path)
-    for part in ("span", "robust", "sets"):
-        (tmp_path / part / "made.json").unlink()
-    about = json.loads((tmp_path / "report.json").read_text())
-    about["missing"]["images"] = "no layer for Grad-CAM"
-    (tmp_path / "report.json").write_text(json.dumps(about))
-    page = Page(render(tmp_path))
+def test_parts_may_be_missing(results: ByHand) -> None:
+    about = results.about | {"missing": {"images": "no layer for Grad-CAM"}}
+    page = Page(pages.render(about, {}))
     assert "no layer for Grad-CAM" in page.text
     assert not page.scripts
 
 
-def test_folders_without_results_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(attrib.InputError, match="attrib report makes one"):
-        render(tmp_path)
-    (tmp_path / "report.json").write_text("{")
-    with pytest.raises(attrib.InputError, match="make it anew"):
-        render(tmp_path)
-
-
-def test_embedded_maps_are_the_maps_at_8_bits(by_hand: Path, page: Page) -> None:
+def test_embedded_maps_are_the_maps_at_8_bits(results: ByHand, page: Page) -> None:
     data = embedded(page)
     code = np.frombuffer(zlib.decompress(b64decode(data["maps"])), np.uint8).reshape(2, 2, IMAGES, SIZE, SIZE)
     maps = decoded(Coded(code, np.array(data["low"], np.float32), np.array(data["high"], np.float32)))
-    table = pd.read_csv(by_hand / "span" / "span.csv")
-    exact = table["coverage"].to_numpy().reshape(2, 2, IMAGES)
+    exact = results.rows("span")["coverage"].to_numpy().reshape(2, 2, IMAGES)
     assert np.abs(coverage_of(maps) - exact).max() <= 2 / SIZE**2  # a pixel or two next to the threshold
-    assert data["sets"][1] == pd.read_csv(by_hand / "sets" / "sets.csv").query("model == 'robust'")["set"].tolist()
+    assert data["sets"][1] == results.rows("sets").query("model == 'robust'")["set"].tolist()
 
 
-def test_sets_without_a_file_are_those_of_the_predictions(by_hand: Path, page: Page) -> None:
-    with np.load(by_hand / "images" / "images.npz") as arrays:
-        found = report_images.payload(arrays, models=("plain", "robust"), classes=("a", "b", "c"), sets=None)
+def test_sets_without_a_file_are_those_of_the_predictions(results: ByHand, page: Page) -> None:
+    found = browsing.payload(results.images(), models=("plain", "robust"), classes=("a", "b", "c"), sets=None)
     assert found["sets"] == embedded(page)["sets"]
 
 
-def test_of_several_seeds_the_first_is_browsed(by_hand: Path, page: Page, tmp_path: Path) -> None:
-    table = pd.read_csv(by_hand / "sets" / "sets.csv")
-    other = table.assign(seed=1, set="clean-wrong")
-    pd.concat([other, table.assign(seed=0)]).to_csv(tmp_path / "sets.csv", index=False)
-    with np.load(by_hand / "images" / "images.npz") as arrays:
-        found = report_images.payload(arrays, models=("plain", "robust"), classes=(), sets=tmp_path / "sets.csv")
+def test_of_several_seeds_the_first_is_browsed(results: ByHand, page: Page) -> None:
+    table = results.rows("sets")
+    both = pd.concat([table.assign(seed=1, set="clean-wrong"), table])
+    found = browsing.payload(results.images(), models=("plain", "robust"), classes=(), sets=both)
     assert found["sets"] == embedded(page)["sets"]
 
 
@@ -188,31 +169,31 @@ def test_coding_loses_half_a_step_at_most() -> None:
 
 
 def test_large_maps_and_pictures_are_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_images, "MAP_BYTES", 2500)
-    monkeypatch.setattr(report_images, "PICTURE_BYTES", 4000)
+    monkeypatch.setattr(browsing, "MAP_BYTES", 2500)
+    monkeypatch.setattr(browsing, "PICTURE_BYTES", 4000)
     generator = np.random.default_rng(0)
     images = {
         "index": np.arange(2), "label": np.zeros(2, int), "image": generator.integers(0, 256, (2, 32, 32, 3), np.uint8),
         "adversarial": generator.integers(0, 256, (1, 2, 32, 32, 3), np.uint8),
         "prediction": np.zeros((1, 2, 2), int), **coded(generator.random((1, 2, 2, 32, 32)))._asdict(),
     }  # fmt: skip
-    found = report_images.payload(images, models=("m",), classes=("c",), sets=None)
+    found = browsing.payload(images, models=("m",), classes=("c",), sets=None)
     assert found["size"] == [16, 16]
     assert found["fullSize"] == [32, 32]
     assert len(b64decode(found["maps"])) <= 2500
     assert sum(len(b64decode(sheet.partition(",")[2])) for sheet in found["sheets"]) <= 4000
     # Halving takes means, so the mean over the image stays.
-    assert report_images._halved(np.arange(16.0).reshape(1, 4, 4)).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
+    assert browsing._halved(np.arange(16.0).reshape(1, 4, 4)).tolist() == [[[2.5, 4.5], [10.5, 12.5]]]
 
 
 @pytest.mark.parametrize(("longest", "kind"), [(16383, "webp"), (39, "png")])
 def test_figures_are_embedded_without_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, kind: str
 ) -> None:
-    monkeypatch.setattr(report, "LONGEST_WEBP", longest)
+    monkeypatch.setattr(pages, "LONGEST_WEBP", longest)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "span.png")
-    head, _, content = report._figure(tmp_path / "span.png")["src"].partition(",")
+    head, _, content = pages._figure(tmp_path / "span.png")["src"].partition(",")
     assert head == f"data:image/{kind};base64"
     with Image.open(io.BytesIO(b64decode(content))) as shown:
         np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), pixels)
@@ -229,7 +210,7 @@ def test_five_models_and_200_images_stay_below_10_mb() -> None:
         "prediction": np.zeros((5, 2, 200), int), "code": codes,
         "low": np.zeros((5, 2, 200), np.float32), "high": np.ones((5, 2, 200), np.float32),
     }  # fmt: skip
-    found = report_images.payload(images, models=list("abcde"), classes=("c",), sets=None)
+    found = browsing.payload(images, models=list("abcde"), classes=("c",), sets=None)
     # The figures and tables of five models take up to 2.5 MB more.
     assert len(json.dumps(found)) < 7_500_000
 
@@ -278,8 +259,8 @@ def test_a_difference_that_rests_on_empty_maps_is_not_called_real() -> None:
     assert answer(several)[0].answer == "2 of 3 differences between these files are real."
 
 
-def answer(span: Any, robust: Any = None, relation: Any = None) -> list[report_words.Paragraph]:
-    return report_words.answer(span, robust, check=None, relation=relation)
+def answer(span: Any, robust: Any = None, relation: Any = None) -> list[words.Paragraph]:
+    return words.answer(span, robust, check=None, relation=relation)
 
 
 def test_several_pairs_are_judged_by_the_stored_corrected_p() -> None:
@@ -317,7 +298,7 @@ def test_the_checks_that_fail_are_named() -> None:
         {"says": "pointing game", "control_is": "object's share", "better": "higher", "margin_ci": [None, None]},
     ]
     check = {"models": [{"name": "a", "checks": lines}]}
-    (said,) = report_words.answer(None, None, check=check, relation=None)
+    (said,) = words.answer(None, None, check=check, relation=None)
     assert said.answer == "The maps of the file a fail some of their checks."
     assert "a 1 of 2 (all but deletion area against random order)" in said.numbers
 
@@ -342,29 +323,27 @@ def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> N
 def test_what_is_said_of_one_file_is_not_said_of_its_method() -> None:
     """Every sentence that names a model calls it a file, unless it has several seeds."""
     span: dict[str, Any] = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001)]}
-    sentences = [answer(span)[0].answer, *report_words.cautions(span)]
+    sentences = [answer(span)[0].answer, *words.cautions(span)]
     assert all("file" in sentence for sentence in sentences)
     assert "Each model is one file. Intervals are over images and hold for this file only" in sentences[1]
     span["models"][0]["seeds"] = [{}, {}]
     assert answer(span)[0].answer == "a uses more of the image than the file b, and the difference is real."
-    assert report_words.cautions(span)[0].startswith("b is one file.")
-    assert "compares files" not in report_words.cautions(span)[0]
+    assert words.cautions(span)[0].startswith("b is one file.")
+    assert "compares files" not in words.cautions(span)[0]
     span["models"][1]["seeds"] = [{}, {}]
     assert answer(span)[0].answer == "a uses more of the image than b, and the difference is real."
-    assert report_words.cautions(span) == []
-    assert report_words.cautions({"models": models(0.4), "pairs": []})[0].startswith("a is one file.")
+    assert words.cautions(span) == []
+    assert words.cautions({"models": models(0.4), "pairs": []})[0].startswith("a is one file.")
 
 
 def test_the_floor_stands_beside_the_asc(tmp_path: Path) -> None:
-    write_results(tmp_path)
-    path = tmp_path / "span" / "span.json"
-    span = json.loads(path.read_text())
+    results = by_hand(tmp_path)
+    span = results.parts["span"].result.summary
     first, second = span["models"]
     second |= {"asc_floor": None, "asc_floor_range": None}
     first |= {"asc_floor": 0.2, "asc_floor_range": [0.19, 0.21]}
     assert first["asc"] > 0.21
-    path.write_text(json.dumps(span))
-    page = Page(render(tmp_path))
+    page = Page(results.page())
     text = " ".join(page.text.replace("\u00a0", " ").split())
     assert "· floor 20.0 %" in text
     assert "range of three draws): plain 20.0 % (19.0 to 21.0 %)." in text
@@ -373,10 +352,9 @@ def test_the_floor_stands_beside_the_asc(tmp_path: Path) -> None:
     assert "random weights covers as much" not in text
     assert "What 2 model files look at" in text
     first["asc_floor_range"] = [0.1, 0.9]
-    path.write_text(json.dumps(span))
     second |= {key: first[key] for key in ("asc_floor", "asc_floor_range")}
     assert "20.0\u00a0% (10.0 to 90.0\u00a0%) for every model." in answer(span)[0].numbers
-    assert "lies within the range of its floor (10.0 to 90.0 %)" in Page(render(tmp_path)).text.replace("\u00a0", " ")
+    assert "lies within the range of its floor (10.0 to 90.0 %)" in Page(results.page()).text.replace("\u00a0", " ")
 
 
 def test_a_single_model_and_images_without_intervals_are_described_too() -> None:
@@ -406,99 +384,87 @@ def test_a_relation_is_one_at_the_same_clean_margin(ends: list[float], says: str
     assert "cannot be told" in said.answer
 
 
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two untrained lenets, a.pt and b.pt, and a report of them, made by the command."""
-    place = tmp_path_factory.mktemp("computed")
-    for seed, name in enumerate("ab"):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32))
-        ckpt = Checkpoint(
-            arch="lenet", arch_kwargs={"mean": [0.0] * 3, "std": [1.0] * 3}, num_classes=10, input_shape=(3, 32, 32),
-            data="glyphs", method="standard", hyper={"lr": 0.1}, epoch=1, metrics={}, weights=model.state_dict(),
-        )  # fmt: skip
-        attrib.save(ckpt, place / f"{name}.pt")
-    assert "span: " in run(place)
-    return place
+def without_dates(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", "", text)
 
 
-def run(place: Path, *options: str) -> str:
-    """What the command prints."""
-    line = [
-        "report",
-        "--ckpt",
-        "a.pt",
-        "--ckpt",
-        "<b>=b.pt",
-        "--limit",
-        "12",
-        "--images",
-        "8",
-        "--steps",
-        "2",
-        *options,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "attrib.cli", *line], cwd=place, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+LIMITS = ("--limit", 12, "--images", 8, "--steps", 2)
 
 
-def test_the_command_makes_a_page_with_every_part(computed: Path) -> None:
-    text = (computed / "report.html").read_text()
+def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
+    models: Path, tmp_path: Path, run: Callable[..., Out], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(models)
+    given = ("report", "a.pt", "--ckpt", "<b>=b.pt", *LIMITS)
+    done = run(*given, "--out", tmp_path / "report.html")
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-1] == str(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert "Not in this report" not in page.text
+    command = " ".join(page.text.replace("'", "").split())
+    assert "attrib span --ckpt a.pt --ckpt <b>=b.pt --data glyphs --limit 12 --attack pgd --steps 2 --out" in command
     assert sum(tag == "img" for tag, _ in page.elements) >= 7
     assert len(text) < 10_000_000
-    data = embedded(page)
+    assert_browsed(embedded(page), Result.load(tmp_path / "report-results" / "span").rows)
+
+    again = run(*given, "--out", tmp_path / "report.html")
+    assert [line.partition(": ")[2] for line in again.out.splitlines()[:-1]] == ["as computed before"] * 8
+    assert without_dates((tmp_path / "report.html").read_text()) == without_dates(text)
+    places = ("--out", tmp_path / "other.html", "--results", tmp_path / "report-results")
+    other = run(*given, "--threshold", "max:0.5", *places)
+    kept = {line.partition(":")[0] for line in other.out.splitlines() if line.endswith("as computed before")}
+    assert kept == {"images", "robust", "sets", "contrib", "fc"}
+
+
+def assert_browsed(data: dict[str, Any], rows: pd.DataFrame) -> None:
+    """The maps to browse are those of ``span``, up to 8 bits."""
     assert data["models"] == ["a", "<b>"]
-    coverage = pd.read_csv(computed / "report-results" / "span" / "span.csv")
     code = np.frombuffer(zlib.decompress(b64decode(data["maps"])), np.uint8).reshape(2, 2, 8, 32, 32)
     maps = decoded(Coded(code, np.array(data["low"], np.float32), np.array(data["high"], np.float32)))
     for m, name in enumerate(data["models"]):
         for k, kind in enumerate(("clean", "pgd")):
-            rows = coverage[(coverage["model"] == name) & (coverage["images"] == kind)].set_index("index")
-            found = attrib.coverage(attrib.span(torch.from_numpy(maps[m, k]))).numpy()
-            exact = rows["coverage"].loc[data["index"]].to_numpy()
-            assert np.abs(found - exact).max() < 0.02
-            assert rows["prediction"].loc[data["index"]].tolist() == data["prediction"][m][k]
+            of_kind = rows[(rows["model"] == name) & (rows["images"] == kind)].set_index("index")
+            covered = attrib.coverage(attrib.span(torch.from_numpy(maps[m, k]))).numpy()
+            assert np.abs(covered - of_kind["coverage"].loc[data["index"]].to_numpy()).max() < 0.02
+            assert of_kind["prediction"].loc[data["index"]].tolist() == data["prediction"][m][k]
 
 
-def test_what_was_computed_is_used_again_unless_something_else_is_asked_for(computed: Path) -> None:
-    said = run(computed, "--threshold", "max:0.5", "--out", "other.html", "--results", "report-results")
-    again = {line.partition(":")[0] for line in said.splitlines() if line.endswith("as computed before")}
-    assert again == {"images", "robust", "sets", "contrib", "fc"}
+def test_a_notebook_makes_the_same_page_and_leaves_out_what_cannot_be_computed(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))  # without feature maps
+    data = attrib.dataset("glyphs", limit=12)
+    settings = attrib.Report(limit=8, images=4, steps=(2,))
+    page = settings.run({"a": models / "a.pt", "mine": module}, data, out=tmp_path / "page.html", device="cpu")
+    assert page == tmp_path / "page.html"
+    text = Page(page.read_text()).text
+    parts = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    left_out = {name for name, outcome in parts.items() if outcome.startswith("left out")}
+    assert left_out == {"images", "span", "check", "relate"}
+    assert text.count("Not in this report: mine: ") == 4
+    assert "attrib.Robustness(" in text
+    computed = sorted(path.parent.name for path in (tmp_path / "page-results").glob("*/made.json"))
+    assert computed == ["contrib", "fc", "robust", "sets"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--images", "0"], "--images: expected at least 1, got 0"),
-        (["--threshold", "median"], "threshold: expected mean"),
+        (["--images", 0], "--images: expected at least 1, got 0"),
+        (["--threshold", "median"], "--threshold: expected mean"),
         (["--steps", "ten"], "--steps: expected numbers"),
-        (["--attack", "none"], "--attack: expected one of fgsm, pgd, cw"),
+        (["--attack", "none"], "--attack: expected fgsm, pgd or cw"),
+        (["--map", "gradient", "--layer", "stages.0"], "layer belongs to the maps"),
         (["--out", "."], "--out: expected a file for the page"),
     ],
 )
-def test_bad_input_is_one_line(
-    computed: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(computed)
-    monkeypatch.setattr(sys, "argv", ["attrib", "report", "--ckpt", "a.pt", *options])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+def test_bad_input_is_one_line(models: Path, run: Callable[..., Out], options: list[object], message: str) -> None:
+    assert message in run("report", models / "a.pt", *options).refused()
 
 
 def test_the_page_has_a_function_for_every_threshold_rule() -> None:
-    script = (Path(report.__file__).parent / "templates/report.js").read_text()
+    script = (Path(pages.__file__).parent / "templates/report.js").read_text()
     table = script.split("const RULES = {")[1].split("\n  };")[0]
     taking = {m[1]: m[2].count(",") + 1 for m in re.finditer(r"^    (\w+)(?:: )?\(([^)]*)\)", table, re.MULTILINE)}
     assert taking == {name: 2 if rule.parameter else 1 for name, rule in RULES.items()}

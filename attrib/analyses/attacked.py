@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrib.analyses.base import CLEAN, Context, Explaining, Files, Findings, Measured, View, attacked_option, grid_of
 from attrib.analyses.examples import kept_examples
+from attrib.analyses.explaining import Explaining, View, grid_of
 from attrib.analyses.last_layer import last_layer_of
-from attrib.analyses.options import Attack, option
+from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
+from attrib.analyses.options import Attack, attacked_option, option
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 

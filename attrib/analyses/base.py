@@ -2,19 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from attrib import stats
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import Attack, check_options, option
-from attrib.errors import InputError
 from attrib.lazy import Lazy
-from attrib.stats import ANYTHING, Values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attrib import inference, maps, objections
+    from attrib import inference, objections
     from attrib.analyses import inputs
     from attrib.analyses import run as running
     from attrib.analyses.result import Result, Table
@@ -30,159 +25,11 @@ if TYPE_CHECKING:
     from attrib.inference import Precision
     from attrib.models.specs import Model
 else:
-    torch = Lazy("torch")
-    inference, maps, objections = Lazy("attrib.inference"), Lazy("attrib.maps"), Lazy("attrib.objections")
+    inference, objections = Lazy("attrib.inference"), Lazy("attrib.objections")
     inputs, running = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 FEWEST = 50
 """With fewer images an accuracy's interval reaches 14 points and more to either side, too far to blame a model."""
-CLEAN = "clean"
-"""The kind of images that nobody attacked; the other kind is called after its attack."""
-Array = NDArray[Any]
-
-
-class Measured(NamedTuple):
-    """What one model makes of one batch of N images."""
-
-    columns: "Mapping[str, Mapping[str, Tensor | list[str]]]"
-    """Kind of images (clean, or the attack's name) to columns (N,)."""
-    sums: "Mapping[str, Tensor]" = MappingProxyType({})
-    """Added over all batches, exactly in whatever order (float64)."""
-    resampled: "Mapping[str, Tensor]" = MappingProxyType({})
-    """Added over all batches as they come (float64): sums in resamples, which are too large to add exactly."""
-    examples: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
-    """Position in the data to arrays and words for a picture."""
-    maps: "tuple[Tensor, Tensor] | None" = None
-    """Maps (N,H,W) and spans (N,H,W) to write to a file while the analysis runs."""
-    keep: Any = None
-    """Handed to :meth:`Analysis.across` with those of the other models, then dropped."""
-
-
-class Pass(NamedTuple):
-    """Images that an analysis measures."""
-
-    data: "Dataset"
-    positions: "Tensor | None" = None
-    """(M,) int64; None: all."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and on what an analysis runs."""
-
-    device: "torch.device"
-    data: "Dataset | None"
-    batch_size: int
-    shown: tuple[int, ...] = ()
-    """Positions of the images that the pictures show."""
-    models: "tuple[Model, ...]" = ()
-    """All that are measured."""
-    partial: Path | None = None
-    """The folder of partial results, if there is one."""
-
-    @property
-    def images(self) -> "Dataset":
-        """The data of an analysis that cannot do without."""
-        assert self.data is not None
-        return self.data
-
-
-@dataclass(frozen=True)
-class Files:
-    """What was measured of the S files behind a name, all on the same N images of one kind."""
-
-    models: "Sequence[Model]"
-    rows: "Sequence[pd.DataFrame]"
-    """Of every file, a row per image."""
-    sums: Sequence[Mapping[str, Array]]
-    """Of every file, by name: what :meth:`Analysis.condense` made of its ``sums`` and ``resampled``."""
-    facts: Sequence[Mapping[str, Any]]
-    """Of every file, what :meth:`Analysis.describe` returned."""
-
-    def where(self, **equal: object) -> "Files":
-        """The rows in which a column has this value."""
-        rows = self.rows
-        for name, value in equal.items():
-            rows = [part[part[name] == value] for part in rows]
-        return replace(self, rows=rows)
-
-    def joined(self, other: "Files") -> "Files":
-        """These files and those."""
-        return Files(
-            [*self.models, *other.models], [*self.rows, *other.rows], [*self.sums, *other.sums],
-            [*self.facts, *other.facts],
-        )  # fmt: skip
-
-    def only(self, number: int) -> "Files":
-        """One of the files."""
-        return Files([self.models[number]], [self.rows[number]], [self.sums[number]], [self.facts[number]])
-
-    def identity(self) -> dict[str, Any]:
-        """What a result says of the files: name, checkpoint and fingerprint, of several as lists."""
-        each = [model.identity() for model in self.models]
-        if len(each) == 1:
-            return each[0]
-        lists = {key: [identity[key] for identity in each] for key in ("checkpoint", "fingerprint")}
-        return {"name": self.models[0].name, **lists}
-
-    def kinds(self) -> list[str]:
-        """The kinds of images that were measured, clean first."""
-        return list(self.rows[0]["images"].unique())
-
-    def __len__(self) -> int:
-        return len(self.models)
-
-    def __contains__(self, column: str) -> bool:
-        return any(column in rows and not rows[column].isna().all() for rows in self.rows)
-
-    def __getitem__(self, column: str) -> Values:
-        """A column of every file, (S,N), which :mod:`attrib.stats` takes; NaN where a file has no such column."""
-        missing = (np.full(len(rows), np.nan) for rows in self.rows)
-        return np.array(
-            [
-                rows[column].to_numpy(float) if column in rows else nan
-                for rows, nan in zip(self.rows, missing, strict=True)
-            ]
-        )
-
-    @property
-    def n(self) -> int:
-        """The number of images."""
-        return len(self.rows[0])
-
-    def mean(self, column: str, *, among: "Array | None" = None) -> float:
-        """The mean of a column; among: bool (S,N), only there."""
-        values = self[column]
-        return stats.mean(values if among is None else np.where(among, values, np.nan))
-
-    def interval(self, column: str, *, seed: int, within: tuple[float, float] = ANYTHING) -> list[float]:
-        """The 95 % interval of that mean: over images, of several files over seeds and images (:mod:`attrib.stats`)."""
-        return list(stats.interval(self[column], seed=seed, within=within))
-
-    def count(self, column: str) -> int | float:
-        """How many images a bool column holds; of several files the mean."""
-        counts = self[column].sum(1)
-        return int(counts[0]) if len(counts) == 1 else float(counts.mean())
-
-    def sum(self, name: str) -> Array:
-        """A sum of every file, (S,...)."""
-        return np.array([each[name] for each in self.sums])
-
-
-class Findings(NamedTuple):
-    """All that was measured, for one process."""
-
-    context: Context
-    files: dict[str, Files]
-    """By the models' names."""
-    epochs: dict[str, list[Files]]
-    """The saved epochs of every run, a single file each."""
-    rows: "pd.DataFrame"
-    """Every row: by model, seed, epoch and image."""
-    across: "pd.DataFrame"
-    """Rows about pairs of files: a, b, images, index and the columns of :meth:`Analysis.across`; may be empty."""
-    examples: Mapping[int, Mapping[str, Mapping[str, Any]]]
-    """Position in the data to model (:attr:`Model.shown_as`) to what the picture shows of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +43,6 @@ class Analysis(ABC):
 
     name: ClassVar[str]
     """Of the command and of the files it writes."""
-    question: ClassVar[str]
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "images", "index")
     """Which of split, model, seed, epoch, images and index begin a row of the table of images."""
     images_table: ClassVar[str] = ""
@@ -204,7 +50,6 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
-    """None: as on a CPU."""
 
     seed: int = option(0, "Seed of noise, attack starts and resampling.", low=0)
     precision: str = option(
@@ -383,93 +228,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _check_map(name: str) -> None:
-    if name not in maps.MAPS:
-        raise InputError(f"map: expected one of {', '.join(maps.MAPS)}, got {name!r}")
-
-
-class View(NamedTuple):
-    """A model's map of a batch, with what it says of the images."""
-
-    image: "Tensor"
-    """(N,C,H,W): the batch's, or what the attack made of them."""
-    prediction: "Tensor"
-    """(N,)"""
-    map: "Tensor"
-    """(N,H,W)"""
-    grid: "Tensor | None"
-    """(N,h,w) where the map was brought up from a layer's grid."""
-
-
-def attacked_option(default: Attack | None, help: str) -> Any:
-    """The field ``attack`` of an analysis."""
-    return field(default=default, metadata={"help": help, "choices": None, "low": None, "check": None})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explaining(Analysis):
-    """An analysis of maps: which map, of which class, on clean and on attacked images."""
-
-    map: Any = option(
-        "gradcam", "gradcam, eq6, gradient, smoothgrad, integrated-gradients, occlusion or guided-gradcam. eq6: AALP's"
-        " Eq. 6, pytorch-grad-cam's element-wise CAM of -loss.", check=lambda name: _check_map(name),
-    )  # fmt: skip
-    layer: str | None = option(None, "Layer of Grad-CAM and Eq. 6, by its dotted name (default: the last stage).")
-    target: str = option(
-        "label", "The class explained: label (true class) or prediction.", choices=("label", "prediction")
-    )
-    attack: Attack | None = attacked_option(None, "Explain adversarial images too: fgsm, pgd or cw.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layer is not None and self.map not in maps.LAYER_MAPS:
-            raise InputError(f"layer belongs to the maps {', '.join(maps.LAYER_MAPS)}; {self.map} looks at no layer")
-
-    @property
-    def map_name(self) -> str:
-        """The map's name; of a function its qualified name."""
-        return str(self.options()["map"])
-
-    def map_precision(self, device: "torch.device") -> "Precision":
-        """Maps are thresholded, so ``auto`` keeps them in fp32; over SmoothGrad's many passes rounding evens out."""
-        return self.attack_precision(device) if self.map == "smoothgrad" else self.exact_precision(device)
-
-    def views(self, model: "Model", batch: "Batch", context: Context) -> dict[str, View]:
-        """The model's maps of the batch, under clean and, where an attack is set, under its name."""
-        images = {CLEAN: batch.image}
-        if self.attack:
-            images[self.attack.name] = self.attack.images(
-                model.opened_module, batch, seed=self.seed, precision=self.attack_precision(context.device)
-            )
-        return {kind: self.view(model, batch, image, context) for kind, image in images.items()}
-
-    def view(self, model: "Model", batch: "Batch", image: "Tensor", context: Context) -> View:
-        """The model's map of the batch's images, or of what an attack made of them."""
-        prediction = self.predictions(model, image, context)
-        target = batch.label if self.target == "label" else prediction
-        return View(image, prediction, *self.map_of(model, image, target, batch.index, context))
-
-    def map_of(
-        self, model: "Model", image: "Tensor", target: "Tensor", index: "Tensor", context: Context
-    ) -> "tuple[Tensor, Tensor | None]":
-        """The map of the target classes (N,), (N,H,W), and on its own grid where it has one."""
-        with inputs.naming(model):
-            return maps.attribution(
-                self.map, model.opened_module, image, target, layer=model.layer, seed=self.seed, index=index,
-                precision=self.map_precision(context.device),
-            )  # fmt: skip
-
-
-def grid_of(view: View) -> str:
-    """The size of the grid that the map was made on, as 8x8."""
-    return "x".join(map(str, (view.map if view.grid is None else view.grid).shape[1:]))
-
-
-def map_file_view(model: "Model", batch: "Batch") -> View:
-    """The maps of the batch's images that were made elsewhere; what was predicted is not known (-1)."""
-    assert model.maps is not None
-    rows = [model.maps[position] for position in batch.index.tolist()]
-    unknown = torch.full_like(batch.label, -1)
-    return View(batch.image, unknown, torch.from_numpy(np.stack(rows)).to(batch.image.device), None)

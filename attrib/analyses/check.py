@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from attrib import formatting as text
 from attrib import stats, thresholds
-from attrib.analyses.base import CLEAN, Context, Explaining, Files, Findings, Measured, View, attacked_option
-from attrib.analyses.options import Attack, option
+from attrib.analyses.explaining import Explaining, View
+from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
+from attrib.analyses.options import Attack, attacked_option, option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -72,7 +73,6 @@ class Checks(Explaining):
     """Sanity and faithfulness of the maps: a line per check and model, each beside a control without the model."""
 
     name: ClassVar[str] = "check"
-    question: ClassVar[str] = "Can the maps be trusted?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
@@ -279,7 +279,7 @@ class Checks(Explaining):
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """The cascade, insertion and deletion."""
         summary = result.summary
-        title = f"{summary['map']}, {text.data_words(summary)}, {summary['models'][0]['n']:,} images"
+        title = f"{text.map_words(summary)}, {text.data_words(summary)}, {summary['models'][0]['n']:,} images"
         return {"check": plots.cascade_and_curves(summary, title=title)}
 
 
@@ -338,7 +338,7 @@ def _signed(value: float | None) -> str:
 def _caption(summary: Mapping[str, Any]) -> str:
     removed = "the mean colour of its image" if summary["baseline"] == "mean" else "black"
     caption = (
-        f"{summary['map']}, threshold {summary['threshold']},"
+        f"{text.map_words(summary)}, threshold {summary['threshold']},"
         f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {summary['target']}; a removed"
         f" pixel is {removed}; similarity: Spearman; all layers randomised, one draw of weights"
         f" (seed {summary['seed']}); {text.interval_words(summary['models'])}"

@@ -15,9 +15,10 @@ import numpy as np
 
 from attrib import formatting as text
 from attrib import stats
-from attrib.analyses.base import CLEAN, Analysis, Array, Context, Files, Findings, Measured, attacked_option
+from attrib.analyses.base import Analysis
 from attrib.analyses.last_layer import check_last_layers, fc_option, last_layer_of
-from attrib.analyses.options import Attack, option
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
+from attrib.analyses.options import Attack, attacked_option, option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -58,7 +59,6 @@ class Contributions(Analysis):
     """Contributions of the last layer's features (C, R), how concentrated they are, and the paired differences."""
 
     name: ClassVar[str] = "contrib"
-    question: ClassVar[str] = "How are contributions distributed over features?"
     images_table: ClassVar[str] = "images"
 
     multiple: float = option(2.0, "A high contribution exceeds so many times the median.", check=_check_multiple)

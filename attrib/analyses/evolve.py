@@ -11,8 +11,8 @@ import numpy as np
 from attrib import formatting as text
 from attrib import stats
 from attrib.analyses.attacked import Attacked
-from attrib.analyses.base import Array, Context, Files, Findings, Measured
 from attrib.analyses.examples import arrays_of
+from attrib.analyses.measured import Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
@@ -49,7 +49,6 @@ class Evolution(Attacked):
     """Loss, accuracy, span and contributions over the saved epochs of one run, or two side by side."""
 
     name: ClassVar[str] = "evolve"
-    question: ClassVar[str] = "How does all of that change along the epochs of a run?"
     takes: ClassVar[tuple[str, ...]] = ("runs",)
 
     images: int = option(5, "How many images to show maps of: the first of each class.", low=1)
@@ -189,7 +188,7 @@ class Evolution(Attacked):
                 result.frames["contrib"], epochs=evenly_spaced(numbers), title=images
             ),
             "evolve-maps": map_plots.map_grid(
-                result.arrays["maps"], title=f"{summary['map']}, {text.data_words(summary)}"
+                result.arrays["maps"], title=f"{text.map_words(summary)}, {text.data_words(summary)}"
             ),
         }  # fmt: skip
 
@@ -295,6 +294,6 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 def _caption(summary: Mapping[str, Any]) -> str:
     return (
         f"{text.images_words(summary, summary['n'])}; losses: cross-entropy in nats; robust:"
-        f" {text.attack_words(summary['attack'])}; ASC: {summary['map']}, threshold {summary['threshold']}; PR:"
-        " participation ratio; 95 % intervals over images (of one training run: another seed is another run)"
+        f" {text.attack_words(summary['attack'])}; ASC: {text.map_words(summary)}, threshold {summary['threshold']};"
+        " PR: participation ratio; 95 % intervals over images (of one training run: another seed is another run)"
     )

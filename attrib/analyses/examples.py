@@ -8,7 +8,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attrib.analyses.base import Array, Context, Findings, View
+    from attrib.analyses.explaining import View
+    from attrib.analyses.measured import Array, Context, Findings
     from attrib.data import Batch
 
 PARTS = ("image", "map", "span", "prediction")

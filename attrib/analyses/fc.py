@@ -12,8 +12,9 @@ import numpy as np
 
 from attrib import formatting as text
 from attrib import stats
-from attrib.analyses.base import Analysis, Array, Context, Files, Findings, Pass
+from attrib.analyses.base import Analysis
 from attrib.analyses.last_layer import check_last_layers, fc_option, last_layer_of
+from attrib.analyses.measured import Array, Context, Files, Findings, Pass
 from attrib.analyses.options import option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
@@ -54,7 +55,6 @@ class LastLayer(Analysis):
     """
 
     name: ClassVar[str] = "fc"
-    question: ClassVar[str] = "How many weights of the last layer are valid?"
     needs_data: ClassVar[bool] = False
 
     rule: str = option(

@@ -48,7 +48,7 @@ def known_data(models: Sequence[Model]) -> str:
     """The data set that the checkpoints were trained on; raises InputError where they name none or several."""
     known = {model.name: model.trained_on for model in models if model.trained_on}
     if not known:
-        raise InputError("data is needed: no model given says what it was trained on")
+        raise InputError("data: name one, since no model given says what it was trained on")
     if len(set(known.values())) > 1:
         listed = ", ".join(f"{name} on {trained_on}" for name, trained_on in known.items())
         raise InputError(f"the models were trained on different data ({listed}); name the data to look at")

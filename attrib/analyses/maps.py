@@ -8,8 +8,9 @@ import numpy as np
 
 from attrib import formatting as text
 from attrib import thresholds
-from attrib.analyses.base import CLEAN, Array, Context, Explaining, Files, Findings, Measured, Pass, View
 from attrib.analyses.examples import arrays_of, kept_examples
+from attrib.analyses.explaining import Explaining, View
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
@@ -45,7 +46,6 @@ class Maps(Explaining):
     """Heat maps of a few images under every model; with an attack, those of the adversarial images."""
 
     name: ClassVar[str] = "maps"
-    question: ClassVar[str] = "Where does each model look?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option(
@@ -152,4 +152,4 @@ class Maps(Explaining):
 
 def _words(summary: Mapping[str, Any]) -> str:
     kind = summary["attack"]["name"] if summary["attack"] else CLEAN
-    return f"{summary['map']}, {text.data_words(summary)}, {kind} images"
+    return f"{text.map_words(summary)}, {text.data_words(summary)}, {kind} images"

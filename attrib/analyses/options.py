@@ -35,6 +35,12 @@ def option(
     return field(default=default, metadata=described)
 
 
+def same_option(kind: type, name: str) -> Any:
+    """The field of another dataclass, with its default and its words."""
+    other = kind.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return field(default=other.default, metadata=other.metadata)
+
+
 def check_options(settings: Any) -> None:
     """Raise InputError for a field made by :func:`option` whose value is not allowed."""
     for each in fields(settings):
@@ -95,6 +101,11 @@ class Attack:
     def entry(self, precision: "Precision") -> dict[str, Any]:
         """What a result says of its attack, the precision that it ran in included."""
         return asdict(self) | {"precision": precision}
+
+
+def attacked_option(default: Attack | None, help: str) -> Any:
+    """The field ``attack`` of an analysis."""
+    return field(default=default, metadata={"help": help, "choices": None, "low": None, "check": None})
 
 
 def fraction(text: str, name: str) -> float:

@@ -15,8 +15,8 @@ from attrib import formatting as text
 from attrib import relate as associations
 from attrib import stats
 from attrib.analyses.attacked import Attacked
-from attrib.analyses.base import Array, Files, Findings
 from attrib.analyses.last_layer import check_last_layers, fc_option
+from attrib.analyses.measured import Array, Files, Findings
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
 from attrib.stats.association import resampled_correlation
@@ -53,7 +53,6 @@ class Relation(Attacked):
     """
 
     name: ClassVar[str] = "relate"
-    question: ClassVar[str] = "Does coverage go with robustness?"
     takes: ClassVar[tuple[str, ...]] = ("models", "runs")
 
     fc: str | None = fc_option()
@@ -107,8 +106,9 @@ class Relation(Attacked):
             yield {"quantity": measure, "n": a.n, **stats.paired(a[measure], b[measure], seed=self.seed).entry()}
         for measure in MEASURES:
             (rho_a, resampled_a), (rho_b, resampled_b) = (self._correlations(files, measure) for files in (a, b))
-            difference = stats.basic_paired(rho_a, rho_b, resampled_a, resampled_b)
-            yield {"quantity": f"{CORRELATION}{measure}", "n": a.n, **difference.entry()}
+            paired = stats.basic_paired(rho_a, rho_b, resampled_a, resampled_b)
+            ends = {"ci": np.clip([paired.low, paired.high], -2, 2).tolist()}  # of a difference of correlations
+            yield {"quantity": f"{CORRELATION}{measure}", "n": a.n, **paired.entry(), **ends}
 
     def _correlations(self, files: Files, measure: str) -> tuple[stats.Values, stats.Values]:
         """The rank correlation of a measure with the adversarial margin, of every file (S,) and in resamples (S,R)."""
@@ -306,7 +306,7 @@ def _with_interval(answer: Mapping[str, Any], key: str, measure: str | None = No
 def _caption(summary: Mapping[str, Any]) -> str:
     several = text.several_seeds(summary["models"])
     caption = (
-        f"{text.images_words(summary, summary['models'][0]['n'])}; {summary['map']}, threshold"
+        f"{text.images_words(summary, summary['models'][0]['n'])}; {text.map_words(summary)}, threshold"
         f" {summary['threshold']}; {text.attack_words(summary['attack'])}. Means and differences of coverage and IoU in"
         " percent, among the images that are right when clean: those the attack broke less those that stood. ρ:"
         " Spearman's rank correlation with the adversarial margin over all images; given clean: with the clean margin"

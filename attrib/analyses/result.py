@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from attrib.analyses import ANALYSES
 from attrib.analyses.options import Attack
 from attrib.analyses.table import Table
 from attrib.errors import InputError, one_line
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 else:
     drawing = Lazy("attrib.plots.base")
 
-CLASSES = {
-    "span": "Span", "maps": "Maps", "sets": "Sets", "contrib": "Contributions", "fc": "LastLayer", "check": "Checks",
-    "robust": "Robustness", "relate": "Relation", "evolve": "Evolution",
-}  # fmt: skip
-"""The analyses by their names: NAME is in attrib/analyses/NAME.py."""
 WIDTH = 200
 """Characters of a printed table, where there is no terminal that says."""
 
@@ -120,15 +116,16 @@ class Result:
     def save(self, out: str | Path) -> list[Path]:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
-        Every file is whole or not there. Raises InputError where the folder cannot be written to.
+        Every file is whole or not there, and the JSON is written last: where it is, the others belong to it. Raises
+        InputError where the folder cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
         written: list[Path] = []
+        if (place / f"{name}.json").is_file():
+            (place / f"{name}.json").unlink()
         for part, frame in self.frames.items():
             with atomic(_path(place, name, part, ".csv", written)) as temporary:
                 frame.to_csv(temporary, index=False)
-        with atomic(_path(place, name, "", ".json", written)) as temporary:
-            temporary.write_text(to_json(self.summary) + "\n")
         for part, table in self.analysis.papers(self).items():
             with atomic(_path(place, name, part, ".tex", written)) as temporary:
                 temporary.write_text(table.to_latex())
@@ -137,6 +134,8 @@ class Result:
                 np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
         for figure_name, figure in self.figures.items():
             written += drawing.save(figure, place / figure_name)
+        with atomic(_path(place, name, "", ".json", written)) as temporary:
+            temporary.write_text(to_json(self.summary) + "\n")
         return written
 
     @classmethod
@@ -146,7 +145,7 @@ class Result:
         A function that stood for a map is its qualified name. Raises InputError where there is no such result.
         """
         place = Path(out)
-        here = [known for known in CLASSES if (place / f"{known}.json").is_file()]
+        here = [known for known in ANALYSES if (place / f"{known}.json").is_file()]
         if name is None and len(here) > 1:
             raise InputError(f"{place} holds several results; name one of {', '.join(here)}")
         if (name or "") not in here and (name is not None or not here):
@@ -159,12 +158,28 @@ class Result:
             analysis = _analysis(name, summary["options"])
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
-        frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
-        arrays = {}
-        for part, path in _parts(place, name, ".npz"):
-            with np.load(path, allow_pickle=False) as archive:
-                arrays[part] = {key: archive[key] for key in archive.files}
-        return cls(analysis, summary, frames, arrays)
+        return cls(analysis, summary, *_frames_and_arrays(place, name))
+
+    @classmethod
+    def saved(cls, analysis: "Analysis", out: Path, key: str) -> "Result | None":
+        """The result of this analysis that was saved in a folder, if there is one with this key."""
+        try:
+            summary = json.loads((out / f"{analysis.name}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        if summary.get("key") != key:
+            return None
+        return cls(analysis, summary, *_frames_and_arrays(out, analysis.name))
+
+
+def _frames_and_arrays(place: Path, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
+    """The tables of numbers, and the arrays, of a saved result."""
+    frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
+    arrays = {}
+    for part, path in _parts(place, name, ".npz"):
+        with np.load(path, allow_pickle=False) as archive:
+            arrays[part] = {key: archive[key] for key in archive.files}
+    return frames, arrays
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -175,7 +190,7 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def analysis_class(name: str) -> "type[Analysis]":
     """The class of the analysis called so."""
-    kind: type[Analysis] = getattr(import_module(f"attrib.analyses.{name}"), CLASSES[name])
+    kind: type[Analysis] = getattr(import_module(f"attrib.analyses.{name}"), ANALYSES[name].kind)
     return kind
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from attrib import formatting as text
 from attrib import stats
 from attrib.analyses import robust_tables as words
-from attrib.analyses.base import CLEAN, Analysis, Array, Context, Files, Findings, Measured, Pass
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import Attack, fraction, option
 from attrib.analyses.table import Table
 from attrib.analyses.training_images import training_images
@@ -24,15 +25,13 @@ if TYPE_CHECKING:
 
     from attrib import accuracy, objections
     from attrib import autoattack as strongest
-    from attrib.accuracy import Outcome
     from attrib.analyses.result import Result
     from attrib.data import Batch, Dataset
     from attrib.models.specs import Model
     from attrib.plots import robust as plots
 else:
-    accuracy, strongest = Lazy("attrib.accuracy"), Lazy("attrib.autoattack")
-    objections = Lazy("attrib.objections")
-    pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.robust"), Lazy("torch")
+    accuracy, strongest, plots = Lazy("attrib.accuracy"), Lazy("attrib.autoattack"), Lazy("attrib.plots.robust")
+    objections, pd, torch = Lazy("attrib.objections"), Lazy("pandas"), Lazy("torch")
 
 WORST, AUTOATTACK = "worst", "autoattack"
 """The images that are right under the longest PGD and under the longest CW; AutoAttack's name as an attack."""
@@ -88,7 +87,6 @@ class Robustness(Analysis):
     """Accuracy clean and under FGSM, PGD-k, CW-k (and AutoAttack), with intervals, and paired differences."""
 
     name: ClassVar[str] = "robust"
-    question: ClassVar[str] = "How accurate is each model under attack?"
     keys: ClassVar[tuple[str, ...]] = ("split", "model", "seed", "index")
 
     eps: float | Sequence[float] | None = option(
@@ -154,15 +152,14 @@ class Robustness(Analysis):
         return {"attacked": [path.name for path in paths], "radii": self.radii(context.images.name)}
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
-        """The answers to every image, clean and under every attack at every radius; of training images at the largest.
-
-        A sweep asks for one gap, not for one at each radius.
-        """
+        """Every answer, clean and under every attack at every radius; to training images at the largest radius only."""
         module, image, label, data = model.opened_module, batch.image, batch.label, context.images
         names = [path.name for path in accuracy.attack_paths(module)]
         gradient = accuracy.gradient_size(module, image, label)
 
-        def columns(attack: str, eps: float, outcome: "Outcome", via: list[str]) -> "dict[str, Tensor | list[str]]":
+        def columns(
+            attack: str, eps: float, outcome: "accuracy.Outcome", via: list[str]
+        ) -> "dict[str, Tensor | list[str]]":
             return {
                 "label": label, "attack": [attack] * len(label),
                 "eps": torch.full_like(label, eps, dtype=torch.float64), "prediction": outcome.prediction,
@@ -280,7 +277,7 @@ class Robustness(Analysis):
             shown.append(Table("Accuracy by radius (%)", words.sweep_rows(models), caption))
         if summary["pairs"]:
             caption = text.p_words(models, "exact paired test (McNemar)")
-            shown.append(Table("Paired differences", words.pair_rows(summary["pairs"]), caption))
+            shown.append(Table("Paired differences", words.pair_rows(summary), caption))
         if self.gap:
             caption = (
                 f"{models[0]['gap']['n_train']:,} training images that every model was trained on (of a checkpoint of"

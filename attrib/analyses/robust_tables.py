@@ -44,13 +44,13 @@ def sweep_rows(models: Entries) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def pair_rows(pairs: Entries) -> list[dict[str, str]]:
+def pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """One row per pair and attack."""
     return [
         {
             "pair": f"{pair['a']} − {pair['b']}", "attack": title_of(pair["attack"]), **text.difference_columns(pair),
         }
-        for pair in pairs
+        for pair in summary["pairs"]
     ]  # fmt: skip
 
 

@@ -8,9 +8,9 @@ order or number of processes (sums are exact; other numbers hold to rounding).
 import hashlib
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import chain, combinations, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 
 import attrib
 from attrib import inference
-from attrib.analyses.base import Analysis, Context, Files, Findings, Pass
+from attrib.analyses.base import Analysis
 from attrib.analyses.inputs import check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
+from attrib.analyses.measured import Context, Files, Findings, Pass
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
 from attrib.data import Batch
@@ -37,31 +38,45 @@ from attrib.models.specs import Model, models_of, on_device
 from attrib.parallel import World, broadcast, gather, world
 
 
+def print_warning(message: str) -> None:
+    """Print a warning on stderr."""
+    sys.stderr.write(f"attrib: warning: {message}\n")
+
+
 def execute(
     analysis: Analysis, models: Any, data: Any, *, out: str | Path | None, batch_size: int | None, device: str,
+    reuse: bool = False, warn: Callable[[str], None] = print_warning,
 ) -> tuple[Result, list[Path]]:  # fmt: skip
-    """Run an analysis; returns the result and, with ``out``, the files written. See :meth:`Analysis.run`."""
+    """Run an analysis; returns the result and, with ``out``, the files written. See :meth:`Analysis.run`.
+
+    reuse: take the result of the same settings, models and data that was saved in ``out``, and write nothing. warn:
+    called with every warning, in the first process of several.
+    """
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     place = folder(Path(out)) if out else None
     with world(device) as group, ExitStack() as stack:
+        if getattr(analysis, "save_maps", False):
+            _check_save_maps(place, group)
         inference.precision(analysis.precision, group.device)
         loaded = analysis.looked_at(models_of(models, device=group.device))
         stack.enter_context(on_device(loaded, group.device))
         images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
         analysis = analysis.resolved(images)
-        messages = Messages(group.rank == 0)
+        messages = Messages(warn if group.rank == 0 else None)
         loaded = check_models(analysis, loaded, images, group, messages.add)
         size = batch_size or analysis.usual_batch(group.device)
         context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(loaded))
         passes = analysis.passes(loaded, images) if images else []
         key = _key(analysis, loaded, passes, context)
+        if reuse and place and (saved := _saved(analysis, place, key, group)):
+            return saved, []
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
             work = _work(passes, context)
-            measured = _measure(analysis, loaded, work, context, group, store)
             facts = _describe(analysis, loaded, context, group)
+            measured = _measure(analysis, loaded, work, context, group, store)
             answer = None
             if measured is not None and facts is not None:
                 splits = {each.number: each.of.data.split for each in work}
@@ -86,23 +101,36 @@ def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], co
     return hashlib.sha256(to_json(described).encode()).hexdigest()[:12]
 
 
+def _saved(analysis: Analysis, place: Path, key: str, group: World) -> Result | None:
+    """The result with this key in the folder; None where a function is a setting: its code may have changed."""
+    by_name = not any(callable(getattr(analysis, each.name)) for each in fields(analysis))
+    return broadcast(Result.saved(analysis, place, key) if by_name and group.rank == 0 else None)
+
+
 KEYS = ("split", "model", "seed", "epoch", "images", "index")
 """The columns that begin a row; an analysis names those that it needs."""
 
 
-class Messages:
-    """The warnings of an analysis: printed at once, since the work may take long, and kept for the result."""
+def _check_save_maps(out: Path | None, group: World) -> None:
+    if out is None:
+        raise InputError("save_maps: needs a folder to write to, out=DIR (--out DIR)")
+    if group.size > 1:
+        raise InputError("save_maps: writes from one process; run it without torchrun")
 
-    def __init__(self, first: bool) -> None:
-        self.said: list[str] = []
-        self._first = first
+
+class Messages:
+    """The warnings of an analysis: shown at once, since the work may take long, and kept for the result."""
+
+    def __init__(self, show: Callable[[str], None] | None) -> None:
+        self.all: list[str] = []
+        self._show = show
 
     def add(self, message: str) -> None:
-        """Print a warning, in one process of several, unless it was given before."""
-        if message not in self.said:
-            self.said.append(message)
-            if self._first:
-                sys.stderr.write(f"attrib: warning: {message}\n")
+        """Keep and show a warning, unless it was given before."""
+        if message not in self.all:
+            self.all.append(message)
+            if self._show:
+                self._show(message)
 
 
 def provenance() -> dict[str, str]:
@@ -148,7 +176,7 @@ def _measure(
 ) -> Part | None:
     """Measure every batch with every model; what all processes measured for the first, None for the others."""
     left = missing(range(len(work)), store.earlier)[group.rank :: group.size]
-    with _map_files(analysis, models, context, store, group) as writers:
+    with _map_files(analysis, models, context, store) as writers:
         for number, batch in _progress(_batches(work, left, context), len(left), analysis.name, first=group.rank == 0):
             here = replace(context, data=work[number].of.data)
             store.add(_measure_batch(analysis, models, number, batch, here, writers))
@@ -300,22 +328,19 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
     }  # fmt: skip
     for sentence in analysis.objections(summary, found):
         messages.add(sentence)
-    summary["warnings"] = messages.said
+    summary["warnings"] = messages.all
     return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
 
 
 @contextmanager
 def _map_files(
-    analysis: Analysis, models: Sequence[Model], context: Context, store: Store, group: World
+    analysis: Analysis, models: Sequence[Model], context: Context, store: Store
 ) -> Iterator[dict[int, MapWriter]]:
     """A writer of maps for every model, where the analysis asks for them; the files appear when the body is through."""
     if not getattr(analysis, "save_maps", False):
         yield {}
         return
-    if group.size > 1:
-        raise InputError("save_maps writes from one process; run it without torchrun")
-    if store.folder is None:
-        raise InputError("save_maps needs a folder to write to: out=DIR (--out DIR)")
+    assert store.folder is not None  # or the analysis was refused
     data = context.images
     writers = {
         place: MapWriter(store.folder, f"{analysis.name}-{model.stem}", images=len(data), size=data.shape[1:])

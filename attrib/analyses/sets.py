@@ -13,9 +13,10 @@ import numpy as np
 
 from attrib import formatting as text
 from attrib import stats
-from attrib.analyses.base import CLEAN, Analysis, Array, Context, Files, Findings, Measured, attacked_option
+from attrib.analyses.base import Analysis
 from attrib.analyses.examples import display_images
-from attrib.analyses.options import Attack
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
+from attrib.analyses.options import Attack, attacked_option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
 
@@ -66,7 +67,6 @@ class Sets(Analysis):
     """
 
     name: ClassVar[str] = "sets"
-    question: ClassVar[str] = "Which images does the attack turn?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
     takes: ClassVar[tuple[str, ...]] = ("models", "runs")
 

@@ -12,20 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from attrib import formatting as text
-from attrib import stats, thresholds
-from attrib.analyses.base import (
-    CLEAN,
-    Array,
-    Context,
-    Explaining,
-    Files,
-    Findings,
-    Measured,
-    View,
-    grid_of,
-    map_file_view,
-)
+from attrib import map_table, stats, thresholds
 from attrib.analyses.examples import arrays_of, kept_examples
+from attrib.analyses.explaining import Explaining, View, grid_of, map_file_view
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
@@ -57,7 +47,6 @@ class Span(Explaining):
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
 
     name: ClassVar[str] = "span"
-    question: ClassVar[str] = "How much of the image does each model use?"
     takes: ClassVar[tuple[str, ...]] = ("models", "map files")
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
@@ -80,8 +69,8 @@ class Span(Explaining):
     def _floor(self, model: "Model", context: Context, seed: int) -> Array:
         coverage = floors.random_coverage(
             model.opened_module, context.images, map=self.map, threshold=self.threshold, target=self.target,
-            layer=model.layer if self.map in maps.LAYER_MAPS else None, images=self.floor, seed=self.seed + seed,
-            precision=self.map_precision(context.device), batch_size=context.batch_size,
+            layer=model.layer if self.map in map_table.LAYER_MAPS else None, images=self.floor, seed=self.seed + seed,
+            precision=self.map_precision(context.device), batch_size=context.batch_size, map_options=self.map_options,
         )  # fmt: skip
         return np.asarray(coverage.double().numpy())
 
@@ -227,7 +216,7 @@ class Span(Explaining):
         """The examples with their spans, and the distribution of coverage."""
         summary = result.summary
         models, attack = summary["models"], summary["attack"]
-        rule = f"{summary['map']}, threshold {summary['threshold']}, {text.data_words(summary)}"
+        rule = f"{text.map_words(summary)}, threshold {summary['threshold']}, {text.data_words(summary)}"
         attacked = f"; attacked by {text.attack_words(attack)}" if attack else ""
         clean = result.rows[result.rows["images"] == CLEAN]
         return {
@@ -326,8 +315,9 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _caption(summary: Mapping[str, Any]) -> str:
     caption = (
-        f"{summary['map']}, threshold {summary['threshold']}, {text.images_words(summary, summary['models'][0]['n'])},"
-        f" class explained: {summary['target']}; {text.interval_words(summary['models'])}"
+        f"{text.map_words(summary)}, threshold {summary['threshold']},"
+        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {summary['target']};"
+        f" {text.interval_words(summary['models'])}"
     )
     if any(entry.get("asc_floor") is not None for entry in summary["models"]):
         caption += (

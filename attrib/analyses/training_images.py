@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrib.analyses.base import Pass
+from attrib.analyses.measured import Pass
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 

@@ -14,21 +14,14 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
 import attrib
+from attrib.analyses import ANALYSES
 from attrib.errors import InputError, Stopped
 
 INTERRUPTED = 130
 """The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
 
 COMMANDS = {
-    "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
-    "maps": ("attrib.analyses.maps:Maps", "Heat maps of a few images under every model."),
-    "sets": ("attrib.analyses.sets:Sets", "Which images does an attack turn?"),
-    "contrib": ("attrib.analyses.contrib:Contributions", "How are contributions distributed over features?"),
-    "fc": ("attrib.analyses.fc:LastLayer", "How many weights of the last layer are valid?"),
-    "robust": ("attrib.analyses.robust:Robustness", "How accurate is each model under attack?"),
-    "check": ("attrib.analyses.check:Checks", "Can the maps be trusted?"),
-    "evolve": ("attrib.analyses.evolve:Evolution", "How does all of that change along the epochs of a run?"),
-    "relate": ("attrib.analyses.relate:Relation", "Does coverage go with robustness?"),
+    **{name: (f"attrib.analyses.{name}:{entry.kind}", entry.question) for name, entry in ANALYSES.items()},
     "report": ("attrib.cli.report:report", "One HTML page of everything."),
     "info": ("attrib.cli.info:info", "What is in this checkpoint file?"),
     "zoo": ("attrib.cli.zoo:zoo", "Which trained models come with the package?"),
@@ -44,18 +37,18 @@ class Lazily(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, or what the list of commands shows of it."""
-        if cmd_name not in COMMANDS:
-            return None
-        place, line = COMMANDS[cmd_name]
-        listed = ctx.resilient_parsing or not _is_asked_for(cmd_name)
-        callback = _nothing if listed else function_of(place)
-        info = CommandInfo(name=cmd_name, callback=callback, help=line if listed else None)
-        return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
+        """What the list of commands shows of a command."""
+        return _made(cmd_name, _nothing, COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is asked for, and its arguments."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, _made(str(name), function_of(COMMANDS[str(name)][0]), None), rest
 
 
-def _is_asked_for(name: str) -> bool:
-    return name in sys.argv[1:]
+def _made(name: str, callback: Callable[..., None], help: str | None) -> Any:
+    info = CommandInfo(name=name, callback=callback, help=help)
+    return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
 
 
 def _nothing() -> None:

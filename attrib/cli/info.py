@@ -10,9 +10,10 @@ from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib import files
-    from attrib.models import checkpoint
+    from attrib.models import cards, checkpoint
 else:
-    files, checkpoint = Lazy("attrib.files"), Lazy("attrib.models.checkpoint")
+    cards, checkpoint = Lazy("attrib.models.cards"), Lazy("attrib.models.checkpoint")
+    files = Lazy("attrib.files")
 
 
 def info(
@@ -25,38 +26,15 @@ def info(
     given = [*(paths or ()), *(path for text in ckpt or () for path in named_files(text)[1])]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
-    cards = []
-    for path in given:
-        model, ckpt_read = checkpoint.load(path, arch=arch)
-        cards.append(card_of(path, model, ckpt_read))
+    each = [cards.checkpoint_card(path, *checkpoint.load(path, arch=arch)) for path in given]
     if json:
-        typer.echo(files.to_json({"checkpoints": cards}))
+        typer.echo(files.to_json({"checkpoints": each}))
         return
-    for card in cards:
+    for card in each:
         typer.echo(card["path"])
         for key, value in card.items():
             if key != "path":
                 typer.echo(f"  {key:<13} {_line(value)}")
-
-
-def card_of(path: str, model: Any, ckpt: Any) -> dict[str, Any]:
-    """What a checkpoint file says of its model."""
-    return {
-        "path": path,
-        "fingerprint": ckpt.fingerprint,
-        "architecture": ckpt.arch,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "classes": ckpt.num_classes,
-        "input": "x".join(map(str, ckpt.input_shape)),
-        "data": ckpt.data,
-        "method": ckpt.method,
-        "epoch": ckpt.epoch,
-        "metrics": ckpt.metrics,
-        "configuration": ckpt.hyper,
-        "arguments": ckpt.arch_kwargs,
-        "format": ckpt.format_version,
-        "versions": ckpt.versions,
-    }
 
 
 def _line(value: Any) -> str:

@@ -1,6 +1,6 @@
 """From an analysis to its command: the fields of three dataclasses become options, written once for all commands."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from attrib.data import Dataset
     from attrib.models import specs
     from attrib.models.specs import Model
+    from attrib.pages.compute import Report
+
+    Kind = type[Analysis] | type[Report]
 else:
     specs, datasets = Lazy("attrib.models.specs"), Lazy("attrib.data")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
@@ -53,12 +56,12 @@ class Chosen:
     split: str = option("test", "test or train, where the data is split.")
     limit: int | None = option(None, "Only the first so many images.")
 
-    def load(self, kind: type[Analysis]) -> "tuple[Sequence[Model], Dataset | None]":
+    def load(self, kind: "Kind") -> "tuple[Sequence[Model], Dataset | None]":
         """The models, and the data, if the analysis needs or the user names any. Raises InputError."""
         if (self.mean is None) != (self.std is None):
             raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
-        given = [*(self.models or ()), *(self.ckpt or ()), *(self.model or ()), *(self.run or ()), *(self.maps or ())]
-        if not given:
+        given = [*(self.models or ()), *(self.ckpt or ()), *(self.model or ()), *(self.run or ())]
+        if not given and not self.maps:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
         for text in given if kind.takes == ("runs",) else self.run or ():
@@ -67,9 +70,10 @@ class Chosen:
                 option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
                 raise InputError(f"{option_name}: expected the folder of a training run, found {came} at {place}")
         named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(named_files, given)]
-        models = specs.named_models(
-            [(name, files if len(files) > 1 else files[0]) for name, files in named], device="cpu"
-        )
+        pairs: list[tuple[str, Any]] = [(name, files if len(files) > 1 else files[0]) for name, files in named]
+        for name, (path, *_) in map(named_files, self.maps or ()):
+            pairs.append((name, specs.map_file(name, Path(path))))
+        models = specs.named_models(pairs, device="cpu")
         return models, self._dataset(kind, models)
 
     def _model(self, name: str, spec: str) -> "Model | Path":
@@ -80,7 +84,7 @@ class Chosen:
             return specs.model(spec, name=name, mean=mean, std=std, size=self.size)
         return specs.model(spec, name=name, arch=self.arch)
 
-    def _dataset(self, kind: type[Analysis], models: "Sequence[Model]") -> "Dataset | None":
+    def _dataset(self, kind: "Kind", models: "Sequence[Model]") -> "Dataset | None":
         if self.data is None and not kind.needs_data:
             return None
         name = self.data or inputs.known_data(models)
@@ -111,26 +115,38 @@ class Where:
 
 def command(kind: type[Analysis]) -> Callable[..., None]:
     """The command of an analysis: its options are the fields of Chosen, of the analysis, and of Where."""
-    parameters = {
-        each.name: each for group in (Chosen, kind, Where) for each in _parameters(group, kind)
-    }  # fmt: skip
+    return derived(kind, Where, _run)
+
+
+def derived(
+    kind: "Kind", places: type, work: "Callable[[Any, Sequence[Model], Dataset | None, Any], None]"
+) -> Callable[..., None]:
+    """A command whose options are the fields of Chosen, of ``kind`` (what to compute), and of ``places``.
+
+    work: called with what was chosen: an object of ``kind``, models, data, and an object of ``places``.
+    """
+    parameters = {each.name: each for group in (Chosen, kind, places) for each in _parameters(group, kind)}
 
     def body(**given: Any) -> None:
         try:
-            chosen, where = Chosen(**_of(Chosen, given)), Where(**_of(Where, given))
-            analysis = kind(**_settings(kind, given))
-            models, data = chosen.load(kind)
-            result, written = run.execute(
-                analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
-            )
+            chosen, where = Chosen(**_of(Chosen, given)), places(**_of(places, given))
+            settings = kind(**_settings(kind, given))
+            work(settings, *chosen.load(kind), where)
         except InputError as error:
             raise InputError(_with_option(str(error), parameters)) from None
-        show(result, written, as_json=where.json)
 
     body.__signature__ = Signature(list(parameters.values()))  # type: ignore[attr-defined]
     body.__annotations__ = {name: each.annotation for name, each in parameters.items()}
     body.__doc__ = kind.__doc__
     return body
+
+
+def _run(analysis: Analysis, models: "Sequence[Model]", data: "Dataset | None", where: Where) -> None:
+    """Run an analysis and print its result."""
+    result, written = run.execute(
+        analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
+    )
+    show(result, written, as_json=where.json)
 
 
 ATTACK_OPTIONS = {
@@ -141,7 +157,7 @@ ATTACK_OPTIONS = {
 }
 
 
-def _parameters(group: type, kind: type[Analysis]) -> Iterator[Parameter]:
+def _parameters(group: type, kind: "Kind") -> Iterator[Parameter]:
     """The options of a dataclass's fields."""
     for each in fields(group):
         if each.name in _NEEDS and _NEEDS[each.name] not in kind.takes:
@@ -196,25 +212,26 @@ def _of(group: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: given[each.name] for each in fields(group) if each.name in given}
 
 
-def _settings(kind: type[Analysis], given: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(kind: "Kind", given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the analysis from the options' values."""
-    settings = {}
+    settings, names = {}, {each.name for each in fields(kind)}
     for each in fields(kind):
         if isinstance(each.default, Attack) or each.name == "attack":
-            settings[each.name] = _attack(given)
+            settings[each.name] = _attack(given, names & ATTACK_OPTIONS.keys() - {"attack"})
         elif each.name in given:
             parse, value = each.metadata["parse"], given[each.name]
             settings[each.name] = parse(value) if parse and value is not None else value
     return settings
 
 
-def _attack(given: Mapping[str, Any]) -> Attack | None:
-    strength = {name: given[name] for name in ("eps", "step_size", "steps")}
+def _attack(given: Mapping[str, Any], own: Collection[str]) -> Attack | None:
+    """The attack; own: the options that are fields of what is computed, and belong to no attack."""
+    strength = {name: given[name] for name in ("eps", "step_size", "steps") if name not in own}
     if given["attack"] in (None, "none"):
         if any(value is not None for value in strength.values()):
             raise InputError(f"--eps, --step-size and --steps need --attack {', '.join(ATTACKS)}")
         return None
-    if given["attack"] == "fgsm" and (strength["step_size"], strength["steps"]) != (None, None):
+    if given["attack"] == "fgsm" and not own and (strength["step_size"], strength["steps"]) != (None, None):
         raise InputError("--step-size and --steps belong to pgd and cw; fgsm takes one step of --eps")
     for name in ("eps", "step_size"):
         if strength[name] is not None:
@@ -265,5 +282,5 @@ def _floats(text: str | None, name: str) -> list[float] | None:
         raise InputError(f"{name}: expected numbers separated by commas, got {text!r}") from None
 
 
-def _metavar(kind: type[Analysis]) -> str:
+def _metavar(kind: "Kind") -> str:
     return "[NAME=]RUN_DIR..." if kind.takes == ("runs",) else "[[NAME=]SPEC...]"

@@ -94,6 +94,18 @@ class Dataset:
             digest.update(self.masks.cpu().contiguous().numpy().data)
         return [self.name, self.split, len(self), list(self.shape), list(self.classes), digest.hexdigest()[:16]]
 
+    def first(self, count: int) -> "Dataset":
+        """The first so many images."""
+        if count >= len(self):
+            return self
+        images = self.images
+        return replace(
+            self,
+            images=images[:count] if isinstance(images, Tensor) else replace(images, paths=images.paths[:count]),
+            labels=self.labels[:count],
+            masks=None if self.masks is None else self.masks[:count],
+        )
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set with what it holds in memory on that device; pictures stay in their files."""
         return replace(
@@ -204,9 +216,8 @@ def dataset(
     if kind == "npz" and place:
         images, labels, masks, classes = readers.npz(Path(place).expanduser())
     elif name == "glyphs":
-        count = min(CATALOG[name].counts[split], limit or CATALOG[name].counts[split])
-        images, labels, masks = glyphs.render(torch.arange(count), seed=seed, split=split)
-        classes = CATALOG[name].classes
+        count, classes = CATALOG[name].counts[split], CATALOG[name].classes
+        images, labels, masks = glyphs.render(torch.arange(min(count, limit or count)), seed=seed, split=split)
     elif name in CATALOG:
         images, labels = download.read(name, split=split, root=None if root is None else Path(root))
         classes = CATALOG[name].classes

@@ -6,32 +6,32 @@ sum over channels instead. The model is any ``nn.Module`` that returns logits (N
 left as it was. Batches of any size are worked through in chunks of bounded memory.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from attrib.errors import InputError
+from attrib import map_table
 from attrib.inference import Precision
+from attrib.map_table import LAYER_MAPS
 from attrib.maps.cams import eq6, eq6_grid, gradcam, gradcam_grid, guided_gradcam
 from attrib.maps.custom import Map, custom_map
 from attrib.maps.engine import upsample
 from attrib.maps.gradients import SAMPLES, gradient, integrated_gradients, smoothgrad
 from attrib.maps.perturbation import occlusion
 
-MAPS: dict[str, Callable[..., Tensor]] = {
-    "gradient": gradient,
-    "smoothgrad": smoothgrad,
-    "gradcam": gradcam,
-    "eq6": eq6,
-    "integrated-gradients": integrated_gradients,
-    "occlusion": occlusion,
-    "guided-gradcam": guided_gradcam,
-}
-GRID_MAPS: dict[str, Callable[..., Tensor]] = {"gradcam": gradcam_grid, "eq6": eq6_grid}
+
+def _function(place: str) -> Callable[..., Tensor]:
+    module, _, name = place.partition(":")
+    found: Callable[..., Tensor] = getattr(import_module(f"attrib.maps.{module}"), name)
+    return found
+
+
+MAPS = {name: _function(record.function) for name, record in map_table.MAPS.items()}
+"""The functions of the maps in :data:`attrib.map_table.MAPS`."""
+GRID_MAPS = {name: _function(record.grid) for name, record in map_table.MAPS.items() if record.grid}
 """The maps that live on a layer's grid, before they are brought to the image's size."""
-LAYER_MAPS = (*GRID_MAPS, "guided-gradcam")
-"""The maps that look at a layer."""
 
 
 class Attribution(NamedTuple):
@@ -53,25 +53,28 @@ def attribution(
     seed: int = 0,
     index: Tensor | None = None,
     precision: Precision = "fp32",
+    options: Mapping[str, Any] = map_table.NONE,
 ) -> Attribution:
     """The map called ``name``, with the options that this map has; or what a function or a class of Captum's gives.
 
-    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``; seed and index: of SmoothGrad's noise. Of a
-    Captum class the absolute attributions are summed over channels.
-    Raises InputError for another name, a function that gives no finite maps (N,H,W), and what the map raises.
+    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``; seed and index: of SmoothGrad's noise; options:
+    those of the map in :data:`attrib.map_table.MAPS`, None for its default. Of a Captum class the absolute attributions
+    are summed over channels.
+    Raises InputError for another name or option, a function that gives no finite maps (N,H,W), and what the map raises.
     """
+    map_table.check_map(name, options=options)
     if not isinstance(name, str):
         return Attribution(custom_map(name, model, image, label, precision=precision), None)
-    if name not in MAPS:
-        raise InputError(f"map: expected one of {', '.join(MAPS)}, got {name!r}")
-    if name in GRID_MAPS:
-        grid = GRID_MAPS[name](model, image, label, layer=layer, precision=precision)
+    record = map_table.MAPS[name]
+    given: dict[str, Any] = {record.options[key]: value for key, value in options.items() if value is not None}
+    if record.at_layer:
+        given["layer"] = layer
+    if record.is_random:
+        given |= {"seed": seed, "index": index}
+    if record.grid:
+        grid = GRID_MAPS[name](model, image, label, precision=precision, **given)
         return Attribution(upsample(grid, image.shape[-2:]), grid)
-    if name in LAYER_MAPS:
-        return Attribution(MAPS[name](model, image, label, layer=layer, precision=precision), None)
-    if name == "smoothgrad":
-        return Attribution(smoothgrad(model, image, label, seed=seed, index=index, precision=precision), None)
-    return Attribution(MAPS[name](model, image, label, precision=precision), None)
+    return Attribution(MAPS[name](model, image, label, precision=precision, **given), None)
 
 
 __all__ = [

@@ -14,14 +14,15 @@ def occlusion(
     image: Tensor,
     label: Tensor,
     *,
-    window: int = 4,
-    stride: int = 2,
+    window: int | None = None,
+    stride: int | None = None,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
     """Occlusion (Zeiler & Fergus 2014): how much z_y drops under a black window of ``window`` pixels: (N,H,W).
 
-    Every pixel gets the mean drop of the windows that cover it. Raises InputError for images or labels of another
+    window: default an eighth of the image's shorter side; stride: default half a window. Every pixel gets the mean
+    drop of the windows that cover it. Raises InputError for images or labels of another
     shape, or a window or stride that does not fit the image.
 
     >>> import attrib
@@ -32,6 +33,8 @@ def occlusion(
     torch.Size([1, 32, 32])
     """
     height, width = image.shape[-2:]
+    window = max(1, round(min(height, width) / 8)) if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
     if not (1 <= stride <= window <= min(height, width)):
         raise InputError(
             f"occlusion: expected 1 <= stride <= window <= {min(height, width)}, got stride {stride}, window {window}"

@@ -141,7 +141,7 @@ def model(
         listed = ", ".join(f"{value:g}" for value in mean)
         raise InputError(f"mean: expected means of pixels in [0,1], got {listed}; divide mean and std by 255")
     if str(spec).endswith(".npz"):
-        made = _map_file(name, Path(str(spec)))
+        made = map_file(name, Path(str(spec)))
     elif isinstance(spec, nn.Module) or is_factory(str(spec)):
         inner = spec if isinstance(spec, nn.Module) else load_factory(str(spec))
         given = (mean, std, size) != (None, None, None)
@@ -151,6 +151,8 @@ def model(
     else:
         if mean is not None or size is not None:
             raise InputError(f"mean, std and size are for a module or factory; the checkpoint {spec} knows its own")
+        if not str(spec).startswith("zoo:") and not Path(spec).exists():
+            raise InputError(f"{spec}: no such file; expected a checkpoint, zoo:NAME or package.module:factory")
         module, ckpt = checkpoint.load(str(spec), arch=arch, device=device)
         made = Model(name or _name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
     if layer is not None:
@@ -241,8 +243,8 @@ def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
     return model(spec, name=name, device=device)
 
 
-def _map_file(name: str | None, path: Path) -> Model:
-    """Maps that were made elsewhere."""
+def map_file(name: str | None, path: Path) -> Model:
+    """Maps that were made elsewhere, in the place of a model; raises InputError for a file that holds none."""
     index, maps = read_maps(path)
     digest = hashlib.sha256(index.tobytes() + maps.tobytes()).hexdigest()[:12]
     name = name or path.stem
@@ -268,7 +270,7 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
     matches = [(re.fullmatch(r"epoch-(\d+)\.pt", path.name), path) for path in run.iterdir()]
     numbered = [(int(match[1]), path) for match, path in matches if match]
     if not numbered:
-        raise InputError(f"run: no epoch-*.pt in {run}; train with --save-every 1 to keep the epochs")
+        raise InputError(f"run: no epoch-*.pt in the directory {run}; train with --save-every 1 to keep the epochs")
     name = name or usual_name(str(run))
     epochs = []
     for number, path in sorted(numbered):

@@ -1,27 +1,23 @@
-"""Results on disk to one self-contained HTML page. No torch, no model: ``attrib report`` computes, this renders.
-
-A folder of results holds ``report.json`` (what was looked at, the models' cards, what could not be computed and why),
-``images/images.npz`` (the images to browse, see :mod:`attrib.report_images`), and for every part that was computed
-the folder that its command wrote with ``--out`` (``span/span.json``, ``span/span.csv``, ``span/span.png`` ...) and in
-it ``made.json``: the command, when it ran, for how long, and its tables as the terminal would show them.
-"""
+"""The report's page: results as one self-contained HTML file. No torch, no model."""
 
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from attrib import report_words as words
-from attrib.errors import InputError, one_line
-from attrib.report_images import data_uri, payload
-from attrib.results import source
+from attrib import formatting as text
+from attrib.analyses import ANALYSES
+from attrib.analyses.result import Result
+from attrib.analyses.table import Table
+from attrib.files import to_json
+from attrib.pages import words
+from attrib.pages.images import data_uri, payload
 from attrib.thresholds import RULES, spelling
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
@@ -29,45 +25,59 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 
 
 class Part(NamedTuple):
-    """A section of the page: a command and what it answers."""
+    """A computed part of the report."""
+
+    result: Result
+    folder: Path
+    """Where its figures are."""
+    command: str
+    """The command line that gives the same."""
+    date: str
+    seconds: float
+    n: int | None
+    """How many images it takes; None where it takes none."""
+    seed: int | None
+
+
+class Section(NamedTuple):
+    """A section of the page: the name of an analysis, and what the page says of it."""
 
     command: str
     short: str
-    title: str
     lead: str
 
 
-PARTS = (
-    Part(
-        "span", "Span", "How much of the image does each model use?",
+SECTIONS = (
+    Section(
+        "span", "Span",
         "The span of an image is the set of pixels whose attribution lies above a threshold; its coverage is the share"
         " of the image that they are, and the attribution span coverage (ASC) of a model is the mean over images. Its"
         " floor is the ASC of the same network with random weights.",
     ),
-    Part(
-        "robust", "Robustness", "How accurate is each model under attack?",
+    Section(
+        "robust", "Robustness",
         "Accuracy on the same images, clean and under attacks of growing strength.",
     ),
-    Part(
-        "sets", "Sets", "Which images does the attack turn?",
+    Section(
+        "sets", "Sets",
         "Consistent: right on the clean and on the attacked image. Inconsistent: right on the clean image only. Clean"
         " wrong: wrong already on the clean image.",
     ),
-    Part(
-        "contrib", "Features", "How are contributions distributed over features?",
+    Section(
+        "contrib", "Features",
         "How much each feature before the last layer moves the loss, and whether a few features do most of it.",
     ),
-    Part(
-        "fc", "Last layer", "How many weights of the last layer are valid?",
+    Section(
+        "fc", "Last layer",
         "Valid values are weights above the mean of the layer's; weights that are symmetric about it give 50\u00a0%.",
     ),
-    Part(
-        "check", "Checks", "Can the maps be trusted?",
+    Section(
+        "check", "Checks",
         "Whether maps depend on what was learned, and whether the model depends on what they show; each number beside"
         " a control that knows nothing of the model.",
     ),
-    Part(
-        "relate", "Relation", "Does coverage go with robustness?",
+    Section(
+        "relate", "Relation",
         "Whether the images that the attack turns are covered otherwise than those that stand it, how coverage goes"
         " with the adversarial margin, and how the models' means go with their accuracy.",
     ),
@@ -94,34 +104,30 @@ NUMBER = re.compile(r"^[^A-Za-z]*(?:(?:to|e[-+]\d+|of)[^A-Za-z]*)*$")
 """A cell without words but those that join numbers."""
 
 
-def render(results: Path) -> str:
-    """The page of a folder of results, as HTML that needs nothing else.
+def render(about: Mapping[str, Any], parts: Mapping[str, Part]) -> str:
+    """The page as HTML that needs nothing else.
 
-    Raises InputError where the folder holds no results of ``attrib report``.
+    about: what the results folder's report.json says: models, data, settings, and which parts are missing and why.
+    parts: by the analysis's name; ``images`` is :class:`attrib.pages.images.Browsed`.
     """
-    about = _read(results / "report.json")
-    if about is None:
-        raise InputError(f"{results}: expected a folder of results with a report.json in it; attrib report makes one")
     names = [model["name"] for model in about["models"]]
-    made = {part.command: _read(results / part.command / "made.json") for part in PARTS}
-    summaries = {
-        part.command: _read(results / part.command / f"{part.command}.json") for part in PARTS if made[part.command]
-    }
+    summaries = {name: json.loads(to_json(part.result.summary)) for name, part in parts.items()}  # None, not NaN
     span, robust = summaries.get("span"), summaries.get("robust")
     page = Environment(
-        loader=PackageLoader("attrib"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("report.html.j2")
+        loader=PackageLoader("attrib.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html.j2")  # fmt: skip
     return page.render(
         about=about,
-        data=source(about["data"], about["split"]),
+        data=text.data_words(about),
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
         answer=words.answer(span, robust, check=summaries.get("check"), relation=summaries.get("relate")),
-        cautions=dict.fromkeys([*words.cautions(span), *_warnings(made.values())]),
+        cautions=dict.fromkeys([*words.cautions(span), *_warnings(parts)]),
         glance=words.glance(span, robust, names=names),
         attack=words.attack_title(words.strongest(robust)) if robust else "attack",
-        sections=[_section(part, results / part.command, made[part.command], about["missing"]) for part in PARTS],
-        images=_images(results, about),
-        made=[content for content in made.values() if content],
+        sections=[_section(section, parts.get(section.command), about["missing"]) for section in SECTIONS],
+        images=_images(about, parts),
+        parts=[parts[section.command] for section in SECTIONS if section.command in parts],
         rules={name: spelling(name) for name in RULES},
         letters=[rule.parameter for rule in RULES.values() if rule.parameter],
         percent=words.percent,
@@ -132,25 +138,44 @@ def render(results: Path) -> str:
     )
 
 
-def _section(part: Part, folder: Path, made: Mapping[str, Any] | None, missing: Mapping[str, str]) -> dict[str, Any]:
-    """What the template shows of a part."""
+def read_record(path: Path, key: str) -> dict[str, Any] | None:
+    """Command, date, seconds, n and seed of the part with this key; None where they are not there."""
+    try:
+        record = json.loads(path.read_text())
+        return {name: record[name] for name in Part._fields[2:]} if record["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _section(section: Section, part: Part | None, missing: Mapping[str, str]) -> dict[str, Any]:
+    """What the template shows of a section."""
     return {
-        **part._asdict(),
-        "missing": missing.get(part.command, "") or ("" if made else "not computed"),
-        "tables": [{**table, "words": _words(table)} for table in made["tables"]] if made else [],
-        "figures": [_figure(path) for path in sorted(folder.glob("*.png"), key=_place)] if made else [],
+        **section._asdict(),
+        "title": ANALYSES[section.command].question,
+        "missing": "" if part else missing.get(section.command, "not computed"),
+        "tables": [_table(table) for table in part.result.tables()] if part else [],
+        "figures": [_figure(path) for path in sorted(part.folder.glob("*.png"), key=_place)] if part else [],
     }
 
 
-def _words(table: Mapping[str, Any]) -> list[bool]:
-    """Which columns hold words, and stand at the left: the first, and any that is not all numbers."""
-    columns = list(zip(*table["rows"], strict=True)) or [()] * len(table["columns"])
-    return [not (place and all(map(NUMBER.match, cells))) for place, cells in enumerate(columns)]
+def _table(table: Table) -> dict[str, Any]:
+    frame = table.frame
+    columns, rows = list(frame.columns), frame.to_numpy().tolist()
+    return {
+        "title": table.title, "caption": table.caption, "columns": columns, "rows": rows,
+        "words": _words(columns, rows),
+    }  # fmt: skip
 
 
-def _warnings(made: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """What the commands warned of, as sentences."""
-    return [f"{warning.rstrip('.')}." for content in made if content for warning in content["warnings"]]
+def _words(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Which columns hold words, and are aligned left: the first, and any that is not all numbers."""
+    cells = list(zip(*rows, strict=True)) or [()] * len(columns)
+    return [not (place and all(map(NUMBER.match, column))) for place, column in enumerate(cells)]
+
+
+def _warnings(parts: Mapping[str, Part]) -> list[str]:
+    """The warnings of all analyses, as sentences."""
+    return [f"{warning.rstrip('.')}." for part in parts.values() for warning in part.result.warnings]
 
 
 def _place(path: Path) -> tuple[int, str]:
@@ -168,22 +193,19 @@ def _figure(path: Path) -> dict[str, Any]:
         width, height = (round(length / DPI * 96 * ZOOM) for length in picture.size)
         kind = "webp" if max(picture.size) <= LONGEST_WEBP else "png"
         picture.save(written, kind, **({"lossless": True} if kind == "webp" else {}))
-    said = FIGURES.get(path.stem, path.stem)
-    return {"src": data_uri(written.getvalue(), f"image/{kind}"), "alt": said, "width": width, "height": height}
+    shows = FIGURES.get(path.stem, path.stem)
+    return {"src": data_uri(written.getvalue(), f"image/{kind}"), "alt": shows, "width": width, "height": height}
 
 
-def _images(results: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
+def _images(about: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, Any] | None:
     """What the script that browses the images reads; None where there are no images."""
-    path = results / "images" / "images.npz"
-    if "images" in about["missing"] or not path.exists():
+    if "images" not in parts:
         return None
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    found = payload(
-        arrays, models=[model["name"] for model in about["models"]], classes=about["classes"],
-        sets=results / "sets" / "sets.csv" if "sets" not in about["missing"] else None,
+    read = payload(
+        parts["images"].result.arrays[""], models=[model["name"] for model in about["models"]],
+        classes=about["classes"], sets=parts["sets"].result.rows if "sets" in parts else None,
     )  # fmt: skip
-    return {**found, "attack": about["attack"]["name"], "threshold": about["threshold"], "colours": COLOURS}
+    return {**read, "attack": about["attack"]["name"], "threshold": about["threshold"], "colours": COLOURS}
 
 
 def _flat(value: Any) -> str:
@@ -197,17 +219,6 @@ def _flat(value: Any) -> str:
     if isinstance(value, int | float):
         return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return str(value) if value not in ("", None) else "–"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON file's content, None where there is none; raises InputError for a broken one."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); remove it and make it anew") from None
-    return content
 
 
 def _source(name: str) -> Markup:

@@ -1,13 +1,13 @@
-"""What the report says first: who uses more of the image, who withstands the attack, and whether that is real."""
+"""The answers at the top of the report: which model uses more of the image, which is more robust, and is it real."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-LEVEL = 0.05
+from attrib.analyses.span import LEVEL, stands_without_empty
 
 Summary = Mapping[str, Any]
-"""The JSON of a command."""
+"""The summary of a result, with None where there is no number."""
 
 
 class Glance(NamedTuple):
@@ -32,9 +32,9 @@ class Pair(NamedTuple):
     low: float
     high: float
     p: float
-    """Holm's correction over all comparisons of the command's table of pairs."""
+    """Holm's correction over all comparisons of the analysis."""
     real: bool
-    """Told apart; of coverage, also where neither model's map is empty."""
+    """p < 0.05; of coverage, also where neither model's map is empty."""
 
 
 def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]) -> list[Glance]:
@@ -43,13 +43,14 @@ def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]
     attack = strongest(robust) if robust else ""
     lines = []
     for name in names:
-        seen, stood = spans.get(name), accuracies.get(name)
-        clean = stood["accuracies"]["clean"] if stood else seen.get("accuracy") if seen else None
+        of_span, of_robust = spans.get(name), accuracies.get(name)
+        clean = of_robust["accuracies"]["clean"] if of_robust else of_span.get("accuracy") if of_span else None
         lines.append(
             Glance(
-                name, seen["asc"] if seen else None, _ends(seen["asc_ci"]) if seen else None,
-                seen.get("asc_floor") if seen else None, clean,
-                stood["accuracies"][attack] if stood else None, _ends(stood["intervals"][attack]) if stood else None,
+                name, of_span["asc"] if of_span else None, _ends(of_span["asc_ci"]) if of_span else None,
+                of_span.get("asc_floor") if of_span else None, clean,
+                of_robust["accuracies"][attack] if of_robust else None,
+                _ends(of_robust["intervals"][attack]) if of_robust else None,
             )
         )  # fmt: skip
     return lines
@@ -79,14 +80,14 @@ def answer(
     span: Summary | None, robust: Summary | None, *, check: Summary | None, relation: Summary | None
 ) -> list[Paragraph]:
     """The tool's question answered, a paragraph each, from the results that are there."""
-    said = []
+    paragraphs = []
     if span:
         pairs = _pairs(span, "images", "clean")
         values = {entry["name"]: entry["asc"] for entry in span["models"]}
         listed = _listed(values, {entry["name"]: entry["asc_ci"] for entry in span["models"]})
         numbers = f"Attribution span coverage of the clean images (ASC): {listed}.{_floors(span)}"
         verdict = _verdict(pairs, "uses more of the image than", files=_single_files(span))
-        said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
+        paragraphs.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if robust:
         attack = strongest(robust)
         pairs = _pairs(robust, "attack", attack)
@@ -94,40 +95,40 @@ def answer(
         listed = _listed(values, {entry["name"]: entry["intervals"][attack] for entry in robust["models"]})
         numbers = f"Accuracy under {attack_title(attack)} (L-infinity, eps {robust['eps']:.3g}): {listed}."
         verdict = _verdict(pairs, "withstands the attack better than", files=_single_files(robust))
-        said.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
+        paragraphs.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if span and robust and (together := _together(span, robust)):
-        said.append(Paragraph(together, ""))
+        paragraphs.append(Paragraph(together, ""))
     if relation:
-        said.append(_related(relation))
+        paragraphs.append(_related(relation))
     if check:
-        said.append(_checked(check))
-    return said
+        paragraphs.append(_checked(check))
+    return paragraphs
 
 
 def cautions(span: Summary | None) -> list[str]:
-    """What the reader of the numbers should know, beside what the commands warned of."""
-    said = []
+    """What the reader of the numbers should know, beside the warnings of the analyses."""
+    sentences = []
     if span:
         models = span["models"]
         if files := _single_files(span):
-            said.append(_one_file_each(files, of=len(models)))
-        said += [
+            sentences.append(_one_file_each(files, of=len(models)))
+        sentences += [
             f"The ASC of {entry['name']} lies within the range of its floor ({_range(ends)}): the same network with"
             " random weights covers as much."
             for entry in models
             if (ends := entry.get("asc_floor_range")) and ends[0] <= entry["asc"] <= ends[1]
         ]
-        said += [
+        sentences += [
             f"{percent(entry['empty'] / entry['n'])} of the maps of {entry['name']} are empty (constant, or nowhere"
             " positive) and count as covering nothing."
             for entry in models
             if entry["empty"] > 0.01 * entry["n"]
         ]
-    return said
+    return sentences
 
 
 def _one_file_each(files: Sequence[str], *, of: int) -> str:
-    """What one file cannot say, for the names that stand for one of all the ``of`` models."""
+    """What one file does not show, for those of the ``of`` models that are one file."""
     which = "Each model" if len(files) == of > 1 else _and(files)
     is_one = "is one file" if len(files) == of or len(files) == 1 else "are one file each"
     compared = " p between two such files compares files, not training methods." if len(files) > 1 else ""
@@ -154,34 +155,28 @@ def _ends(interval: Sequence[float | None]) -> tuple[float, float] | None:
 
 def _listed(values: Mapping[str, float | None], intervals: Mapping[str, Sequence[float | None]]) -> str:
     """The models with their numbers, from the highest to the lowest."""
-    found = []
+    listed = []
     for name in sorted(values, key=lambda name: -(values[name] or 0)):
         ends = _ends(intervals[name])
-        said = f" (95\u00a0% CI {100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
-        found.append(f"{name} {percent(values[name])}{said}")
-    return ", ".join(found)
+        interval = f" (95\u00a0% CI {100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
+        listed.append(f"{name} {percent(values[name])}{interval}")
+    return ", ".join(listed)
 
 
 def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
     """The pairs of one kind, the larger side first; those without a p left out."""
-    found = []
+    pairs = []
     for pair in summary["pairs"]:
         if pair[key] != value or pair["p_holm"] is None:
             continue
         p = pair["p_holm"]
         low, high = _ends(pair["ci"]) or (float("nan"), float("nan"))
-        real = p < LEVEL and stands_without_empty(pair)
+        real = p < LEVEL and ("without_empty" not in pair or stands_without_empty(pair))
         if pair["difference"] >= 0:
-            found.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p, real))
+            pairs.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p, real))
         else:
-            found.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p, real))
-    return found
-
-
-def stands_without_empty(pair: Summary) -> bool:
-    """Whether a difference is there, and the same way round, also on the images where neither model's map is empty."""
-    rest = pair.get("without_empty", pair)
-    return rest["p_holm"] is not None and rest["p_holm"] < LEVEL and rest["difference"] * pair["difference"] > 0
+            pairs.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p, real))
+    return pairs
 
 
 def _floors(span: Summary) -> str:
@@ -202,7 +197,7 @@ def _range(ends: Sequence[float]) -> str:
 
 
 def _single_files(summary: Summary) -> tuple[str, ...]:
-    """The names that stand for one file: what is said of them is said of a file, not of a method."""
+    """The names that are one file each: their numbers are of a file, not of a method."""
     return tuple(entry["name"] for entry in summary["models"] if "seeds" not in entry)
 
 
@@ -211,12 +206,12 @@ def _called(name: str, files: Sequence[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The text with a capital, where it begins with our own words and not with a name."""
+    """The text with a capital letter where it begins with "the" and not with a name."""
     return f"T{text[1:]}" if text.startswith("the ") else text
 
 
-def _verdict(pairs: Sequence[Pair], says: str, *, files: Sequence[str]) -> str:
-    """Which differences are real, in words; files: the names that stand for one file."""
+def _verdict(pairs: Sequence[Pair], claim: str, *, files: Sequence[str]) -> str:
+    """Which differences are real, in words; files: the names that are one file each."""
     if not pairs:
         return ""
     between = " between these files" if all({pair.more, pair.less} <= {*files} for pair in pairs) else ""
@@ -229,14 +224,14 @@ def _verdict(pairs: Sequence[Pair], says: str, *, files: Sequence[str]) -> str:
     pair = pairs[0]
     more, less = _called(pair.more, files), _called(pair.less, files)
     if clear:
-        return _sentence(f"{more} {says} {less}, and the difference{between} is real.")
+        return _sentence(f"{more} {claim} {less}, and the difference{between} is real.")
     if pair.p < LEVEL:
-        return _sentence(f"{more} {says} {less} only if empty maps count as covering nothing.")
+        return _sentence(f"{more} {claim} {less} only if empty maps count as covering nothing.")
     return f"No difference can be told between {more} and {less}."
 
 
 def _evidence(pairs: Sequence[Pair]) -> str:
-    """The numbers that say so."""
+    """The numbers behind :func:`_verdict`."""
     if not pairs:
         return ""
     if len(pairs) == 1:
@@ -250,12 +245,12 @@ def _evidence(pairs: Sequence[Pair]) -> str:
         for pair in pairs
         if not pair.real
     ]
-    told = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
-    return f"{told}; p with Holm's correction."
+    which = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
+    return f"{which}; p with Holm's correction."
 
 
 def _together(span: Summary, robust: Summary) -> str:
-    """Whether the order by coverage is the order by robust accuracy; nothing of models that are not told apart."""
+    """Whether the order by coverage is the order by robust accuracy; empty where no two models differ."""
     attack = strongest(robust)
     both = _pairs(span, "images", "clean"), _pairs(robust, "attack", attack)
     if not all(any(pair.real for pair in pairs) for pairs in both):
@@ -275,7 +270,7 @@ def _together(span: Summary, robust: Summary) -> str:
 
 
 def _related(relation: Summary) -> Paragraph:
-    """Whether coverage says of an image's robustness what its clean margin does not say already."""
+    """Whether coverage goes with an image's robustness beyond its clean margin."""
     numbers, going = [], []
     for entry in relation["models"]:
         margin, given = entry["coverage"]["margin"], entry["coverage"]["partial"]
@@ -291,9 +286,9 @@ def _related(relation: Summary) -> Paragraph:
             going.append(f"{name} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
     if not numbers:
         return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
-    said = f"in {_and(going)}" if going else "in no model"
+    where = f"in {_and(going)}" if going else "in no model"
     return Paragraph(
-        f"Among images of the same clean margin, coverage goes with robustness {said}.",
+        f"Among images of the same clean margin, coverage goes with robustness {where}.",
         f"Rank correlation of coverage with the adversarial margin: {'; '.join(numbers)}.",
     )
 
@@ -316,10 +311,10 @@ def _checked(check: Summary) -> Paragraph:
         counts.append(f"{entry['name']} {len(known) - len(failed)} of {len(known)}{which}")
         if failed:
             failing.append(_called(entry["name"], _single_files(check)))
-    said = f"The maps of {_and(failing)} fail some of their checks" if failing else "The maps pass their checks"
+    verdict = f"The maps of {_and(failing)} fail some of their checks" if failing else "The maps pass their checks"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""
     return Paragraph(
-        f"{said}.",
+        f"{verdict}.",
         f"Passed, each against a control that knows nothing of the model, at 95\u00a0%: {', '.join(counts)}.{why}",
     )
 

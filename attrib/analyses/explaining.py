@@ -1,0 +1,109 @@
+"""Analyses of maps: which map, of which class, on clean and on attacked images. No torch until it runs."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from attrib import map_table
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import CLEAN, Context
+from attrib.analyses.options import Attack, attacked_option, option
+from attrib.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from attrib import maps
+    from attrib.analyses import inputs
+    from attrib.data import Batch
+    from attrib.inference import Precision
+    from attrib.models.specs import Model
+else:
+    torch, maps, inputs = Lazy("torch"), Lazy("attrib.maps"), Lazy("attrib.analyses.inputs")
+
+
+class View(NamedTuple):
+    """A model's map of a batch, with what it says of the images."""
+
+    image: "Tensor"
+    """(N,C,H,W): the batch's, or what the attack made of them."""
+    prediction: "Tensor"
+    """(N,)"""
+    map: "Tensor"
+    """(N,H,W)"""
+    grid: "Tensor | None"
+    """(N,h,w) where the map was brought up from a layer's grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explaining(Analysis):
+    """An analysis of maps: which map, of which class, on clean and on attacked images."""
+
+    map: Any = option("gradcam", map_table.HELP, check=map_table.check_map)
+    samples: int | None = option(None, "Noisy copies of smoothgrad (default: 32).", low=1)
+    sigma: float | None = option(None, "Noise of smoothgrad, a share of the pixels' range (default: 0.15).", low=0)
+    window: int | None = option(None, "Window of occlusion in pixels (default: an eighth of the image).", low=1)
+    integration_steps: int | None = option(None, "Steps of integrated-gradients (default: 32).", low=1)
+    layer: str | None = option(None, "Layer of Grad-CAM and Eq. 6, by its dotted name (default: the last stage).")
+    target: str = option(
+        "label", "The class explained: label (true class) or prediction.", choices=("label", "prediction")
+    )
+    attack: Attack | None = attacked_option(None, "Explain adversarial images too: fgsm, pgd or cw.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        map_table.check_map(self.map, layer=self.layer, options=self.map_options)
+
+    @property
+    def map_options(self) -> dict[str, Any]:
+        """The options of the map that are set."""
+        return {name: value for name in map_table.OPTIONS if (value := getattr(self, name)) is not None}
+
+    @property
+    def map_name(self) -> str:
+        """The map's name; of a function its qualified name."""
+        return str(self.options()["map"])
+
+    def map_precision(self, device: "torch.device") -> "Precision":
+        """Maps are thresholded, so ``auto`` keeps them in fp32; over SmoothGrad's many passes rounding evens out."""
+        return self.attack_precision(device) if self.map == "smoothgrad" else self.exact_precision(device)
+
+    def views(self, model: "Model", batch: "Batch", context: Context) -> dict[str, View]:
+        """The model's maps of the batch, under clean and, where an attack is set, under its name."""
+        images = {CLEAN: batch.image}
+        if self.attack:
+            images[self.attack.name] = self.attack.images(
+                model.opened_module, batch, seed=self.seed, precision=self.attack_precision(context.device)
+            )
+        return {kind: self.view(model, batch, image, context) for kind, image in images.items()}
+
+    def view(self, model: "Model", batch: "Batch", image: "Tensor", context: Context) -> View:
+        """The model's map of the batch's images, or of what an attack made of them."""
+        prediction = self.predictions(model, image, context)
+        target = batch.label if self.target == "label" else prediction
+        return View(image, prediction, *self.map_of(model, image, target, batch.index, context))
+
+    def map_of(
+        self, model: "Model", image: "Tensor", target: "Tensor", index: "Tensor", context: Context
+    ) -> "tuple[Tensor, Tensor | None]":
+        """The map of the target classes (N,), (N,H,W), and on its own grid where it has one."""
+        with inputs.naming(model):
+            return maps.attribution(
+                self.map, model.opened_module, image, target, layer=model.layer, seed=self.seed, index=index,
+                precision=self.map_precision(context.device), options=self.map_options,
+            )  # fmt: skip
+
+
+def grid_of(view: View) -> str:
+    """The size of the grid that the map was made on, as 8x8."""
+    return "x".join(map(str, (view.map if view.grid is None else view.grid).shape[1:]))
+
+
+def map_file_view(model: "Model", batch: "Batch") -> View:
+    """The maps of the batch's images that were made elsewhere; what was predicted is not known (-1)."""
+    assert model.maps is not None
+    rows = [model.maps[position] for position in batch.index.tolist()]
+    unknown = torch.full_like(batch.label, -1)
+    return View(batch.image, unknown, torch.from_numpy(np.stack(rows)).to(batch.image.device), None)

@@ -1,0 +1,67 @@
+"""The attribution maps: one table for the dispatch, the options' help, the explorer and the report. No torch."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from attrib.errors import InputError
+
+NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class Map(NamedTuple):
+    """An attribution map, called by the name that it has in the table."""
+
+    function: str
+    """In :mod:`attrib.maps`, as ``module:function``."""
+    grid: str = ""
+    """Of a map that lives on a layer's grid: the function that stays there."""
+    at_layer: bool = False
+    """Whether it looks at a layer."""
+    is_random: bool = False
+    """Whether it draws noise: it takes ``seed`` and ``index``."""
+    options: Mapping[str, str] = NONE
+    """What a user may set, by the option's name, and the parameter's in the function."""
+
+
+MAPS = {
+    "gradient": Map("gradients:gradient"),
+    "smoothgrad": Map(
+        "gradients:smoothgrad", is_random=True, options=MappingProxyType({"samples": "samples", "sigma": "sigma"})
+    ),
+    "gradcam": Map("cams:gradcam", grid="cams:gradcam_grid", at_layer=True),
+    "eq6": Map("cams:eq6", grid="cams:eq6_grid", at_layer=True),
+    "integrated-gradients": Map(
+        "gradients:integrated_gradients", options=MappingProxyType({"integration_steps": "steps"})
+    ),
+    "occlusion": Map("perturbation:occlusion", options=MappingProxyType({"window": "window"})),
+    "guided-gradcam": Map("cams:guided_gradcam", at_layer=True),
+}
+LAYER_MAPS = tuple(name for name, record in MAPS.items() if record.at_layer)
+"""The maps that look at a layer."""
+OPTIONS = tuple(option for record in MAPS.values() for option in record.options)
+"""What a user may set of any map."""
+
+*_FIRST, _LAST = MAPS
+HELP = (
+    f"{', '.join(_FIRST)} or {_LAST}. eq6: AALP's Eq. 6, pytorch-grad-cam's element-wise CAM of -loss. In Python also a"
+    " function of model, images and labels, or a Captum class."
+)
+"""The help of an option that takes a map."""
+
+
+def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = NONE) -> None:
+    """Raise InputError for a map that is not in the table, and for a layer or options that it does not take.
+
+    name: a name, or what stands for one (a function, a class of Captum's), which takes neither. options: None is not
+    given.
+    """
+    if isinstance(name, str) and name not in MAPS:
+        raise InputError(f"map: expected one of {', '.join(MAPS)}, got {name!r}")
+    if layer is not None and name not in LAYER_MAPS:
+        raise InputError(f"layer belongs to the maps {', '.join(LAYER_MAPS)}; {name} looks at no layer")
+    taken = MAPS[name].options if isinstance(name, str) else NONE
+    for option, value in options.items():
+        if value is not None and option not in taken:
+            owner = next(known for known, record in MAPS.items() if option in record.options)
+            raise InputError(f"{option}: belongs to the map {owner}, and the map is {name}")

@@ -1,0 +1,271 @@
+"""The report: every analysis of a few models, run or used again, and the page of their results."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from attrib.analyses.base import Analysis
+from attrib.analyses.check import Checks
+from attrib.analyses.contrib import Contributions
+from attrib.analyses.explaining import Explaining
+from attrib.analyses.fc import LastLayer
+from attrib.analyses.options import Attack, attacked_option, check_options, option, same_option
+from attrib.analyses.relate import Relation
+from attrib.analyses.robust import Robustness, parse_steps
+from attrib.analyses.sets import Sets
+from attrib.analyses.span import Span
+from attrib.errors import InputError, Stopped
+from attrib.files import atomic, folder, to_json
+from attrib.lazy import Lazy
+from attrib.pages.commands import command_line
+from attrib.pages.images import Browsed, pixels
+
+if TYPE_CHECKING:
+    from attrib import fast, parallel
+    from attrib.analyses import inputs, run
+    from attrib.data import Dataset, catalog
+    from attrib.models import cards, specs
+    from attrib.models.specs import Model
+    from attrib.pages import render
+    from attrib.pages.render import Part
+    from attrib.parallel import World
+else:
+    cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
+    inputs, specs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.specs"), Lazy("attrib.parallel")
+    render, run = Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
+
+CHECKED = 200
+"""At most so many images for the checks, which run the models on each of them some hundred times."""
+INTERRUPTED = "the same command continues where it stopped"
+
+
+class Planned(NamedTuple):
+    """An analysis of the report, and what it runs on."""
+
+    analysis: Analysis
+    data: "Dataset | None"
+    n: int | None
+    """How many images it takes; None: only the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One self-contained HTML page: every table and figure, and every model's maps of single images to browse.
+
+    The numbers are kept in a folder beside it and used again: the same command continues where it was stopped.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ("models",)
+    needs_data: ClassVar[bool] = True
+
+    images: int = option(200, "How many images to browse: the first ones.", low=1)
+    limit: int = option(1000, f"How many images for statistics; the checks take {CHECKED} at most.", low=1)
+    map: Any = same_option(Explaining, "map")
+    threshold: str = same_option(Span, "threshold")
+    target: str = same_option(Explaining, "target")
+    attack: Attack | None = attacked_option(Attack("pgd"), "The attack beside clean images: fgsm, pgd or cw.")
+    steps: Sequence[int] | None = option(
+        None, "The k of PGD-k and CW-k, the longest of them that of every other attack on the page too (default: 10 and"
+        " 20, or the data set's usual if that is more; else the data set's usual).", parse=parse_steps,
+        show=lambda steps: ",".join(map(str, steps)),
+    )  # fmt: skip
+    layer: str | None = same_option(Explaining, "layer")
+    fc: str | None = same_option(LastLayer, "fc")
+    seed: int = same_option(Analysis, "seed")
+    precision: str = same_option(Analysis, "precision")
+
+    def __post_init__(self) -> None:
+        """Check every option; the analyses check what is theirs."""
+        check_options(self)
+        if self.attack is None:
+            raise InputError("attack: expected fgsm, pgd or cw, got none")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", Robustness(steps=self.steps).steps)
+        self._analyses("")
+
+    def run(
+        self, models: Any, data: Any = None, *, out: str | Path = "report.html", results: str | Path | None = None,
+        device: str = "auto",
+    ) -> Path:  # fmt: skip
+        """Run every analysis that has no result yet, and write the page; returns its path.
+
+        models, data, device: as :meth:`attrib.analyses.base.Analysis.run` takes them. out: the page. results: the
+        folder for the numbers behind it (default: beside the page, NAME-results). An analysis that cannot be computed
+        is left out of the page, with the reason. Raises InputError where the models and the data do not fit together.
+        """
+        page = Path(out)
+        if page.is_dir():
+            raise InputError(f"out: expected a file for the page, as report.html, got the folder {page}")
+        folder(page.absolute().parent)
+        place = folder(Path(results) if results else page.with_name(f"{page.stem}-results"))
+        with parallel.world(device) as group, ExitStack() as stack:
+            loaded = specs.models_of(models, device=group.device)
+            stack.enter_context(specs.on_device(loaded, group.device))
+            images = inputs.dataset_of(data, loaded).first(self.limit)
+            warn = _Once(run.print_warning if group.rank == 0 else None)
+            browsed = Browsed(**self._maps(), target=self.target).resolved(images)
+            loaded = _checked(browsed, loaded, images, group, warn)
+            stack.enter_context(fast.keep_prepared(*(model.opened_module for model in loaded)))
+            about = self._about(browsed, loaded, images, group)
+            parts: dict[str, Part] = {}
+            missing: dict[str, str] = {}
+            for planned in self._planned(loaded, images):
+                part = _computed(planned, loaded, place, device, warn)
+                if isinstance(part, str):
+                    missing[planned.analysis.name] = part
+                else:
+                    parts[planned.analysis.name] = part
+            if group.rank == 0:
+                command = command_line("report", self, loaded, images, out=page, results=results, device=device)
+                about |= {"date": _now(), "command": command, "versions": run.provenance(), "missing": missing}
+                _write_json(about, place / "report.json")
+                with atomic(page) as temporary:
+                    temporary.write_text(render.render(about, parts), encoding="utf-8")
+        return page
+
+    def _maps(self) -> dict[str, Any]:
+        """The settings that all analyses of maps share."""
+        return {
+            "map": self.map, "layer": self.layer, "attack": self._strength(), "seed": self.seed,
+            "precision": self.precision,
+        }  # fmt: skip
+
+    def _strength(self) -> Attack:
+        """The attack of every analysis but the one of accuracies: of fgsm a radius, of others the longest of steps."""
+        assert self.attack is not None
+        if self.attack.name == "fgsm":
+            return replace(self.attack, step_size=None, steps=None)
+        return replace(self.attack, steps=max(self.steps)) if self.steps else self.attack
+
+    def _analyses(self, data: str) -> tuple[Analysis, ...]:
+        """The analyses in the order in which they run; data: the name of the data set, for the usual steps."""
+        assert self.attack is not None
+        usual, maps, attack = catalog.default_attack(data), self._maps(), self._strength()
+        both: Any = {"seed": self.seed, "precision": self.precision}
+        return (
+            Browsed(target=self.target, **maps),
+            Span(target=self.target, threshold=self.threshold, **maps),
+            Robustness(
+                eps=attack.eps, step_size=self.attack.step_size, steps=self.steps or (10, max(20, usual.steps)), **both
+            ),
+            Sets(attack=attack, **both),
+            Contributions(fc=self.fc, **both),
+            LastLayer(fc=self.fc),
+            Checks(target=self.target, threshold=self.threshold, **maps),
+            Relation(threshold=self.threshold, **maps),
+        )
+
+    def _planned(self, models: "Sequence[Model]", data: "Dataset") -> list[Planned]:
+        """Every analysis with its images."""
+        images = {"images": data.first(self.images), "check": data.first(CHECKED)}
+        planned = []
+        for analysis in self._analyses(data.name):
+            taken = images.get(analysis.name, data)
+            if analysis.needs_data:
+                planned.append(Planned(analysis, taken, len(taken)))
+            else:  # only a model from outside has to be run to find its last layer
+                outside = any(model.checkpoint is None for model in models)
+                planned.append(Planned(analysis, data.first(1) if outside else None, None))
+        return planned
+
+    def _about(self, browsed: Browsed, models: "Sequence[Model]", data: "Dataset", group: "World") -> dict[str, Any]:
+        """What the page says of models, data and settings, with a fingerprint of the images."""
+        assert browsed.attack is not None
+        digest = hashlib.sha256(data.labels.cpu().numpy().tobytes())
+        for batch in data.first(self.images).batches(browsed.usual_batch(group.device)):
+            digest.update(pixels(batch.image).numpy().tobytes())
+        return {
+            "data": data.name, "split": data.split, "n": len(data), "data_fingerprint": digest.hexdigest()[:12],
+            "classes": list(data.classes), "map": browsed.map_name, "threshold": self.threshold, "target": self.target,
+            "attack": browsed.attack.entry(browsed.attack_precision(group.device)),
+            "precision": browsed.map_precision(group.device),
+            "models": [
+                {"name": name, "cards": [cards.card_of(model) for model in files]}
+                for name, files in specs.groups(models).items()
+            ],
+        }  # fmt: skip
+
+
+def _checked(
+    browsed: Browsed, models: "Sequence[Model]", data: "Dataset", group: "World", warn: Callable[[str], None]
+) -> "list[Model]":
+    """The models, each run on an image of the data; raises InputError for what is no model, or does not fit."""
+    for model in models:
+        if model.module is None:
+            raise InputError(f"{model.name}: expected a model, got saved epochs or maps; name one file of the run")
+    return inputs.check_models(browsed, models, data, group, warn)
+
+
+def report(
+    models: Any, data: Any = None, *, out: str | Path = "report.html", results: str | Path | None = None,
+    device: str = "auto",
+) -> Path:  # fmt: skip
+    """Write one self-contained HTML page with every analysis of the models; returns its path.
+
+    Arguments and errors: :meth:`Report.run`; another map, attack or number of images: fields of :class:`Report`.
+    """
+    return Report().run(models, data, out=out, results=results, device=device)
+
+
+def _computed(
+    planned: Planned, models: "Sequence[Model]", place: Path, device: str, warn: Callable[[str], None]
+) -> "Part | str":
+    """A part of the report, as computed before with the same settings, or now; the reason where it cannot be."""
+    analysis, started = planned.analysis, time.monotonic()
+    out = place / analysis.name
+    try:
+        result, written = run.execute(
+            analysis, models, planned.data, out=out, batch_size=None, device=device, reuse=True, warn=warn
+        )
+    except InputError as error:
+        _say(f"{analysis.name}: left out ({error})")
+        return str(error)
+    except (KeyboardInterrupt, Stopped):
+        raise Stopped(INTERRUPTED) from None
+    seconds = time.monotonic() - started
+    _say(f"{analysis.name}: {seconds:.0f} s" if written else f"{analysis.name}: as computed before")
+    record = out / "made.json"
+    key = result.summary["key"]
+    known = render.read_record(record, key) if not written else None
+    command = command_line(analysis.name, analysis, models, planned.data, out=out, device=device)
+    made = known or {
+        "command": "" if isinstance(analysis, Browsed) else command, "date": _now(), "seconds": seconds, "n": planned.n,
+        "seed": analysis.seed if planned.n is not None else None,
+    }  # fmt: skip
+    if known is None and parallel.is_first():
+        _write_json(made | {"key": key}, record)
+    return render.Part(result, out, **made)
+
+
+class _Once:
+    """Shows a warning once, however many analyses give it."""
+
+    def __init__(self, show: Callable[[str], None] | None) -> None:
+        self._shown: set[str] = set()
+        self._show = show
+
+    def __call__(self, message: str) -> None:
+        if self._show and message not in self._shown:
+            self._show(message)
+        self._shown.add(message)
+
+
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(to_json(content) + "\n")
+
+
+def _now() -> str:
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
+
+
+def _say(line: str) -> None:
+    """Print a line of progress, in the first process of several."""
+    if parallel.is_first():
+        sys.stdout.write(f"{line}\n")
