@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attrib import maps
 from attrib.analyses.examples import display_images
 from attrib.analyses.inputs import logits_of
 from attrib.analyses.options import Attack
 from attrib.data import Batch, Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.features import last_layer
-from attrib.maps import LAYER_MAPS, MAPS
+from attrib.map_table import check_map
 from attrib.models.specs import Model
 from attrib.spans import coverage, parse_threshold, span
 
@@ -92,14 +93,14 @@ def view(
 ) -> View:  # fmt: skip
     """The view that the model called ``name`` has of the image at ``position`` of the data.
 
-    kind: one of MAPS; threshold: a rule of :func:`attrib.span`; target: label or prediction (that of the image
-    shown); attack: None for the clean image; top: how many features. Where this model has no map or no last layer, the
-    view says why. Raises InputError for another target, map or threshold, and if the model cannot run.
+    kind: one of :data:`attrib.map_table.MAPS`; threshold: a rule of :func:`attrib.span`; target: label or prediction
+    (that of the image shown); attack: None for the clean image; top: how many features. Where this model has no map or
+    no last layer, the view says why. Raises InputError for another target, map or threshold, and if the model cannot
+    run.
     """
     if target not in TARGETS:
         raise InputError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
-    if kind not in MAPS:
-        raise InputError(f"map: expected one of {', '.join(MAPS)}, got {kind!r}")
+    check_map(kind)
     parse_threshold(threshold)
     clean, shown = (
         display_images(image_of(cache, name, position, made_by)[None])[0].numpy() for made_by in (None, attack)
@@ -155,13 +156,11 @@ def attribution(cache: ViewCache, name: str, position: int, attack: Attack | Non
 
     def compute() -> Tensor:
         model, image = cache.models[name], image_of(cache, name, position, attack)[None]
-        options: dict[str, Any] = {}
-        if kind in LAYER_MAPS:
-            options = {"layer": model.layer}
-        elif kind == "smoothgrad":
-            index = torch.tensor([position], device=image.device)
-            options = {"samples": cache.samples, "seed": cache.seed, "index": index}
-        return MAPS[kind](model.opened_module, image, torch.tensor([target], device=image.device), **options)[0].cpu()
+        index, label = (torch.tensor([number], device=image.device) for number in (position, target))
+        options = {"samples": cache.samples} if kind == "smoothgrad" else {}
+        return maps.attribution(
+            kind, model.opened_module, image, label, layer=model.layer, seed=cache.seed, index=index, options=options
+        ).map[0].cpu()  # fmt: skip
 
     return cache.get(("map", name, position, attack, kind, target), compute)
 
