@@ -17,7 +17,7 @@ from attrib.files import atomic
 
 COLUMN = 3.25
 TEXT = 6.875
-SCREEN = 100
+SCREEN = 90
 """Dots per inch in a notebook."""
 
 
