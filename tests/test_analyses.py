@@ -1,14 +1,19 @@
 """The engine of all analyses: what :meth:`Analysis.run` takes, how it continues, and what a Result gives."""
 
+import base64
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbclient import NotebookClient
+from PIL import Image
 from torch import nn
 
 import attrib
@@ -111,6 +116,25 @@ def test_a_result_shows_saves_and_loads(analysis: Analysis, data: Dataset, files
     assert {"a", "b", "quantity", "difference", "low", "high", "p", "p_holm"} <= set(result.pairs)
     assert result.table.select_dtypes("number").shape[1] > 3
     assert json.loads((tmp_path / f"{analysis.name}.json").read_text())["models"][0]["name"] == "one"
+
+
+def test_a_notebook_shows_a_result_as_text_tables_and_pictures(
+    data: Dataset, files: list[Path], tmp_path: Path
+) -> None:
+    result = Span(floor=0).run(files[0], data, out=tmp_path)
+    code = [
+        f"import attrib\nresult = attrib.Result.load({str(tmp_path)!r})",
+        "print(result)",
+        "result",
+        "result.plot()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in code])
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    _, (printed,), (shown,), (plotted,) = (cell.outputs for cell in notebook.cells)
+    assert printed.text.rstrip() == str(result).rstrip()
+    assert shown.data["text/html"] == result._repr_html_()
+    width, height = Image.open(io.BytesIO(base64.b64decode(plotted.data["image/png"]))).size
+    assert min(width, height) > 200
 
 
 def test_a_stopped_analysis_continues_and_gives_the_same(

@@ -17,13 +17,15 @@ from PIL import Image
 from torch import nn
 
 import attrib
+from attrib.analyses.options import Attack
 from attrib.data import Dataset, default_attack
 from attrib.errors import InputError
-from attrib.explorer import Settings, neighbour, render
-from attrib.plots.explore import panels
-from attrib.views import Attack, Desk, view
+from attrib.explorer.picture import panels
+from attrib.explorer.views import ViewCache, pgd_attack, view
+from attrib.explorer.widget import Settings, neighbour, render
 
 NAME = "a $x_1$ <b>"
+SHORT = pgd_attack("glyphs", eps=0.1, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,11 @@ def models() -> dict[str, nn.Module]:
 @pytest.fixture
 def box(models: dict[str, nn.Module], data: Dataset) -> widgets.VBox:
     return attrib.explore({NAME: models[NAME], "b": models["b"]}, data)
+
+
+def cache_of(models: dict[str, nn.Module], data: Dataset) -> ViewCache:
+    named = {name: attrib.model(module, name=name) for name, module in models.items()}
+    return ViewCache(named, data, samples=2, seed=0)
 
 
 def asked(**changed: Any) -> Settings:
@@ -67,18 +74,18 @@ def shown(png: bytes) -> Any:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("attack", [None, Attack(8 / 255, 2)])
+@pytest.mark.parametrize("attack", [None, pgd_attack("glyphs", eps=8 / 255, steps=2)])
 def test_the_words_tell_coverage_and_predictions_of_every_model(
     models: dict[str, nn.Module], data: Dataset, attack: Attack | None
 ) -> None:
-    desk = Desk(models, data, {}, 2, 0)
-    _, said = render(desk, asked(models=tuple(models), threshold="max:0.3", attack=attack))
+    cache = cache_of(models, data)
+    _, said = render(cache, asked(models=tuple(models), threshold="max:0.3", attack=attack))
     assert f"<b>image 4</b> of 30 (glyphs test), class {data.classes[int(data.labels[4])]}" in said
     assert "coverage (max:0.3)" in said
     assert ("PGD-2 within 8/255" in said) == (attack is not None)
     assert NAME not in said, "HTML in a name is harmless"
     for name in models:
-        seen = view(desk, name, 4, kind="gradcam", threshold="max:0.3", target="label", attack=attack)
+        seen = view(cache, name, 4, kind="gradcam", threshold="max:0.3", target="label", attack=attack)
         assert f"{data.classes[seen.prediction[0]]} ({seen.probability[0].max():.3f})" in said
         assert seen.error in said
         if not seen.error:
@@ -90,30 +97,31 @@ def test_the_words_tell_coverage_and_predictions_of_every_model(
     "changed",
     [
         {"position": 5}, {"models": (NAME,)}, {"kind": "gradient"}, {"threshold": "mass:0.2"},
-        {"attack": Attack(0.1, 2)}, {"models": (NAME, "b", "flat")},
+        {"attack": SHORT}, {"models": (NAME, "b", "flat")},
     ],
     ids=str,
 )  # fmt: skip
 def test_the_picture_follows_every_setting(
     models: dict[str, nn.Module], data: Dataset, changed: dict[str, Any]
 ) -> None:
-    desk = Desk(models, data, {}, 2, 0)
-    before, after = (shown(render(desk, asked(**how))[0]) for how in ({}, changed))
+    cache = cache_of(models, data)
+    before, after = (shown(render(cache, asked(**how))[0]) for how in ({}, changed))
     assert before.shape != after.shape or (before != after).any()
 
 
 def test_the_perturbation_is_shown_with_an_attack_only(models: dict[str, nn.Module], data: Dataset) -> None:
-    desk = Desk(models, data, {}, 2, 0)
-    plain, asked_for = (render(desk, asked(perturbation=wanted))[0] for wanted in (False, True))
+    cache = cache_of(models, data)
+    plain, asked_for = (render(cache, asked(perturbation=wanted))[0] for wanted in (False, True))
     assert plain == asked_for
-    attack = Attack(0.1, 2)
-    hidden, seen = (shown(render(desk, asked(attack=attack, perturbation=wanted))[0]) for wanted in (False, True))
+    hidden, seen = (shown(render(cache, asked(attack=SHORT, perturbation=wanted))[0]) for wanted in (False, True))
     assert hidden.shape != seen.shape
 
 
 def test_all_models_share_one_colour_scale(models: dict[str, nn.Module], data: Dataset) -> None:
-    desk = Desk(models, data, {}, 2, 0)
-    views = [view(desk, name, 4, kind="gradcam", threshold="mean", target="label", attack=None) for name in (NAME, "b")]
+    cache = cache_of(models, data)
+    views = [
+        view(cache, name, 4, kind="gradcam", threshold="mean", target="label", attack=None) for name in (NAME, "b")
+    ]
     assert views[1].map is not None
     views[1] = views[1]._replace(map=10 * views[1].map)
     figure = panels(views, classes=data.classes, label=0, kind="gradcam", attacked=False, perturbation=False)
@@ -126,9 +134,7 @@ def test_many_classes_are_reduced_to_the_likeliest(data: Dataset) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))
     names = tuple(f"a class with a long name {k}" for k in range(100))
     many = Dataset("many", "test", names, data.images, data.labels)
-    seen = view(
-        Desk({"m": model}, many, {}, 2, 0), "m", 4, kind="gradient", threshold="mean", target="label", attack=None
-    )
+    seen = view(cache_of({"m": model}, many), "m", 4, kind="gradient", threshold="mean", target="label", attack=None)
     label = int(seen.probability[0].argmin())
     figure = panels([seen], classes=names, label=label, kind="gradient", attacked=False, perturbation=False)
     (bars,) = [axes for axes in figure.axes if axes.get_title() == "class probabilities"]
@@ -234,9 +240,11 @@ def test_checkpoints_are_loaded_and_digits_have_their_own_unit(tmp_path: Path) -
         (lambda _, data: attrib.explore({}, data), "at least one model"),
         (lambda models, data: attrib.explore(models, data, samples=0), "samples: expected at least 1"),
         (lambda models, data: attrib.explore(models, data, layer={"c": models["b"]}), "layer: expected names"),
-        (lambda _, data: attrib.explore({"m": nn.Flatten()}, data), r"m: expected logits of shape \(1, 10\)"),
+        (lambda _, data: attrib.explore({"m": nn.Flatten()}, data), r"m: expected logits of shape \(N,10\)"),
         (lambda _, data: attrib.explore({"m": "nowhere.pt"}, data), "nowhere.pt"),
         (lambda models, data: attrib.explore(models, data, device="abacus"), "device: expected"),
+        (lambda models, data: attrib.explore(models["b"], list(data.classes)), "data: expected a name"),
+        (lambda _, data: attrib.explore(attrib.Model("made", "made", "", maps={}), data), "made: explore takes no"),
     ],
 )
 def test_what_cannot_be_explored_is_an_input_error(
@@ -246,9 +254,18 @@ def test_what_cannot_be_explored_is_an_input_error(
         call(models, data)
 
 
-def test_a_model_without_a_name_is_refused() -> None:
-    with pytest.raises(InputError, match="expected models by name"):
-        attrib.explore(nn.Identity(), attrib.dataset("glyphs", limit=2))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), ["Sequential"]),
+        ("zoo:cifar10-resnet32-raw", ["cifar10-resnet32-raw"]),
+        ({"seeds": [nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)) for _ in range(2)]}, ["seeds/0", "seeds/1"]),
+    ],
+    ids=["module", "zoo", "seeds"],
+)
+def test_models_and_data_are_given_as_to_an_analysis(models: Any, names: list[str], data: Dataset) -> None:
+    box = attrib.explore(models, (data.images, data.labels))
+    assert re.findall(r"<td><b>(.*?)</b></td>", words(box)) == names
 
 
 def test_without_ipywidgets_the_names_can_be_imported_and_calling_says_what_is_missing() -> None:

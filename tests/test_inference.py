@@ -9,8 +9,9 @@ from devices import DEVICES
 from torch import nn
 
 import attrib
-from attrib import accuracy, inference, views
+from attrib import accuracy, inference
 from attrib.analyses.inputs import logits_of
+from attrib.explorer.views import ViewCache, probabilities
 from attrib.models.specs import Model
 
 # torch 2.9 and 2.10 warn of the older settings, which these tests use on purpose.
@@ -132,8 +133,8 @@ def predictors() -> dict[str, Callable[[nn.Module, torch.Tensor, torch.Tensor], 
 
     def of_explorer(model: nn.Module, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         data = attrib.data.Dataset("own", "all", tuple("0123456789"), (image * 255).byte(), label)
-        desk = views.Desk({"a": model}, data, {}, samples=1, seed=0)
-        return torch.stack([views.probabilities(desk, "a", position, None) for position in range(len(image))])
+        cache = ViewCache({"a": attrib.model(model)}, data, samples=1, seed=0)
+        return torch.stack([probabilities(cache, "a", position, None) for position in range(len(image))])
 
     return {
         "logits": lambda model, image, _: inference.logits(model, image),

@@ -15,10 +15,10 @@ import attrib
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
 from train import __main__ as command
+from train import read_recipes, train
 from train.augment import augment
 from train.config import Config, read_recipe
 from train.epoch import learning_rate
-from train.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -64,6 +64,19 @@ def test_a_run_leaves_what_the_design_says(finished: Path) -> None:
     assert ckpt.hyper["lr"] == 2e-3
     assert same(finished / "model.pt", finished / f"epoch-{ckpt.epoch}.pt")
     assert not model.training
+
+
+def test_a_run_from_python_is_that_of_the_command(finished: Path, tmp_path: Path) -> None:
+    config, _ = command.parse(["pgd-at", *TINY, "--epochs", "3", "--save-every", "1", "--out", str(tmp_path)])
+    finished_run = train(config, str(tmp_path))
+    assert finished_run.path == tmp_path / "model.pt"
+    assert same(finished_run.path, finished / "model.pt")
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [[record[name] for name in ("loss", "robust")] for record in finished_run.history] == [
+        [record[name] for name in ("loss", "robust")] for record in log
+    ]
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(finished_run.model(image), attrib.load(finished / "model.pt")[0](image), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("optimizer", [["--optimizer", "adam"], ["--optimizer", "sgd", "--lr", "0.02"]])
@@ -215,6 +228,7 @@ def test_every_recipe_is_valid(path: Path) -> None:
 def test_recipes_combine_by_name(tmp_path: Path) -> None:
     config, _ = command.parse(["--recipe", "cifar10-resnet32", "--recipe", "aalp-gd", "--out", str(tmp_path)])
     assert (config.method, config.guided_dropout, config.arch, config.lr) == ("alp", True, "resnet32", 1e-5)
+    assert config == Config(**read_recipes("cifar10-resnet32", "aalp-gd"))
 
 
 def test_every_method_takes_a_step(tmp_path: Path) -> None:

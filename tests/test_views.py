@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import attrib
-from attrib import views
-from attrib.data import Dataset, default_attack
+from attrib.analyses.options import Attack
+from attrib.data import Dataset
 from attrib.errors import InputError
+from attrib.explorer import views
+from attrib.explorer.views import View, ViewCache, pgd_attack
 from attrib.features import relevance
 from attrib.maps import MAPS
-from attrib.views import Attack, Desk, View
 
 POSITION, SAMPLES, SEED = 5, 3, 7
-USUAL = Attack(default_attack("glyphs").eps, default_attack("glyphs").steps)
+USUAL = Attack("pgd").resolved("glyphs")
 
 
 class Flat(nn.Module):
@@ -45,13 +47,17 @@ def lenet() -> nn.Module:
 
 
 @pytest.fixture
-def desk(data: Dataset, lenet: nn.Module) -> Desk:
-    return Desk({"lenet": lenet, "flat": Flat()}, data, {}, SAMPLES, SEED)
+def cache(data: Dataset, lenet: nn.Module) -> ViewCache:
+    return cache_of({"lenet": lenet, "flat": Flat()}, data)
 
 
-def look(desk: Desk, name: str = "lenet", **changed: Any) -> View:
+def cache_of(modules: dict[str, nn.Module], data: Dataset) -> ViewCache:
+    return ViewCache({name: attrib.model(module, name=name) for name, module in modules.items()}, data, SAMPLES, SEED)
+
+
+def look(cache: ViewCache, name: str = "lenet", **changed: Any) -> View:
     usual: dict[str, Any] = {"kind": "gradcam", "threshold": "mean", "target": "label", "attack": None}
-    return views.view(desk, name, POSITION, **(usual | changed))
+    return views.view(cache, name, POSITION, **(usual | changed))
 
 
 def template(data: Dataset) -> nn.Module:
@@ -75,15 +81,22 @@ def counted(model: nn.Module) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize(
     ("kind", "attack"),
-    [*((kind, None) for kind in MAPS), ("gradient", USUAL), ("smoothgrad", USUAL), ("gradcam", Attack(0.1, 3))],
+    [
+        *((kind, None) for kind in MAPS),
+        ("gradient", USUAL),
+        ("smoothgrad", USUAL),
+        ("gradcam", pgd_attack("glyphs", eps=0.1, steps=3)),
+    ],
 )
 def test_the_view_is_what_the_librarys_functions_give(
-    desk: Desk, lenet: nn.Module, kind: str, attack: Attack | None
+    cache: ViewCache, lenet: nn.Module, kind: str, attack: Attack | None
 ) -> None:
-    image, label, index, _ = list(desk.data.batches(1))[POSITION]
+    image, label, index, _ = list(cache.data.batches(1))[POSITION]
     shown = image
     if attack:
         # The usual reach of 10 steps of 2/255 within 8/255: two and a half times the radius.
+        assert attack.eps
+        assert attack.steps
         step_size = 2.5 * attack.eps / attack.steps
         shown = attrib.pgd(
             lenet, image, label, eps=attack.eps, step_size=step_size, steps=attack.steps, seed=SEED, index=index
@@ -93,7 +106,7 @@ def test_the_view_is_what_the_librarys_functions_give(
     mask = attrib.span(heat, threshold="max:0.4")
     values = relevance(lenet, shown, label)[0]
 
-    found = look(desk, kind=kind, threshold="max:0.4", attack=attack)
+    found = look(cache, kind=kind, threshold="max:0.4", attack=attack)
     np.testing.assert_allclose(found.image, shown[0].permute(1, 2, 0).numpy(), atol=1e-6)
     np.testing.assert_allclose(found.perturbation, (shown - image)[0].permute(1, 2, 0).numpy(), atol=1e-6)
     assert found.map is not None
@@ -110,48 +123,48 @@ def test_the_view_is_what_the_librarys_functions_give(
     assert not found.features_error
 
 
-def test_the_target_is_the_label_or_what_the_model_says_of_the_image_shown(desk: Desk) -> None:
-    desk.models["template"] = template(desk.data)
-    label, attack = int(desk.data.labels[POSITION]), Attack(0.5, 10)
-    clean, shown = look(desk, "template", attack=attack).prediction
+def test_the_target_is_the_label_or_what_the_model_says_of_the_image_shown(cache: ViewCache) -> None:
+    cache = cache_of({"template": template(cache.data)}, cache.data)
+    label, attack = int(cache.data.labels[POSITION]), pgd_attack("glyphs", eps=0.5, steps=10)
+    clean, shown = look(cache, "template", attack=attack).prediction
     assert clean == label != shown, "the attack turns this image"
-    assert look(desk, "template", attack=attack).target == label
-    assert look(desk, "template", attack=attack, target="prediction").target == shown
-    assert look(desk, "template", target="prediction").target == label
+    assert look(cache, "template", attack=attack).target == label
+    assert look(cache, "template", attack=attack, target="prediction").target == shown
+    assert look(cache, "template", target="prediction").target == label
 
 
-def test_nothing_is_computed_twice(desk: Desk, lenet: nn.Module) -> None:
-    first = look(desk, attack=USUAL)
+def test_nothing_is_computed_twice(cache: ViewCache, lenet: nn.Module) -> None:
+    first = look(cache, attack=USUAL)
     with counted(lenet) as runs:
         for threshold in ("max:0.2", "max:0.21", "otsu", "mass:0.5"):
-            assert look(desk, attack=USUAL, threshold=threshold).map is not None
+            assert look(cache, attack=USUAL, threshold=threshold).map is not None
         assert not runs, "a threshold needs no model"
-        look(desk, attack=USUAL, kind="gradient")
+        look(cache, attack=USUAL, kind="gradient")
         assert 0 < len(runs) < 6, "another map needs no attack"
         runs.clear()
-        look(desk)
+        look(cache)
         assert 0 < len(runs) < 10, "the clean image's probabilities are known"
         runs.clear()
-        again = look(desk, attack=USUAL)
+        again = look(cache, attack=USUAL)
         assert not runs
-        look(desk, attack=Attack(USUAL.eps, USUAL.steps + 1))
-        assert len(runs) > USUAL.steps, "another attack is another image"
+        look(cache, attack=replace(USUAL, steps=11))
+        assert len(runs) > 11, "another attack is another image"
     assert again.map is not None
     assert first.map is not None
     np.testing.assert_array_equal(again.map, first.map)
 
 
-def test_a_desk_forgets_what_was_not_asked_for_longest(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "REMEMBERED", 2)
+def test_a_cache_drops_what_was_not_used_for_longest(cache: ViewCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "KEPT", 2)
     computed = []
     for key in "abacab":
-        desk.remember(key, lambda key=key: computed.append(key))  # type: ignore[misc]
+        cache.get(key, lambda key=key: computed.append(key))  # type: ignore[misc]
     assert computed == ["a", "b", "c", "b"]
-    assert list(desk.known) == ["a", "b"]
+    assert list(cache.values) == ["a", "b"]
 
 
-def test_what_a_model_has_not_is_told_in_one_line_beside_the_rest(desk: Desk) -> None:
-    found = look(desk, "flat", attack=USUAL)
+def test_what_a_model_has_not_is_told_in_one_line_beside_the_rest(cache: ViewCache) -> None:
+    found = look(cache, "flat", attack=USUAL)
     assert "no feature map" in found.error
     assert "linear layer" in found.features_error
     assert "\n" not in found.error + found.features_error
@@ -159,13 +172,13 @@ def test_what_a_model_has_not_is_told_in_one_line_beside_the_rest(desk: Desk) ->
     assert math.isnan(found.coverage)
     assert not len(found.features)
     np.testing.assert_allclose(found.probability, 0.1, rtol=1e-6)
-    assert look(desk, "flat", kind="gradient").map is not None
-    assert not look(desk, "flat").perturbation.any()
+    assert look(cache, "flat", kind="gradient").map is not None
+    assert not look(cache, "flat").perturbation.any()
 
 
 def test_a_layer_that_is_named_is_looked_at(data: Dataset, lenet: nn.Module) -> None:
     first = lenet.get_submodule("stages.0")
-    found = look(Desk({"lenet": lenet}, data, {"lenet": first}, SAMPLES, SEED))
+    found = look(ViewCache({"lenet": attrib.model(lenet, layer=first)}, data, SAMPLES, SEED))
     image, label, *_ = list(data.batches(1))[POSITION]
     assert found.map is not None
     np.testing.assert_allclose(found.map, attrib.gradcam(lenet, image, label, layer=first)[0].numpy(), atol=1e-7)
@@ -178,14 +191,15 @@ def test_a_layer_that_is_named_is_looked_at(data: Dataset, lenet: nn.Module) -> 
         ({"target": "7"}, "target: expected one of"),
         ({"threshold": "median"}, "threshold: expected"),
         ({"name": "grey"}, "does not take 3x32x32 images"),
-        ({"name": "two"}, r"expected logits of shape \(1, 10\)"),
+        ({"name": "two"}, r"expected logits of shape \(N,10\)"),
     ],
 )
-def test_what_cannot_be_shown_is_an_input_error(desk: Desk, changed: dict[str, Any], said: str) -> None:
-    desk.models["grey"] = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(1800, 10))
-    desk.models["two"] = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+def test_what_cannot_be_shown_is_an_input_error(cache: ViewCache, changed: dict[str, Any], said: str) -> None:
+    grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(1800, 10))
+    two = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+    cache = cache_of({"lenet": Flat(), "grey": grey, "two": two}, cache.data)
     with pytest.raises(InputError, match=said):
-        look(desk, **changed)
+        look(cache, **changed)
 
 
 def test_positions_of_a_class(data: Dataset) -> None:

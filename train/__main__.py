@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attrib.errors import InputError
-from train.config import METHODS, Config, read_recipe, value_type
+from attrib.parallel import is_first
+from train.config import METHODS, Config, read_recipes, value_type
 from train.engine import ENGINES, keep_freed_memory
+from train.loop import OutOfTime, train
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,9 +25,7 @@ def parse(arguments: list[str]) -> tuple[Config, argparse.Namespace]:
     Raises InputError for unknown options and bad values.
     """
     parsed = _parser().parse_args(arguments)
-    options: dict[str, Any] = {}
-    for recipe in parsed.recipe:
-        options |= read_recipe(recipe)
+    options: dict[str, Any] = read_recipes(*parsed.recipe)
     for option in dataclasses.fields(Config):
         if getattr(parsed, option.name, None) is not None:
             options[option.name] = getattr(parsed, option.name)
@@ -115,17 +115,17 @@ def main() -> int:
     """Run the command line; the exit status is 2 for what the user can mend, 3 where --until stopped the run."""
     try:
         config, parsed = parse(sys.argv[1:])
-        from train.loop import OutOfTime, train
-
         keep_freed_memory()
         try:
-            train(
+            run = train(
                 config, parsed.out, device=parsed.device, root=parsed.data_root, fresh=parsed.fresh,
                 tensorboard=parsed.tensorboard, until=parsed.until, keep_last=not parsed.no_last, engine=parsed.engine,
             )  # fmt: skip
         except OutOfTime as stopped:
             print(f"train: {stopped}", file=sys.stderr)
             return 3
+        if is_first():
+            print(run.path)
     except InputError as error:
         print(f"train: error: {error}", file=sys.stderr)
         return 2

@@ -143,6 +143,14 @@ _BELONGS = {
 }  # fmt: skip
 
 
+def read_recipes(*recipes: str | Path) -> dict[str, Any]:
+    """The options of several recipes together, later ones overriding earlier ones; see :func:`read_recipe`."""
+    options: dict[str, Any] = {}
+    for recipe in recipes:
+        options |= read_recipe(Path(recipe))
+    return options
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The options in a TOML file, keys as on the command line with _ or -; a bare name is one of train/recipes.
 

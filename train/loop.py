@@ -4,6 +4,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,21 +35,37 @@ class OutOfTime(Exception):
     """The next epoch would end after the time limit; the run can be continued."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """A training run that is through."""
+
+    path: Path
+    """Of the checkpoint model.pt: the best epoch."""
+    history: list[dict[str, float]]
+    """A record per epoch: epoch, loss, clean and robust accuracy (fractions), images_per_s, seconds."""
+
+    @cached_property
+    def model(self) -> Classifier:
+        """The best epoch's model, in eval mode on the CPU."""
+        return checkpoint.load(self.path)[0]
+
+
 def train(
-    config: Config, out: Path, *, device: str = "auto", root: Path | None = None, fresh: bool = False,
+    config: Config, out: str | Path, *, device: str = "auto", root: Path | None = None, fresh: bool = False,
     tensorboard: bool = False, until: float | None = None, keep_last: bool = True, engine: Engine = "auto",
-) -> None:  # fmt: skip
+) -> Run:  # fmt: skip
     """Train to the end, continuing from ``out``/last.pt where there is one (unless ``fresh``).
 
-    Writes ``out``/model.pt (the best epoch), last.pt, log.jsonl and, every ``save_every`` epochs, epoch-K.pt.
-    until: seconds since 1970 after which no epoch may end. keep_last: write last.pt after every epoch, not at the end
-    of the run only. engine: see :mod:`train.engine`; it does not belong to the configuration.
+    Returns the :class:`Run`. Writes ``out``/model.pt (the best epoch), last.pt, log.jsonl and, every ``save_every``
+    epochs, epoch-K.pt. until: seconds since 1970 after which no epoch may end. keep_last: write last.pt after every
+    epoch, not at the end of the run only. engine: see :mod:`train.engine`; it is no part of the configuration.
     On the CPU a run that was interrupted and continued ends with the same bits. On a GPU the draws are the same (order,
     augmentation, attack starts), but kernels may round differently from run to run.
     Under torchrun every process works on its share of each batch, and the first one writes.
     Raises InputError for bad options, data or files, and for a loss that is no longer finite; OutOfTime where
     ``until`` leaves no room for another epoch.
     """
+    out = Path(out)
     if tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
     with world(device) as group:
@@ -76,8 +94,7 @@ def train(
                 if group.rank == 0:
                     finished = len(state.history) == config.epochs
                     _write(state, config, data, out, last=keep_last or finished, tensorboard=tensorboard)
-        if group.rank == 0:
-            print(out / "model.pt")
+    return Run(out / "model.pt", state.history)
 
 
 def _about_awp(config: Config) -> Iterator[str]:

@@ -77,7 +77,7 @@ def check_models(
     for model in models:
         if model.epoch is not None and not runs_taken:
             raise InputError(f"{model.name}: {analysis.name} takes no runs; name one of its files, as {model.path}")
-        _check_fit(model, data)
+        check_fit(model, data)
         if model.trained_on not in (None, data.name):
             warn(f"{model.name} was trained on {model.trained_on}, and is looked at on {data.name}")
     if not analysis.needs_data:  # no model is run on it
@@ -99,8 +99,8 @@ def check_models(
     return checked
 
 
-def _check_fit(model: Model, data: Dataset) -> None:
-    """Whether classes, shape and channels fit, without running the model."""
+def check_fit(model: Model, data: Dataset) -> None:
+    """Raise InputError if classes, shape or channels do not fit; the model is not run."""
     if model.maps is not None:
         _check_maps(model, data)
     elif model.checkpoint:

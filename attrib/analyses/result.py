@@ -31,7 +31,7 @@ WIDTH = 200
 """Characters of a printed table, where there is no terminal that says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The answer of an analysis.
 
@@ -86,6 +86,7 @@ class Result:
     @property
     def figures(self) -> "dict[str, Figure]":
         """Every figure, by name."""
+        drawing.show_in_notebooks()
         return self.analysis.figures(self)
 
     def plot(self, name: str | None = None) -> "Figure":
@@ -104,7 +105,7 @@ class Result:
         """The tables as lines of at most so many characters."""
         return "".join(table.to_text(width) for table in self.tables())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.to_text()
 
     def _repr_html_(self) -> str:

@@ -141,10 +141,14 @@ def provenance() -> dict[str, str]:
     }  # fmt: skip
 
 
+DELAY = 2
+"""Seconds of work after which a progress bar appears."""
+
+
 def _progress(items: Iterable[Any], total: int, title: str, *, first: bool) -> Iterable[Any]:
     """The items, with a bar on stderr in a terminal, or in a notebook."""
     shown = first and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    return tqdm(items, total=total, desc=title, unit="batch", leave=False, disable=not shown)
+    return tqdm(items, total=total, desc=title, unit="batch", leave=False, delay=DELAY, disable=not shown)
 
 
 class _Work(NamedTuple):

@@ -43,7 +43,11 @@ class Table:
 
     def to_text(self, width: int) -> str:
         """As lines of at most so many characters."""
-        console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False)
+        # In a notebook rich would otherwise display the lines itself, and with FORCE_COLOR add colour codes.
+        console = Console(
+            file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False, force_jupyter=False,
+            force_terminal=False,
+        )  # fmt: skip
         console.print(Text(self.title, style="table.title"))
         for part in layout.draw(self.frame, width=width):
             console.print(part)

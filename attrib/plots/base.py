@@ -1,5 +1,7 @@
 """What all figures share: style, widths (those of a two-column paper, in inches), colours, legend, files."""
 
+import io
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from attrib.files import atomic
 
 COLUMN = 3.25
 TEXT = 6.875
+SCREEN = 90
+"""Dots per inch in a notebook."""
 
 
 @contextmanager
@@ -39,6 +43,26 @@ def save(figure: Figure, path: Path) -> list[Path]:
             figure.savefig(temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
         written.append(target)
     return written
+
+
+def show_in_notebooks() -> None:
+    """Let a notebook show figures as pictures, unless it has its own way (``%matplotlib``) already."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is not None:
+        formatter = shell.display_formatter.formatters["image/png"]
+        try:
+            formatter.lookup_by_type(Figure)
+        except KeyError:
+            formatter.for_type(Figure, _png)
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as PNG, for a screen."""
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format="png", dpi=SCREEN)
+    return file.getvalue()
 
 
 def wrapped(name: str, inches: float) -> str:

@@ -1,6 +1,6 @@
 """The explorer's picture: for each of several models an image, its map, span, top features and probabilities. No torch.
 
-Everything is placed by hand, in inches: a layout that is solved for takes longer than all the rest.
+Everything is placed by hand, in inches: a layout engine takes longer than all the rest.
 """
 
 import io
@@ -22,7 +22,7 @@ from attrib.plots.base import style
 from attrib.plots.maps import span_outline
 
 if TYPE_CHECKING:
-    from attrib.views import View
+    from attrib.explorer.views import View
 
 PANEL, ALONE = 3.45, 4.6
 """A model's width, beside others and by itself."""

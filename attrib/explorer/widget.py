@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
-from os import PathLike
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from attrib import inference
+from attrib import formatting, inference
+from attrib.analyses.inputs import check_fit, dataset_of
+from attrib.analyses.options import Attack
 from attrib.data import Dataset, default_attack
 from attrib.errors import InputError, one_line
-from attrib.maps import MAPS, SAMPLES
-from attrib.models import checkpoint
-from attrib.plots.explore import panels, png
-from attrib.results import source
+from attrib.explorer.picture import panels, png
+from attrib.explorer.views import TARGETS, View, ViewCache, pgd_attack, positions, probabilities, view
+from attrib.map_table import MAPS
+from attrib.maps import SAMPLES
+from attrib.models.layers import named
+from attrib.models.specs import models_of
 from attrib.thresholds import RULES, Rule
-from attrib.views import TARGETS, Attack, Desk, View, positions, probabilities, view
 
 try:
     import ipywidgets as widgets
 except ImportError:
-    widgets = None  # said when somebody calls explore, so that its name can be imported everywhere
+    widgets = None  # explore raises an error that says so; its name can be imported everywhere
 
 STEP = 0.01
 """Of the threshold's slider."""
@@ -33,7 +35,7 @@ LARGEST_EPS = 32
 
 
 class Settings(NamedTuple):
-    """What the controls say."""
+    """The values of the controls."""
 
     position: int
     label: int | None
@@ -47,64 +49,59 @@ class Settings(NamedTuple):
 
 
 def explore(
-    models: Mapping[str, nn.Module | str | PathLike[str]],
-    data: Dataset,
-    *,
-    layer: Mapping[str, nn.Module] | None = None,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    device: str = "auto",
-) -> widgets.VBox:
+    models: Any, data: Any = None, *, layer: Mapping[str, nn.Module | str] | None = None, samples: int = SAMPLES,
+    seed: int = 0, device: str = "auto",
+) -> widgets.VBox:  # fmt: skip
     """A widget for JupyterLab: maps, spans, top features and probabilities of one image under every model.
 
-    models: name -> module (pixels in [0,1] in, logits out; it stays on its device) or path of a checkpoint, which is
-    loaded to ``device``; data: as :func:`attrib.dataset` gives it. layer: where Grad-CAM, Guided Grad-CAM and Eq. 6
-    look, for the models named there (others: found by :func:`attrib.locate`). samples: noisy copies of SmoothGrad;
-    seed: of that noise and of PGD's start. Nothing is computed twice. Raises InputError for no model or no image, a
-    model that does not fit the data, a layer of no model, fewer than one sample, and without ipywidgets.
+    models, data: as :meth:`attrib.Span.run` takes them, but no saved epochs and no maps made elsewhere. Modules take
+    pixels in [0,1], return logits, and stay on their device; files are loaded to ``device``. layer: where Grad-CAM,
+    Guided Grad-CAM and Eq. 6 look, a module or its dotted name, for the models named there (others: found by
+    :func:`attrib.locate`). samples: noisy copies of SmoothGrad; seed: of that noise and of PGD's start. Nothing is
+    computed twice.
+
+    Raises InputError for no model or no image, a model that does not fit the data, a layer of no model, fewer than one
+    sample, and without ipywidgets.
     """
     if widgets is None:
         raise InputError("explore: needs ipywidgets, which is not installed; pip install 'attrib[notebook]'")
-    if not isinstance(models, Mapping) or not isinstance(data, Dataset):
-        got = f"{type(models).__name__} and {type(data).__name__}"
-        raise InputError(f"explore: expected models by name, {{'mine': model}}, and a data set of attrib's, got {got}")
-    if not models or not len(data):
-        raise InputError(f"explore: expected at least one model and one image, got {len(models)} and {len(data)}")
     if samples < 1:
         raise InputError(f"samples: expected at least 1, got {samples}")
-    if unknown := (layer or {}).keys() - models.keys():
-        raise InputError(f"layer: expected names of models ({', '.join(models)}), got {', '.join(sorted(unknown))}")
-    where = inference.device(device)
-    loaded: dict[str, nn.Module] = {}
-    for name, model in models.items():
-        if isinstance(model, nn.Module):
-            loaded[name] = model
-        else:
-            loaded[name], described = checkpoint.load(model, device=where)
-            checkpoint.check_data(described, classes=len(data.classes), shape=data.shape)
-    desk = Desk(loaded, data, dict(layer or {}), samples, seed)
-    for name in loaded:
-        probabilities(desk, name, 0, None)
-    return _box(desk)
+    opened = {model.label: model for model in models_of(models, device=inference.device(device))}
+    if without := [name for name, model in opened.items() if model.module is None]:
+        raise InputError(f"{without[0]}: explore takes no runs and no maps; name one of the run's files, epoch-K.pt")
+    for name, at in (layer or {}).items():
+        if name not in opened:
+            raise InputError(f"layer: expected names of models ({', '.join(opened)}), got {name}")
+        module = opened[name].opened_module
+        opened[name] = replace(opened[name], layer=named(module, at) if isinstance(at, str) else at)
+    images = dataset_of(data, list(opened.values()))
+    if not len(images):
+        raise InputError(f"explore: expected at least one image, got none in {images.name}")
+    cache = ViewCache(opened, images, samples, seed)
+    for name, model in opened.items():
+        check_fit(model, images)
+        probabilities(cache, name, 0, None)
+    return _box(cache)
 
 
-def render(desk: Desk, settings: Settings) -> tuple[bytes, str]:
-    """The picture (PNG) and what it says in words (HTML). Raises InputError where a model cannot run."""
+def render(cache: ViewCache, settings: Settings) -> tuple[bytes, str]:
+    """The picture (PNG) and the words (HTML). Raises InputError if a model cannot run."""
     views = [
         view(
-            desk, name, settings.position, kind=settings.kind, threshold=settings.threshold, target=settings.target,
+            cache, name, settings.position, kind=settings.kind, threshold=settings.threshold, target=settings.target,
             attack=settings.attack,
         )
         for name in settings.models
     ]  # fmt: skip
     if not views:
-        return b"", f"{_place(desk, settings)}<br>No model is chosen."
-    kind = f"{settings.kind} ({desk.samples} samples)" if settings.kind == "smoothgrad" else settings.kind
+        return b"", f"{_image_words(cache, settings)}<br>No model is chosen."
+    kind = f"{settings.kind} ({cache.samples} samples)" if settings.kind == "smoothgrad" else settings.kind
     figure = panels(
-        views, classes=desk.data.classes, label=int(desk.data.labels[settings.position]), kind=kind,
+        views, classes=cache.data.classes, label=int(cache.data.labels[settings.position]), kind=kind,
         attacked=settings.attack is not None, perturbation=settings.perturbation and settings.attack is not None,
     )  # fmt: skip
-    return png(figure), _place(desk, settings) + _table(views, desk.data.classes, settings)
+    return png(figure), _image_words(cache, settings) + _table(views, cache.data.classes, settings)
 
 
 def neighbour(data: Dataset, settings: Settings, step: int) -> int:
@@ -115,21 +112,21 @@ def neighbour(data: Dataset, settings: Settings, step: int) -> int:
     return chosen[at % len(chosen)]
 
 
-def _place(desk: Desk, settings: Settings) -> str:
-    data, here = desk.data, settings.position
-    label = int(data.labels[here])
-    of = escape(source(data.name, data.split))
-    said = f"<b>image {here}</b> of {len(data):,} ({of}), class {escape(data.classes[label])}"
+def _image_words(cache: ViewCache, settings: Settings) -> str:
+    data, position = cache.data, settings.position
+    label = int(data.labels[position])
+    source = escape(formatting.data_words({"data": data.name, "split": data.split}))
+    words = f"<b>image {position}</b> of {len(data):,} ({source}), class {escape(data.classes[label])}"
     if settings.label is None:
-        return said
+        return words
     chosen = positions(data, settings.label)
-    if here not in chosen:
-        return f"{said}; not of the class chosen"
-    return f"{said}, {chosen.index(here) + 1} of {len(chosen):,} of that class"
+    if position not in chosen:
+        return f"{words}; not of the class chosen"
+    return f"{words}, {chosen.index(position) + 1} of {len(chosen):,} of that class"
 
 
 def _table(views: list[View], classes: tuple[str, ...], settings: Settings) -> str:
-    """Coverage and predictions per model, and what a model has not."""
+    """Coverage and predictions per model, and why a map or features are missing."""
 
     def likeliest(seen: View, image: int) -> str:
         k = seen.prediction[image]
@@ -144,8 +141,8 @@ def _table(views: list[View], classes: tuple[str, ...], settings: Settings) -> s
     ]  # fmt: skip
     heads = ["model", f"coverage ({settings.threshold})", "prediction"]
     if settings.attack:
-        eps, steps = settings.attack
-        heads.append(f"after PGD-{steps} within {_eps_words(eps)}")
+        assert settings.attack.eps is not None
+        heads.append(f"after PGD-{settings.attack.steps} within {_eps_words(settings.attack.eps)}")
     header = "".join(f"<th style='text-align: left'>{head}</th>" for head in heads)
     return f"<table style='border-spacing: 1.2em 0'><tr>{header}<th></th></tr>{''.join(rows)}</table>"
 
@@ -171,23 +168,26 @@ class Controls:
     eps: widgets.FloatSlider
     steps: widgets.IntSlider
     perturbation: widgets.Checkbox
+    data: str
+    """The data set's name, whose usual attack the steps follow."""
     unit: int
     """255 where ``eps`` shows units of 1/255, else 1."""
 
     def settings(self) -> Settings:
-        """What they say now."""
+        """Their values now."""
         rule = self.rule.value
         return Settings(
             position=self.index.value, label=self.label.value,
             models=tuple(name for name, box in self.models.items() if box.value),
             kind=self.kind.value, threshold=f"{rule}:{self.parameter.value:.3g}" if RULES[rule].parameter else rule,
             target=self.target.value,
-            attack=Attack(self.eps.value / self.unit, self.steps.value) if self.attack.value else None,
+            attack=pgd_attack(self.data, eps=self.eps.value / self.unit, steps=self.steps.value)
+            if self.attack.value else None,
             perturbation=self.perturbation.value,
         )  # fmt: skip
 
     def enable(self) -> None:
-        """Grey out what has no meaning at present, and give the threshold's slider the range of its rule."""
+        """Disable what has no effect at present, and give the threshold's slider the range of its rule."""
         for part in (self.eps, self.steps, self.perturbation):
             part.disabled = not self.attack.value
         letter = RULES[self.rule.value].parameter
@@ -201,8 +201,8 @@ def _ends(rule: Rule) -> tuple[float, float]:
     return (rule.low, rule.high - STEP) if rule.closed == "left" else (rule.low + STEP, rule.high)
 
 
-def _controls(desk: Desk) -> Controls:
-    data, usual = desk.data, default_attack(desk.data.name)
+def _controls(cache: ViewCache) -> Controls:
+    data, usual = cache.data, default_attack(cache.data.name)
     unit = 255 if usual.eps <= LARGEST_EPS / 255 else 1
     own_width: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "max-content"}}
     # Where a slider is let go, not all along the way.
@@ -221,7 +221,7 @@ def _controls(desk: Desk) -> Controls:
         label=widgets.Dropdown(
             options=[("all", None), *((data.classes[k], k) for k in present)], index=0, description="class", **own_width
         ),
-        models={name: widgets.Checkbox(True, description=name, **box) for name in desk.models},
+        models={name: widgets.Checkbox(True, description=name, **box) for name in cache.models},
         kind=widgets.Dropdown(options=list(MAPS), value="gradcam", description="map", **own_width),
         target=widgets.Dropdown(options=TARGETS, description="of the", **own_width),
         rule=widgets.Dropdown(
@@ -237,29 +237,28 @@ def _controls(desk: Desk) -> Controls:
         ),
         steps=widgets.IntSlider(usual.steps, min=1, max=max(50, usual.steps), description="steps", **slider),
         perturbation=widgets.Checkbox(False, description="show what it adds", **box),
-        unit=unit,
+        data=data.name, unit=unit,
     )  # fmt: skip
 
 
-def _box(desk: Desk) -> widgets.VBox:
-    """The controls above, the words and the picture below, and what happens when a control is moved."""
-    controls = _controls(desk)
+def _box(cache: ViewCache) -> widgets.VBox:
+    """The controls above, words and picture below; a control that is moved draws both again."""
+    controls = _controls(cache)
     words, picture = widgets.HTML(), widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
 
     def draw(_change: object = None) -> None:
         controls.enable()
-        said = words.value
-        words.value = f"{said}<i>computing …</i>"
+        words.value += "<i>computing …</i>"
         try:
-            picture.value, words.value = render(desk, controls.settings())
-        except Exception as error:  # somebody else's model runs here and may raise anything
+            picture.value, words.value = render(cache, controls.settings())
+        except Exception as error:  # the user's model runs here and may raise anything
             picture.value, words.value = b"", f"<b>{escape(one_line(error))}</b>"
 
     def step_by(step: int) -> None:
-        controls.index.value = neighbour(desk.data, controls.settings(), step)
+        controls.index.value = neighbour(cache.data, controls.settings(), step)
 
     def enter_class(_change: object) -> None:
-        chosen = positions(desk.data, controls.label.value)
+        chosen = positions(cache.data, controls.label.value)
         if controls.index.value in chosen:
             draw()
         else:
@@ -293,6 +292,3 @@ def _box(desk: Desk) -> widgets.VBox:
     ]
     lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"}) for row in rows]
     return widgets.VBox([*lines, words, picture])
-
-
-__all__ = ["Settings", "explore", "neighbour", "render"]
