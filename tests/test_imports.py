@@ -98,7 +98,6 @@ def test_maps_and_spans_do_not_import_one_another() -> None:
         "attrib.objections",
         "attrib.plots.base",
         "attrib.pages.render",
-        "attrib.results",
         "attrib.stats",
         "attrib.thresholds",
     ],
