@@ -7,6 +7,8 @@ never import torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from attrib.analyses import ANALYSES
+
 if TYPE_CHECKING:
     from attrib.analyses.check import Checks
     from attrib.analyses.contrib import Contributions
@@ -65,17 +67,8 @@ __version__ = "0.1.0"
 _HOME = {
     name: module
     for module, names in {
-        "analyses.check": "Checks",
-        "analyses.contrib": "Contributions",
-        "analyses.evolve": "Evolution",
-        "analyses.fc": "LastLayer",
-        "analyses.maps": "Maps",
         "analyses.options": "Attack",
-        "analyses.relate": "Relation",
         "analyses.result": "Result",
-        "analyses.robust": "Robustness",
-        "analyses.sets": "Sets",
-        "analyses.span": "Span",
         "attack": "cw fgsm pgd",
         "consistency": "alp_loss logit_pairs",
         "data": "Batch dataset",
@@ -103,7 +96,7 @@ _HOME = {
         "stats.association": "mean_difference partial_rank_correlation rank_correlation",
     }.items()
     for name in names.split()
-}
+} | {entry.kind: f"analyses.{name}" for name, entry in ANALYSES.items()}
 """The public names, and the modules that they are in."""
 
 __all__ = [

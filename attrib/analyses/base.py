@@ -43,7 +43,6 @@ class Analysis(ABC):
 
     name: ClassVar[str]
     """Of the command and of the files it writes."""
-    question: ClassVar[str]
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "images", "index")
     """Which of split, model, seed, epoch, images and index begin a row of the table of images."""
     images_table: ClassVar[str] = ""

@@ -73,7 +73,6 @@ class Checks(Explaining):
     """Sanity and faithfulness of the maps: a line per check and model, each beside a control without the model."""
 
     name: ClassVar[str] = "check"
-    question: ClassVar[str] = "Can the maps be trusted?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)

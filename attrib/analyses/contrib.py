@@ -59,7 +59,6 @@ class Contributions(Analysis):
     """Contributions of the last layer's features (C, R), how concentrated they are, and the paired differences."""
 
     name: ClassVar[str] = "contrib"
-    question: ClassVar[str] = "How are contributions distributed over features?"
     images_table: ClassVar[str] = "images"
 
     multiple: float = option(2.0, "A high contribution exceeds so many times the median.", check=_check_multiple)

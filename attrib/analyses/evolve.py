@@ -49,7 +49,6 @@ class Evolution(Attacked):
     """Loss, accuracy, span and contributions over the saved epochs of one run, or two side by side."""
 
     name: ClassVar[str] = "evolve"
-    question: ClassVar[str] = "How does all of that change along the epochs of a run?"
     takes: ClassVar[tuple[str, ...]] = ("runs",)
 
     images: int = option(5, "How many images to show maps of: the first of each class.", low=1)

@@ -55,7 +55,6 @@ class LastLayer(Analysis):
     """
 
     name: ClassVar[str] = "fc"
-    question: ClassVar[str] = "How many weights of the last layer are valid?"
     needs_data: ClassVar[bool] = False
 
     rule: str = option(

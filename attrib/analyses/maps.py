@@ -46,7 +46,6 @@ class Maps(Explaining):
     """Heat maps of a few images under every model; with an attack, those of the adversarial images."""
 
     name: ClassVar[str] = "maps"
-    question: ClassVar[str] = "Where does each model look?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option(

@@ -53,7 +53,6 @@ class Relation(Attacked):
     """
 
     name: ClassVar[str] = "relate"
-    question: ClassVar[str] = "Does coverage go with robustness?"
     takes: ClassVar[tuple[str, ...]] = ("models", "runs")
 
     fc: str | None = fc_option()

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from attrib.analyses import ANALYSES
 from attrib.analyses.options import Attack
 from attrib.analyses.table import Table
 from attrib.errors import InputError, one_line
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
 else:
     drawing = Lazy("attrib.plots.base")
 
-CLASSES = {
-    "span": "Span", "maps": "Maps", "sets": "Sets", "contrib": "Contributions", "fc": "LastLayer", "check": "Checks",
-    "robust": "Robustness", "relate": "Relation", "evolve": "Evolution",
-}  # fmt: skip
-"""The analyses by their names: NAME is in attrib/analyses/NAME.py."""
 WIDTH = 200
 """Characters of a printed table, where there is no terminal that says."""
 
@@ -148,7 +144,7 @@ class Result:
         A function that stood for a map is its qualified name. Raises InputError where there is no such result.
         """
         place = Path(out)
-        here = [known for known in CLASSES if (place / f"{known}.json").is_file()]
+        here = [known for known in ANALYSES if (place / f"{known}.json").is_file()]
         if name is None and len(here) > 1:
             raise InputError(f"{place} holds several results; name one of {', '.join(here)}")
         if (name or "") not in here and (name is not None or not here):
@@ -193,7 +189,7 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def analysis_class(name: str) -> "type[Analysis]":
     """The class of the analysis called so."""
-    kind: type[Analysis] = getattr(import_module(f"attrib.analyses.{name}"), CLASSES[name])
+    kind: type[Analysis] = getattr(import_module(f"attrib.analyses.{name}"), ANALYSES[name].kind)
     return kind
 
 

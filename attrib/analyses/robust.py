@@ -87,7 +87,6 @@ class Robustness(Analysis):
     """Accuracy clean and under FGSM, PGD-k, CW-k (and AutoAttack), with intervals, and paired differences."""
 
     name: ClassVar[str] = "robust"
-    question: ClassVar[str] = "How accurate is each model under attack?"
     keys: ClassVar[tuple[str, ...]] = ("split", "model", "seed", "index")
 
     eps: float | Sequence[float] | None = option(

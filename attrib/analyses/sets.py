@@ -67,7 +67,6 @@ class Sets(Analysis):
     """
 
     name: ClassVar[str] = "sets"
-    question: ClassVar[str] = "Which images does the attack turn?"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
     takes: ClassVar[tuple[str, ...]] = ("models", "runs")
 

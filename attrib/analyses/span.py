@@ -47,7 +47,6 @@ class Span(Explaining):
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
 
     name: ClassVar[str] = "span"
-    question: ClassVar[str] = "How much of the image does each model use?"
     takes: ClassVar[tuple[str, ...]] = ("models", "map files")
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)

@@ -14,21 +14,14 @@ from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
 import attrib
+from attrib.analyses import ANALYSES
 from attrib.errors import InputError, Stopped
 
 INTERRUPTED = 130
 """The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
 
 COMMANDS = {
-    "span": ("attrib.analyses.span:Span", "How much of the image does each model use?"),
-    "maps": ("attrib.analyses.maps:Maps", "Heat maps of a few images under every model."),
-    "sets": ("attrib.analyses.sets:Sets", "Which images does an attack turn?"),
-    "contrib": ("attrib.analyses.contrib:Contributions", "How are contributions distributed over features?"),
-    "fc": ("attrib.analyses.fc:LastLayer", "How many weights of the last layer are valid?"),
-    "robust": ("attrib.analyses.robust:Robustness", "How accurate is each model under attack?"),
-    "check": ("attrib.analyses.check:Checks", "Can the maps be trusted?"),
-    "evolve": ("attrib.analyses.evolve:Evolution", "How does all of that change along the epochs of a run?"),
-    "relate": ("attrib.analyses.relate:Relation", "Does coverage go with robustness?"),
+    **{name: (f"attrib.analyses.{name}:{entry.kind}", entry.question) for name, entry in ANALYSES.items()},
     "report": ("attrib.cli.report:report", "One HTML page of everything."),
     "info": ("attrib.cli.info:info", "What is in this checkpoint file?"),
     "zoo": ("attrib.cli.zoo:zoo", "Which trained models come with the package?"),

@@ -216,9 +216,8 @@ def dataset(
     if kind == "npz" and place:
         images, labels, masks, classes = readers.npz(Path(place).expanduser())
     elif name == "glyphs":
-        count = min(CATALOG[name].counts[split], limit or CATALOG[name].counts[split])
-        images, labels, masks = glyphs.render(torch.arange(count), seed=seed, split=split)
-        classes = CATALOG[name].classes
+        count, classes = CATALOG[name].counts[split], CATALOG[name].classes
+        images, labels, masks = glyphs.render(torch.arange(min(count, limit or count)), seed=seed, split=split)
     elif name in CATALOG:
         images, labels = download.read(name, split=split, root=None if root is None else Path(root))
         classes = CATALOG[name].classes

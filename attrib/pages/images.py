@@ -48,7 +48,6 @@ class Browsed(Explaining):
     """The images to browse, and every model's maps of them; of several seeds behind a name those of the first."""
 
     name: ClassVar[str] = "images"
-    question: ClassVar[str] = "What does each model look at, image by image?"
 
     attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
 

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from attrib import formatting as text
-from attrib.analyses.result import Result, analysis_class
+from attrib.analyses import ANALYSES
+from attrib.analyses.result import Result
 from attrib.analyses.table import Table
 from attrib.files import to_json
 from attrib.pages import words
@@ -150,7 +151,7 @@ def _section(section: Section, part: Part | None, missing: Mapping[str, str]) ->
     """What the template shows of a section."""
     return {
         **section._asdict(),
-        "title": analysis_class(section.command).question,
+        "title": ANALYSES[section.command].question,
         "missing": "" if part else missing.get(section.command, "not computed"),
         "tables": [_table(table) for table in part.result.tables()] if part else [],
         "figures": [_figure(path) for path in sorted(part.folder.glob("*.png"), key=_place)] if part else [],
