@@ -87,8 +87,9 @@ def sets(result: Result, place: Path, name: str) -> list[Path]:
     table = _first_seed(result.frames[""])
     some = table["index"].isin(_spread(np.sort(table["index"].unique()), POINTS))
     return [
-        *examples(result, place, name), _csv(table.loc[some, SCATTERED], place / f"{name}.csv"),
+        *summary(result, place, name), _csv(table.loc[some, SCATTERED], place / f"{name}.csv"),
         _json(shifts(result.frames[""]), place / f"{name}-shift.json"),
+        _npz(result.arrays["examples"], place / f"{name}.npz"),
     ]  # fmt: skip
 
 
