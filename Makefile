@@ -35,7 +35,7 @@ reproduce: $(READY)
 
 # The calls to make on a borrowed GPU, and what travels with them in load/; REHEARSE=1: run them here, tiny, in minutes.
 quarter: $(READY)
-	$(BIN)/python -m figures.quarter $(if $(REHEARSE),--rehearse)
+	$(BIN)/python -m quarter $(if $(REHEARSE),--rehearse)
 
 # On two free CPU cores in under 20 minutes. torchattacks asks for torchvision, which what is used of it does not need.
 bench: $(READY)

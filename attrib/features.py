@@ -21,7 +21,7 @@ from attrib.models.layers import last_linear
 RULES = ("mean", "class-mean", "absolute")
 
 
-class LastLayer(NamedTuple):
+class Features(NamedTuple):
     """What happens at the last layer of every image; the three quantities below are products of its parts."""
 
     activation: Tensor
@@ -114,7 +114,7 @@ def scale_free_contribution(
 
 def last_layer(
     model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
-) -> LastLayer:
+) -> Features:
     """All of the above from one forward pass, for what needs more than one of them.
 
     Arguments and errors are those of :func:`contribution`; works through the images in chunks of bounded memory.
@@ -131,7 +131,7 @@ def last_layer(
     with frozen(model), autocast(image.device, precision):
         size = images_per_chunk(model, image)
         parts = [_last_layer(model, x, y, fc) for x, y in zip(image.split(size), label.split(size), strict=True)]
-    return LastLayer(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Features(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
@@ -209,7 +209,7 @@ def high_contribution(values: Tensor, *, multiple: float) -> Tensor:
     return (ordered > multiple * median[..., None]).sum(-1)
 
 
-def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -> LastLayer:
+def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -> Features:
     entered: list[Tensor] = []
     left: list[object] = []
 
@@ -251,7 +251,7 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
             slope = error @ fc.weight.to(error.dtype)
         else:
             slope = _gradient(d, activation, fc)
-    return LastLayer(
+    return Features(
         activation.detach().flatten(1).to(scores.dtype),
         slope.detach().flatten(1).to(scores.dtype) / 2,
         2 * d.detach().sigmoid(),

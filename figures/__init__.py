@@ -1,1 +1,1 @@
-"""One short script per published figure or table: results under figures/data in, PDF and PNG out."""
+"""The papers' figures and tables: their data (manifest, run), their drawings, and what they say of the claims."""

@@ -1,44 +1,60 @@
-"""Draw every figure and table from the results that are there, and write the page: ``python -m figures``."""
+"""Draw the figures and tables from the results that are there: ``python -m figures [NAME ...]``.
+
+Without names all of them, and the pages that show them.
+"""
 
 import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from attrib.errors import InputError
 from figures import readme, shared
-
-SCRIPTS = (
-    *(f"again_figure{number}" for number in (1, 2, 3, 4)), "again_table1", "again_table2",
-    *(f"aalp_figure{number}" for number in range(1, 13)), *(f"aalp_table{number}" for number in range(1, 5)),
-    "asc_rules", "crossing",
-)  # fmt: skip
-"""One per figure or table of the papers, and two tables of our own."""
+from figures.drawings import DRAWINGS
+from figures.shared import Missing
 
 
-def main() -> int:
-    """Run the scripts one by one; a figure without results is listed at the end, and is no failure."""
+def main(arguments: list[str] | None = None) -> int:
+    """Draw what is asked for; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__)
-    shared.add_folders(parser)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="again_figure1, ... (default: all, and the pages)")
+    parser.add_argument("--data", type=Path, default=shared.DATA, help="folder of results (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=shared.RENDERED, help="folder of figures (default: %(default)s)")
     parser.add_argument("--page", type=Path, help="default: README.md beside the data's own figures, else in --out")
-    options = parser.parse_args()
-    own = (options.data, options.out) == (shared.DATA, shared.RENDERED)
-    page = options.page or (shared.HERE if own else options.out) / "README.md"
-    drawn: dict[str, list[Path] | shared.Missing] = {}
+    options = parser.parse_args(arguments)
     try:
-        if not any(shared.manifest(place) for place in options.data.glob("*/")):
-            raise InputError(f"--data: no results in {options.data}; python -m figures.run --ckpts DIR makes them")
-        for name in SCRIPTS:
-            try:
-                drawn[name] = import_module(f"figures.{name}").draw(options.data, options.out)
-            except shared.Missing as error:
-                drawn[name] = error
-        readme.write(options.data, page, drawn)
+        if not options.names:
+            return draw(options.data, options.out, options.page)
+        known = {drawing.name: drawing for drawing in DRAWINGS}
+        for name in options.names:
+            if name not in known:
+                raise InputError(f"NAME: expected one of {', '.join(known)}, got {name}")
+        for name in options.names:
+            for path in known[name].write(options.data, options.out):
+                print(path)
     except InputError as error:
         print(f"figures: error: {error}", file=sys.stderr)
         return 2
-    missing = {name: found for name, found in drawn.items() if isinstance(found, shared.Missing)}
-    print(f"{len(drawn) - len(missing)} figures and tables in {options.out}, and {page}")
+    return 0
+
+
+def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | None = None) -> int:
+    """Draw everything and write the pages; a figure without results is listed at the end, and is no failure.
+
+    Raises InputError where there are no results at all.
+    """
+    if not shared.places(data):
+        raise InputError(f"--data: no results in {data}; python -m figures.run --ckpts DIR makes them")
+    own = (data, out) == (shared.DATA, shared.RENDERED)
+    page = page or (shared.HERE if own else out) / "README.md"
+    drawn: dict[str, list[Path] | Missing] = {}
+    for drawing in DRAWINGS:
+        try:
+            drawn[drawing.name] = drawing.write(data, out)
+        except Missing as error:
+            drawn[drawing.name] = error
+    readme.write(data, page, drawn)
+    missing = {name: found for name, found in drawn.items() if isinstance(found, Missing)}
+    print(f"{len(drawn) - len(missing)} figures and tables in {out}, and {page}")
     for name, reason in missing.items():
         print(f"skipped {name}: {reason}")
     return 0

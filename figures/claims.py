@@ -1,11 +1,10 @@
 """The papers' claims in their order, and what each folder of results says of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from figures import judge_aalp, judge_again, judge_training, names, precondition, shared, verdicts
-from figures.finding import Finding, cards, summary_of
+from figures.finding import Finding, Judge, cards, summary_of
 from figures.shared import Panel
 from figures.verdicts import Verdict
 
@@ -19,7 +18,9 @@ class Claim(NamedTuple):
     said: str
     rule: str
     """The parts: what has to lie above 0."""
-    judge: Callable[[Panel], list[Finding]]
+    tasks: tuple[str, ...]
+    """The analyses that it is judged from, each by itself."""
+    judge: Judge
     paper: str = "aalp"
     """Whose models the claim is about: ``again`` or ``aalp``."""
     data: tuple[str, ...] | None = None
@@ -43,96 +44,93 @@ CLAIMS = (
     Claim(
         "AGAIN, Table 1", "ASC: standard > AGAIN > PGD-AT",
         "standard − AGAIN and AGAIN − PGD-AT, paired by image (Grad-CAM, threshold mean), each with and without empty"
-        " maps", judge_again.asc_order, "again",
+        " maps", ("span",), judge_again.asc_order, "again",
     ),
     Claim(
         "AGAIN, Table 1", "ASC is 54.86, 51.80 and 53.54 %",
         "each value lies within one point of the printed one, with Grad-CAM above its mean, fixed beforehand (the paper"
-        " prints no rule)", judge_again.asc_values, "again",
+        " prints no rule)", ("span",), judge_again.asc_values, "again",
     ),
     Claim(
         "AGAIN, Table 2", "the last layer has more valid values with AGAIN than with PGD-AT (308 against 272.3)",
-        "AGAIN − PGD-AT, mean over the classes, tested over seeds", judge_again.valid, "again",
+        "AGAIN − PGD-AT, mean over the classes, tested over seeds", ("fc",), judge_again.valid, "again",
     ),
     Claim(
         "AGAIN, Figure 4", "alpha 0.6 is best", "accuracy under attack at 0.6 less that at every other alpha",
-        judge_again.best_alpha, "again",
+        ("alpha-again", "alpha-again-logit"), judge_again.best_alpha, "again",
     ),
     Claim(
         "AGAIN, section 2", "AGAIN generalises better: a smaller robust generalisation gap than PGD-AT",
-        "PGD-AT's training less test accuracy under attack, less AGAIN's", judge_again.gap, "again",
+        "PGD-AT's training less test accuracy under attack, less AGAIN's", ("gap",), judge_again.gap, "again",
     ),
     Claim(
         "ours", "AGAIN's logit form beats PGD-AT with label smoothing 0.4, to which it reduces in expectation",
-        "AGAIN (logit form) − PGD-AT with smoothing, neither with ramp or feature fusion", judge_again.smoothing,
-        "again",
+        "AGAIN (logit form) − PGD-AT with smoothing, neither with ramp or feature fusion",
+        ("robust",), judge_again.smoothing, "again",
     ),
     Claim(
         "AALP, Figures 1 and 7", "fewer high-contribution features: COM > ADV > ALP > AALP",
         "participation ratio of C (as for claim 14): every model less the next, on clean and on attacked images",
-        judge_aalp.contributions("participation_ratio", "participation ratio of C", scale=1, share=True),
+        ("contrib",), judge_aalp.contributions("participation_ratio", "participation ratio of C", scale=1, share=True),
         data=("svhn", "cifar10"),
     ),
     Claim(
         "AALP, Figures 1 and 7", "the same on the figures' common axis: contributions fall, COM > ADV > ALP > AALP",
         "1000 × mean C: every model less the next, on clean and on attacked images (its scale follows the model's"
-        " confidence)", judge_aalp.contributions("mean", "1000 × mean C", scale=1000, share=False),
+        " confidence)", ("contrib",), judge_aalp.contributions("mean", "1000 × mean C", scale=1000, share=False),
         data=("svhn", "cifar10"),
     ),
     Claim(
         "AALP, Table 1", "consistent images: higher confidence, lower classification and ALP loss, a lower ALP share",
-        "each of the five between ALP's two sets; the ALP share is that of the total loss", judge_aalp.two_sets,
+        "each of the five between ALP's two sets; the ALP share is that of the total loss",
+        ("sets",), judge_aalp.two_sets,
     ),
     Claim(
         "AALP, Figure 4", "ALP loss rises for the inconsistent and falls for the consistent set over ALP training",
-        "last less first epoch at full eps, and first less last", judge_training.rising_loss,
+        "last less first epoch at full eps, and first less last", ("sets-epochs",), judge_training.rising_loss,
     ),
     Claim(
         "AALP, Table 2", "AALP gains over ALP in every attack's column", "AALP − ALP, accuracy under attack",
-        judge_aalp.gains(("aalp", "alp")),
+        ("robust",), judge_aalp.gains(("aalp", "alp")),
     ),
     Claim(
         "AALP, section 4.2", "AALP gains over TRADES in every attack's column but FGSM",
-        "AALP − TRADES, accuracy under attack", judge_aalp.gains(("aalp", "trades")),
+        "AALP − TRADES, accuracy under attack", ("robust",), judge_aalp.gains(("aalp", "trades")),
     ),
     Claim(
         "AALP, Figure 6", "a larger alpha improves the defence and costs clean accuracy",
         "alpha 1, which the paper chose, against alpha 0: accuracy under attack gained, clean accuracy lost",
-        judge_aalp.alpha_trade, data=SVHN,
+        ("alpha-aalp",), judge_aalp.alpha_trade, data=SVHN,
     ),
     Claim(
         "AALP, Figure 9", "high-contribution features become fewer in the course of AALP training",
         "participation ratio of C (as for claim 7) at the first less that at the last epoch at full eps, and this less"
-        " the same of ALP, the control", judge_training.fewer_over_training,
+        " the same of ALP, the control", ("evolve",), judge_training.fewer_over_training,
     ),
     Claim(
         "AALP, Table 3", "Guided Dropout improves adversarial training and ALP under PGD-10 and CW-10",
-        "accuracy under attack with less without", judge_aalp.gains(("adv-gd", "madry"), ("aalp-gd", "alp")),
-        data=SVHN,
+        "accuracy under attack with less without", ("robust",),
+        judge_aalp.gains(("adv-gd", "madry"), ("aalp-gd", "alp")), data=SVHN,
     ),
     Claim(
-        "AALP, Table 4", "the share of the consistent set rises", "AALP − ALP, paired by image", judge_aalp.consistent,
+        "AALP, Table 4", "the share of the consistent set rises", "AALP − ALP, paired by image",
+        ("sets",), judge_aalp.consistent,
     ),
     Claim(
         "AALP, Figure 11", "AALP's points lie nearer to the line y = x", "ALP − AALP, mean distance of probabilities",
-        judge_aalp.nearer,
+        ("sets",), judge_aalp.nearer,
     ),
     Claim(
         "AALP, Figure 12", "AALP converges faster than ALP",
         "accuracy under PGD, AALP − ALP, mean of the epochs at full eps in the first half of training",
-        judge_training.convergence, data=("mnist",),
+        ("evolve",), judge_training.convergence, data=("mnist",),
     ),
     Claim(
         "AALP, section 3.1", "the weights of high-contribution features shrink under Guided Dropout",
-        "norm of these features' columns of W, ALP − AALP-gd, both trained with weight decay", judge_aalp.weights,
+        "norm of these features' columns of W, ALP − AALP-gd, both trained with weight decay",
+        ("contrib",), judge_aalp.weights,
     ),
 )  # fmt: skip
-
-
-def places(data: Path) -> list[Path]:
-    """The folders of results, in the order in which they are shown."""
-    found = (path for path in data.glob("*/") if shared.manifest(path))
-    return sorted(found, key=lambda path: names.place_order(path.name))
 
 
 def panel_of(place: Path) -> Panel:
@@ -151,11 +149,13 @@ def judged(data: Path) -> list[tuple[Claim, list[Judged]]]:
     found: list[list[Judged]] = []
     for claim in CLAIMS:
         of_claim = []
-        for place in places(data):
+        for place in shared.places(data):
             panel = panel_of(place)
             of_claim += [
                 Judged(place, finding, [], reasons(panel, claim.paper), _elsewhere(claim, place.name))
-                for finding in claim.judge(panel)
+                for task in claim.tasks
+                if (summary := summary_of(panel, task))
+                for finding in claim.judge(panel._replace(task=task), summary)
             ]
         found.append(of_claim)
     decided = verdicts.decide(

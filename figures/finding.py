@@ -1,6 +1,6 @@
 """What a judge of a claim returns, and what judges share: reading results, counting seeds, comparing accuracies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from figures import compare, names, shared
@@ -21,9 +21,14 @@ class Finding(NamedTuple):
     """The values compared, and how many images and seeds they rest on."""
 
 
-def summary_of(panel: Panel, task: str) -> dict[str, Any] | None:
-    """A task's JSON; None where the task is not done."""
-    return shared.read_json(panel.folder / f"{task}.json") if task in shared.manifest(panel.folder) else None
+Summary = dict[str, Any]
+"""The JSON of an analysis."""
+Judge = Callable[[Panel, Summary], list[Finding]]
+
+
+def summary_of(panel: Panel, task: str) -> Summary | None:
+    """An analysis's JSON; None where it is not done."""
+    return panel.json(task) if task in panel.done else None
 
 
 def cards(panel: Panel) -> dict[str, Any]:
@@ -32,12 +37,12 @@ def cards(panel: Panel) -> dict[str, Any]:
     return shared.read_json(path) if path.exists() else {}
 
 
-def seeds(summary: dict[str, Any], *models: str) -> int:
+def seeds(summary: Summary, *models: str) -> int:
     """The number of files of the model that has the fewest."""
     return min(len(entry(summary, model).get("seeds") or [0]) for model in models)
 
 
-def basis(summary: dict[str, Any], *models: str) -> str:
+def basis(summary: Summary, *models: str) -> str:
     """On how many images and seeds a comparison rests: ``1,000 images, 1 seed each``."""
     counts = [len(entry(summary, model).get("seeds") or [0]) for model in models]
     low, high = min(counts), max(counts)
@@ -63,7 +68,7 @@ def part(
     return Part(f"{words} {', '.join(written)}".strip(), known, seeds, point, tuple(missing))
 
 
-def accuracy(summary: dict[str, Any], a: str, b: str, *columns: str, missing: Sequence[str] = ()) -> Part:
+def accuracy(summary: Summary, a: str, b: str, *columns: str, missing: Sequence[str] = ()) -> Part:
     """Accuracy of model a less that of model b, clean or under attack, paired by image.
 
     columns: of the results; several are readings that must agree. Not tested where the results do not compare the two:
@@ -80,7 +85,7 @@ def accuracy(summary: dict[str, Any], a: str, b: str, *columns: str, missing: Se
     return part(f"{words} {plain}", seeds=seeds(summary, a, b), missing=[*missing, unpaired])
 
 
-def gain(summary: dict[str, Any], a: str, b: str, *, missing: Sequence[str] = ()) -> Part:
+def gain(summary: Summary, a: str, b: str, *, missing: Sequence[str] = ()) -> Part:
     """The part "a is more accurate than b under attack", by the primary endpoint.
 
     Where the results have no ``worst``, the part is not tested, and the longest PGD and CW are shown instead.

@@ -1,9 +1,9 @@
 """How AALP's claims about features, sets and accuracy are judged from the results of one data set and architecture.
 
-Every judge takes a panel with all models of the folder and returns its findings, none where the results are not there.
+Every judge takes a panel with all models of the folder and the JSON of the claim's analysis, and returns its findings:
+none where the models are not there.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from attrib import stats
 from figures import compare, curves, names, precondition, shared
 from figures.compare import Difference
-from figures.finding import Finding, accuracy, basis, cards, gain, part, seeds, summary_of
+from figures.finding import Finding, Judge, Summary, accuracy, basis, cards, gain, part, seeds
 from figures.shared import Panel, entry, percent, pick
 from figures.verdicts import POINT, Part
 
@@ -20,16 +20,15 @@ LADDER = (names.STANDARD, names.ADV, names.ALP, names.AALP)
 """COM, ADV, ALP and AALP of Figures 1 and 7."""
 
 
-def contributions(statistic: str, words: str, *, scale: float, share: bool) -> Callable[[Panel], list[Finding]]:
+def contributions(statistic: str, words: str, *, scale: float, share: bool) -> Judge:
     """Claim: contributions fall, COM > ADV > ALP > AALP, on clean and on attacked images (the figures do not say).
 
     statistic: of C; share: it counts features, so that one point is a hundredth of their number.
     """
 
-    def judge(panel: Panel) -> list[Finding]:
-        summary = summary_of(panel, "contrib")
+    def judge(panel: Panel, summary: Summary) -> list[Finding]:
         known = [model for role in LADDER if (model := pick(panel.models, role))]
-        if summary is None or len(known) < len(LADDER):
+        if len(known) < len(LADDER):
             return []
         point = POINT * entry(summary, known[0])["features"] if share else None
         parts = [
@@ -49,7 +48,7 @@ def contributions(statistic: str, words: str, *, scale: float, share: bool) -> C
 
 
 def _contribution(
-    panel: Panel, summary: dict[str, Any], a: str, b: str, *, images: str, statistic: str, scale: float,
+    panel: Panel, summary: Summary, a: str, b: str, *, images: str, statistic: str, scale: float,
     point: float | None,
 ) -> Part:  # fmt: skip
     missing = []
@@ -66,11 +65,8 @@ def _section2(attack: dict[str, Any], panel: Panel) -> list[str]:
     return precondition.attack_differs(attack, panel.folder.name, "aalp", steps=True)
 
 
-def two_sets(panel: Panel) -> list[Finding]:
+def two_sets(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: ALP's consistent images have higher confidence, lower losses and a lower share of ALP loss."""
-    summary = summary_of(panel, "sets")
-    if summary is None:
-        return []
     of = entry(summary, "alp")["sets"]
     good, bad = of["consistent"], of["inconsistent"]
     columns = {
@@ -97,13 +93,10 @@ def two_sets(panel: Panel) -> list[Finding]:
     return [Finding(parts, numbers)]
 
 
-def gains(*pairs: tuple[str, str]) -> Callable[[Panel], list[Finding]]:
+def gains(*pairs: tuple[str, str]) -> Judge:
     """Claim: the first model of each pair is more accurate under attack than the second."""
 
-    def judge(panel: Panel) -> list[Finding]:
-        summary = summary_of(panel, "robust")
-        if summary is None:
-            return []
+    def judge(panel: Panel, summary: Summary) -> list[Finding]:
         known = [(a, b) for a, b in pairs if {a, b} <= set(panel.models)]
         models = dict.fromkeys(model for pair in known for model in pair)
         return [Finding([gain(summary, a, b) for a, b in known], basis(summary, *models))] if known else []
@@ -111,11 +104,8 @@ def gains(*pairs: tuple[str, str]) -> Callable[[Panel], list[Finding]]:
     return judge
 
 
-def alpha_trade(panel: Panel) -> list[Finding]:
+def alpha_trade(_: Panel, summary: Summary) -> list[Finding]:
     """Claim: a larger alpha improves the defence and costs clean accuracy: alpha 1, which the paper chose, and 0."""
-    summary = summary_of(panel, "alpha-aalp")
-    if summary is None:
-        return []
     at = {curves.alpha_of(each["name"]): each["name"] for each in summary["models"]}
     chosen = shared.papers()["aalp"]["figure6"]["chosen"]
     if not {0, chosen} <= at.keys():
@@ -124,11 +114,8 @@ def alpha_trade(panel: Panel) -> list[Finding]:
     return [Finding([gain(summary, high, low), accuracy(summary, low, high, "clean")], basis(summary, low, high))]
 
 
-def consistent(panel: Panel) -> list[Finding]:
+def consistent(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: the share of the consistent set is larger with AALP than with ALP."""
-    summary = summary_of(panel, "sets")
-    if summary is None:
-        return []
     answer = compare.between(summary["pairs"], "aalp", "alp", set="consistent")
     shares = ", ".join(f"{names.label(m)} {percent(entry(summary, m)['sets']['consistent']['share'])} %"
                        for m in ("alp", "aalp"))  # fmt: skip
@@ -137,11 +124,8 @@ def consistent(panel: Panel) -> list[Finding]:
     return [Finding([each], f"{shares}; {basis(summary, 'alp', 'aalp')}")]
 
 
-def nearer(panel: Panel) -> list[Finding]:
+def nearer(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: AALP's points lie nearer to the line y = x: attacks move the true class's probability less."""
-    summary = summary_of(panel, "sets")
-    if summary is None:
-        return []
     shift = panel.json("sets-shift")
     answer = compare.between(shift["pairs"], "alp", "aalp")
     values = ", ".join(f"{names.label(each['name'])} {each['shift']:.3f}" for each in shift["models"])
@@ -152,13 +136,13 @@ def nearer(panel: Panel) -> list[Finding]:
     return [Finding([each], f"mean |p clean − p attacked|: {values}; {images}, {files} seed{'s'[: files - 1]} each")]
 
 
-def weights(panel: Panel) -> list[Finding]:
+def weights(panel: Panel, _: Summary) -> list[Finding]:
     """Claim: Guided Dropout shrinks the weights of high-contribution features, through the L2 penalty.
 
     Features are no replicates of a method: one seed has no interval.
     """
-    path = panel.folder / "contrib-weights.json"
-    norms = {each["name"]: each["norms"] for each in shared.read_json(path)["models"]} if path.exists() else {}
+    known = (panel.folder / "contrib-weights.json").exists()
+    norms = {each["name"]: each["norms"] for each in panel.json("contrib-weights")["models"]} if known else {}
     if not {"alp", "aalp-gd"} <= norms.keys():
         return []
     a, b = (norms[model] for model in ("alp", "aalp-gd"))

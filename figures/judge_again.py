@@ -1,31 +1,30 @@
 """How AGAIN's claims are judged from the results of one data set and architecture.
 
-Every judge takes a panel with all models of the folder and returns its findings, none where the results are not there.
+Every judge takes a panel with all models of the folder and the JSON of the claim's analysis, and returns its findings:
+none where the models are not there.
 """
 
 from typing import Any
 
 from figures import asc_rules, compare, curves, names, shared
 from figures.compare import Difference
-from figures.finding import Finding, basis, gain, part, seeds, summary_of
+from figures.finding import Finding, Summary, basis, gain, part, seeds
 from figures.shared import Panel, entry, percent, pick
 from figures.verdicts import POINT, Part
 
 
-def asc_order(panel: Panel) -> list[Finding]:
+def asc_order(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: ASC of standard training > AGAIN > PGD-AT, with and without empty maps."""
-    summary, findings = summary_of(panel, "span"), []
+    standard = pick(panel.models, names.STANDARD)
+    if standard is None:
+        return []
+    findings = []
     for form, baseline in shared.forms(panel.models):
-        standard = pick(panel.models, names.STANDARD)
-        if summary is None or standard is None:
-            continue
         models = [standard, baseline, form]
         parts = [_asc(summary, standard, form), _asc(summary, form, baseline)]
-        values = ", ".join(f"{names.label(model)} {percent(entry(summary, model)['asc'])}" for model in models)
-        empty = ", ".join(
-            f"{names.label(model)} {percent(entry(summary, model)['empty'] / entry(summary, model)['n'])}"
-            for model in models
-        )
+        of_models = [entry(summary, model) for model in models]
+        values = ", ".join(f"{names.label(each['name'])} {percent(each['asc'])}" for each in of_models)
+        empty = ", ".join(f"{names.label(each['name'])} {percent(each['empty'] / each['n'])}" for each in of_models)
         tasks = asc_rules.rules(panel._replace(models=models))
         orders = [asc_rules.order(panel.json(task), models) for task in tasks]
         paper = asc_rules.order_of([standard, form, baseline])
@@ -38,7 +37,7 @@ def asc_order(panel: Panel) -> list[Finding]:
     return findings
 
 
-def _asc(summary: dict[str, Any], a: str, b: str) -> Part:
+def _asc(summary: Summary, a: str, b: str) -> Part:
     """ASC a - ASC b with and without empty maps, which must agree."""
     without = [
         {"a": pair["a"], "b": pair["b"], "images": pair["images"], **pair["without_empty"]}
@@ -51,12 +50,10 @@ def _asc(summary: dict[str, Any], a: str, b: str) -> Part:
     return part(f"{names.label(a)} − {names.label(b)}, points:", *answers, seeds=seeds(summary, a, b))
 
 
-def asc_values(panel: Panel) -> list[Finding]:
+def asc_values(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: the three ASC values of Table 1, under the map and rule that were fixed before any result."""
-    models = [pick(panel.models, each) for each in asc_rules.MODELS]
-    known = [model for model in models if model]
-    summary = summary_of(panel, "span")
-    if summary is None or len(known) < len(models):
+    known = [model for role in asc_rules.MODELS if (model := pick(panel.models, role))]
+    if len(known) < len(asc_rules.MODELS):
         return []
     printed = shared.papers()["again"]["table1"]
     parts = [
@@ -91,11 +88,9 @@ def _within_a_point(of_model: dict[str, Any], printed: float) -> Difference | No
     )  # fmt: skip
 
 
-def valid(panel: Panel) -> list[Finding]:
+def valid(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: more valid values with AGAIN. Classes are no replicates of a method: one seed has no interval."""
-    summary, findings = summary_of(panel, "fc"), []
-    if summary is None:
-        return []
+    findings = []
     for model, baseline in shared.forms(panel.models):
         a, b = (entry(summary, name) for name in (model, baseline))
         answer = compare.between(summary["pairs"], model, baseline)
@@ -112,26 +107,18 @@ def valid(panel: Panel) -> list[Finding]:
     return findings
 
 
-def best_alpha(panel: Panel) -> list[Finding]:
+def best_alpha(_: Panel, summary: Summary) -> list[Finding]:
     """Claim: alpha 0.6 is best: better than every other alpha of the sweep."""
-    findings = []
     best = shared.papers()["again"]["figure4"]["best"]
-    for task in ("alpha-again", "alpha-again-logit"):
-        summary = summary_of(panel, task)
-        if summary is None:
-            continue
-        at = {curves.alpha_of(each["name"]): each["name"] for each in summary["models"]}
-        if best in at:
-            parts = [gain(summary, at[best], name) for alpha, name in sorted(at.items()) if alpha != best]
-            findings.append(Finding(parts, basis(summary, *at.values())))
-    return findings
-
-
-def gap(panel: Panel) -> list[Finding]:
-    """Claim: a smaller robust generalisation gap (training less test accuracy) than PGD-AT."""
-    summary = summary_of(panel, "gap")
-    if summary is None:
+    at = {curves.alpha_of(each["name"]): each["name"] for each in summary["models"]}
+    if best not in at:
         return []
+    parts = [gain(summary, at[best], name) for alpha, name in sorted(at.items()) if alpha != best]
+    return [Finding(parts, basis(summary, *at.values()))]
+
+
+def gap(_: Panel, summary: Summary) -> list[Finding]:
+    """Claim: a smaller robust generalisation gap (training less test accuracy) than PGD-AT."""
     findings = []
     for model, base in shared.forms([each["name"] for each in summary["models"]]):
         a, b = (entry(summary, name)["gap"] for name in (base, model))
@@ -148,19 +135,18 @@ def gap(panel: Panel) -> list[Finding]:
     return findings
 
 
-def smoothing(panel: Panel) -> list[Finding]:
+def smoothing(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim of ours: the logit form beats PGD-AT with the label smoothing to which it reduces.
 
     The control must have what AGAIN has. Without ramp and fusion it has. No control has feature fusion, so AGAIN's
     logit form with fusion is shown, but not tested.
     """
-    summary, findings = summary_of(panel, "robust"), []
     pairs = {
         ("again-logit-plain", "pgd-at-smooth"): [],
         ("again-logit", "pgd-at-smooth-ramp"): ["the control lacks feature fusion"],
         ("again-logit", "pgd-at-smooth"): ["the control lacks ramp and feature fusion"],
     }  # fmt: skip
-    for (a, b), missing in pairs.items():
-        if summary is not None and {a, b} <= set(panel.models):
-            findings.append(Finding([gain(summary, a, b, missing=missing)], basis(summary, a, b)))
-    return findings
+    return [
+        Finding([gain(summary, a, b, missing=missing)], basis(summary, a, b))
+        for (a, b), missing in pairs.items() if {a, b} <= set(panel.models)
+    ]  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from figures import compare, names, precondition
 from figures.compare import Difference
-from figures.finding import Finding, cards, part, summary_of
+from figures.finding import Finding, Summary, cards, part
 from figures.shared import Panel
 from figures.verdicts import POINT
 
@@ -27,10 +27,9 @@ def full_radius(panel: Panel, model: str, epochs: Sequence[dict[str, Any]]) -> t
     return later, []
 
 
-def rising_loss(panel: Panel) -> list[Finding]:
+def rising_loss(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: over ALP training the ALP loss rises for the inconsistent and falls for the consistent set."""
-    summary = summary_of(panel, "sets-epochs")
-    if summary is None or len(summary["epochs"]["epochs"]) < 2:
+    if len(summary["epochs"]["epochs"]) < 2:
         return []
     epochs, missing = full_radius(panel, "alp", summary["epochs"]["epochs"])
     missing = [*missing, *precondition.attack_differs(summary["attack"], panel.folder.name, "aalp", steps=True)]
@@ -47,10 +46,10 @@ def rising_loss(panel: Panel) -> list[Finding]:
     return [Finding(parts, f"ALP loss, epochs {first['epoch']} and {last['epoch']}; {of} images, one run")]
 
 
-def fewer_over_training(panel: Panel) -> list[Finding]:
+def fewer_over_training(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: high-contribution features become fewer over AALP training. Control: they fall more than with ALP."""
-    runs = _runs(panel)
-    if runs is None or not all(len(runs[name]) > 1 for name in ("alp", "aalp")):
+    runs = {run["name"]: run["epochs"] for run in summary["runs"]}
+    if not all(len(runs.get(name, [])) > 1 for name in ("alp", "aalp")):
         return []
     key = "participation_ratio"
     falls: dict[str, Difference | None] = {}
@@ -76,7 +75,7 @@ def fewer_over_training(panel: Panel) -> list[Finding]:
 
 def _high(panel: Panel) -> str:
     """Features with C above twice the run's own median, at the first and the last saved epoch."""
-    table = panel.table("evolve")
+    table = panel.table()
     words = []
     for run, rows in table.groupby("run", sort=False):
         ends = (rows.loc[rows["epoch"] == epoch, "C"] for epoch in (rows["epoch"].min(), rows["epoch"].max()))
@@ -85,10 +84,10 @@ def _high(panel: Panel) -> str:
     return f"features with C above twice the own median, first and last epoch: {', '.join(words)}"
 
 
-def convergence(panel: Panel) -> list[Finding]:
+def convergence(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim: AALP converges faster than ALP: more accurate under attack on average over the first half of training."""
-    runs = _runs(panel)
-    if runs is None:
+    runs = {run["name"]: run["epochs"] for run in summary["runs"]}
+    if not {"alp", "aalp"} <= runs.keys():
         return []
     column = "robust_accuracy"
     epochs, missing = full_radius(panel, "aalp", runs["aalp"])
@@ -109,10 +108,3 @@ def convergence(panel: Panel) -> list[Finding]:
     listed = ", ".join(str(each["epoch"]) for each in early)
     each = part("AALP − ALP, points:", ("", mean), seeds=1, digits=1, missing=missing)
     return [Finding([each], f"accuracy under PGD, mean of epochs {listed or '–'}; one run each")]
-
-
-def _runs(panel: Panel) -> dict[str, list[dict[str, Any]]] | None:
-    """The epochs of the runs of ALP and AALP; None where one is missing."""
-    summary = summary_of(panel, "evolve")
-    runs = {run["name"]: run["epochs"] for run in summary["runs"]} if summary else {}
-    return runs if {"alp", "aalp"} <= runs.keys() else None

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from string import Template
 from textwrap import fill
@@ -13,11 +12,12 @@ import pandas as pd
 from attrib.files import atomic
 from figures import claims, names, precondition, shared, verdicts
 from figures.claims import Claim, Judged
+from figures.drawings import DRAWINGS, Drawing
 from figures.finding import cards, summary_of
 from figures.shared import Missing
 
 Drawn = Mapping[str, Sequence[Path] | Missing]
-"""Script to the files that it wrote, or to why it could not."""
+"""A drawing's name to the files written, or to why it could not be drawn."""
 WIDTH = 120
 """Of a line outside tables."""
 SHOWN = ("again_figure2", "aalp_figure1", "aalp_figure12")
@@ -34,9 +34,9 @@ def write(data: Path, page: Path, drawn: Drawn) -> list[Path]:
     judged = claims.judged(data)
     overview = {
         "trained": _trained(data), "fit": f"{_fit(data, 'again')}\n{_fit(data, 'aalp')}",
-        "claims": _claims(judged, claims.places(data)),
+        "claims": _claims(judged, shared.places(data)),
         "power": _power(judged, data), "crossing": _table(drawn["crossing"], page),
-        "pictures": "\n\n".join(part for name in SHOWN for part in _captioned(name, drawn[name], page)),
+        "pictures": "\n\n".join(_captioned(each, drawn[each.name], page) for each in DRAWINGS if each.name in SHOWN),
     }  # fmt: skip
     more = {
         "again": f"### Which map and threshold rule come closest to Table 1?\n\n{_table(drawn['asc_rules'], page)}",
@@ -63,7 +63,7 @@ def _page(template: str, parts: Mapping[str, str], page: Path) -> Path:
 def _trained(data: Path) -> str:
     """A row per model: its training, its accuracy, and the paper's."""
     rows = []
-    for place in claims.places(data):
+    for place in shared.places(data):
         panel = claims.panel_of(place)
         robust, known = summary_of(panel, "robust"), cards(panel)
         for each in sorted(robust["models"], key=lambda each: names.order(each["name"])) if robust else []:
@@ -93,7 +93,7 @@ def _trained(data: Path) -> str:
 def _fit(data: Path, paper: str) -> str:
     """Whether the paper's claims can be tested on the models of each folder, and why not."""
     lines = []
-    for place in claims.places(data):
+    for place in shared.places(data):
         panel = claims.panel_of(place)
         why = claims.reasons(panel, paper)
         words = f"not tested on {panel.title}: {'; '.join(why)}" if why else f"tested on {panel.title}"
@@ -145,7 +145,7 @@ def _spread(data: Path) -> tuple[float, int]:
     EXAMPLE and 0 where no method has three seeds.
     """
     variances = []
-    for place in claims.places(data):
+    for place in shared.places(data):
         robust = summary_of(claims.panel_of(place), "robust")
         for each in robust["models"] if robust else []:
             values = [seed["accuracies"][_longest(seed)] for seed in each.get("seeds", [])]
@@ -216,39 +216,30 @@ def _printed(aalp: dict[str, Any], table: str, contradiction: dict[str, Any], mo
     return float(found)
 
 
-def _words(name: str) -> tuple[str, str]:
-    """A script's title and what else it says of itself."""
-    title, _, more = (import_module(f"figures.{name}").__doc__ or "").strip().partition("\n")
-    return title.rstrip("."), " ".join(more.split())
-
-
-def _captioned(name: str, written: Sequence[Path] | Missing, page: Path) -> list[str]:
-    """A script's pictures below its own words."""
-    title, more = _words(name)
-    return [fill(f"{title}. {more}".strip(), WIDTH), _shown(written, page, title)]
+def _captioned(drawing: Drawing, written: Sequence[Path] | Missing, page: Path) -> str:
+    """A drawing's pictures below its words."""
+    return f"{fill(f'{drawing.title}. {drawing.more}', WIDTH)}\n\n{_shown(written, page, drawing.title)}"
 
 
 def _sections(drawn: Drawn, prefix: str, data: Path, page: Path) -> str:
-    """Per script its figure or table, and the files that it is drawn from."""
+    """Per drawing the figure or table, and the files that it is drawn from."""
     parts = []
-    for name, written in drawn.items():
-        if not name.startswith(prefix):
+    for drawing in DRAWINGS:
+        if not drawing.name.startswith(prefix):
             continue
-        title, more = _words(name)
-        parts.append(f"### {title.partition(', ')[2]}")
-        if more:
-            parts.append(fill(more, WIDTH))
-        parts.append(f"`python -m figures.{name}`")
-        parts.append(_shown(written, page, title))
+        written = drawn[drawing.name]
+        parts.append(f"### {drawing.title.partition(', ')[2]}")
+        if drawing.more:
+            parts.append(fill(drawing.more, WIDTH))
+        parts += [f"`python -m figures {drawing.name}`", _shown(written, page, drawing.title)]
         if not isinstance(written, Missing):
-            parts += [
-                _origin(place, task, page) for place, task in _origins(data, import_module(f"figures.{name}").TASKS)
-            ]
+            parts += [_origin(place, task, page) for place in shared.places(data) for task in drawing.tasks
+                      if task in shared.manifest(place)]  # fmt: skip
     return "\n\n".join(parts)
 
 
 def _shown(written: Sequence[Path] | Missing, page: Path, title: str) -> str:
-    """A script's pictures or table, or why there are none."""
+    """A drawing's pictures or table, or why there are none."""
     if isinstance(written, Missing) or any(path.suffix == ".md" for path in written):
         return _table(written, page)
     return "\n\n".join(f"![{title}]({_link(path, page)})" for path in written if path.suffix == ".png")
@@ -260,11 +251,6 @@ def _table(written: Sequence[Path] | Missing, page: Path) -> str:
     (table,) = (path for path in written if path.suffix == ".md")
     rows, _, caption = table.read_text().strip().rpartition("\n\n")
     return f"{rows}\n\n{fill(caption, WIDTH)}\n\n([LaTeX]({_link(table.with_suffix('.tex'), page)}))"
-
-
-def _origins(data: Path, tasks: Sequence[str]) -> list[tuple[Path, str]]:
-    places = sorted(data.glob("*/"), key=lambda path: names.place_order(path.name))
-    return [(place, task) for place in places for task in tasks if task in shared.manifest(place)]
 
 
 def _origin(place: Path, task: str, page: Path) -> str:

@@ -1,10 +1,8 @@
-"""What the scripts of this folder share: finding results, saving figures and tables, running alone."""
+"""What the drawings share: finding results, and writing figures, tables and numbers."""
 
-import argparse
 import json
-import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from attrib import results
 from attrib.errors import InputError
-from attrib.files import atomic, folder
-from attrib.plots import base
 from attrib.plots.base import COLUMN, TEXT
 from figures import names
 from figures.names import Role
@@ -27,11 +22,16 @@ DATA, RENDERED = HERE / "data", HERE / "rendered"
 MANIFEST = "commands.json"
 """In a folder of results: task -> the command that made it, its models' fingerprints, the number of images."""
 
-Draw = Callable[[Path, Path], list[Path]]
-
 
 class Missing(InputError):
     """Results that a figure needs are not there."""
+
+
+class Table(NamedTuple):
+    """A table of texts for a paper."""
+
+    frame: pd.DataFrame
+    caption: str
 
 
 class Panel(NamedTuple):
@@ -42,19 +42,36 @@ class Panel(NamedTuple):
     """MNIST, LeNet"""
     models: list[str]
     """The names in the results of those of the models wanted that are there."""
+    task: str = ""
+    """The analysis whose results the figure shows."""
 
-    def json(self, name: str) -> dict[str, Any]:
-        """What the command wrote as JSON."""
-        return read_json(self.folder / f"{name}.json")
+    @property
+    def data(self) -> str:
+        """The data set."""
+        return self.folder.name.partition("-")[0]
 
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """What the command wrote as NPZ."""
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as saved:
+    @property
+    def done(self) -> dict[str, Any]:
+        """The analyses done in the folder, by name."""
+        return manifest(self.folder)
+
+    def json(self, task: str = "") -> dict[str, Any]:
+        """The JSON kept of the analysis, or of another."""
+        return read_json(self.folder / f"{task or self.task}.json")
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The NPZ kept of the analysis."""
+        with np.load(self.folder / f"{self.task}.npz", allow_pickle=False) as saved:
             return {key: saved[key] for key in saved.files}
 
-    def table(self, name: str) -> pd.DataFrame:
-        """What the command wrote as CSV."""
-        return pd.read_csv(self.folder / f"{name}.csv")
+    def table(self, task: str = "") -> pd.DataFrame:
+        """The CSV kept of the analysis, or of another."""
+        return pd.read_csv(self.folder / f"{task or self.task}.csv")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """What the JSON says of each of the models."""
+        summary = self.json()
+        return [entry(summary, model) for model in self.models]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,22 +84,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def manifest(place: Path) -> dict[str, Any]:
-    """The tasks done in a folder of results; empty where there are none."""
+    """The analyses done in a folder of results; empty where there are none."""
     return read_json(place / MANIFEST) if (place / MANIFEST).exists() else {}
 
 
-def panels(data: Path, task: str, *, wanted: Sequence[Role] = (), needed: Sequence[Role] = ()) -> list[Panel]:
-    """The folders under ``data`` where the task is done for all the models needed, in the order of the papers.
+def places(data: Path) -> list[Path]:
+    """The folders of results, in the order in which they are shown."""
+    return sorted(filter(manifest, data.glob("*/")), key=lambda path: names.place_order(path.name))
 
-    Without ``wanted`` a panel has all of the task's models, else those wanted that are there. Raises Missing where
+
+def panels(data: Path, task: str, *, wanted: Sequence[Role] = (), needed: Sequence[Role] = ()) -> list[Panel]:
+    """The folders under ``data`` where the analysis is done for all the models needed, in the order of the papers.
+
+    Without ``wanted`` a panel has all of the analysis's models, else those wanted that are there. Raises Missing where
     there is no such folder.
     """
     found = []
-    for place in sorted(data.glob("*/"), key=lambda path: names.place_order(path.name)):
+    for place in places(data):
         models = list(manifest(place).get(task, {}).get("models", {}))
         if models and all(pick(models, role) for role in needed):
             shown = [name for role in wanted if (name := pick(models, role))] if wanted else models
-            found.append(Panel(place, names.place(place.name), list(dict.fromkeys(shown))))
+            found.append(Panel(place, names.place(place.name), list(dict.fromkeys(shown)), task))
     if not found:
         which = ", ".join(" or ".join(role) for role in needed) or "the models"
         raise Missing(f"no {task} results of {which} in {data}; python -m figures.run --ckpts DIR --data NAME"
@@ -102,7 +124,7 @@ def forms(models: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
-    """The model's entry in a command's JSON."""
+    """The model's entry in an analysis's JSON."""
     return next(found for found in summary["models"] if found["name"] == name)
 
 
@@ -133,20 +155,6 @@ def canvas(found: Sequence[Panel], *, height: float) -> tuple[Figure, list[SubFi
     return figure, list(figure.subfigures(rows, across, squeeze=False).flat[: len(found)])
 
 
-def save(figure: Figure, out: Path, name: str) -> list[Path]:
-    """Write the figure as PDF and PNG."""
-    return base.save(figure, folder(out) / name)
-
-
-def save_table(table: pd.DataFrame, out: Path, name: str, *, caption: str) -> list[Path]:
-    """Write a table of texts as LaTeX (booktabs) and as Markdown with the caption below."""
-    place = folder(out)
-    results.write_latex(table, place / f"{name}.tex", caption=caption)
-    with atomic(place / f"{name}.md") as temporary:
-        temporary.write_text(f"{markdown(table)}\n\n{caption}\n")
-    return [place / f"{name}.tex", place / f"{name}.md"]
-
-
 def markdown(table: pd.DataFrame) -> str:
     """A table of texts in Markdown."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
@@ -163,40 +171,24 @@ def percents(ends: Sequence[float], digits: int = 2) -> str:
     return "" if any(end is None or end != end for end in ends) else "–".join(percent(end, digits) for end in ends)
 
 
-def signed(value: float, low: float, high: float, *, scale: float = 100, digits: int = 2) -> str:
-    """A difference and its interval, in points unless scaled otherwise: ``+1.20 (−0.10 to +2.50)``."""
-    said = [f"{scale * each:+.{digits}f}".replace("-", "−") for each in (value, low, high)]
-    return f"{said[0]} ({said[1]} to {said[2]})"
+def with_ends(value: float, ends: Sequence[float], digits: int = 2) -> str:
+    """A fraction in percent with the ends of its interval in brackets."""
+    return f"{percent(value, digits)} ({percents(ends, digits)})"
 
 
-def alone(draw: Draw) -> None:
-    """Run one script from the command line: ``python -m figures.NAME [--data DIR] [--out DIR]``; status 2 if it can't.
-
-    The paths written are printed.
-    """
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    add_folders(parser)
-    options = parser.parse_args()
-    try:
-        for path in draw(options.data, options.out):
-            print(path)
-    except InputError as error:
-        print(f"figures: error: {error}", file=sys.stderr)
-        sys.exit(2)
+def signed(value: float, *ends: float, scale: float = 100, digits: int = 2) -> str:
+    """A difference and its interval, if any, in points unless scaled otherwise: ``+1.20 (−0.10 to +2.50)``."""
+    first, *rest = (f"{scale * each:+.{digits}f}".replace("-", "−") for each in (value, *ends))
+    return f"{first} ({' to '.join(rest)})" if rest else first
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
-    """The options of every script: where results are read and figures written."""
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of results (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RENDERED, help="folder of figures (default: %(default)s)")
+COLOURS = {
+    "raw": "#000000", "standard": "#000000", "madry": "#E69F00", "pgd-at": "#CC79A7", "alp": "#D55E00",
+    "aalp": "#0072B2", "aalp-gd": "#56B4E9", "aalp-sw": "#009E73", "trades": "#999999", "again": "#0072B2",
+    "again-logit": "#0072B2", "again-no-hff": "#56B4E9",
+}  # fmt: skip
 
 
-def colours(models: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each model with its colour: the same in every figure, whatever other models are there."""
-    fixed = {
-        "raw": "#000000", "standard": "#000000", "madry": "#E69F00", "pgd-at": "#CC79A7", "alp": "#D55E00",
-        "aalp": "#0072B2", "aalp-gd": "#56B4E9", "aalp-sw": "#009E73", "trades": "#999999", "again": "#0072B2",
-        "again-logit": "#0072B2", "again-no-hff": "#56B4E9",
-    }  # fmt: skip
-    for name in models:
-        yield name, fixed.get(name, "#777777")
+def colour(model: str) -> str:
+    """The model's colour: the same in every figure, whatever other models are there."""
+    return COLOURS.get(model, "#777777")

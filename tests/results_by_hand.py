@@ -16,7 +16,7 @@ from attrib.analyses.measured import Files, Findings
 from attrib.analyses.result import Result
 from attrib.analyses.table import Table
 from attrib.pages.images import coded
-from attrib.pages.render import Part, render
+from attrib.pages.render import Computed, render
 
 IMAGES, SIZE, CLASSES = 24, 16, ("nought", "one", "two")
 
@@ -42,7 +42,7 @@ class ByHand(NamedTuple):
     """What a page is made of."""
 
     about: dict[str, Any]
-    parts: dict[str, Part]
+    parts: dict[str, Computed]
 
     def page(self) -> str:
         """The page as HTML."""
@@ -91,7 +91,7 @@ def by_hand(place: Path, *, names: Sequence[str] = ("plain", "robust")) -> ByHan
     ):  # fmt: skip
         summary |= {"table": table, "warnings": [f"{names[0]}: a doubt about {name}"]}
         result = Result(InSummary(), summary, {} if frame is None else {"": frame}, arrays)
-        parts[name] = Part(result, place / name, "attrib span", "2024-01-02 03:04 +0000", 3.2, IMAGES, 0)
+        parts[name] = Computed(result, place / name, "attrib span", "2024-01-02 03:04 +0000", 3.2, IMAGES, 0)
     (place / "span").mkdir()
     Image.new("RGB", (40, 20), "white").save(place / "span" / "span.png")
     return ByHand(_about(names), parts)

@@ -9,8 +9,8 @@ import pytest
 import attrib
 
 MODULES = sorted({f"attrib.{home}" for home in attrib._HOME.values()})
-SHOWN_ELSEWHERE = {"explore"}
-"""A widget, which only a notebook shows."""
+SHOWN_ELSEWHERE = {"explore", "report"}
+"""A widget, which only a notebook shows, and a page, which takes longer than a test may."""
 
 
 @pytest.mark.parametrize("module", MODULES)

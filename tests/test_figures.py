@@ -1,10 +1,8 @@
-"""figures/: the run command on tiny models, every script on what it leaves, the page, and the papers' numbers."""
+"""figures/: figures.run on tiny models, every drawing of what it leaves, the pages, and the papers' numbers."""
 
 import json
 import re
 import shutil
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,15 @@ import torch.nn.functional as F
 
 import attrib
 from attrib import stats
+from attrib.analyses.base import Analysis
 from attrib.models import checkpoint
 from attrib.models.architectures import build
 from attrib.models.classifier import Classifier
 from attrib.plots import base
-from figures import claims, compare, crossing, keep, names, readme, rows, run, shared, tasks, verdicts
-from figures.__main__ import SCRIPTS
-from figures.__main__ import main as draw_all
-from train.__main__ import parse
+from figures import claims, compare, crossing, manifest, models, names, readme, reproduce, run, shared, trim, verdicts
+from figures.__main__ import main as draw_figures
+from figures.drawings import DRAWINGS, Drawing
+from quarter import commands
 
 NAMES = ("raw", "madry", "alp", "aalp", "aalp-gd", "again-logit", "aalp-alpha-0.5", "aalp-alpha-1")
 COUNT, ATTACKED = 16, 6
@@ -72,10 +71,8 @@ def data(ckpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What figures.run makes of them: a folder with the folder glyphs-lenet."""
     place = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "RULES", ("otsu",))
-        patch.setattr(tasks, "OTHER_MAPS", ("eq6",))
-        patch.setattr(tasks, "SHOWN", 2)
-        patch.setattr(base, "save", lambda *_: [])  # the commands' own figures, which are not kept
+        _fewer(patch)
+        patch.setattr(base, "save", lambda *_: [])  # the analyses' own figures, which are not kept
         done = _make(ckpts, place)
     assert done == place / "glyphs-lenet"
     return place
@@ -83,35 +80,39 @@ def data(ckpts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path] | shared.Missing]:
-    """What every script makes of that."""
-    out, found = tmp_path_factory.mktemp("rendered"), {}
-    for name in SCRIPTS:
+    """What every drawing makes of that."""
+    out = tmp_path_factory.mktemp("rendered")
+    found: dict[str, list[Path] | shared.Missing] = {}
+    for drawing in DRAWINGS:
         try:
-            found[name] = import_module(f"figures.{name}").draw(data, out)
+            found[drawing.name] = drawing.write(data, out)
         except shared.Missing as error:
-            found[name] = error
+            found[drawing.name] = error
     return found
 
 
+def _fewer(patch: pytest.MonkeyPatch) -> None:
+    """Fewer rules, maps and images than the figures have."""
+    patch.setattr(manifest, "RULES", ("otsu",))
+    patch.setattr(manifest, "OTHER_MAPS", ("eq6",))
+    patch.setattr(manifest, "SHOWN", 2)
+
+
 def _make(ckpts: Path, out: Path) -> Path:
-    return run.make(
-        ckpts, data=None, limit=COUNT, attacked=ATTACKED, autoattack=None, out=out, work=out / "work",
-        device="cpu",
-    )  # fmt: skip
+    return run.make(ckpts, limit=COUNT, attacked=ATTACKED, out=out, work=out / "work", device="cpu")
 
 
 def test_models_under_other_names_than_the_papers_are_measured_and_drawn(
     ckpts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "SHOWN", 2)
+    _fewer(monkeypatch)
     monkeypatch.setattr(base, "save", lambda *_: [])
     for name, other in (("mine", "raw"), ("yours", "alp")):
         shutil.copytree(ckpts / other, tmp_path / "ckpts" / name)
     place = _make(tmp_path / "ckpts", tmp_path / "out")
     assert shared.manifest(place).keys() == {"fc", "span", "contrib", "robust"}
     page = tmp_path / "out" / "rendered" / "README.md"
-    monkeypatch.setattr(sys, "argv", ["figures", "--data", str(place.parent), "--out", str(page.parent)])
-    assert draw_all() == 0
+    assert draw_figures(["--data", str(place.parent), "--out", str(page.parent)]) == 0
     assert "yours" in page.read_text()
 
 
@@ -137,9 +138,7 @@ def test_run_leaves_small_files_and_says_where_they_come_from(ckpts: Path, data:
 def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
     ckpts: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "RULES", ("otsu",))
-    monkeypatch.setattr(tasks, "OTHER_MAPS", ("eq6",))
-    monkeypatch.setattr(tasks, "SHOWN", 2)
+    _fewer(monkeypatch)
     moved, out = tmp_path / "moved", tmp_path / "data"
     shutil.copytree(ckpts, moved)
     shutil.copytree(data / "glyphs-lenet", out / "glyphs-lenet")
@@ -148,21 +147,35 @@ def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
     class StoppedError(Exception):
         pass
 
-    def stop(arguments: list[str]) -> None:
-        asked.append(arguments[0])
+    def stop(analysis: Analysis, *_: object, **__: object) -> None:
+        asked.append(analysis.name)
         raise StoppedError
 
-    monkeypatch.setattr(run, "_attrib", stop)
+    monkeypatch.setattr(Analysis, "run", stop)
     _make(moved, out)  # the same weights elsewhere
     assert not asked
     (out / "glyphs-lenet" / "sets.csv").unlink()
     with pytest.raises(StoppedError):
         _make(moved, out)
     assert asked == ["sets"]
+    # Another default, as the data set's attack may get one: the command is the same, the options are not.
+    summary = out / "glyphs-lenet" / "sets.json"
+    other = shared.read_json(summary)
+    other["options"]["attack"]["steps"] += 1
+    summary.write_text(json.dumps(other))
+    shutil.copy(data / "glyphs-lenet" / "sets.csv", out / "glyphs-lenet")
+    with pytest.raises(StoppedError):
+        _make(moved, out)
+    assert asked[1:] == ["sets"]
+    # Data made before options were kept.
+    del other["options"]
+    summary.write_text(json.dumps(other))
+    _make(moved, out)
+    assert len(asked) == 2
     _save(moved / "raw" / "model.pt", 77)
     with pytest.raises(StoppedError):
         _make(moved, out)
-    assert asked[1:] == ["fc"]
+    assert asked[2:] == ["fc"]
 
 
 def test_what_is_kept_is_what_the_library_gives(ckpts: Path, data: Path) -> None:
@@ -189,17 +202,47 @@ def test_what_is_kept_is_what_the_library_gives(ckpts: Path, data: Path) -> None
     assert shift["shift"] == pytest.approx(float((probability[0] - probability[1]).abs().mean()), abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("cifar10", "7"), ("svhn", None)])
-def test_section_2_of_aalp_is_measured_with_its_own_attack(ckpts: Path, name: str, steps: str | None) -> None:
+@pytest.mark.parametrize(("name", "steps"), [("cifar10", 7), ("svhn", None)])
+def test_section_2_of_aalp_is_measured_with_its_own_attack(ckpts: Path, name: str, steps: int | None) -> None:
     """PGD-7 on CIFAR-10, where the default is AGAIN's PGD-10; what is not of AALP's section 2 keeps its own."""
-    planned = tasks.plan(run.models_of(ckpts), name, count=COUNT, attacked=ATTACKED, autoattack=None)
-    commands = {task.name: task.command for task in planned}
+    entries = manifest.entries(run.models_of(ckpts), name, count=COUNT, attacked=ATTACKED, autoattack=None)
+    analyses: dict[str, Any] = {entry.name: entry.analysis for entry in entries}
     for task in ("sets", "contrib", "eq6", "sets-epochs"):
-        command = commands[task]
-        assert (command[command.index("--steps") + 1] if "--steps" in command else None) == steps
-        attack = command[command.index("--attack") + 1] if "--attack" in command else "pgd"  # the default of sets
-        assert attack == "pgd"
-    assert "--steps" not in commands["robust"] + commands["span"] + commands["smoothgrad"]
+        assert (analyses[task].attack.name, analyses[task].attack.steps) == ("pgd", steps)
+    assert analyses["span"].attack is analyses["smoothgrad"].attack is None
+
+
+@pytest.mark.parametrize(
+    ("place", "changed"),
+    [
+        # One model came from the zoo; the others have more steps, or an attack, by now.
+        ("mnist-lenet", {"smoothgrad", "contrib", "alpha-aalp", "alpha-again-logit"}),
+        ("cifar10-resnet32", {"contrib", "sets", "sets-epochs", "eq6", "eq6-epochs"}),
+    ],
+)
+def test_committed_results_are_those_of_the_manifest(place: str, changed: set[str]) -> None:
+    """What was measured before options were kept is found again by its command and weights."""
+    done, data = shared.manifest(shared.DATA / place), place.partition("-")[0]
+    prints = {name: files for task in ("robust", "gap", "alpha-aalp", "alpha-again-logit") if task in done
+              for name, files in done[task]["models"].items()}  # fmt: skip
+    epochs = done["evolve"]["models"]
+    trained = [
+        manifest.Trained(
+            name, {Path(f"x/{name}/model.pt"): one for one in files},
+            {Path(f"x/{name}/epoch-{number}.pt"): each for number, each in enumerate(epochs.get(name, []), 1)},
+        )
+        for name, files in sorted(prints.items(), key=lambda item: names.order(item[0]))
+    ]  # fmt: skip
+    count, attacked = done["span"]["images"], done["robust"]["images"]
+    entries = manifest.entries(trained, data, count=count, attacked=attacked, autoattack=None)
+    records = {entry.name: entry.record(data) for entry in entries}
+    assert done.keys() <= records.keys()
+    other = {
+        task for task, record in done.items()
+        if record["models"] != records[task]["models"]
+        or not manifest.same_command(record["command"], records[task]["command"])
+    }  # fmt: skip
+    assert other == changed
 
 
 def test_the_release_is_compared_with_awp_or_not_at_all() -> None:
@@ -214,12 +257,13 @@ def test_several_seeds_stand_behind_one_name(ckpts: Path, tmp_path: Path) -> Non
         shutil.copytree(ckpts / name, tmp_path / name)
     _save(tmp_path / "alp-seed1" / "model.pt", 50)
     raw, alp = run.models_of(tmp_path)
-    assert (raw.name, alp.name, len(alp.paths), list(alp.epochs)) == ("raw", "alp", 2, [2, 10])
-    assert alp.ckpt == f"alp={tmp_path}/alp/model.pt,{tmp_path}/alp-seed1/model.pt"
+    assert (raw.name, alp.name) == ("raw", "alp")
+    assert list(alp.files) == [tmp_path / "alp/model.pt", tmp_path / "alp-seed1/model.pt"]
+    assert list(alp.epochs) == [tmp_path / "alp/epoch-2.pt", tmp_path / "alp/epoch-10.pt"]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_draws(name: str, drawn: dict[str, list[Path] | shared.Missing]) -> None:
+@pytest.mark.parametrize("name", [drawing.name for drawing in DRAWINGS])
+def test_everything_is_drawn(name: str, drawn: dict[str, list[Path] | shared.Missing]) -> None:
     written = drawn[name]
     if name == "again_figure4":  # no sweep of AGAIN among the models
         assert isinstance(written, shared.Missing)
@@ -262,14 +306,14 @@ def test_the_distance_from_the_diagonal_is_over_all_seeds() -> None:
         for model, of_seeds in shifts.items() for seed, of_images in enumerate(of_seeds)
         for index, shift in enumerate(of_images)
     ]  # fmt: skip
-    found = keep._shifts(pd.DataFrame(rows[::-1]))
+    found = trim.shifts(pd.DataFrame(rows[::-1]))
     assert [(each["name"], each["seeds"], each["n"]) for each in found["models"]] == [("aalp", 2, 2), ("alp", 2, 2)]
     assert [each["shift"] for each in found["models"]] == pytest.approx([0.6, 0.25])
     expected = stats.paired(np.array(shifts["aalp"]), np.array(shifts["alp"]))
     (pair,) = found["pairs"]
     assert pair["a"] == "aalp"
     assert [pair["difference"], *pair["ci"], pair["p"]] == pytest.approx(expected)
-    (one, _) = keep._shifts(pd.DataFrame([row for row in rows if row["seed"] == 0]))["models"]
+    (one, _) = trim.shifts(pd.DataFrame([row for row in rows if row["seed"] == 0]))["models"]
     assert (one["seeds"], one["shift"]) == (1, pytest.approx(0.15))
 
 
@@ -299,7 +343,7 @@ def test_the_pages_are_the_same_every_time_and_their_links_lead_somewhere(
 def test_committed_pages_are_those_of_the_committed_results() -> None:
     """What needs no drawing: the claims and the models on the overview."""
     page = (shared.HERE / "README.md").read_text()
-    assert readme._claims(claims.judged(shared.DATA), claims.places(shared.DATA)) in page
+    assert readme._claims(claims.judged(shared.DATA), shared.places(shared.DATA)) in page
     assert readme._trained(shared.DATA) in page
 
 
@@ -312,24 +356,27 @@ def test_every_claim_is_judged_and_most_have_results(data: Path) -> None:
                        "AALP, Figure 4", "AALP, Figure 6"}  # fmt: skip
 
 
-def test_without_results_a_script_alone_fails_and_so_do_all_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=[drawing.name for drawing in DRAWINGS])
+def test_without_results_nothing_is_drawn(drawing: Drawing, tmp_path: Path) -> None:
+    if drawing.tasks:
+        with pytest.raises(shared.Missing, match=r"figures\.run --ckpts"):
+            drawing.write(tmp_path, tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+
+def test_one_figure_is_drawn_by_its_name(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert draw_figures(["aalp_table4", "--data", str(data), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"aalp-table4{end}") for end in (".tex", ".md")]
+
+
+@pytest.mark.parametrize("arguments", [[], ["aalp_table2"], ["aalp_table9"]])
+def test_what_cannot_be_drawn_is_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in SCRIPTS:
-        if name != "aalp_figure5":  # a drawing
-            with pytest.raises(shared.Missing, match=r"figures\.run --ckpts"):
-                import_module(f"figures.{name}").draw(tmp_path, tmp_path / "out")
-    places = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["aalp_table2", *places])
-    with pytest.raises(SystemExit) as stopped:
-        shared.alone(import_module("figures.aalp_table2").draw)
-    said = capsys.readouterr()
-    assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert said.err.startswith("figures: error: ")
-    monkeypatch.setattr(sys, "argv", ["figures", *places])
-    assert draw_all() == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert draw_figures([*arguments, "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert printed.err.startswith("figures: error: ")
     assert not list(tmp_path.iterdir())
 
 
@@ -411,19 +458,42 @@ def test_intervals_of_rank_correlations_hold_the_true_one() -> None:
 
 @pytest.mark.parametrize("kind", ["long", "short", "rehearsal"])
 def test_what_is_reproduced_can_be_trained(kind: str) -> None:
-    short = [*rows.SHORT, *rows.SHORT_SWEEPS]
-    wanted = {"long": rows.all_rows(sweeps=True), "short": short, "rehearsal": rows.REHEARSAL}[kind]
+    short = [*models.SHORT, *models.SHORT_SWEEPS]
+    wanted = {"long": models.all_rows(sweeps=True), "short": short, "rehearsal": commands.REHEARSAL}[kind]
     places = [(row.place, row.name) for row in wanted]
     assert len(set(places)) == len(places)
     for row in wanted:
-        command = rows.training(row, device="cpu")
-        config, options = parse(command[3:])
+        config = models.config(row)
         assert f"{config.data}-{config.arch}" == row.place
-        assert options.out.parts[-2:] == (row.place, row.name)
         if match := names.SWEEP.fullmatch(row.name):
             swept = config.weight if match[1] == "aalp" else config.alpha
             assert swept == float(match[2])
         assert (config.seed > 0) == ("-seed" in row.name)
+
+
+def test_reproduce_trains_what_is_not_finished_and_goes_on_after_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny, unknown = commands.REHEARSAL[0], models.Row("glyphs-resnet9", "nothing", ("no-recipe",))
+    tiny = tiny._replace(options=(*tiny.options, "--arch", "lenet"))
+    assert [each.partition(":")[0] for each in reproduce.train_all([unknown, tiny], tmp_path, device="cpu")] == [
+        unknown.key
+    ]
+    assert models.is_finished(tmp_path / tiny.key, epochs=1)
+    written = (tmp_path / tiny.key / "model.pt").stat().st_mtime_ns
+    capsys.readouterr()
+    assert reproduce.train_all([tiny], tmp_path, device="cpu") == []
+    assert (tmp_path / tiny.key / "model.pt").stat().st_mtime_ns == written
+    assert capsys.readouterr().out == ""
+
+
+def test_reproduce_prints_what_it_would_train(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(["--dry-run", "--short", "--sweeps"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(models.SHORT) + len(models.SHORT_SWEEPS)
+    assert lines[0] == (
+        "python -m train --recipe mnist-lenet-short --recipe raw --save-every 1 --seed 0 --out runs/mnist-lenet/raw"
+    )
 
 
 def test_results_are_plain_json(data: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import attrib
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = {"train", "figures", "notebooks", "bench", "tests"}
+OUTSIDE = {"train", "figures", "quarter", "notebooks", "bench", "tests"}
 FORBIDDEN = {"torchvision", "timm", "torchattacks", "pytorch_grad_cam"}
 
 
@@ -53,16 +53,25 @@ def needed(path: Path, modules: Collection[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "allowed"),
     [
-        ("attrib", set()), ("train", {"train"}), ("figures", {"train", "figures"}), ("bench", {"train", "bench"}),
+        ("attrib", set()), ("train", {"train"}), ("figures", {"train", "figures"}),
+        ("quarter", {"train", "figures", "quarter"}), ("bench", {"train", "bench"}),
     ],
 )  # fmt: skip
 def test_a_folder_imports_only_what_lies_below_it(folder: str, allowed: set[str]) -> None:
     files = list((ROOT / folder).rglob("*.py"))
-    assert len(files) > 15
+    assert len(files) > 8
     for path in files:
         tops = {name.partition(".")[0] for name in imported(path)}
         assert not tops & (OUTSIDE - allowed), path
         assert folder == "bench" or not tops & FORBIDDEN, path
+
+
+def test_the_queue_takes_nothing_of_the_figures_but_the_list_of_models() -> None:
+    files = {module_of(path): path for folder in ("figures", "quarter") for path in (ROOT / folder).glob("*.py")}
+    for module, path in files.items():
+        if module.startswith("quarter"):
+            taken = {name for name in needed(path, files.keys()) if name.startswith("figures")}
+            assert taken <= {"figures.models"}, path
 
 
 def test_attrib_has_no_import_circle() -> None:
@@ -89,7 +98,6 @@ def test_maps_and_spans_do_not_import_one_another() -> None:
         "attrib.objections",
         "attrib.plots.base",
         "attrib.pages.render",
-        "attrib.results",
         "attrib.stats",
         "attrib.thresholds",
     ],

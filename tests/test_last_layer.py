@@ -290,7 +290,7 @@ FEW = ("--limit", "3")
 BAD = [
     (("contrib", *A, "--multiple", "nan"), "--multiple: expected a number above 0"),
     (("contrib", *A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
-    (("contrib", "--model", "mine:small"), "data is needed"),
+    (("contrib", "--model", "mine:small"), "--data: name one"),
     (("contrib", "--model", "mine:small", "--data", "glyphs", "--fc", "9"), "--fc: Sequential has no '9'"),
     (("contrib", "--model", "mine:convolutional", "--data", "glyphs", *FEW), "linear layer"),
     (("contrib", "--model", "mine:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),

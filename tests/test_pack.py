@@ -1,4 +1,4 @@
-"""figures/: the archive that carries runs between machines, the mosaics that carry data, and the sizes of both."""
+"""quarter/: the archive that carries runs between machines, the mosaics that carry data, and the sizes of both."""
 
 import lzma
 import random
@@ -17,10 +17,12 @@ import attrib
 from attrib.data import readers
 from attrib.errors import InputError
 from attrib.models import checkpoint
-from figures import ledger, mosaics, pack, quarter, rows
-from figures.mosaics import Part
-from figures.pack import Member
-from figures.rows import Row
+from figures import models
+from figures.models import Row
+from quarter import __main__ as quarter
+from quarter import commands, ledger, mosaics, pack
+from quarter.mosaics import Part
+from quarter.pack import Member
 
 SMALL_DONE, SMALL_CUT, LARGE = (
     Row("glyphs-lenet", "alp", ()), Row("glyphs-lenet", "aalp", (), (), 1), Row("glyphs-resnet9", "pgd-at", ())
@@ -213,7 +215,7 @@ def test_states_travel_where_there_is_room(
     machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load = tmp_path / "load"
-    monkeypatch.setattr(rows, "all_rows", lambda **_: ROWS)
+    monkeypatch.setattr(models, "all_rows", lambda **_: ROWS)
     monkeypatch.setattr(quarter, "continues", lambda _, run: run.name == SMALL_CUT.name)
     for call in quarter.CALLS:
         (load / str(call)).mkdir(parents=True)
@@ -231,13 +233,13 @@ def test_states_travel_where_there_is_room(
 
 
 def test_only_a_run_of_the_same_options_continues(tmp_path: Path, untrained: Callable[..., Path]) -> None:
-    run = tmp_path / rows.CUT.key
+    run = tmp_path / commands.CUT.key
     run.mkdir(parents=True)
-    assert not quarter.continues(rows.CUT, run)
+    assert not quarter.continues(commands.CUT, run)
     _trained(untrained, run / "model.pt", 0, 100)
     for changed, expected in (({}, True), ({"lr": 0.5}, False)):
-        torch.save({"config": rows.config(rows.CUT).as_dict() | changed}, run / "last.pt")
-        assert quarter.continues(rows.CUT, run) == expected
+        torch.save({"config": models.config(commands.CUT).as_dict() | changed}, run / "last.pt")
+        assert quarter.continues(commands.CUT, run) == expected
 
 
 def test_the_repository_stays_small_enough_to_travel() -> None:

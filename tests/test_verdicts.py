@@ -340,7 +340,7 @@ def test_weights_are_compared_over_seeds_and_only_with_weight_decay(
     _write(tmp_path / "mnist-lenet", {}, {name: [{"weight decay": decay}] for name in ("alp", "aalp-gd")})
     kept = {"models": [{"name": "alp", "norms": alp}, {"name": "aalp-gd", "norms": norms}]}
     (tmp_path / "mnist-lenet" / "contrib-weights.json").write_text(json.dumps(kept))
-    (found,) = judge_aalp.weights(shared.Panel(tmp_path / "mnist-lenet", "here", ["alp", "aalp-gd"]))
+    (found,) = judge_aalp.weights(shared.Panel(tmp_path / "mnist-lenet", "here", ["alp", "aalp-gd"]), {})
     assert [str(verdict) for verdict in verdicts.decide([found.parts])[0]] == [expected]
     if len(norms) > 1:
         assert found.parts[0].answers[0] is not None
@@ -357,7 +357,7 @@ def _history(place: Path, ends: dict[str, tuple[float, float]], *, warmup: float
     attack = {"eps": 0.3, "step_size": 0.01, "steps": 40}
     _write(place, {"sets-epochs": {"attack": attack, "epochs": {"epochs": epochs}}},
            {"alp": [{"epochs": 3, "eps warmup": warmup}]})  # fmt: skip
-    return shared.Panel(place, "here", ["alp"])
+    return shared.Panel(place, "here", ["alp"], "sets-epochs")
 
 
 @pytest.mark.parametrize(
@@ -373,8 +373,9 @@ def test_a_claim_about_a_history_is_judged_by_its_ends_at_full_radius(
 ) -> None:
     ends = {"inconsistent": inconsistent, "consistent": consistent}
     panel = _history(tmp_path / "mnist-lenet", ends, warmup=0.3)
-    (found,) = judge_training.rising_loss(panel)
+    (found,) = judge_training.rising_loss(panel, panel.json())
     assert [str(verdict) for verdict in verdicts.decide([found.parts])[0]] == expected
     assert f"{inconsistent[1] - inconsistent[0]:+.3f}" in found.parts[0].words
-    (never,) = judge_training.rising_loss(_history(tmp_path / "never" / "mnist-lenet", ends, warmup=0.9))
+    panel = _history(tmp_path / "never" / "mnist-lenet", ends, warmup=0.9)
+    (never,) = judge_training.rising_loss(panel, panel.json())
     assert "fewer than two saved epochs of ALP at full eps" in never.parts[0].missing

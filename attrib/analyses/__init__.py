@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Entry(NamedTuple):
+class Listed(NamedTuple):
     """An analysis, which is in ``attrib/analyses/NAME.py``."""
 
     kind: str
@@ -13,14 +13,14 @@ class Entry(NamedTuple):
 
 
 ANALYSES = {
-    "span": Entry("Span", "How much of the image does each model use?"),
-    "maps": Entry("Maps", "What does each model look at in a few images?"),
-    "sets": Entry("Sets", "Which images does an attack turn?"),
-    "contrib": Entry("Contributions", "How are contributions distributed over features?"),
-    "fc": Entry("LastLayer", "How many weights of the last layer are valid?"),
-    "robust": Entry("Robustness", "How accurate is each model under attack?"),
-    "check": Entry("Checks", "Can the maps be trusted?"),
-    "evolve": Entry("Evolution", "How does all of that change along the epochs of a run?"),
-    "relate": Entry("Relation", "Does coverage go with robustness?"),
+    "span": Listed("Span", "How much of the image does each model use?"),
+    "maps": Listed("Maps", "What does each model look at in a few images?"),
+    "sets": Listed("Sets", "Which images does an attack turn?"),
+    "contrib": Listed("Contributions", "How are contributions distributed over features?"),
+    "fc": Listed("LastLayer", "How many weights of the last layer are valid?"),
+    "robust": Listed("Robustness", "How accurate is each model under attack?"),
+    "check": Listed("Checks", "Can the maps be trusted?"),
+    "evolve": Listed("Evolution", "How does all of that change along the epochs of a run?"),
+    "relate": Listed("Relation", "Does coverage go with robustness?"),
 }
 """Every analysis by its name, which is that of its command and of its files."""

@@ -59,7 +59,7 @@ class Attacked(Explaining):
         examples = kept_examples(batch, {CLEAN: clean}, {CLEAN: masks[0]}, context)
         return Measured({CLEAN: {"grid": [grid_of(clean)] * len(batch.label), **exact}}, examples=examples)
 
-    def last_layer(self, model: "Model", batch: "Batch") -> "features.LastLayer":
+    def last_layer(self, model: "Model", batch: "Batch") -> "features.Features":
         """What happens at the last layer on the clean images."""
         with inputs.naming(model):
             fc = last_layer_of(model, getattr(self, "fc", None))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from attrib.analyses import inputs
     from attrib.analyses.result import Result
     from attrib.data import Batch
-    from attrib.features import LastLayer
+    from attrib.features import Features
     from attrib.models.specs import Model
     from attrib.plots import contrib as plots
 else:
@@ -100,7 +100,7 @@ class Contributions(Analysis):
             }  # fmt: skip
         return Measured(columns, sums=sums, resampled=resampled)
 
-    def _last_layer(self, model: "Model", image: "Tensor", label: "Tensor", context: Context) -> "LastLayer":
+    def _last_layer(self, model: "Model", image: "Tensor", label: "Tensor", context: Context) -> "Features":
         precision, module = self.exact_precision(context.device), model.opened_module
         with inputs.naming(model):
             fc = last_layer_of(model, self.fc)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from attrib.models import cards, specs
     from attrib.models.specs import Model
     from attrib.pages import render
-    from attrib.pages.render import Part
+    from attrib.pages.render import Computed
     from attrib.parallel import World
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
@@ -113,7 +113,7 @@ class Report:
             loaded = _checked(browsed, loaded, images, group, warn)
             stack.enter_context(fast.keep_prepared(*(model.opened_module for model in loaded)))
             about = self._about(browsed, loaded, images, group)
-            parts: dict[str, Part] = {}
+            parts: dict[str, Computed] = {}
             missing: dict[str, str] = {}
             for planned in self._planned(loaded, images):
                 part = _computed(planned, loaded, place, device, warn)
@@ -215,7 +215,7 @@ def report(
 
 def _computed(
     planned: Planned, models: "Sequence[Model]", place: Path, device: str, warn: Callable[[str], None]
-) -> "Part | str":
+) -> "Computed | str":
     """A part of the report, as computed before with the same settings, or now; the reason where it cannot be."""
     analysis, started = planned.analysis, time.monotonic()
     out = place / analysis.name
@@ -240,7 +240,7 @@ def _computed(
     }  # fmt: skip
     if known is None and parallel.is_first():
         _write_json(made | {"key": key}, record)
-    return render.Part(result, out, **made)
+    return render.Computed(result, out, **made)
 
 
 class _Once:

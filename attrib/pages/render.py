@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """The models' colours, in the order of the figures' (style.mplstyle), black being grey: pages may be dark."""
 
 
-class Part(NamedTuple):
+class Computed(NamedTuple):
     """A computed part of the report."""
 
     result: Result
@@ -104,7 +104,7 @@ NUMBER = re.compile(r"^[^A-Za-z]*(?:(?:to|e[-+]\d+|of)[^A-Za-z]*)*$")
 """A cell without words but those that join numbers."""
 
 
-def render(about: Mapping[str, Any], parts: Mapping[str, Part]) -> str:
+def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
     """The page as HTML that needs nothing else.
 
     about: what the results folder's report.json says: models, data, settings, and which parts are missing and why.
@@ -142,12 +142,12 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """Command, date, seconds, n and seed of the part with this key; None where they are not there."""
     try:
         record = json.loads(path.read_text())
-        return {name: record[name] for name in Part._fields[2:]} if record["key"] == key else None
+        return {name: record[name] for name in Computed._fields[2:]} if record["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _section(section: Section, part: Part | None, missing: Mapping[str, str]) -> dict[str, Any]:
+def _section(section: Section, part: Computed | None, missing: Mapping[str, str]) -> dict[str, Any]:
     """What the template shows of a section."""
     return {
         **section._asdict(),
@@ -173,7 +173,7 @@ def _words(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
     return [not (place and all(map(NUMBER.match, column))) for place, column in enumerate(cells)]
 
 
-def _warnings(parts: Mapping[str, Part]) -> list[str]:
+def _warnings(parts: Mapping[str, Computed]) -> list[str]:
     """The warnings of all analyses, as sentences."""
     return [f"{warning.rstrip('.')}." for part in parts.values() for warning in part.result.warnings]
 
@@ -197,7 +197,7 @@ def _figure(path: Path) -> dict[str, Any]:
     return {"src": data_uri(written.getvalue(), f"image/{kind}"), "alt": shows, "width": width, "height": height}
 
 
-def _images(about: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[str, Any] | None:
+def _images(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> dict[str, Any] | None:
     """What the script that browses the images reads; None where there are no images."""
     if "images" not in parts:
         return None

@@ -1,4 +1,4 @@
-"""Seconds per epoch of adversarial training on this device: ``python -m figures.rates --out FILE``.
+"""Seconds per epoch of adversarial training on this device: ``python -m quarter.rates --out FILE``.
 
 Each rate is that of the second of two short epochs on glyphs, which need no files, scaled to the whole data set. On a
 GPU the engines that run the attack are compared with resnet18; the small networks use the fastest of them. The file is
@@ -21,8 +21,9 @@ from attrib import inference
 from attrib.data import CATALOG
 from attrib.errors import InputError
 from attrib.files import atomic
-from figures import ledger, rows
-from figures.rows import MNIST, RESNET18, RESNET32, Row
+from figures import models
+from figures.models import MNIST, RESNET18, RESNET32, Row
+from quarter import commands, ledger
 
 ENGINES = ("graph", "eager", "compiled")
 BATCHES = (128, 512)
@@ -60,9 +61,9 @@ def measure(row: Row, *, device: str, engine: str | None, batch_size: int | None
 
     batch_size: None for the recipe's. Raises InputError with the last line of the output where training fails.
     """
-    config = rows.config(row)
+    config = models.config(row)
     with tempfile.TemporaryDirectory() as folder:
-        command = rows.training(row, device=device, runs=Path(folder), engine=engine)
+        command = commands.training(row, device=device, runs=Path(folder), engine=engine)
         limit = min(_images(config.data, config.limit), config.holdout + IMAGES)
         # Later options override earlier ones.
         command += ["--data", "glyphs", "--epochs", "2", "--limit", str(limit), "--no-last"]
@@ -100,18 +101,18 @@ def device_name(device: torch.device) -> str:
 
 def main() -> int:
     """Measure one rate after the other; one that fails is named, and does not stop the others."""
-    parser = argparse.ArgumentParser(prog="python -m figures.rates", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m quarter.rates", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks")
     options = parser.parse_args()
     gpu = inference.device(options.device).type == "cuda"
     engines: tuple[str | None, ...] = ENGINES if gpu else (None,)
-    adversarial = {row.place: row for row in rows.all_rows(sweeps=False) if row.method == "pgd-at"}
+    adversarial = {row.place: row for row in models.all_rows(sweeps=False) if row.method == "pgd-at"}
     large, small = adversarial[RESNET18], [adversarial[RESNET32], adversarial[MNIST]]
     batches: tuple[int | None, ...] = BATCHES
     if options.rehearse:
-        large, small, batches = rows.REHEARSAL[0], [rows.CUT], (None,)
+        large, small, batches = commands.REHEARSAL[0], [commands.CUT], (None,)
     found: list[dict[str, Any]] = []
     failed = False
 
@@ -121,7 +122,7 @@ def main() -> int:
             found.append(entry := measure(row, device=options.device, engine=engine, batch_size=batch_size))
         except InputError as error:
             failed = True
-            print(f"figures.rates: error: {error}", file=sys.stderr)
+            print(f"quarter.rates: error: {error}", file=sys.stderr)
             return
         with atomic(options.out) as temporary:
             described = {"device": device_name(inference.device(options.device)), "time": time.time(), "rates": found}

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from attrib.errors import InputError, one_line
 from attrib.files import atomic, folder
-from figures import ledger
-from figures.rows import Row
+from figures.models import Row
+from quarter import ledger
 
 PART, PARTS, TOTAL = 15 * 2**20, 8, 60 * 2**20
 """Bytes of a part, how many parts, and bytes of all."""
@@ -42,7 +42,7 @@ class Member(NamedTuple):
     """When the file was written."""
 
 
-def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path | None) -> list[Member]:
+def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path) -> list[Member]:
     """What there is of the rows in order of value.
 
     The ledger, results (without PNG, since every picture is a PDF too) and logs; states of unfinished small networks,
@@ -53,7 +53,7 @@ def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path
     small: list[Member] = []
     large: list[Member] = []
     epochs: list[Member] = []
-    if ledger_path is not None and ledger_path.exists():
+    if ledger_path.exists():
         first.append(_whole(ledger_path, "ledger.json"))
     for row in rows:
         for path in sorted((results / row.key).glob("*/[!.]*")):

@@ -1,4 +1,4 @@
-"""The list of finished runs in figures/ledger.json, and what a run's folder says of its progress."""
+"""The list of finished runs in quarter/ledger.json, and what a run's folder says of its progress."""
 
 import json
 from collections.abc import Iterable
@@ -7,9 +7,9 @@ from typing import Any
 
 from attrib.errors import InputError
 from attrib.files import atomic, folder
-from figures.rows import Row
+from figures.models import Row
 
-LEDGER = Path("figures/ledger.json")
+LEDGER = Path("quarter/ledger.json")
 Entry = dict[str, Any]
 """recipe (``place/method``), seed, fingerprint, device, precision, seconds, accuracies."""
 KEYS = {"recipe", "seed", "fingerprint", "device", "precision", "seconds", "accuracies"}

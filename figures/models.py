@@ -1,16 +1,17 @@
-"""The training runs of the papers' models in order of value, and the commands that train and analyse each of them."""
+"""The training runs of the papers' models, in order of value."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from figures.tasks import SECTION_2
 from train.__main__ import parse
 from train.config import Config
 
 SMALL = ("lenet", "resnet32")
 """Architectures whose training state is a few MB: an unfinished run can continue on another machine."""
+
+SECTION_2 = {"cifar10": 7}
+"""Steps of the attack of AALP's section 2, for data sets whose default attack (AGAIN's for CIFAR-10) has others."""
 
 
 class Row(NamedTuple):
@@ -97,16 +98,6 @@ SHORT_SWEEPS = [
     *(Row(MNIST, f"again-logit-alpha-{alpha}", ("mnist-lenet-short", "again-logit"),
           ("--alpha", alpha, "--epochs", "2")) for alpha in ("0.4", "0.6", "1")),
 ]  # fmt: skip
-_TINY = ("--limit", "120", "--holdout", "20", "--batch-size", "50", "--epochs", "1", "--precision", "fp32")
-_TINIER = ("--limit", "60", "--batch-size", "20", "--steps", "1", "--step-size", "8/255")
-REHEARSAL = [
-    Row("glyphs-resnet9", "pgd-at", ("demo", "pgd-at"), (*_TINY, *_TINIER, "--arch", "resnet9")),
-    # More epochs than any rehearsal has time for: this run is cut and continued.
-    Row("glyphs-lenet", "alp", ("demo", "alp"), (*_TINY, "--epochs", "100000", "--save-every", "1000")),
-    Row("glyphs-resnet32", "again", ("demo", "again"), (*_TINY, *_TINIER, "--arch", "resnet32")),
-]
-CUT = REHEARSAL[1]
-"""What a rehearsal trains in place of the papers' models, in seconds."""
 
 
 def all_rows(*, sweeps: bool, groups: Sequence[str] = tuple(GROUPS)) -> list[Row]:
@@ -114,51 +105,18 @@ def all_rows(*, sweeps: bool, groups: Sequence[str] = tuple(GROUPS)) -> list[Row
     return [*(row for group in groups for row in GROUPS[group]), *(SWEEPS if sweeps else [])]
 
 
-def training(
-    row: Row, *, device: str, runs: Path = Path("runs"), until: float | None = None, engine: str | None = None
-) -> list[str]:
-    """The command that trains a row.
-
-    until: Unix time by which it has to end, None for no limit. Then a large network writes its state only if it is
-    stopped. engine: how the attack runs on a GPU, None for the default.
-    """
+def arguments(row: Row) -> list[str]:
+    """What ``python -m train`` takes to train a row, without where to write and on which device."""
     recipes = [part for recipe in row.recipes for part in ("--recipe", recipe)]
-    options = [*row.options, "--seed", str(row.seed), "--out", str(runs / row.key), "--device", device]
-    if until is not None:
-        options += ["--until", str(int(until))]
-        options += [] if row.small else ["--no-last"]
-    if engine is not None:
-        options += ["--engine", engine]
-    return [sys.executable, "-m", "train", *recipes, *options]
+    return [*recipes, *row.options, "--seed", str(row.seed)]
 
 
 def config(row: Row) -> Config:
     """The configuration that a row is trained with; raises InputError for an unknown recipe or a bad option."""
-    return parse(training(row, device="cpu")[3:])[0]
+    return parse([*arguments(row), "--out", "."])[0]
 
 
-def analyses(row: Row, *, device: str, gpu: bool, runs: Path, results: Path, limit: int | None) -> dict[str, list[str]]:
-    """The commands that analyse a finished run, the most important first: folder of the results to command.
-
-    gpu: attacks run in bf16, else in fp32, so that results do not depend on what ``auto`` means on a machine. Maps
-    that are thresholded are fp32 everywhere. limit: test images, None for all.
-    """
-    attack, exact = ["--precision", "bf16" if gpu else "fp32"], ["--precision", "fp32"]
-    section2 = SECTION_2.get(row.place.partition("-")[0], [])
-    images = [] if limit is None else ["--limit", str(limit)]
-    shown = ["--images", "6"]
-    commands = {
-        "robust": ["robust", *images, *attack],
-        "span-gradcam": ["span", "--map", "gradcam", *images, *exact],
-        "contrib": ["contrib", "--attack", "pgd", *section2, *images, *attack],
-        "sets": ["sets", *section2, *images, *attack],
-        "span-smoothgrad": ["span", "--map", "smoothgrad", *images, *exact],
-        "fc": ["fc"],
-        "maps-smoothgrad": ["maps", *shown, "--map", "smoothgrad", *exact],
-        "maps-eq6": ["maps", *shown, "--map", "eq6", "--attack", "pgd", *section2, *exact],
-    }
-    ckpt = ["--ckpt", f"{row.name}={runs / row.key / 'model.pt'}", "--device", device]
-    return {
-        name: [sys.executable, "-m", "attrib.cli", *command, *ckpt, "--out", str(results / row.key / name)]
-        for name, command in commands.items()
-    }
+def is_finished(run: Path, *, epochs: int) -> bool:
+    """Whether a run with this folder has done all its epochs."""
+    log = run / "log.jsonl"
+    return (run / "model.pt").exists() and log.exists() and len(log.read_text().splitlines()) >= epochs

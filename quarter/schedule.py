@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from figures.ledger import history
-from figures.rates import Rate
-from figures.rows import Row
+from figures.models import Row
+from quarter.ledger import history
+from quarter.rates import Rate
 
 COST = {
     "raw": 0.25, "raw-gd": 0.25, "pgd-at": 1.0, "pgd-at-smooth": 1.0, "pgd-at-smooth-ramp": 1.0, "pgd-at-awp": 1.15,

@@ -1,23 +1,16 @@
-"""AALP, Figure 5: the training framework, drawn anew after this implementation (``train/methods/aalp.py``).
-
-It needs no results.
-"""
-
-from pathlib import Path
+"""AALP, Figure 5: the training framework, drawn anew after this implementation (``train/methods/aalp.py``)."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from attrib.plots.base import TEXT, style
-from figures import shared
 
-TASKS = ()
 CLEAN, ADVERSARIAL, GUIDED, LOSS = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"
 
 
-def draw(data: Path, out: Path) -> list[Path]:  # noqa: ARG001
-    """Write aalp-figure5."""
+def framework() -> Figure:
+    """From a clean and an adversarial batch to the three losses."""
     with style():
         figure = Figure(figsize=(TEXT, 2.5))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -56,7 +49,7 @@ def draw(data: Path, out: Path) -> list[Path]:  # noqa: ARG001
             100.5, 31.2, "total loss: the sum of the three", fontsize=5.5, ha="center", va="center", style="italic"
         )
         axes.text(102.5, 19.6, "$p_y$ detached", fontsize=5.5, ha="center", va="center", style="italic")
-    return shared.save(figure, out, "aalp-figure5")
+    return figure
 
 
 def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
@@ -74,7 +67,3 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, 
         "", end, start, arrowprops={"arrowstyle": "-|>", "lw": 0.7, "color": "0.2", "shrinkA": 0, "shrinkB": 0,
                                     "ls": "--" if dashed else "-", "mutation_scale": 6},
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    shared.alone(draw)

@@ -1,8 +1,8 @@
 """Prepare three calls on a borrowed GPU that is there for a quarter of an hour: ``make quarter``.
 
 The machine starts bare: it has torch and most packages, but no network and no data. With each call travel the tree and
-a folder load/K. Call 1 installs wheels, runs the GPU tests and measures rates; call 3 runs figures.reproduce. What
-figures/quarter.sh unpacks stays on the machine from one call to the next.
+a folder load/K. Call 1 installs wheels, runs the GPU tests and measures rates; call 3 runs quarter.budget. What
+quarter/call.sh unpacks stays on the machine from one call to the next.
 
 ``make quarter REHEARSE=1`` runs the three calls here, with tiny networks on glyphs, and what follows them at home.
 """
@@ -25,9 +25,10 @@ import attrib
 from attrib.data import download, glyphs, readers
 from attrib.errors import InputError
 from attrib.files import folder
-from figures import ledger, mosaics, pack, rows
-from figures.mosaics import Part
-from figures.queue import Queue, Settings
+from figures import models
+from quarter import commands, ledger, mosaics, pack
+from quarter.mosaics import Part
+from quarter.queue import Queue, Settings
 
 LOAD = Path("load")
 LIMIT = 62 * 2**20
@@ -51,7 +52,7 @@ Source = Callable[[Part], tuple[Tensor, Tensor]]
 
 def main() -> int:
     """Build what travels and print the calls, or rehearse; 2 for what the user can correct, said in one line."""
-    parser = argparse.ArgumentParser(prog="python -m figures.quarter", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m quarter", description=__doc__)
     parser.add_argument("--rehearse", action="store_true", help="run the calls here, with tiny networks")
     parser.add_argument("--unpack", type=Path, metavar="DIR", help="on the machine: DIR/load to DIR/data")
     options = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> int:
         check_sizes(LOAD, tree)
         print_calls(LOAD, tree)
     except InputError as error:
-        print(f"figures.quarter: error: {error}", file=sys.stderr)
+        print(f"quarter: error: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -129,7 +130,7 @@ def carry_states(runs: Path, load: Path, tree: int) -> None:
     """Copy unfinished small runs to ``load``/K/runs where there is room, in order of value; name those left behind."""
     for call in CALLS:
         shutil.rmtree(load / str(call) / "runs", ignore_errors=True)
-    for row in rows.all_rows(sweeps=True):
+    for row in models.all_rows(sweeps=True):
         run = runs / row.key
         if not row.small or not continues(row, run):
             continue
@@ -145,12 +146,12 @@ def carry_states(runs: Path, load: Path, tree: int) -> None:
             shutil.copy2(path, target)
 
 
-def continues(row: rows.Row, run: Path) -> bool:
+def continues(row: models.Row, run: Path) -> bool:
     """Whether the folder holds an unfinished run of this row with the row's own options."""
     if not (run / "last.pt").exists() or not (run / "model.pt").exists() or pack.is_finished(run):
         return False
     saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
-    return bool(saved["config"] == rows.config(row).as_dict())
+    return bool(saved["config"] == models.config(row).as_dict())
 
 
 def check_sizes(load: Path, tree: int) -> None:
@@ -171,11 +172,11 @@ def print_calls(load: Path, tree: int) -> None:
         place = load / str(call)
         size = (tree + folder_bytes(place)) / 2**20
         print(f"  {call}. carry {place} ({size:.1f} MiB with the tree), time limit {seconds} s:")
-        print(f"     bash figures/quarter.sh {call}")
+        print(f"     bash quarter/call.sh {call}")
     print(
         "\nThe scripts leave files in the folder that the variable OUT names there. Copy those of call 3 to DIR; then:"
     )
-    print("     .venv/bin/python -m figures.reproduce --unpack DIR")
+    print("     .venv/bin/python -m quarter.budget --unpack DIR")
 
 
 def rehearse(place: Path) -> int:
@@ -184,12 +185,12 @@ def rehearse(place: Path) -> int:
     machine, home = place / "machine", place / "home"
     environment = {
         **os.environ, "REHEARSE": "1", "PYTHON": sys.executable, "LOAD": str(place / "load"), "STAY": str(machine),
-        "BUDGET": "180", "JOBS": "3", "LEDGER": str(machine / "ledger.json"),
+        "BUDGET": os.environ.get("BUDGET", "180"), "JOBS": "3", "LEDGER": str(machine / "ledger.json"),
     }  # fmt: skip
     failed = 0
     for call in CALLS:
         out = folder(place / f"out-{call}")
-        command = ["bash", "figures/quarter.sh", str(call)]
+        command = ["bash", "quarter/call.sh", str(call)]
         failed += subprocess.run(command, env=environment | {"OUT": str(out)}, check=False).returncode != 0
         check_out(out)
     check_data(machine / "data")
@@ -207,13 +208,13 @@ def rehearse(place: Path) -> int:
 
 def continue_cut(home: Path) -> tuple[int, int]:
     """Go on with the run that the budget has cut; returns its epochs before and after."""
-    run = home / "runs" / rows.CUT.key
+    run = home / "runs" / commands.CUT.key
     before = len(ledger.history(run))
     settings = Settings(
         device="cpu", gpu=False, device_name="cpu", runs=home / "runs", results=home / "results", jobs=1,
         deadline=time.time() + 25, limit=None, ledger=home / "ledger.json", rates={},
     )  # fmt: skip
-    Queue([rows.CUT], settings).run()
+    Queue([commands.CUT], settings).run()
     return before, len(ledger.history(run))
 
 

@@ -4,6 +4,7 @@ A large network trains alone, small ones side by side. A large run starts only i
 small run may start if one epoch fits: it stops in time and its state continues elsewhere.
 """
 
+import json
 import os
 import subprocess
 import time
@@ -13,10 +14,10 @@ from pathlib import Path
 
 from attrib import inference
 from attrib.errors import InputError
-from figures import ledger, rates, rows
-from figures.rows import Row
-from figures.schedule import Job, epoch_seconds, next_job
-from figures.shared import read_json
+from figures import models
+from figures.models import Row
+from quarter import commands, ledger, rates
+from quarter.schedule import Job, epoch_seconds, next_job
 
 START_SECONDS = 15.0
 """What a command takes beside its work, where it has not been measured: imports, data, compilation."""
@@ -40,11 +41,11 @@ class Settings:
     runs: Path
     results: Path
     jobs: int
-    deadline: float | None
-    """Unix time; None: no limit, and models are not analysed."""
+    deadline: float
+    """Unix time."""
     limit: int | None
     """Test images of the analyses, None for all."""
-    ledger: Path | None
+    ledger: Path
     rates: Mapping[str, rates.Rate]
     """Place to what an epoch of pgd-at takes there, as measured before."""
 
@@ -102,10 +103,10 @@ class Queue:
         self.analysis_seconds: dict[str, float] = {}
         self.trained_at: dict[str, float] = {}
         self.configs = {}
-        done = ledger.read(settings.ledger) if settings.ledger else []
+        done = ledger.read(settings.ledger)
         for row in wanted:
             try:
-                self.configs[row.key] = rows.config(row)
+                self.configs[row.key] = models.config(row)
             except InputError as error:
                 self.fail(row.key, str(error))
                 continue
@@ -165,7 +166,7 @@ class Queue:
         start = rate.start if rate else START_SECONDS
         whole = start + (self.configs[row.key].epochs - done) * epoch + self.seconds_of_analysis(row)
         least = start + epoch if row.small else whole
-        command = rows.training(
+        command = commands.training(
             row, device=self.settings.device, runs=self.settings.runs, until=self.settings.deadline,
             engine=rate.engine if rate else None,
         )  # fmt: skip
@@ -177,8 +178,6 @@ class Queue:
 
     def seconds_of_analysis(self, row: Row) -> float:
         """What all analyses of a model take: as long as those of the last model of its place."""
-        if self.settings.deadline is None:
-            return 0.0
         usual = START_SECONDS + ANALYSIS_EPOCHS * self.epoch_seconds(row)
         return self.analysis_seconds.get(row.place, usual)
 
@@ -231,18 +230,15 @@ class Queue:
     def trained(self, row: Row) -> None:
         """Put the analyses of a trained model on the list, those left out that are done for these very weights."""
         self.say(f"{row.key}: trained")
-        if self.settings.deadline is None:
-            self.report.finished.append(row.key)
-            return
         job = Job(True, self.seconds_of_analysis(row), START_SECONDS)
-        commands = rows.analyses(
+        wanted = commands.analyses(
             row, device=self.settings.device, gpu=self.settings.gpu, runs=self.settings.runs,
             results=self.settings.results, limit=self.settings.limit,
         )  # fmt: skip
-        missing = [name for name in commands if not self.is_analysed(row, name)]
-        if len(missing) == len(commands):
+        missing = [name for name in wanted if not self.is_analysed(row, name)]
+        if len(missing) == len(wanted):
             self.trained_at[row.key] = time.time()
-        self.analyses += [Item(row, name, commands[name], job) for name in missing]
+        self.analyses += [Item(row, name, wanted[name], job) for name in missing]
         self.analysed(row)
 
     def is_analysed(self, row: Row, analysis: str) -> bool:
@@ -253,8 +249,8 @@ class Queue:
 
     def analysed(self, row: Row) -> None:
         """Write the ledger's entry once the accuracies are there; the run is finished when nothing is pending."""
-        if self.is_analysed(row, "robust") and self.settings.ledger is not None:
-            summary = read_json(self.settings.results / row.key / "robust" / "robust.json")
+        if self.is_analysed(row, "robust"):
+            summary = json.loads((self.settings.results / row.key / "robust" / "robust.json").read_text())
             precision = inference.precision(self.configs[row.key].precision, inference.device(self.settings.device))
             entry = ledger.describe(
                 row, self.settings.runs / row.key, summary["models"][0]["accuracies"],
@@ -282,7 +278,7 @@ class Queue:
 
     def remaining(self) -> float:
         """Seconds until the deadline."""
-        return float("inf") if self.settings.deadline is None else self.settings.deadline - time.time()
+        return self.settings.deadline - time.time()
 
     def fail(self, title: str, reason: str) -> None:
         """Note a failure; the queue goes on."""

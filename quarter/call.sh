@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One of three calls on a borrowed GPU, in the root of the tree: bash figures/quarter.sh 1|2|3 (make quarter prints them).
+# One of three calls on a borrowed GPU, in the root of the tree: bash quarter/call.sh 1|2|3 (make quarter prints them).
 # OUT: the folder whose files come back. What is unpacked stays in memory on the machine, for the calls that follow.
-# A rehearsal sets REHEARSE, PYTHON, LOAD, STAY, BUDGET, JOBS and LEDGER; see figures/quarter.py.
+# A rehearsal sets REHEARSE, PYTHON, LOAD, STAY, BUDGET, JOBS and LEDGER; see quarter/__main__.py.
 set -euo pipefail
 call=${1:?expected 1, 2 or 3}
 : "${OUT:?expected the folder whose files come back}"
@@ -46,7 +46,7 @@ measure() {
     # shellcheck disable=SC2046  # one file per word
     step "GPU tests" 45 "$python" -m pytest -q -m gpu -p no:cacheprovider \
         -W default::DeprecationWarning -W default::FutureWarning $(grep -l '^from devices import' tests/test_*.py)
-    step "rates" 80 "$python" -m figures.rates --out "$stay/rates.json" $rehearse
+    step "rates" 80 "$python" -m quarter.rates --out "$stay/rates.json" $rehearse
     step "peaks" 30 "$python" -m bench.peak --out "$OUT" ${rehearse:+--arch lenet --images 8 --rounds 1}
     if [ -e "$stay/rates.json" ]; then cp "$stay/rates.json" "$OUT"; fi
     if ((${#skipped[@]})); then echo "out of time: ${skipped[*]}"; fi
@@ -57,9 +57,9 @@ measure() {
 }
 
 train() {
-    "$python" -m figures.quarter --unpack "$stay"
-    "$python" -m figures.reproduce $rehearse --sweeps --budget $((budget - SECONDS)) --jobs "${JOBS:-8}" --runs "$stay/runs" \
-        --results "$stay/results" --rates "$stay/rates.json" --ledger "${LEDGER:-figures/ledger.json}" --pack "$OUT"
+    "$python" -m quarter --unpack "$stay"
+    "$python" -m quarter.budget $rehearse --sweeps --budget $((budget - SECONDS)) --jobs "${JOBS:-8}" --runs "$stay/runs" \
+        --results "$stay/results" --rates "$stay/rates.json" --ledger "${LEDGER:-quarter/ledger.json}" --pack "$OUT"
 }
 
 find "$load" -maxdepth 1 -type f -exec cp {} "$stay/load" \;

@@ -1,0 +1,1 @@
+"""The queue of training runs for a quarter of an hour on a borrowed GPU."""
