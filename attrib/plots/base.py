@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.container import Container
 from matplotlib.figure import Figure
+from PIL import Image
 
 from attrib.files import atomic
 
@@ -58,11 +59,12 @@ def show_in_notebooks() -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as PNG, for a screen."""
-    file = io.BytesIO()
+    """The figure as PNG, for a screen; without transparency, since notebooks store it and it is smaller so."""
+    file, smaller = io.BytesIO(), io.BytesIO()
     with style():
         figure.savefig(file, format="png", dpi=SCREEN)
-    return file.getvalue()
+    Image.open(file).convert("RGB").save(smaller, "png", optimize=True)
+    return smaller.getvalue()
 
 
 def wrapped(name: str, inches: float) -> str:
