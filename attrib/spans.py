@@ -31,7 +31,8 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
     - ``mean``: the map's own mean (the rule that the AGAIN supplement uses for valid values);
     - ``max:t``: t times the map's maximum;
     - ``otsu``: Otsu's threshold of relu(M);
-    - ``mass:q``: the fewest pixels that hold the share q of relu(M); ties go to the lower pixel index.
+    - ``mass:q``: the fewest pixels that hold the share q of relu(M); ties go to the lower pixel index;
+    - ``quantile:q``: the q-quantile of the map, so at most the share 1 - q of the pixels (rounded up).
 
     Raises InputError for another rule, maps of another shape, or NaN or infinity in them.
 
@@ -181,7 +182,15 @@ def _mass(flat: Tensor, share: float) -> Tensor:
     return torch.zeros_like(needed).scatter_(1, pixels, needed)
 
 
-_MASKS: dict[str, Callable[[Tensor, float], Tensor]] = {"mean": _mean, "max": _max, "otsu": _otsu, "mass": _mass}
+def _quantile(flat: Tensor, share: float) -> Tensor:
+    # However a quantile between two pixels is interpolated, above it lie those above the lower of the two.
+    below = math.floor(share * (flat.shape[1] - 1))
+    return flat > flat.kthvalue(below + 1, dim=1, keepdim=True).values
+
+
+_MASKS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "mean": _mean, "max": _max, "otsu": _otsu, "mass": _mass, "quantile": _quantile,
+}  # fmt: skip
 """For every rule of ``RULES`` what makes the mask (N,P) of maps (N,P) and the rule's number."""
 
 

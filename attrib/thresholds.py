@@ -33,6 +33,7 @@ RULES = {
     "max": Rule("above t × maximum", parameter="t", closed="left", default=0.3),
     "otsu": Rule("Otsu"),
     "mass": Rule("fewest that hold q", parameter="q", closed="right", default=0.5),
+    "quantile": Rule("above the q-quantile", parameter="q", closed="left", default=0.75),
 }
 
 

@@ -157,11 +157,13 @@ def test_sorting_by_coverage_is_the_order_of_pandas(page: "Chrome", results: ByH
     assert shown(page) == (-found).sort_values(kind="stable").index.tolist()
 
 
-@pytest.mark.parametrize("rule", ["mean", "max:0.0", "max:0.3", "max:0.75", "otsu", "mass:0.2", "mass:0.9"])
+@pytest.mark.parametrize(
+    "rule", ["mean", "max:0.0", "max:0.3", "max:0.75", "otsu", "mass:0.2", "mass:0.9", "quantile:0.8"]
+)
 def test_thresholds_are_those_of_the_library(page: "Chrome", results: ByHand, rule: str) -> None:
     choose(page, "#model", NAMES[0])
     name, _, parameter = rule.partition(":")
-    choose(page, "#rule", {"max": "max:t", "mass": "mass:q"}.get(name, name))
+    choose(page, "#rule", {"max": "max:t", "mass": "mass:q", "quantile": "quantile:q"}.get(name, name))
     if parameter:
         slide(page, float(parameter))
         assert page.find_element("id", "level-value").text == f"{float(parameter):.2f}"

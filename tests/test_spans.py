@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from attrib.spans import (
     span,
 )
 
-WRITTEN = ["mean", "max:0", "max:0.3", "otsu", "mass:0.5", "mass:1"]
+WRITTEN = ["mean", "max:0", "max:0.3", "otsu", "mass:0.5", "mass:1", "quantile:0", "quantile:0.3", "quantile:0.9"]
 
 
 @pytest.fixture
@@ -34,6 +36,8 @@ def one_by_one(m: Tensor, rule: str) -> Tensor:
         chosen = [v > sum(values) / len(values) for v in values]
     elif name == "max":
         chosen = [v > float(parameter) * max(values) for v in values]
+    elif name == "quantile":
+        chosen = [v > np.quantile(values, float(parameter)) for v in values]
     else:
         positive = [max(v, 0.0) for v in values]
         order = sorted(range(len(values)), key=lambda k: (-positive[k], k))
@@ -110,6 +114,12 @@ def test_mass_takes_the_lower_pixel_of_a_tie() -> None:
     assert span(tied, threshold="mass:0.6").tolist() == [[[True, True, False, False]]]
 
 
+def test_quantile_of_pixels_that_all_differ_covers_the_rest() -> None:
+    m = torch.randperm(101, generator=torch.Generator().manual_seed(0)).float().view(1, 1, 101)
+    for q in (0.0, 0.05, 0.5, 0.75, 0.99, 0.999):
+        assert span(m, threshold=f"quantile:{q}").sum() == math.ceil(100 * (1 - q) - 1e-9)
+
+
 def test_area_is_mean_over_maximum_and_the_integral_of_the_curve(maps: Tensor) -> None:
     for given in (maps, maps - 0.3):
         area = curve_area(given)
@@ -152,8 +162,10 @@ def test_every_rule_of_the_table_is_tested_here_and_its_default_is_one() -> None
 
 
 @pytest.mark.parametrize(
-    "rule", ["max:2", "max:-0.1", "max", "mass:0", "mass:1.1", "mean:1", "mean:", "median", "", "max:x", "max:nan"]
-)
+    "rule",
+    ["max:2", "max:-0.1", "max", "mass:0", "mass:1.1", "quantile", "quantile:1", "quantile:-0.1", "mean:1", "mean:",
+     "median", "", "max:x", "max:nan"],
+)  # fmt: skip
 def test_an_unknown_rule_is_named(rule: str, maps: Tensor) -> None:
     with pytest.raises(InputError, match="threshold: expected mean, max:t"):
         span(maps, threshold=rule)

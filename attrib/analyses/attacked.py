@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from attrib import thresholds
 from attrib.analyses.examples import kept_examples
 from attrib.analyses.explaining import Explaining, View, grid_of
 from attrib.analyses.last_layer import last_layer_of
@@ -33,7 +34,7 @@ class Attacked(Explaining):
 
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "epoch", "index")
 
-    threshold: str = option("mean", "mean, max:t, otsu or mass:q.", check=lambda rule: spans.parse_threshold(rule))
+    threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
 
     def __post_init__(self) -> None:

@@ -129,7 +129,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
         images=_images(about, parts),
         parts=[parts[section.command] for section in SECTIONS if section.command in parts],
         rules={name: spelling(name) for name in RULES},
-        letters=[rule.parameter for rule in RULES.values() if rule.parameter],
+        letters=dict.fromkeys(rule.parameter for rule in RULES.values() if rule.parameter),
         percent=words.percent,
         flat=_flat,
         breakable=lambda path: Markup("/<wbr>").join(path.split("/")),

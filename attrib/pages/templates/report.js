@@ -61,6 +61,13 @@
       while (code > 0 && sum < wanted && positive(map, code - 1) > 0) sum += held[--code];
       return code;
     },
+    // The code after the lower of the two between which the quantile lies.
+    quantile(map, q) {
+      const wanted = Math.floor(Math.min(q, 1) * (pixels - 1));
+      let [below, code] = [0, 0];
+      while (below <= wanted) below += map.histogram[code++];
+      return code;
+    },
     // Between the two classes' means the variance is largest, over 256 levels as scikit-image's.
     otsu(map) {
       const bins = new Float64Array(256);
