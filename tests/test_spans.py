@@ -37,7 +37,7 @@ def one_by_one(m: Tensor, rule: str) -> Tensor:
     elif name == "max":
         chosen = [v > float(parameter) * max(values) for v in values]
     elif name == "quantile":
-        chosen = [v > np.quantile(values, float(parameter)) for v in values]
+        chosen = [bool(v > np.quantile(values, float(parameter))) for v in values]
     else:
         positive = [max(v, 0.0) for v in values]
         order = sorted(range(len(values)), key=lambda k: (-positive[k], k))
