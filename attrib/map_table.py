@@ -56,7 +56,7 @@ def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = N
     name: a name, or what stands for one (a function, a class of Captum's), which takes neither. options: None is not
     given.
     """
-    if isinstance(name, str) and name not in MAPS:
+    if not callable(name) and name not in MAPS:
         raise InputError(f"map: expected one of {', '.join(MAPS)}, got {name!r}")
     if layer is not None and name not in LAYER_MAPS:
         raise InputError(f"layer belongs to the maps {', '.join(LAYER_MAPS)}; {name} looks at no layer")

@@ -280,3 +280,25 @@ def test_a_captum_class_stands_where_a_maps_name_stands(data: Dataset, files: li
 def test_a_function_that_gives_no_maps_is_refused(wrong: Any, data: Dataset, files: list[Path]) -> None:
     with pytest.raises(InputError, match="m: map: expected the function to give"):
         Span(map=lambda _model, _image, _label: wrong, floor=0).run({"m": files[0]}, data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seed": "1"}, "seed: expected a whole number, got '1'"),
+        ({"floor": 2.5}, "floor: expected a whole number, got 2.5"),
+        ({"sigma": "0.1", "map": "smoothgrad"}, "sigma: expected a number, got '0.1'"),
+        ({"map": 3}, "map: expected one of gradient"),
+        ({"attack": "pdg"}, "attack: expected fgsm, pgd or cw, got 'pdg'"),
+    ],
+)
+def test_values_of_another_type_are_one_line(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Span(**settings)
+
+
+def test_the_name_of_an_attack_is_an_attack() -> None:
+    assert Span(attack="pgd").attack == Attack("pgd")  # type: ignore[arg-type]
+    for wrong in ({"eps": "8/255"}, {"steps": 2.5}):
+        with pytest.raises(InputError, match="expected a"):
+            Attack("pgd", **wrong)

@@ -58,6 +58,9 @@ class Analysis(ABC):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        """Take the name of an attack for the attack, and check every option."""
+        if isinstance(attack := getattr(self, "attack", None), str):
+            object.__setattr__(self, "attack", Attack(attack))
         check_options(self)
 
     # What an analysis may define.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -47,12 +47,25 @@ def check_options(settings: Any) -> None:
         value, rules = getattr(settings, each.name), each.metadata
         if value is None or callable(value) or not rules:
             continue
+        check_type(each.name, value, each.type)
         if rules["choices"] and value not in rules["choices"]:
             raise InputError(f"{each.name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
         if rules["low"] is not None and not value >= rules["low"]:
             raise InputError(f"{each.name}: expected at least {rules['low']}, got {value}")
         if rules["check"]:
             rules["check"](value)
+
+
+def check_type(name: str, value: Any, type_: Any) -> None:
+    """Raise InputError for text where a number is expected, and the like; int stands for float too."""
+    kinds = {kind for kind in get_args(type_) or (type_,) if kind in (int, float, str, bool)}
+    if not kinds or set(get_args(type_)) - kinds - {type(None)}:
+        return  # any value, or a type that checks itself
+    fits = type(value) in kinds or (float in kinds and type(value) is int)
+    if not fits:
+        words = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+        expected = " or ".join(words[kind] for kind in sorted(kinds, key=str))
+        raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,9 @@ class Attack:
     def __post_init__(self) -> None:
         if self.name not in ATTACKS:
             raise InputError(f"attack: expected {', '.join(ATTACKS[:-1])} or {ATTACKS[-1]}, got {self.name!r}")
+        for each in fields(self):
+            if getattr(self, each.name) is not None:
+                check_type(each.name, getattr(self, each.name), each.type)
         for name in ("eps", "step_size"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

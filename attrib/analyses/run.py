@@ -28,6 +28,7 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.inputs import check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.measured import Context, Files, Findings, Pass
+from attrib.analyses.options import check_type
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
 from attrib.data import Batch
@@ -52,6 +53,8 @@ def execute(
     reuse: take the result of the same settings, models and data that was saved in ``out``, and write nothing. warn:
     called with every warning, in the first process of several.
     """
+    if batch_size is not None:
+        check_type("batch_size", batch_size, int)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     place = folder(Path(out)) if out else None
