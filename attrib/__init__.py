@@ -48,7 +48,18 @@ if TYPE_CHECKING:
         valid_values,
     )
     from attrib.floor import asc_floor
-    from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
+    from attrib.maps import (
+        eq6,
+        gradcam,
+        gradcam_plus_plus,
+        gradient,
+        guided_gradcam,
+        hirescam,
+        integrated_gradients,
+        layercam,
+        occlusion,
+        smoothgrad,
+    )
     from attrib.models.architectures import build
     from attrib.models.checkpoint import Checkpoint, load, save
     from attrib.models.classifier import Classifier
@@ -81,7 +92,10 @@ _HOME = {
             "contribution gini high_contribution participation_ratio relevance scale_free_contribution valid_values"
         ),
         "floor": "asc_floor",
-        "maps": "eq6 gradcam gradient guided_gradcam integrated_gradients occlusion smoothgrad",
+        "maps": (
+            "eq6 gradcam gradcam_plus_plus gradient guided_gradcam hirescam integrated_gradients layercam occlusion"
+            " smoothgrad"
+        ),
         "models.architectures": "build",
         "models.checkpoint": "Checkpoint load save",
         "models.classifier": "Classifier",
@@ -104,12 +118,12 @@ __all__ = [
     "LastLayer", "Maps", "Model", "Normalized", "Relation", "Report", "Result", "Robustness", "Sets", "Span",
     "across_models", "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage",
     "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions",
-    "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside",
-    "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved",
-    "noise_images", "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio",
-    "pgd", "pointing", "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance",
-    "report", "save", "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim",
-    "valid_values",
+    "gini", "gradcam", "gradcam_plus_plus", "gradient", "guided_gradcam", "high_contribution", "hirescam", "holm",
+    "insertion", "inside", "integrated_gradients", "interval", "iou", "layercam", "load", "locate", "logit_pairs",
+    "mean_difference", "model", "moved", "noise_images", "object_covered", "occlusion", "paired",
+    "partial_rank_correlation", "participation_ratio", "pgd", "pointing", "probability", "random_maps",
+    "random_pixels", "rank_correlation", "relation", "relevance", "report", "save", "scale_free_contribution",
+    "smoothgrad", "span", "span_deletion", "spearman", "ssim", "valid_values",
 ]  # fmt: skip
 
 

@@ -256,7 +256,8 @@ def test_bad_input_is_named(model: PoolHead, image: Tensor) -> None:
         (lambda: maps.gradient(model, image, LABEL + 4), "label: expected classes in 0..3, got"),
         (lambda: maps.eq6(model, image, LABEL + 4), r"label: expected classes in 0..3"),
         (lambda: maps.smoothgrad(model, image, LABEL, index=LABEL[:1]), "index: expected integers of shape"),
-        (lambda: maps.gradcam(model, image, LABEL, layer="body.3"), "layer: expected a module"),  # type: ignore[arg-type]
+        (lambda: maps.gradcam(model, image, LABEL, layer=3), "layer: expected a module of"),  # type: ignore[arg-type]
+        (lambda: maps.gradcam(model, image, LABEL, layer="body.7"), r"has no 'body.7'; maps can look at: .*body\.2"),
         (lambda: maps.gradcam(model, image, LABEL, layer=nn.Conv2d(3, 3, 3)), "layer: PoolHead never runs the one"),
         (lambda: maps.smoothgrad(model, image, LABEL, samples=0), "samples >= 1"),
         (lambda: maps.smoothgrad(model, image, LABEL, sigma=-1), "sigma >= 0"),
