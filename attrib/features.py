@@ -128,7 +128,7 @@ def last_layer(
     >>> torch.equal(found.relevance, found.contribution * found.activation.abs())
     True
     """
-    check_images(image, label)
+    label = check_images(image, label)
     model = bare(model)
     if not isinstance(fc, nn.Module):
         fc = last_linear(model, image) if fc is None else named(model, fc, what="fc")

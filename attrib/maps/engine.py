@@ -42,7 +42,7 @@ def in_chunks(
 
     The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
     """
-    check_images(image, label, index)
+    label = check_images(image, label, index)
     model = bare(model)
     if index is None:
         index = torch.arange(len(image), device=image.device)
