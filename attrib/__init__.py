@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from attrib.models.outside import Normalized
     from attrib.models.specs import Model, model
     from attrib.pages.compute import Report, report
+    from attrib.plots.maps import overlay
     from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
@@ -103,6 +104,7 @@ _HOME = {
         "models.outside": "Normalized",
         "models.specs": "Model model",
         "pages.compute": "Report report",
+        "plots.maps": "overlay",
         "randomisation": "cascade edges noise_images spearman ssim",
         "relate": "across_models relation",
         "spans": "coverage coverage_curve curve_area inside iou object_covered pointing span",
@@ -120,7 +122,7 @@ __all__ = [
     "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions",
     "gini", "gradcam", "gradcam_plus_plus", "gradient", "guided_gradcam", "high_contribution", "hirescam", "holm",
     "insertion", "inside", "integrated_gradients", "interval", "iou", "layercam", "load", "locate", "logit_pairs",
-    "mean_difference", "model", "moved", "noise_images", "object_covered", "occlusion", "paired",
+    "mean_difference", "model", "moved", "noise_images", "object_covered", "occlusion", "overlay", "paired",
     "partial_rank_correlation", "participation_ratio", "pgd", "pointing", "probability", "random_maps",
     "random_pixels", "rank_correlation", "relation", "relevance", "report", "save", "scale_free_contribution",
     "smoothgrad", "span", "span_deletion", "spearman", "ssim", "valid_values",

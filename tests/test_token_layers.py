@@ -165,7 +165,7 @@ class ConvNextBlock(nn.Module):
         self.pwconv1, self.pwconv2 = nn.Linear(6, 12), nn.Linear(12, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.pwconv2(F.gelu(self.pwconv1(self.norm(self.dwconv(x).permute(0, 2, 3, 1)))))
+        inner: Tensor = self.pwconv2(F.gelu(self.pwconv1(self.norm(self.dwconv(x).permute(0, 2, 3, 1)))))
         return x + inner.permute(0, 3, 1, 2)
 
 
