@@ -48,7 +48,18 @@ if TYPE_CHECKING:
         valid_values,
     )
     from attrib.floor import asc_floor
-    from attrib.maps import eq6, gradcam, gradient, guided_gradcam, integrated_gradients, occlusion, smoothgrad
+    from attrib.maps import (
+        eq6,
+        gradcam,
+        gradcam_plus_plus,
+        gradient,
+        guided_gradcam,
+        hirescam,
+        integrated_gradients,
+        layercam,
+        occlusion,
+        smoothgrad,
+    )
     from attrib.models.architectures import build
     from attrib.models.checkpoint import Checkpoint, load, save
     from attrib.models.classifier import Classifier
@@ -56,6 +67,7 @@ if TYPE_CHECKING:
     from attrib.models.outside import Normalized
     from attrib.models.specs import Model, model
     from attrib.pages.compute import Report, report
+    from attrib.plots.maps import overlay
     from attrib.randomisation import cascade, edges, noise_images, spearman, ssim
     from attrib.relate import across_models, relation
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
@@ -81,7 +93,10 @@ _HOME = {
             "contribution gini high_contribution participation_ratio relevance scale_free_contribution valid_values"
         ),
         "floor": "asc_floor",
-        "maps": "eq6 gradcam gradient guided_gradcam integrated_gradients occlusion smoothgrad",
+        "maps": (
+            "eq6 gradcam gradcam_plus_plus gradient guided_gradcam hirescam integrated_gradients layercam occlusion"
+            " smoothgrad"
+        ),
         "models.architectures": "build",
         "models.checkpoint": "Checkpoint load save",
         "models.classifier": "Classifier",
@@ -89,6 +104,7 @@ _HOME = {
         "models.outside": "Normalized",
         "models.specs": "Model model",
         "pages.compute": "Report report",
+        "plots.maps": "overlay",
         "randomisation": "cascade edges noise_images spearman ssim",
         "relate": "across_models relation",
         "spans": "coverage coverage_curve curve_area inside iou object_covered pointing span",
@@ -104,12 +120,12 @@ __all__ = [
     "LastLayer", "Maps", "Model", "Normalized", "Relation", "Report", "Result", "Robustness", "Sets", "Span",
     "across_models", "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage",
     "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions",
-    "gini", "gradcam", "gradient", "guided_gradcam", "high_contribution", "holm", "insertion", "inside",
-    "integrated_gradients", "interval", "iou", "load", "locate", "logit_pairs", "mean_difference", "model", "moved",
-    "noise_images", "object_covered", "occlusion", "paired", "partial_rank_correlation", "participation_ratio",
-    "pgd", "pointing", "probability", "random_maps", "random_pixels", "rank_correlation", "relation", "relevance",
-    "report", "save", "scale_free_contribution", "smoothgrad", "span", "span_deletion", "spearman", "ssim",
-    "valid_values",
+    "gini", "gradcam", "gradcam_plus_plus", "gradient", "guided_gradcam", "high_contribution", "hirescam", "holm",
+    "insertion", "inside", "integrated_gradients", "interval", "iou", "layercam", "load", "locate", "logit_pairs",
+    "mean_difference", "model", "moved", "noise_images", "object_covered", "occlusion", "overlay", "paired",
+    "partial_rank_correlation", "participation_ratio", "pgd", "pointing", "probability", "random_maps",
+    "random_pixels", "rank_correlation", "relation", "relevance", "report", "save", "scale_free_contribution",
+    "smoothgrad", "span", "span_deletion", "spearman", "ssim", "valid_values",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attrib import attack, inference
 from attrib.attack import Forward, Objective
 from attrib.fast import keep_prepared
-from attrib.inference import Precision, autocast, frozen, input_gradient
+from attrib.inference import Precision, autocast, check_images, frozen, input_gradient
 from attrib.loss import check_classes, cross_entropy, margin
 from attrib.models.gated import GatedClassifier, combined_loss
 from attrib.stats import share_interval
@@ -78,6 +78,7 @@ def evaluate(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
 
     Raises InputError for labels that are no class.
     """
+    label = check_images(image, label)
     logits = inference.logits(model, image)
     check_classes(label, logits.shape[1])
     return Outcome(logits.argmax(1), margin(logits, label), torch.zeros_like(label))
@@ -89,6 +90,7 @@ def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity where the gradient holds them. Raises InputError for
     labels that are no class.
     """
+    label = check_images(image, label)
     with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
         x = image.detach().requires_grad_()
         score = attack.checked(cross_entropy)(model(x), label)

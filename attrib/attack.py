@@ -125,7 +125,7 @@ def fgsm(
     >>> bool(moved.max() <= 8 / 255 + 1e-6), float(adversarial.min()) >= 0, float(adversarial.max()) <= 1
     (True, True, True)
     """
-    _check(image, label, eps=eps, step_size=eps, steps=(1,))
+    label = _check(image, label, eps=eps, step_size=eps, steps=(1,))
     with prepared(model, image.device, precision) as fast:
         return ascend(
             partial(forward, fast.model), checked(objective), image, label,
@@ -224,7 +224,7 @@ def snapshots(
     what ``forward`` makes of model and images; every ``restart`` has random starts of its own; the
     rest as for :func:`pgd`.
     """
-    _check(image, label, index, eps=eps, step_size=step_size, steps=steps)
+    label = _check(image, label, index, eps=eps, step_size=step_size, steps=steps)
     if index is None:
         index = torch.arange(len(image), device=image.device)
     start = image + eps * (2 * noise.uniform(index, image.shape[1:], seed=seed, stream=restart) - 1)
@@ -243,15 +243,12 @@ def snapshots(
 
 def _check(
     image: Tensor, label: Tensor, index: Tensor | None = None, *, eps: float, step_size: float, steps: Collection[int]
-) -> None:
-    check_images(image, label, index)
-    low, high = torch.stack(torch.aminmax(image.detach())).tolist()  # one wait for a GPU
-    if not (low >= 0 and high <= 1):
-        raise InputError(
-            f"image: expected pixels in [0,1] (normalisation belongs into the model), got {low:.3g}..{high:.3g}"
-        )
+) -> Tensor:
+    """The labels as int64; raises InputError for what no attack can take."""
+    label = check_images(image, label, index)
     for name, size in (("eps", eps), ("step_size", step_size)):
         if not 0 <= size <= 1:
             raise InputError(f"{name}: expected a number in [0,1], as pixels are (8/255, not 8), got {size}")
     if not steps or min(steps) < 1:
         raise InputError(f"steps: expected at least 1, got {', '.join(map(str, steps)) or 'none'}")
+    return label

@@ -39,7 +39,7 @@ def insertion(
     >>> curve.shape, torch.allclose(curve[:, -1], probability(model, image, label))  # at the end the image is whole
     (torch.Size([4, 5]), True)
     """
-    return _curve(model, image, label, maps, steps=steps, start=_baseline(image, baseline), end=image)
+    return _curve(model, image, label, maps, steps=steps, inserted=True, baseline=baseline)
 
 
 def deletion(
@@ -57,7 +57,7 @@ def deletion(
     >>> torch.allclose(curve[:, 0], probability(model, image, label))  # it begins with the whole image
     True
     """
-    return _curve(model, image, label, maps, steps=steps, start=image, end=_baseline(image, baseline))
+    return _curve(model, image, label, maps, steps=steps, inserted=False, baseline=baseline)
 
 
 def fractions(pixels: int, steps: int) -> list[float]:
@@ -128,7 +128,7 @@ def span_deletion(
     >>> drop.span.shape, nothing.span.abs().max() < 1e-6
     (torch.Size([4]), tensor(True))
     """
-    _check(image, label, mask)
+    label = _check(image, label, mask)
     gone = _baseline(image, baseline)
     whole = probability(model, image, label)
     masks = mask, random_pixels(mask, index, seed=seed), moved(mask, index, seed=seed)
@@ -181,12 +181,13 @@ def chance_iou(a: Tensor, b: Tensor) -> Tensor:
 def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     """The softmax probability of each image's label, (N,) float64, from logits in fp32.
 
-    Raises InputError for labels that are no class.
+    Raises InputError for pixels outside [0,1] and labels that are no class.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Identity())  # two pixels, taken for logits
     >>> probability(model, torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([1]))
     tensor([0.7311], dtype=torch.float64)
     """
+    label = check_images(image, label)
     with prepared(model, image.device, "fp32") as fast, torch.no_grad():
         size = images_per_chunk(fast.model, image)
         with checked_labels(fast.model, label):
@@ -203,10 +204,12 @@ def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _curve(
-    model: nn.Module, image: Tensor, label: Tensor, maps: Tensor, *, steps: int, start: Tensor, end: Tensor
+    model: nn.Module, image: Tensor, label: Tensor, maps: Tensor, *, steps: int, inserted: bool, baseline: str
 ) -> Tensor:
-    """p_y (N,steps+1) on the way from one image to the other, pixels in the order of the map."""
-    _check(image, label, maps)
+    """p_y (N,steps+1) on the way from the baseline to the image, or back, pixels in the order of the map."""
+    label = _check(image, label, maps)
+    gone = _baseline(image, baseline)
+    start, end = (gone, image) if inserted else (image, gone)
     pixels = maps[0].numel()
     counts = [round(share * pixels) for share in fractions(pixels, steps)]
     curves = []
@@ -235,7 +238,9 @@ def _baseline(image: Tensor, name: str) -> Tensor:
     return mean if name == "mean" else torch.zeros_like(mean)
 
 
-def _check(image: Tensor, label: Tensor, maps: Tensor) -> None:
-    check_images(image, label)
+def _check(image: Tensor, label: Tensor, maps: Tensor) -> Tensor:
+    """The labels as int64; raises InputError for other shapes, and pixels outside [0,1]."""
+    label = check_images(image, label)
     if maps.shape != image[:, 0].shape:
         raise InputError(f"maps: expected shape {tuple(image[:, 0].shape)}, got {tuple(maps.shape)}")
+    return label

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from attrib.errors import InputError
 from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk
 from attrib.loss import check_classes, deficit, full, without_own
-from attrib.models.layers import last_linear
+from attrib.models.layers import last_linear, named
+from attrib.models.outside import bare
 
 RULES = ("mean", "class-mean", "absolute")
 
@@ -50,11 +51,12 @@ class Features(NamedTuple):
 
 
 def contribution(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
     """|dL/dA_fc| of every image and feature, (N,D); its mean over n is C (AALP, Eq. 5).
 
-    image: (N,C,H,W) in [0,1]; label: (N,). fc: the last layer (default: the last ``nn.Linear``). Where it is linear
+    image: (N,C,H,W) in [0,1]; label: (N,). fc: the last layer, a module or its name (default: the last
+    ``nn.Linear``). Where it is linear
     and gives the logits, the gradient is the closed form (p - onehot(y)) W; of any other layer it is autograd's.
     Raises InputError for images or labels of another shape, fewer than two classes, a model that does not end in
     a linear layer where no ``fc`` is given, or one that never runs the ``fc`` given.
@@ -74,7 +76,7 @@ def contribution(
 
 
 def relevance(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
     """|dL/dA_fc * A_fc| of every image and feature, (N,D); its mean over n is R (AALP, Eq. 7).
 
@@ -92,7 +94,7 @@ def relevance(
 
 
 def scale_free_contribution(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
     """:func:`contribution` with |p - onehot(y)| divided out, (N,D): C's shape without the model's confidence.
 
@@ -113,7 +115,7 @@ def scale_free_contribution(
 
 
 def last_layer(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Features:
     """All of the above from one forward pass, for what needs more than one of them.
 
@@ -126,8 +128,10 @@ def last_layer(
     >>> torch.equal(found.relevance, found.contribution * found.activation.abs())
     True
     """
-    check_images(image, label)
-    fc = last_linear(model, image) if fc is None else fc
+    label = check_images(image, label)
+    model = bare(model)
+    if not isinstance(fc, nn.Module):
+        fc = last_linear(model, image) if fc is None else named(model, fc, what="fc")
     with frozen(model), autocast(image.device, precision):
         size = images_per_chunk(model, image)
         parts = [_last_layer(model, x, y, fc) for x, y in zip(image.split(size), label.split(size), strict=True)]

@@ -183,18 +183,38 @@ def checked_labels(model: nn.Module, label: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> None:
-    """Raise InputError unless image is floats (N,C,H,W), and label and index are integers (N,), N >= 1; all tensors."""
+def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> Tensor:
+    """The labels as int64, of images (N,C,H,W) that are floats in [0,1].
+
+    Raises InputError unless that is so, N >= 1, and label and index are integers (N,); all tensors.
+    """
     numbers = {"label": label, "index": label if index is None else index}
     for name, given in {"image": image, **numbers}.items():
         if not isinstance(given, Tensor):
             raise InputError(f"{name}: expected a tensor, got {type(given).__name__}")
     if image.ndim != 4 or not len(image) or not image.is_floating_point():
-        raise InputError(f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}")
+        advice = "; divide by 255" if image.dtype == torch.uint8 else ""
+        raise InputError(
+            f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}{advice}"
+        )
     for name, given in numbers.items():
-        if given.shape != image.shape[:1] or given.is_floating_point():
+        if given.shape != image.shape[:1] or given.is_floating_point() or given.is_complex():
             got = f"{given.dtype} {tuple(given.shape)}"
             raise InputError(f"{name}: expected integers of shape ({len(image)},), got {got}")
+    check_pixels(image)
+    return label.long()
+
+
+ROUNDING = 1e-5
+"""How far a pixel may lie outside [0,1], as after a normalisation that was undone."""
+
+
+def check_pixels(image: Tensor) -> None:
+    """Raise InputError unless all pixels are in [0,1]."""
+    low, high = torch.stack(torch.aminmax(image.detach())).tolist()  # one wait for a GPU
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        advice = "divide by 255" if 1 < high <= 255 and low >= 0 else "normalisation belongs into the model"
+        raise InputError(f"image: expected pixels in [0,1], got {low:.3g}..{high:.3g}; {advice}")
 
 
 def input_gradient(score: Tensor, image: Tensor) -> Tensor:

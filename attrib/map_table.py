@@ -35,6 +35,9 @@ MAPS = {
         "gradients:integrated_gradients", options=MappingProxyType({"integration_steps": "steps"})
     ),
     "occlusion": Map("perturbation:occlusion", options=MappingProxyType({"window": "window"})),
+    "hirescam": Map("cams:hirescam", grid="cams:hirescam_grid", at_layer=True),
+    "layercam": Map("cams:layercam", grid="cams:layercam_grid", at_layer=True),
+    "gradcam++": Map("cams:gradcam_plus_plus", grid="cams:gradcam_plus_plus_grid", at_layer=True),
     "guided-gradcam": Map("cams:guided_gradcam", at_layer=True),
 }
 LAYER_MAPS = tuple(name for name, record in MAPS.items() if record.at_layer)

@@ -70,6 +70,40 @@ def test_a_label_that_is_no_class_is_refused(name: str, gated: bool, device: str
     assert call(model, image, torch.tensor([0, 1, 3], device=device)) is not None
 
 
+TAKE_IMAGES = sorted(CALLS.keys() - {"logit_pairs"})
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", TAKE_IMAGES)
+def test_labels_of_every_integer_type_are_taken(name: str, device: str) -> None:
+    model, image, call, label = small().to(device), images(device), CALLS[name], torch.tensor([0, 1, 1])
+    expected = call(model, image, label.to(device))
+    for kind in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool):
+        torch.testing.assert_close(call(model, image, label.to(device, kind)), expected)
+    with pytest.raises(attrib.InputError, match="label: expected integers"):
+        call(model, image, label.to(device, torch.float32))
+
+
+@pytest.mark.parametrize("name", TAKE_IMAGES)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda image: image * 200, r"image: expected pixels in \[0,1\], got .*; divide by 255"),
+        (
+            lambda image: (image - 0.5) / 0.25,
+            r"expected pixels in \[0,1\], got .*; normalisation belongs into the model",
+        ),
+        (lambda image: image.where(image < 0.9, torch.nan), r"expected pixels in \[0,1\], got nan"),
+        (lambda image: (image * 200).byte(), r"image: expected floats .* got torch.uint8 .*; divide by 255"),
+        (lambda image: (image * 200).short(), r"image: expected floats .* got torch.int16"),
+    ],
+    ids=["255", "normalised", "nan", "uint8", "int16"],
+)
+def test_pixels_outside_the_range_are_refused(name: str, change: Callable[[Tensor], Tensor], words: str) -> None:
+    with pytest.raises(attrib.InputError, match=words):
+        CALLS[name](small(), change(images("cpu")), torch.tensor([0, 1, 1]))
+
+
 def test_autoattack_refuses_such_labels() -> None:
     pytest.importorskip("pyautoattack")
     with pytest.raises(attrib.InputError, match=r"label: expected classes in 0\.\.3, got \["):

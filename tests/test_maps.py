@@ -129,6 +129,55 @@ def test_eq6_is_relu_of_gradient_times_activation(model: PoolHead, image: Tensor
     torch.testing.assert_close(maps.eq6_grid(model, image, LABEL), (gradient * features).relu().sum(1))
 
 
+def hidden_head(model: PoolHead, image: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network whose gradient differs from place to place, its features A and d z_y / dA."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        head = nn.Sequential(nn.Conv2d(12, 9, 3), nn.Tanh(), nn.Flatten(), nn.Linear(9 * 6 * 4, 4))
+    features = model.body(image).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(head(features).gather(1, LABEL[:, None]).sum(), features)
+    return nn.Sequential(model.body, head), features.detach(), gradient
+
+
+def test_hirescam_and_layercam_are_sums_of_products(model: PoolHead, image: Tensor) -> None:
+    whole, features, gradient = hidden_head(model, image)
+    product = torch.einsum("nchw,nchw->nhw", gradient, features)
+    found = maps.MAPS["hirescam"](whole, image, LABEL, layer="0")
+    torch.testing.assert_close(found, maps.upsample(product.relu(), (16, 12)))
+    signed = maps.hirescam(whole, image, LABEL, layer="0", signed=True)
+    torch.testing.assert_close(signed, maps.upsample(product, (16, 12)))
+    positive = torch.einsum("nchw,nchw->nhw", gradient.clamp(min=0), features)
+    torch.testing.assert_close(maps.layercam(whole, image, LABEL, layer="0"), maps.upsample(positive, (16, 12)))
+
+
+def test_hirescam_adds_up_to_the_logit_before_a_linear_layer(model: PoolHead, image: Tensor) -> None:
+    """Draelos and Carin 2020: but for the bias, also where nothing is pooled."""
+    body = model.body
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        linear = nn.Linear(12 * 8 * 6, 4)
+    whole = nn.Sequential(body, nn.Flatten(), linear)
+    found = maps.GRID_MAPS["hirescam"](whole, image, LABEL, signed=True).sum((1, 2))
+    logit = whole(image).gather(1, LABEL[:, None]).squeeze(1) - linear.bias[LABEL]
+    torch.testing.assert_close(found, logit, atol=1e-5, rtol=0)
+
+
+def test_gradcam_plus_plus_is_equation_19_of_the_paper(model: PoolHead, image: Tensor) -> None:
+    """Place by place, in float64: alpha = g^2 / (2 g^2 + g^3 sum A), the weight sums alpha * relu(g)."""
+    whole, features, gradient = hidden_head(model, image)
+    expected = torch.zeros(5, 8, 6, dtype=torch.float64)
+    for n in range(5):
+        for c in range(12):
+            a, g = features[n, c].double(), gradient[n, c].double()
+            weight = 0.0
+            for slope in g.flatten().tolist():
+                if slope > 0:
+                    weight += slope**2 / (2 * slope**2 + slope**3 * float(a.sum())) * slope
+            expected[n] += weight * a
+    found = maps.GRID_MAPS["gradcam++"](whole, image, LABEL, layer=model.body)
+    torch.testing.assert_close(found, expected.relu().float())
+
+
 def test_integrated_gradients_are_complete(model: PoolHead, image: Tensor) -> None:
     """Their signed sum is z_y(x) - z_y(black) (axiom of completeness)."""
     total = maps.integrated_gradients(model, image, LABEL, steps=200, signed=True).sum((1, 2))
@@ -256,7 +305,8 @@ def test_bad_input_is_named(model: PoolHead, image: Tensor) -> None:
         (lambda: maps.gradient(model, image, LABEL + 4), "label: expected classes in 0..3, got"),
         (lambda: maps.eq6(model, image, LABEL + 4), r"label: expected classes in 0..3"),
         (lambda: maps.smoothgrad(model, image, LABEL, index=LABEL[:1]), "index: expected integers of shape"),
-        (lambda: maps.gradcam(model, image, LABEL, layer="body.3"), "layer: expected a module"),  # type: ignore[arg-type]
+        (lambda: maps.gradcam(model, image, LABEL, layer=3), "layer: expected a module of"),  # type: ignore[arg-type]
+        (lambda: maps.gradcam(model, image, LABEL, layer="body.7"), r"has no 'body.7'; maps can look at: .*body\.2"),
         (lambda: maps.gradcam(model, image, LABEL, layer=nn.Conv2d(3, 3, 3)), "layer: PoolHead never runs the one"),
         (lambda: maps.smoothgrad(model, image, LABEL, samples=0), "samples >= 1"),
         (lambda: maps.smoothgrad(model, image, LABEL, sigma=-1), "sigma >= 0"),

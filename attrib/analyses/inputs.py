@@ -64,8 +64,9 @@ def check_models(
     """
     layer = getattr(analysis, "layer", None)
     if layer:
+        example = None if data is None else _first_image(data, group)
         models = [
-            replace(each, layer=named(each.module, layer)) if each.module else replace(each, layer_name=layer)
+            replace(each, layer=named(each.module, layer, example)) if each.module else replace(each, layer_name=layer)
             for each in models
         ]  # fmt: skip
     if data is None:
@@ -86,17 +87,22 @@ def check_models(
     if attack and attack.name != "fgsm":
         for sentence in objections.warn_short_attack(attack.eps, attack.step_size, attack.steps):
             warn(sentence)
-    (first,) = data.batches(1, order=torch.tensor([0]), device=group.device)
+    image = _first_image(data, group)
     checked, runs = [], set()
     for model in models:
         # Where one epoch of a run fits the data, the others do.
         if model.maps is None and (model.epoch is None or model.name not in runs):
             with model.opened(group.device) as opened:
-                _check_answer(opened, data, first.image, attacked=attack is not None, warn=warn)
+                _check_answer(opened, data, image, attacked=attack is not None, warn=warn)
         if model.epoch is not None:
             runs.add(model.name)
-        checked.append(with_layer(model, first.image))
+        checked.append(with_layer(model, image))
     return checked
+
+
+def _first_image(data: Dataset, group: World) -> Tensor:
+    (first,) = data.batches(1, order=torch.tensor([0]), device=group.device)
+    return first.image
 
 
 def check_fit(model: Model, data: Dataset) -> None:

@@ -57,6 +57,8 @@ class Maps(Explaining):
         show=lambda index: ",".join(map(str, index)),
     )  # fmt: skip
 
+    overlay: bool = option(False, "Also a figure maps-overlay: the maps laid over the images, a row per model.")
+
     def pictured(self) -> int:
         """How many images are shown where no positions are given."""
         return self.images
@@ -147,7 +149,22 @@ class Maps(Explaining):
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """Images in rows, models in columns."""
         title = _words(result.summary) + text.first_seeds(result.summary["models"])
-        return {"maps": plots.map_grid(result.arrays["examples"], title=title)}
+        examples = result.arrays["examples"]
+        figures = {"maps": plots.map_grid(examples, title=title)}
+        if self.overlay:
+            figures["maps-overlay"] = self._overlaid(examples, title)
+        return figures
+
+    def _overlaid(self, examples: Mapping[str, Array], title: str) -> "Figure":
+        """Models in rows; above each image its label, and of a single model a prediction that differs."""
+        one = len(examples["model"]) == 1
+        titles = [
+            f"{label}, says {said}" if one and said and said != label else str(label)
+            for label, said in zip(examples["label"], examples["prediction"][0], strict=True)
+        ]
+        figure = plots.overlay(examples["image"], examples["map"], titles=titles, names=examples["model"].tolist())
+        figure.suptitle(title)
+        return figure
 
 
 def _words(summary: Mapping[str, Any]) -> str:

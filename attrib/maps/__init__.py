@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from attrib import map_table
 from attrib.inference import Precision
 from attrib.map_table import LAYER_MAPS
-from attrib.maps.cams import eq6, eq6_grid, gradcam, gradcam_grid, guided_gradcam
+from attrib.maps.cams import (
+    eq6,
+    eq6_grid,
+    gradcam,
+    gradcam_grid,
+    gradcam_plus_plus,
+    guided_gradcam,
+    hirescam,
+    layercam,
+)  # fmt: skip
 from attrib.maps.custom import Map, custom_map
 from attrib.maps.engine import upsample
 from attrib.maps.gradients import SAMPLES, gradient, integrated_gradients, smoothgrad
@@ -49,7 +58,7 @@ def attribution(
     image: Tensor,
     label: Tensor,
     *,
-    layer: nn.Module | None = None,
+    layer: nn.Module | str | None = None,
     seed: int = 0,
     index: Tensor | None = None,
     precision: Precision = "fp32",
@@ -57,9 +66,9 @@ def attribution(
 ) -> Attribution:
     """The map called ``name``, with the options that this map has; or what a function or a class of Captum's gives.
 
-    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``; seed and index: of SmoothGrad's noise; options:
-    those of the map in :data:`attrib.map_table.MAPS`, None for its default. Of a Captum class the absolute attributions
-    are summed over channels.
+    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``, a module or its name; seed and index: of
+    SmoothGrad's noise; options: those of the map in :data:`attrib.map_table.MAPS`, None for its default. Of a
+    Captum class the absolute attributions are summed over channels.
     Raises InputError for another name or option, a function that gives no finite maps (N,H,W), and what the map raises.
     """
     map_table.check_map(name, options=options)
@@ -79,5 +88,6 @@ def attribution(
 
 __all__ = [
     "GRID_MAPS", "LAYER_MAPS", "MAPS", "SAMPLES", "Attribution", "Map", "attribution", "eq6", "eq6_grid", "gradcam",
-    "gradcam_grid", "gradient", "guided_gradcam", "integrated_gradients", "occlusion", "smoothgrad", "upsample",
+    "gradcam_grid", "gradcam_plus_plus", "gradient", "guided_gradcam", "hirescam", "integrated_gradients", "layercam",
+    "occlusion", "smoothgrad", "upsample",
 ]  # fmt: skip

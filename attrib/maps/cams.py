@@ -1,6 +1,13 @@
-"""Maps of a layer: Grad-CAM, AALP's Eq. 6, and guided Grad-CAM."""
+"""Maps of a layer: Grad-CAM and its kin, AALP's Eq. 6, and guided Grad-CAM.
+
+A is the feature map (N,C,h,w) of the layer and z_y the logit of the class explained; :mod:`attrib.models.tokens` says
+how tokens and channels-last outputs become one. Every function takes ``layer``, a module or its dotted name (default:
+the last feature map before pooling), and ``reshape``, a function of the layer's output to (N,C,h,w) where that is
+something else.
+"""
 
 import warnings
+from collections.abc import Callable
 
 import captum.attr
 from torch import Tensor, nn
@@ -8,7 +15,11 @@ from torch import Tensor, nn
 from attrib.fast import Prepared
 from attrib.inference import Precision
 from attrib.loss import cross_entropy
-from attrib.maps.engine import Chunk, in_chunks, last_stage, on_grid, over_channels, upsample
+from attrib.maps.engine import Chunk, in_chunks, over_channels, upsample
+from attrib.maps.layer import Place, Reshape, Score, activation_and_gradient, logit, place
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+"""The feature map A and the gradient dz/dA, both (N,C,h,w), to the map (N,h,w)."""
 
 
 def gradcam(
@@ -16,13 +27,15 @@ def gradcam(
     image: Tensor,
     label: Tensor,
     *,
-    layer: nn.Module | None = None,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Grad-CAM (Selvaraju et al. 2017) at the last stage, or at ``layer``: bilinear to (N,H,W).
+    """Grad-CAM (Selvaraju et al. 2017): relu of the channels' sum of A times the mean gradient; bilinear to (N,H,W).
 
-    Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
+    Looks at the last stage, or at ``layer`` (a module or its dotted name), whose output ``reshape`` may bring to
+    (N,C,h,w). Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -31,10 +44,10 @@ def gradcam(
     >>> maps = attrib.gradcam(model, image, label)  # at the last stage
     >>> maps.shape, bool((maps >= 0).all())
     (torch.Size([4, 32, 32]), True)
-    >>> torch.equal(maps, attrib.gradcam(model, image, label, layer=model.stages[-1]))
+    >>> torch.equal(maps, attrib.gradcam(model, image, label, layer="stages.1"))
     True
     """
-    grid = gradcam_grid(model, image, label, layer=layer, signed=signed, precision=precision)
+    grid = gradcam_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
@@ -43,19 +56,154 @@ def gradcam_grid(
     image: Tensor,
     label: Tensor,
     *,
-    layer: nn.Module | None = None,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
     """:func:`gradcam` on the layer's own grid, (N,h,w)."""
-    layer = layer or last_stage(model, image, label)
 
-    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
-        explainer = captum.attr.LayerGradCam(fast.model, fast.layer)
-        cam: Tensor = explainer.attribute(chunk.image, target=chunk.label, relu_attributions=not signed)
-        return on_grid(cam)
+    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
+        return _rectified((gradient.mean((2, 3), keepdim=True) * activation).sum(1), signed)
 
-    return in_chunks(model, image, label, explain, layer=layer, precision=precision).squeeze(1)
+    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+
+
+def hirescam(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """HiResCAM (Draelos and Carin 2020): relu of the channels' sum of dz_y/dA * A; bilinear to (N,H,W).
+
+    Where one linear layer follows, with or without pooling, the places' values add up to the logit but for its bias,
+    which those of Grad-CAM do only with global average pooling. Arguments and errors are those of :func:`gradcam`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.hirescam(model, image, label).shape
+    torch.Size([4, 32, 32])
+    """
+    grid = hirescam_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    return upsample(grid, image.shape[-2:])
+
+
+def hirescam_grid(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """:func:`hirescam` on the layer's own grid, (N,h,w)."""
+
+    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
+        return _rectified((gradient * activation).sum(1), signed)
+
+    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+
+
+def layercam(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """LayerCAM (Jiang et al. 2021): relu of the channels' sum of relu(dz_y/dA) * A; bilinear to (N,H,W).
+
+    Every place is weighted by its own gradient where that is positive, so that earlier layers give finer maps.
+    Arguments and errors are those of :func:`gradcam`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.layercam(model, image, label, layer="stages.0").shape
+    torch.Size([4, 32, 32])
+    """
+    grid = layercam_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    return upsample(grid, image.shape[-2:])
+
+
+def layercam_grid(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """:func:`layercam` on the layer's own grid, (N,h,w)."""
+
+    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
+        return _rectified((gradient.relu() * activation).sum(1), signed)
+
+    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+
+
+def gradcam_plus_plus(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """Grad-CAM++ (Chattopadhay et al. 2018): Grad-CAM whose weights favour places with a positive gradient; (N,H,W).
+
+    With g = dz_y/dA, a channel's weight is the sum over places of alpha * relu(g), with alpha = g^2 / (2 g^2 + g^3 s),
+    s the channel's sum of A. The paper explains exp(z_y): its factor exp(z_y), one number per image, is left out, so
+    that maps stay in the units of the logit. Arguments and errors are those of :func:`gradcam`.
+
+    >>> import attrib
+    >>> data = attrib.dataset("glyphs", limit=4)
+    >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
+    >>> image, label, *_ = next(data.batches(4))
+    >>> attrib.gradcam_plus_plus(model, image, label).shape
+    torch.Size([4, 32, 32])
+    """
+    grid = gradcam_plus_plus_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    return upsample(grid, image.shape[-2:])
+
+
+def gradcam_plus_plus_grid(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """:func:`gradcam_plus_plus` on the layer's own grid, (N,h,w)."""
+
+    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
+        # alpha with g^2 divided out, which is 0 or so small that its powers round to 0
+        share = 2 + gradient * activation.sum((2, 3), keepdim=True)
+        alpha = (gradient != 0) / share.where(share != 0, 1)
+        weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
+        return _rectified((weight * activation).sum(1), signed)
+
+    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
 
 
 def eq6(
@@ -63,7 +211,8 @@ def eq6(
     image: Tensor,
     label: Tensor,
     *,
-    layer: nn.Module | None = None,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
@@ -71,8 +220,7 @@ def eq6(
 
     This is pytorch-grad-cam's element-wise CAM (``GradCAMElementWise``) on -loss instead of the class score, and not
     rescaled per image. The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means
-    "supports the class". Raises InputError for a layer whose output is no feature map, and where none is given and
-    none is found.
+    "supports the class". Arguments and errors are those of :func:`gradcam`.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -82,7 +230,7 @@ def eq6(
     >>> maps.shape, bool((maps >= 0).all())
     (torch.Size([4, 32, 32]), True)
     """
-    grid = eq6_grid(model, image, label, layer=layer, signed=signed, precision=precision)
+    grid = eq6_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
@@ -91,22 +239,21 @@ def eq6_grid(
     image: Tensor,
     label: Tensor,
     *,
-    layer: nn.Module | None = None,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
     """:func:`eq6` on the layer's own grid, (N,h,w)."""
-    layer = layer or last_stage(model, image, label)
 
-    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
-        def minus_loss(x: Tensor, y: Tensor) -> Tensor:
-            return -cross_entropy(fast.model(x), y)
+    def minus_loss(logits: Tensor, label: Tensor) -> Tensor:
+        return -cross_entropy(logits, label)
 
-        explainer = captum.attr.LayerGradientXActivation(minus_loss, fast.layer)
-        product: Tensor = explainer.attribute(chunk.image, additional_forward_args=chunk.label)
-        return on_grid(product if signed else product.relu())
+    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
+        product = gradient * activation
+        return (product if signed else product.relu()).sum(1)
 
-    return in_chunks(model, image, label, explain, layer=layer, precision=precision).sum(1)
+    return _of_layer(model, image, label, minus_loss, combine, layer=layer, reshape=reshape, precision=precision)
 
 
 def guided_gradcam(
@@ -114,14 +261,15 @@ def guided_gradcam(
     image: Tensor,
     label: Tensor,
     *,
-    layer: nn.Module | None = None,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
     """Guided Grad-CAM (Selvaraju et al. 2017): guided backpropagation times the upsampled :func:`gradcam`, (N,H,W).
 
     Guided backpropagation acts on ``nn.ReLU`` modules; functional ReLUs are passed as they are.
-    Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
+    Arguments and errors are those of :func:`gradcam`.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -130,20 +278,33 @@ def guided_gradcam(
     >>> attrib.guided_gradcam(model, image, label).shape
     torch.Size([4, 32, 32])
     """
-    layer = layer or last_stage(model, image, label)
+    where = place(model, image, label, layer, reshape)
 
-    # Captum's own product of the two leaves a layer without places to a warning and an empty answer.
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
-        cam = on_grid(
-            captum.attr.LayerGradCam(fast.model, fast.layer).attribute(
-                chunk.image, target=chunk.label, relu_attributions=True
-            )
-        )
+        activation, gradient = activation_and_gradient(fast, chunk, where, logit)
+        cam = (gradient.mean((2, 3), keepdim=True) * activation).sum(1).relu()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")
             guided: Tensor = captum.attr.GuidedBackprop(fast.model).attribute(
                 chunk.image.requires_grad_(), target=chunk.label
             )
-        return guided * upsample(cam.squeeze(1), chunk.image.shape[2:])[:, None]
+        return guided * upsample(cam, chunk.image.shape[2:])[:, None]
 
-    return over_channels(in_chunks(model, image, label, explain, layer=layer, precision=precision), signed)
+    return over_channels(in_chunks(model, image, label, explain, layer=where.layer, precision=precision), signed)
+
+
+def _of_layer(
+    model: nn.Module, image: Tensor, label: Tensor, score: Score, combine: Combine, *,
+    layer: nn.Module | str | None, reshape: Reshape | None, precision: Precision,
+) -> Tensor:  # fmt: skip
+    """The map (N,h,w) on the layer's grid."""
+    where: Place = place(model, image, label, layer, reshape)
+
+    def explain(fast: Prepared, chunk: Chunk) -> Tensor:
+        return combine(*activation_and_gradient(fast, chunk, where, score))
+
+    return in_chunks(model, image, label, explain, layer=where.layer, precision=precision)
+
+
+def _rectified(found: Tensor, signed: bool) -> Tensor:
+    return found if signed else found.relu()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.fast import Prepared
-from attrib.inference import Precision, frozen
+from attrib.inference import Precision, check_images, frozen
 from attrib.maps.engine import Chunk, in_chunks, over_channels
 
 Map = str | Callable[[nn.Module, Tensor, Tensor], Tensor] | type[captum.attr.Attribution]
@@ -27,6 +27,7 @@ def custom_map(
             return found
 
         return over_channels(in_chunks(model, image, label, explain, precision=precision), signed=False)
+    label = check_images(image, label)
     with frozen(model):
         maps = map(model, image, label)
     expected = (len(image), *image.shape[2:])

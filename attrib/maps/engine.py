@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attrib.errors import InputError
 from attrib.fast import Prepared, prepared
 from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
-from attrib.models.layers import feature_layer
+from attrib.models.outside import bare
 
 
 class Chunk(NamedTuple):
@@ -42,9 +42,8 @@ def in_chunks(
 
     The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
     """
-    check_images(image, label, index)
-    if layer is not None and not isinstance(layer, nn.Module):
-        raise InputError(f"layer: expected a module of the model, as model.layer4, got {layer!r}")
+    label = check_images(image, label, index)
+    model = bare(model)
     if index is None:
         index = torch.arange(len(image), device=image.device)
     with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():
@@ -69,19 +68,7 @@ def _reason(error: Exception, model: nn.Module) -> str | None:
             f"model: {name} gives no gradient to explain; does its forward pass run under torch.no_grad(), or detach or"
             " round what it computes?"
         )
-    if "did not obtain any outputs" in said:
-        return f"layer: {name} never runs the one given"
     return None
-
-
-def on_grid(found: Tensor) -> Tensor:
-    """Attributions of a layer, (N,C,h,w); raises InputError for a layer that knows no places."""
-    if found.ndim != 4 or found.shape[2:].numel() < 2:
-        got = "one of 1x1" if found.ndim == 4 else "an output without height and width"
-        raise InputError(
-            f"layer: expected one whose output is a feature map (N,C,h,w), larger than 1x1, got {got}; name one before"
-        )
-    return found
 
 
 _known_room: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
@@ -94,12 +81,6 @@ def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision
     if key not in known:
         known[key] = images_per_chunk(fast, image)
     return known[key]
-
-
-def last_stage(model: nn.Module, image: Tensor, label: Tensor) -> nn.Module:
-    """The layer to look at where none is named; raises InputError for images or labels of another shape."""
-    check_images(image, label)
-    return feature_layer(model, image)
 
 
 def upsample(grid: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -1,15 +1,15 @@
 """Find the layer to look at and the last linear layer of any model, or a layer by its name."""
 
 from difflib import get_close_matches
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from attrib.errors import InputError, one_line
-from attrib.inference import frozen
+from attrib.errors import InputError
+from attrib.map_table import LAYER_MAPS, MAPS
 from attrib.models.classifier import Classifier
-from attrib.models.outside import unwrapped
+from attrib.models.outside import bare, unwrapped
+from attrib.models.tokens import Layout, has_places, layouts
+from attrib.models.trace import Call, Trace, depends_on, run
 
 
 def locate(module: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
@@ -23,20 +23,26 @@ def locate(module: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
     >>> layer is module[1], fc is module[4]
     (True, True)
     """
+    module = bare(module)
     if isinstance(module, Classifier):
         return module.stages[-1], module.fc
-    trace = _run(module, example)
-    return _feature_layer(trace), _last_linear(trace)
+    trace = run(module, example)
+    return _feature_layer(module, example, trace), _last_linear(trace)
 
 
 def feature_layer(module: nn.Module, example: Tensor) -> nn.Module:
-    """The layer whose output is the last feature map (N, C, h, w), larger than 1x1, before pooling.
+    """The layer whose output is the last feature map, larger than 1x1, before pooling.
 
-    Of several modules that return this map, it is the outermost; it is a whole block rather than the last
-    layer inside it. example: (N, C, H, W) in [0, 1]. Raises InputError if there is no such layer (a vision
-    transformer), or the module cannot run on the example.
+    The map may be (N, C, h, w), (N, h, w, C), or the tokens (N, T, C) of a vision transformer. Of several modules that
+    return it, the outermost is taken: a whole block rather than the last layer inside it. In a transformer that
+    classifies by its class token it is the first norm of the last block: after it, the other tokens have no effect.
+    example: (N, C, H, W) in [0, 1]. Raises InputError if there is no such layer, or the module cannot run on the
+    example.
     """
-    return module.stages[-1] if isinstance(module, Classifier) else _feature_layer(_run(module, example))
+    module = bare(module)
+    if isinstance(module, Classifier):
+        return module.stages[-1]
+    return _feature_layer(module, example, run(module, example))
 
 
 def last_linear(module: nn.Module, example: Tensor) -> nn.Linear:
@@ -45,76 +51,62 @@ def last_linear(module: nn.Module, example: Tensor) -> nn.Linear:
     example: (N, C, H, W) in [0, 1]. Raises InputError if the module ends otherwise (in a 1x1 convolution)
     or cannot run on the example.
     """
-    return module.fc if isinstance(module, Classifier) else _last_linear(_run(module, example))
+    module = bare(module)
+    return module.fc if isinstance(module, Classifier) else _last_linear(run(module, example))
 
 
-class _Call(NamedTuple):
-    """One finished call of a submodule."""
+def layout_of(module: nn.Module, layer: nn.Module, example: Tensor) -> Layout:
+    """How the output of a layer is read as a map (N, C, h, w), at its last call that gives out one.
 
-    name: str
-    module: nn.Module
-    output: Tensor
-
-
-class _Trace(NamedTuple):
-    model: str
-    calls: list[_Call]  # in the order in which they finished: a container after what it contains
-    output: object  # of the whole
-
-
-def _run(module: nn.Module, example: Tensor) -> _Trace:
-    """Run the first image of the example and record the output of each submodule that returns a tensor."""
-    if example.ndim != 4 or len(example) == 0:
-        raise InputError(f"example: expected shape (N, C, H, W) with N at least 1, got {tuple(example.shape)}")
-    inner = unwrapped(module)
-    model = type(inner).__name__
-    names = {child: name for name, child in inner.named_modules() if child is not inner}
-    calls: list[_Call] = []
-
-    def record(child: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            calls.append(_Call(names[child], child, output))
-
-    hooks = [child.register_forward_hook(record) for child in names]
-    try:
-        with frozen(module), torch.no_grad():
-            return _Trace(model, calls, module(example[:1]))
-    except (RuntimeError, InputError) as error:
-        shape = tuple(example[:1].shape)
-        raise InputError(f"model: {model} cannot run on an image of shape {shape}: {one_line(error)}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    example: (N, C, H, W) in [0, 1]. Raises InputError for a layer that never runs or whose output is no map.
+    """
+    trace = run(module, example)
+    calls = [(call, layout) for call, layout in zip(trace.calls, layouts(trace), strict=True) if call.module is layer]
+    if not calls:
+        raise InputError(f"layer: {trace.model} never runs the one given")
+    fitting = [layout for _, layout in calls if layout]
+    if fitting:
+        return fitting[-1]
+    shape = tuple(calls[-1][0].output.shape)
+    got = "one of 1x1" if shape[2:] == (1, 1) else f"an output without height and width {('N', *shape[1:])}"
+    raise InputError(
+        f"layer: expected one whose output is a feature map (N,C,h,w), larger than 1x1, got {got.replace(chr(39), '')};"
+        " name one before, or say with reshape= how it becomes a map"
+    )
 
 
-def _feature_layer(trace: _Trace) -> nn.Module:
+def _feature_layer(module: nn.Module, example: Tensor, trace: Trace) -> nn.Module:
     # Tensors are compared by identity: a container or dropout that ends in pooling returns the pooled tensor.
     pooled = {id(call.output) for call in trace.calls if _is_pooling(call.module)}
+    found = layouts(trace)
     maps = [
         position
-        for position, (_, _, output) in enumerate(trace.calls)
-        if output.ndim == 4 and output.shape[2:].numel() > 1 and id(output) not in pooled
+        for position, (call, layout) in enumerate(zip(trace.calls, found, strict=True))
+        if layout and id(call.output) not in pooled and (layout.kind != "tokens" or has_places(call))
     ]
     # The patch embedding of a transformer is a feature map too, but it is the tokens after it that count.
-    if not maps or any(_makes_tokens(call) for call in trace.calls[maps[-1] + 1 :]):
+    last = maps[-1] if maps else -1
+    unknown = [call for call, layout in list(zip(trace.calls, found, strict=True))[last + 1 :] if layout is None]
+    if not maps or any(_makes_tokens(call) for call in unknown):
         raise InputError(
-            f"model: {trace.model} has no feature map (N, C, h, w) before its last layers (a transformer?); "
-            "name the layer to look at with layer= (--layer)"
+            f"model: {trace.model} has no feature map (N, C, h, w) before its last layers; name the layer to look at"
+            f" with layer= (--layer), or take a map that needs none: {', '.join(WITHOUT_LAYER)}"
         )
-    chosen = trace.calls[maps[-1]]
-    if any(call.output is chosen.output and type(call.module) in _CHANNELS_LAST for call in trace.calls):
-        raise InputError(
-            f"model: {trace.model}'s last feature map, of {chosen.name}, has its channels last, (N, h, w, C); name a"
-            " layer with channels first, (N, C, h, w), with layer= (--layer)"
-        )
-    return chosen.module
+    if trace.calls[last].output.ndim == 4:
+        return trace.calls[last].module
+    # Tokens that nothing reads any more have no map: those beside the class token after the last attention.
+    since = max((position for position in maps if trace.calls[position].output.ndim == 4), default=maps[0])
+    candidates = [position for position in maps if position >= since]
+    prefixes = [layout.prefix if (layout := found[position]) else 0 for position in candidates]
+    read = depends_on(module, example, list(zip(candidates, prefixes, strict=True)))
+    chosen = [position for position, is_read in zip(candidates, read, strict=True) if is_read][-1]
+    return trace.calls[chosen].module
 
 
-_CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
-"""What works on the last dimension: where it gives out four, they are (N, h, w, C)."""
+WITHOUT_LAYER = tuple(name for name in MAPS if name not in LAYER_MAPS)
 
 
-def _last_linear(trace: _Trace) -> nn.Linear:
+def _last_linear(trace: Trace) -> nn.Linear:
     logits = trace.output
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -143,19 +135,36 @@ def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None
 
 
-def _makes_tokens(call: _Call) -> bool:
-    return call.output.ndim == 3 and call.output.shape[1] > 1 and _has_weights(call.module)
+def _makes_tokens(call: Call) -> bool:
+    shape = call.output.shape
+    return len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and _has_weights(call.module)
 
 
-def named(module: nn.Module, name: str) -> nn.Module:
-    """The submodule called ``name`` ("layer4.1"); inside a ``Normalized``, as the outside model calls it.
+def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: str = "layer") -> nn.Module:
+    """The submodule called ``name`` ("layer4.1"); inside wrappers as ``Normalized``, as the outside model calls it.
 
-    Raises InputError that lists the nearest names if there is none.
+    Raises InputError if there is none. Its message lists the nearest names; where an example (N, C, H, W) is given,
+    of layers that maps can look at. what: the argument that the message names.
     """
     module = unwrapped(module)
     modules: dict[str, nn.Module] = dict(module.named_modules())
-    if name and name in modules:
-        return modules[name]
-    names = [known for known in modules if known]
-    near = get_close_matches(name, names, n=5, cutoff=0.5) or [known for known, _ in module.named_children()]
-    raise InputError(f"layer: {type(module).__name__} has no {name!r}; some that it has: {', '.join(near) or 'none'}")
+    plain = name.removeprefix("_orig_mod.").removeprefix("module.")
+    for known in (name, plain):
+        if known and known in modules:
+            return modules[known]
+    fitting = [] if example is None else _fitting(module, example)
+    names = fitting or [known for known in modules if known]
+    near = get_close_matches(name, names, n=5, cutoff=0.5)
+    near = near or fitting[-5:] or [known for known, _ in module.named_children()]
+    listed = f"{'maps can look at' if fitting else 'some that it has'}: {', '.join(near) or 'none'}"
+    raise InputError(f"{what}: {type(module).__name__} has no {name!r}; {listed}")
+
+
+def _fitting(module: nn.Module, example: Tensor) -> list[str]:
+    """The names of the layers whose output is a map, in the order in which they run."""
+    try:
+        trace = run(module, example)
+    except InputError:
+        return []
+    pairs = zip(trace.calls, layouts(trace), strict=True)
+    return list(dict.fromkeys(call.name for call, layout in pairs if layout and has_places(call)))

@@ -1,11 +1,14 @@
 """A model from outside: make it by the name of its factory, resize and normalise its input."""
 
+import copy
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
+from typing import cast
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,5 +96,36 @@ class Normalized(nn.Module):
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The outside model itself, without the ``Normalized`` in front of it."""
-    return module.module if isinstance(module, Normalized) else module
+    """The outside model itself, without ``Normalized``, DataParallel or torch.compile around it."""
+    while (inner := _inside(module)) is not None:
+        module = inner
+    return module
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The model without what only changes how it runs, DataParallel and torch.compile; ``Normalized`` stays.
+
+    Hooks do not see copies on other devices or compiled code.
+    """
+    if not isinstance(module, Normalized):
+        inner = _inside(module)
+        return module if inner is None else bare(inner)
+    inner = bare(module.module)
+    if inner is module.module:
+        return module
+    known = _bare.get(module)
+    if known is None or known.module is not inner:
+        known = _bare[module] = copy.copy(module)
+        known._modules = {"module": inner}
+    return known
+
+
+_bare: WeakKeyDictionary[nn.Module, "Normalized"] = WeakKeyDictionary()
+"""One bare model per model, so that what is kept of a model is found again."""
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    """The model that a wrapper runs; None for what is no wrapper."""
+    if isinstance(module, Normalized | nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return cast(nn.Module, module.module)
+    return module._modules.get("_orig_mod")  # torch.compile's

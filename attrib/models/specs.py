@@ -18,7 +18,7 @@ from attrib.errors import InputError
 from attrib.models import checkpoint
 from attrib.models.checkpoint import Checkpoint
 from attrib.models.layers import feature_layer, named
-from attrib.models.outside import Normalized, load_factory, unwrapped
+from attrib.models.outside import Normalized, bare, load_factory, unwrapped
 
 Spec = "str | Path | nn.Module | Model | Sequence[str | Path | nn.Module | Model]"
 
@@ -144,6 +144,7 @@ def model(
         made = map_file(name, Path(str(spec)))
     elif isinstance(spec, nn.Module) or is_factory(str(spec)):
         inner = spec if isinstance(spec, nn.Module) else load_factory(str(spec))
+        inner = bare(inner)
         given = (mean, std, size) != (None, None, None)
         module = Normalized(inner, mean, std, size) if given else inner
         path = str(spec) if not isinstance(spec, nn.Module) else type(unwrapped(spec)).__name__

@@ -1,6 +1,6 @@
 """Images with their maps and spans, models side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,6 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from attrib.errors import InputError
 from attrib.plots.base import TEXT, style, wrapped
 
 SPAN_COLOUR = "#56B4E9"
@@ -71,6 +72,81 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
         bar.set_label("map, one scale for all models (brightness: square root)")
         figure.suptitle(title)
     return figure
+
+
+def overlay(
+    images: Any, maps: Any, *, titles: Sequence[str] | None = None, names: Sequence[str] | None = None,
+    columns: int = 4, opacity: float = 0.6,
+) -> Figure:  # fmt: skip
+    """Images with their maps laid over them, in rows of ``columns``.
+
+    images: (N,C,H,W) in [0,1], with one or three channels, or (N,H,W,3); maps: (N,H,W), not negative, or (M,N,H,W) of
+    M models, a row each. Both tensors or arrays. titles: (N,) texts, which are shown as they are; names: of
+    the M models. opacity: of the map where it is highest; where the map is 0 the image is as it was. Every map has a
+    scale of its own, up to its 99.5th percentile: compare places, not heights.
+
+    Raises InputError for other shapes, pixels outside [0,1], and titles of another number.
+
+    >>> overlay(np.zeros((2, 3, 8, 8)), np.ones((2, 8, 8)), titles=["cat", "dog"]).axes[1].get_title()
+    'dog'
+    """
+    pictures, heat = _pictures(images), _plain_array(maps)
+    heat = heat[None] if heat.ndim == 3 else heat
+    if heat.ndim != 4 or heat.shape[1:] != pictures.shape[:3]:
+        raise InputError(f"maps: expected shape {pictures.shape[:3]}, as the images, got {_plain_array(maps).shape}")
+    if titles is not None and len(titles) != len(pictures):
+        raise InputError(f"titles: expected {len(pictures)}, one per image, got {len(titles)}")
+    if columns < 1 or not 0 <= opacity <= 1:
+        raise InputError(f"expected columns >= 1 and opacity in [0,1], got {columns} and {opacity}")
+    count = len(pictures)
+    columns = count if len(heat) > 1 else min(columns, count)
+    rows = len(heat) if len(heat) > 1 else -(-count // columns)
+    cell = min(1.8, TEXT / columns)
+    with style():
+        figure = Figure(figsize=(cell * columns, (cell + 0.2) * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for number, axes in enumerate(grid):
+            axes.set_axis_off()
+            if number >= count * len(heat):
+                continue
+            model, image = divmod(number, count)
+            _picture(axes, pictures[image])
+            _lay_over(axes, heat[model, image], opacity)
+            if titles is not None and model == 0:
+                axes.set_title(titles[image], parse_math=False)
+            if names is not None and image == 0 and len(heat) > 1:
+                name = wrapped(str(names[model]), cell)
+                axes.text(-0.05, 0.5, name, ha="right", va="center", transform=axes.transAxes, parse_math=False)
+    return figure
+
+
+def _lay_over(axes: Axes, heat: NDArray[Any], opacity: float) -> None:
+    """A map (H,W) over the picture of the axes, the more opaque the higher it is."""
+    top = float(np.percentile(heat, 99.5)) or float(heat.max()) or 1.0
+    share = np.clip(heat / top, 0, 1)
+    axes.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=opacity * np.sqrt(share), interpolation="nearest")
+
+
+def _pictures(images: Any) -> NDArray[Any]:
+    """Images as matplotlib shows them, (N,H,W,3)."""
+    array = _plain_array(images)
+    if array.ndim == 4 and (array.shape[1] == 3 or (array.shape[1] == 1 and array.shape[3] != 3)):
+        array = np.moveaxis(array, 1, 3)
+    if array.ndim != 4 or not len(array) or array.shape[3] not in (1, 3):
+        raise InputError(
+            f"images: expected shape (N,C,H,W) with one or three channels, or (N,H,W,3), got {array.shape}"
+        )
+    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
+        raise InputError(f"images: expected floats in [0,1], got {array.dtype} in {array.min():.3g}..{array.max():.3g}")
+    return np.broadcast_to(array, (*array.shape[:3], 3))
+
+
+def _plain_array(values: Any) -> NDArray[Any]:
+    """An array of a tensor on any device, or of what NumPy takes for one."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    return np.asarray(values)
 
 
 def span_outline(axes: Axes, image: NDArray[Any], mask: NDArray[np.bool_]) -> None:

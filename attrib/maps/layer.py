@@ -1,0 +1,125 @@
+"""The feature map of a layer and the gradient of a score with respect to it: what every map of a layer is made of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from attrib.errors import InputError
+from attrib.fast import Prepared
+from attrib.inference import check_images
+from attrib.maps.engine import Chunk
+from attrib.models.layers import feature_layer, layout_of, named
+from attrib.models.outside import bare, unwrapped
+from attrib.models.tokens import Layout
+from attrib.models.trace import first_tensor
+
+Reshape = Callable[[Tensor], Tensor]
+"""A function of a layer's output to a feature map (N,C,h,w)."""
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Logits (N,K) and labels (N,) to scores (N,)."""
+
+
+class Place(NamedTuple):
+    """Where a map looks."""
+
+    layer: nn.Module
+    layout: Layout | None
+    """How its output is read as a map; None where ``reshape`` says so."""
+    reshape: Reshape | None = None
+
+    def fits(self, output: Tensor) -> bool:
+        """Whether an output of the layer is the map: a layer may run several times in one pass."""
+        return self.layout is None or self.layout.fits(output)
+
+    def to_map(self, output: Tensor) -> Tensor:
+        """The output as (N,C,h,w); raises InputError where ``reshape`` gives something else."""
+        if self.reshape is None:
+            assert self.layout is not None
+            return self.layout.to_map(output)
+        reshaped = self.reshape(output)
+        if not isinstance(reshaped, Tensor) or reshaped.ndim != 4 or len(reshaped) != len(output):
+            got = tuple(reshaped.shape) if isinstance(reshaped, Tensor) else type(reshaped).__name__
+            raise InputError(f"reshape: expected it to give a feature map ({len(output)},C,h,w), got {got}")
+        return reshaped
+
+
+def place(
+    model: nn.Module, image: Tensor, label: Tensor, layer: nn.Module | str | None, reshape: Reshape | None = None
+) -> Place:
+    """Where to look: at the layer given, or the last feature map.
+
+    layer: a module of the model, its dotted name, or None. Raises InputError for images or labels of another shape,
+    where there is no such layer, and for a layer whose output is no map while no ``reshape`` is given.
+    """
+    check_images(image, label)
+    if layer is None:
+        layer = feature_layer(model, image)
+    elif isinstance(layer, str):
+        layer = named(model, layer, image)
+    elif not isinstance(layer, nn.Module):
+        raise InputError(f"layer: expected a module of the model or its name, as layer4, got {layer!r}")
+    if reshape is not None:
+        return Place(layer, None, reshape)
+    known = _known_layouts.setdefault(bare(model), {})
+    name = next((name for name, module in unwrapped(model).named_modules() if module is layer), None)
+    if name is None:
+        raise InputError(f"layer: {type(unwrapped(model)).__name__} never runs the one given")
+    key = name, image.shape[1:]
+    if key not in known:
+        known[key] = layout_of(model, layer, image)
+    return Place(layer, known[key])
+
+
+_known_layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.Size], Layout]] = WeakKeyDictionary()
+
+
+def activation_and_gradient(fast: Prepared, chunk: Chunk, where: Place, score: Score) -> tuple[Tensor, Tensor]:
+    """The feature map A (N,C,h,w) at its last call, and the gradient d score / dA.
+
+    The graph begins at the layer: what lies before it keeps no activations.
+    """
+    outputs: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: object) -> object:
+        tensor = first_tensor(output)
+        if tensor is None or not tensor.is_floating_point():
+            return output
+        outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
+        # A copy, since what follows may write to it.
+        handed_on = outputs[-1].clone()
+        if isinstance(output, Tensor):
+            return handed_on
+        return _with_first(output, handed_on)
+
+    assert fast.layer is not None
+    hook = fast.layer.register_forward_hook(keep)
+    try:
+        scores = score(fast.model(chunk.image), chunk.label)
+    finally:
+        hook.remove()
+    name = type(unwrapped(fast.model)).__name__
+    if not outputs:
+        raise InputError(f"layer: {name} never runs the one given")
+    fitting = [output for output in outputs if where.fits(output)]
+    if not fitting:
+        raise InputError(f"layer: its output has other shapes in every pass of {name}; say with reshape= what it is")
+    (gradient,) = torch.autograd.grad(scores.sum(), fitting[-1], allow_unused=True)
+    if gradient is None:
+        raise InputError(f"layer: the logits of {name} do not depend on its output; name one before")
+    return where.to_map(fitting[-1].detach()), where.to_map(gradient)
+
+
+def _with_first(output: object, first: Tensor) -> object:
+    """A tuple or list, a named tuple too, with another first element."""
+    assert isinstance(output, tuple | list)
+    rest = (first, *output[1:])
+    made = getattr(type(output), "_make", type(output))
+    return made(rest)
+
+
+def logit(logits: Tensor, label: Tensor) -> Tensor:
+    """The label's logit, (N,)."""
+    return logits.gather(1, label[:, None]).squeeze(1)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import attrib
+from attrib.errors import InputError
+
+IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_map_lies_over_its_image_the_more_opaque_the_higher() -> None:
+    maps = torch.zeros(3, 8, 8)
+    maps[1, 2, 5] = 4
+    figure = attrib.overlay(IMAGES, maps, titles=["a", "$b", "c"], columns=2)
+    axes = figure.axes
+    assert [each.get_title() for each in axes] == ["a", "$b", "c", ""]
+    picture, heat = axes[1].images
+    np.testing.assert_allclose(np.asarray(picture.get_array()), IMAGES[1].permute(1, 2, 0))
+    opacity = np.asarray(heat.get_alpha())
+    assert opacity[2, 5] == pytest.approx(0.6)
+    assert np.count_nonzero(opacity) == 1
+    assert not np.asarray(axes[0].images[1].get_alpha()).any()  # an empty map hides nothing
+    figure.savefig("/dev/null", format="png")
+
+
+def test_models_are_rows() -> None:
+    figure = attrib.overlay(IMAGES[:, :1].numpy(), np.ones((2, 3, 8, 8)), names=["raw", "robust"])
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["raw", "robust"]
+    assert len(figure.axes) == 6
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "titles", "words"),
+    [
+        (IMAGES, torch.ones(2, 8, 8), None, r"maps: expected shape \(3, 8, 8\), as the images, got \(2, 8, 8\)"),
+        (IMAGES * 255, torch.ones(3, 8, 8), None, r"images: expected floats in \[0,1\], got float32 in"),
+        (IMAGES[0], torch.ones(3, 8, 8), None, r"images: expected shape \(N,C,H,W\)"),
+        (IMAGES, torch.ones(3, 8, 8), ["a"], "titles: expected 3, one per image, got 1"),
+    ],
+)
+def test_bad_input(images: torch.Tensor, maps: torch.Tensor, titles: list[str] | None, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        attrib.overlay(images, maps, titles=titles)
+
+
+class Blind(nn.Module):
+    """Its logits do not depend on the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+        nn.init.zeros_(self.fc.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.conv(x).mean((2, 3)))
+        return logits
+
+
+def test_a_span_of_empty_maps_says_that_it_means_nothing() -> None:
+    data = attrib.dataset("glyphs", limit=6)
+    result = attrib.Span(floor=0).run({"blind": Blind()}, data)
+    assert any("blind: every map of the clean images is empty" in warning for warning in result.warnings)
+    shown = attrib.Maps(images=2, overlay=True).run({"blind": Blind()}, data)
+    assert sorted(shown.figures) == ["maps", "maps-overlay"]
