@@ -70,6 +70,8 @@ def explore(
         raise InputError(f"explore: expected models by name, {{'mine': model}}, and a data set of attrib's, got {got}")
     if not models or not len(data):
         raise InputError(f"explore: expected at least one model and one image, got {len(models)} and {len(data)}")
+    if not data.labelled:
+        raise InputError(f"explore: needs labels, and {data.name} is unlabelled; take attrib.Maps().run(models, data)")
     if samples < 1:
         raise InputError(f"samples: expected at least 1, got {samples}")
     if unknown := (layer or {}).keys() - models.keys():

@@ -28,7 +28,7 @@ def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: C
     """
     for note in data.notes:
         warn(note)
-    data = _pictures(data, models)
+    data = _pictures(data, models, device)
     _warn_dark(data, warn)
     if not data.labelled or data.numbered or data.folders:
         names, count = _classes_of(data, models, device)
@@ -37,15 +37,14 @@ def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: C
     return data
 
 
-def _pictures(data: Dataset, models: Sequence[Model]) -> Dataset:
+def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> Dataset:
     """Pictures with the channels and the size that all models name."""
     images = data.images
     if not isinstance(images, Pictures) or not models:
         return data
     expected = [_input_of(model) for model in models]
-    channels = {each[0] for each in expected}
     sizes = {each[1] for each in expected}
-    if channels == {1}:
+    if {each[0] for each in expected} == {1} or _takes_only_grey(data, models, device):
         images = replace(images, channels=1)
     (size,) = sizes if len(sizes) == 1 else (None,)
     given = data.source is not None and data.source.size is not None
@@ -63,10 +62,17 @@ def _input_of(model: Model) -> tuple[int | None, tuple[int, int] | None]:
     if isinstance(model.module, Normalized):
         front = model.module
         return None if front.mean is None else front.mean.numel(), front.size
-    first = next((layer for layer in model.module.modules() if isinstance(layer, torch.nn.Conv2d)), None) if (
-        model.module
-    ) else None
-    return first.in_channels if first else None, None
+    return None, None
+
+
+def _takes_only_grey(data: Dataset, models: Sequence[Model], device: torch.device) -> bool:
+    """Whether modules that say nothing of their input refuse colour and take grey."""
+    if any(model.checkpoint or model.module is None for model in models):
+        return False
+    if any(_count_of(model, data, device) for model in models):
+        return False
+    grey = replace(data, images=replace(data.images, channels=1))
+    return all(_count_of(model, grey, device) for model in models)
 
 
 def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
@@ -74,7 +80,7 @@ def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
     if not len(data):
         return
     order = torch.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).long()
-    brightest = max(float(batch.image.max()) for batch in data.batches(1, order=order))
+    brightest = max(float(batch.image.max()) for batch in data.batches(len(order), order=order))
     if brightest < DARK:
         warn(
             f"the brightest pixel of {len(order)} images of {data.name} is {255 * brightest:.3g}/255: are these masks of"
@@ -134,8 +140,8 @@ def _labelled(
     if positions is None and len(folders) < count:
         positions = by_position(folders, count)
     if positions is not None:
-        if positions == list(range(count)):
-            return data
+        if positions == list(data.folders.values()) and (len(folders) == count or data.classes == usual):
+            return data  # as they are, or matched before
         labels = torch.tensor(positions)[data.labels]
         return replace(data, classes=usual, labels=labels, folders=dict(zip(folders, positions, strict=True)))
     if len(folders) >= count:
@@ -146,3 +152,22 @@ def _labelled(
         " taken as unlabelled; name the model's classes with --classes FILE"
     )
     return replace(data, classes=usual, labels=None, folders=None)
+
+
+BYTES = 2 * 10**9
+"""Of activations that a pass keeps at a time."""
+KEPT = 160
+"""How many times an image's bytes a ResNet-50 keeps for its gradient, about."""
+
+
+def batch_size_for(usual: int, data: Dataset | None) -> int:
+    """The usual number of images at a time, or as many as keep about 2 GB of activations: 250 of 64x64, 20 of 224x224.
+
+    >>> from attrib.data import dataset
+    >>> batch_size_for(250, dataset("glyphs", limit=1)), batch_size_for(250, dataset(torch.zeros(1, 3, 224, 224)))
+    (250, 20)
+    """
+    if data is None:
+        return usual
+    channels, height, width = data.shape
+    return max(1, min(usual, BYTES // (KEPT * 4 * channels * height * width)))
