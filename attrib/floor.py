@@ -135,8 +135,9 @@ def _check(map: Map, target: str | int, layer: nn.Module | None, images: int, op
 
 
 def _maps(
-    random: Randomised, batch: Batch, map: Map, target: str | int, seed: int, precision: Precision, options: Mapping[str, Any]
-) -> Tensor:
+    random: Randomised, batch: Batch, map: Map, target: str | int, seed: int, precision: Precision,
+    options: Mapping[str, Any],
+) -> Tensor:  # fmt: skip
     prediction = inference.logits(random.model, batch.image).argmax(1) if target == "prediction" else batch.index
     label = targets.explained(target, batch.label, prediction)
     return maps.attribution(

@@ -341,8 +341,8 @@ def _caption(summary: Mapping[str, Any]) -> str:
     removed = "the mean colour of its image" if summary["baseline"] == "mean" else "black"
     caption = (
         f"{text.map_words(summary)}, threshold {summary['threshold']},"
-        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {text.target_words(summary)}; a removed"
-        f" pixel is {removed}; similarity: Spearman; all layers randomised, one draw of weights"
+        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {text.target_words(summary)}; a"
+        f" removed pixel is {removed}; similarity: Spearman; all layers randomised, one draw of weights"
         f" (seed {summary['seed']}); {text.interval_words(summary['models'])}"
     )
     return f"{caption}; {text.attack_words(summary['attack'])}" if summary["attack"] else caption

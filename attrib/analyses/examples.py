@@ -39,7 +39,7 @@ def kept_examples(
             kept[position]["kinds"][kind] = {
                 "image": display_images(view.image[row, None])[0], "map": view.map[row].cpu(),
                 "span": masks[kind][row].cpu(), "prediction": classes[predicted] if predicted >= 0 else "",
-                "probability": float("nan") if view.probability is None else float(view.probability[row]),
+                "probability": float(view.probability[row]),
             }  # fmt: skip
     return kept
 

@@ -35,8 +35,8 @@ class View(NamedTuple):
     """(N,H,W)"""
     grid: "Tensor | None"
     """(N,h,w) where the map was brought up from a layer's grid."""
-    probability: "Tensor | None" = None
-    """(N,), of the prediction; None where that is not known."""
+    probability: "Tensor"
+    """(N,), of the prediction; NaN where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,5 +123,6 @@ def map_file_view(model: "Model", batch: "Batch") -> View:
     """The maps of the batch's images that were made elsewhere; what was predicted is not known (-1)."""
     assert model.maps is not None
     rows = [model.maps[position] for position in batch.index.tolist()]
-    unknown = torch.full_like(batch.label, -1)
-    return View(batch.image, unknown, torch.from_numpy(np.stack(rows)).to(batch.image.device), None)
+    unknown = torch.full_like(batch.index, -1)
+    made = torch.from_numpy(np.stack(rows)).to(batch.image.device)
+    return View(batch.image, unknown, made, None, torch.full_like(made[:, 0, 0], torch.nan))

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from attrib import inference
-from attrib.data import CATALOG, Dataset
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import Context
+from attrib.data import CATALOG, Batch, Dataset
 from attrib.data.matching import by_position, matched
 from attrib.data.pictures import Pictures
 from attrib.errors import InputError
@@ -67,7 +70,7 @@ def _input_of(model: Model) -> tuple[int | None, tuple[int, int] | None]:
 
 def _takes_only_grey(data: Dataset, models: Sequence[Model], device: torch.device) -> bool:
     """Whether modules that say nothing of their input refuse colour and take grey."""
-    if any(model.checkpoint or model.module is None for model in models):
+    if not isinstance(data.images, Pictures) or any(model.checkpoint or model.module is None for model in models):
         return False
     if any(_count_of(model, data, device) for model in models):
         return False
@@ -83,8 +86,8 @@ def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
     brightest = max(float(batch.image.max()) for batch in data.batches(len(order), order=order))
     if brightest < DARK:
         warn(
-            f"the brightest pixel of {len(order)} images of {data.name} is {255 * brightest:.3g}/255: are these masks of"
-            " 0 and 1, 8-bit values in a 16-bit file, or pixels divided by 255 twice?"
+            f"the brightest pixel of {len(order)} images of {data.name} is {255 * brightest:.3g}/255: are these"
+            " masks of 0 and 1, 8-bit values in a 16-bit file, or pixels divided by 255 twice?"
         )
 
 
@@ -127,9 +130,7 @@ def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
     return logits.shape[1] if isinstance(logits, torch.Tensor) and logits.ndim == 2 else None
 
 
-def _labelled(
-    data: Dataset, names: tuple[str, ...] | None, count: int, warn: Callable[[str], None]
-) -> Dataset:
+def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Callable[[str], None]) -> Dataset:
     """The data with the models' classes."""
     usual = names or tuple(map(str, range(count)))
     if not data.labelled or data.numbered:
@@ -171,3 +172,25 @@ def batch_size_for(usual: int, data: Dataset | None) -> int:
         return usual
     channels, height, width = data.shape
     return max(1, min(usual, BYTES // (KEPT * 4 * channels * height * width)))
+
+
+def with_labels(analysis: Analysis, model: Model, batch: Batch, context: Context) -> Batch:
+    """The batch; of unlabelled data with the model's predictions (-1 of maps made elsewhere) in the labels' place."""
+    if batch.label is not None:
+        return batch
+    unknown = model.module is None
+    return batch._replace(
+        label=torch.full_like(batch.index, -1) if unknown else analysis.predictions(model, batch.image, context)
+    )
+
+
+def about_data(data: Dataset) -> dict[str, Any]:
+    """What a summary says of the data; of class folders also which class each is."""
+    about: dict[str, Any] = {"data": data.name, "split": data.split}
+    if not data.labelled:
+        about["unlabelled"] = True
+    if data.folders:
+        about["folders"] = {
+            folder: {"class": position, "name": data.classes[position]} for folder, position in data.folders.items()
+        }
+    return about

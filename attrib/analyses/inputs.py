@@ -47,8 +47,8 @@ def check_labels(analysis: Analysis, data: Dataset | None) -> None:
     """Raise InputError where an analysis needs labels that the data lacks."""
     if analysis.needs_labels and data is not None and not data.labelled:
         raise InputError(
-            f"{analysis.name}: needs labels, and {data.name} is unlabelled; put the pictures of every class into a folder"
-            " called by its name, or take span, maps or robust, which explain and attack the prediction"
+            f"{analysis.name}: needs labels, and {data.name} is unlabelled; put the pictures of every class into a"
+            " folder called by its name, or take span, maps or robust, which explain and attack the prediction"
         )
 
 

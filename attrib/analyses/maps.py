@@ -97,7 +97,7 @@ class Maps(Explaining):
         return {
             "label": [classes[k] if k >= 0 else "" for k in self.known_labels(batch, context).tolist()],
             "prediction": [classes[k] for k in view.prediction.tolist()],
-            **({} if context.images.labelled or view.probability is None else {"probability": view.probability.double()}),
+            **({} if context.images.labelled else {"probability": view.probability.double()}),
             "highest": flat.amax(1).double(), "mean": flat.mean(1).double(),
         }  # fmt: skip
 
@@ -109,7 +109,8 @@ class Maps(Explaining):
         """Map, class explained and attack; under ``images`` a row per model and image."""
         context = found.context
         return {
-            "map": self.map_name, "target": self.target, "target_class": self.target_words(context.images), "seed": self.seed, "attack": self.attack_entry(context),
+            "map": self.map_name, "target": self.target,
+            "target_class": self.target_words(context.images), "seed": self.seed, "attack": self.attack_entry(context),
             "precision": self.map_precision(context.device), "images": found.rows.to_dict("records"),
         }  # fmt: skip
 

@@ -25,13 +25,13 @@ from tqdm.auto import tqdm
 import attrib
 from attrib import inference
 from attrib.analyses.base import Analysis
-from attrib.analyses.fitting import batch_size_for, fitted
+from attrib.analyses.fitting import about_data, batch_size_for, fitted, with_labels
 from attrib.analyses.inputs import check_labels, check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.measured import Context, Files, Findings, Pass
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
-from attrib.data import Batch, Dataset
+from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
@@ -208,7 +208,7 @@ def _measure_batch(
     index = batch.index.cpu()
     for place, model in enumerate(models):
         with model.opened(context.device) as opened:
-            measured = analysis.measure(opened, _with_labels(analysis, opened, batch, context), context)
+            measured = analysis.measure(opened, with_labels(analysis, opened, batch, context), context)
         kept.append(measured.keep)
         for kind, columns in measured.columns.items():
             part.rows[number].append((place, kind, {"index": index} | _on_cpu(columns)))
@@ -221,16 +221,6 @@ def _measure_batch(
         for kind, columns in analysis.across(kept[a], kept[b]).items():
             part.across[number].append((pair, kind, {"index": index} | _on_cpu(columns)))
     return part
-
-
-def _with_labels(analysis: Analysis, model: Model, batch: Batch, context: Context) -> Batch:
-    """The batch; of unlabelled data with the model's predictions (-1 of maps made elsewhere) in the labels' place."""
-    if batch.label is not None:
-        return batch
-    unknown = model.module is None
-    return batch._replace(
-        label=torch.full_like(batch.index, -1) if unknown else analysis.predictions(model, batch.image, context)
-    )
 
 
 def _on_cpu(columns: Mapping[str, Tensor | list[str]]) -> dict[str, Tensor | list[str]]:
@@ -332,7 +322,7 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
     ]
     data = found.context.data
     summary: dict[str, Any] = {
-        **(_about_data(data) if data else {}),
+        **(about_data(data) if data else {}),
         **analysis.about(found, entries), "models": entries, "pairs": analysis.corrected(pairs),
         "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()}, "key": key,
     }  # fmt: skip
@@ -340,18 +330,6 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
         messages.add(sentence)
     summary["warnings"] = messages.all
     return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
-
-
-def _about_data(data: Dataset) -> dict[str, Any]:
-    """What a summary says of the data; of class folders also which class each is."""
-    about: dict[str, Any] = {"data": data.name, "split": data.split}
-    if not data.labelled:
-        about["unlabelled"] = True
-    if data.folders:
-        about["folders"] = {
-            folder: {"class": position, "name": data.classes[position]} for folder, position in data.folders.items()
-        }
-    return about
 
 
 @contextmanager

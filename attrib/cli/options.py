@@ -114,7 +114,9 @@ class Chosen:
             size=self.size if pictures else None, classes=self.classes,
         )  # fmt: skip
         if self.split == "train" and data.split == datasets.WHOLE:
-            raise InputError(f"--split train: {data.name} is not split into training and test images; leave out --split")
+            raise InputError(
+                f"--split train: {data.name} is not split into training and test images; leave out --split"
+            )
         return data
 
 

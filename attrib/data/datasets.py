@@ -24,7 +24,8 @@ WHOLE = "all"
 class Batch(NamedTuple):
     """Images (N,C,H,W) float32 in [0,1], labels and positions (N,) int64, masks (N,H,W) bool or None.
 
-    The labels are None where the data is unlabelled. The position in the data set makes results of different models joinable, row by row.
+    The labels are None where the data is unlabelled. The position in the data set makes results of different models
+    joinable, row by row.
     """
 
     image: Tensor

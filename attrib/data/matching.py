@@ -20,7 +20,9 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"classes: {path} cannot be read ({one_line(error)}); expected a class name per line") from None
+        raise InputError(
+            f"classes: {path} cannot be read ({one_line(error)}); expected a class name per line"
+        ) from None
     if path.suffix.lower() != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:

@@ -114,13 +114,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not a picture that can be read ({reason}); mend or remove it") from None
 
 
-
 def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
     """The (H,W) that all pictures share, None where they share none; only headers are read."""
     sizes = set()
     for path in paths:
         with _opened(path) as picture:
-            sizes.add((picture.width, picture.height) if _lies_on_its_side(picture) else (picture.height, picture.width))
+            sizes.add(
+                (picture.width, picture.height) if _lies_on_its_side(picture) else (picture.height, picture.width)
+            )
         if len(sizes) > 1:
             return None
     return sizes.pop()
@@ -128,6 +129,7 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
 
 def _lies_on_its_side(picture: Image.Image) -> bool:
     """Whether the EXIF orientation swaps width and height."""
-    if picture.format == "PNG" and "exif" not in picture.info:  # to look further, Pillow would read all of the file
+    # To look further into a PNG, Pillow would read all of it; of a TIFF it gives the upright size.
+    if picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info):
         return False
     return picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)

@@ -44,7 +44,11 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
     """
     if isinstance(data, Tensor | np.ndarray):
         return Arrays("tensors", _stack(data)[:limit], None, None)
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, Tensor | np.ndarray | list) for each in data):
+    if (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and all(isinstance(each, Tensor | np.ndarray | list) for each in data)
+    ):
         images, labels = _stack(data[0]), _labels(data[1])
         if len(images) != len(labels if labels is not None else images):
             raise InputError(f"data: expected a label for each of the {len(images)} images, got {len(data[1])}")
@@ -53,8 +57,8 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
         data = [data]
     if not isinstance(data, DataLoader | Dataset) and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise InputError(
-            "data: expected a name as cifar10 or folder:DIR, a picture, attrib.dataset(...), tensors (images[, labels]),"
-            f" a torch Dataset or DataLoader, got {type(data).__name__}"
+            "data: expected a name as cifar10 or folder:DIR, a picture, attrib.dataset(...), tensors (images[,"
+            f" labels]), a torch Dataset or DataLoader, got {type(data).__name__}"
         )
     notes: list[str] = []
     with torch.random.fork_rng(devices=[]):
@@ -77,7 +81,8 @@ def _items(data: Any, notes: list[str]) -> Iterator[tuple[Any, Any]]:
     if isinstance(data, DataLoader):
         for batch in _in_order(data, notes):
             image, label = _parts(batch)
-            yield from ((image, label),) if data.batch_size is None and data.batch_sampler is None else _rows(image, label)
+            single = data.batch_size is None and data.batch_sampler is None
+            yield from [(image, label)] if single else _rows(image, label)
         return
     rows: Iterable[Any] = data if isinstance(data, IterableDataset) else (data[at] for at in range(len(data)))
     for count, row in enumerate(rows):
@@ -180,15 +185,17 @@ def _labels(labels: Any) -> Tensor | None:
 
 
 def _is_whole(label: Any) -> bool:
-    if isinstance(label, Tensor | np.ndarray | np.generic):
-        return label.ndim == 0 and not (label.is_floating_point() if isinstance(label, Tensor) else label.dtype.kind == "f")
+    if isinstance(label, Tensor):
+        return label.ndim == 0 and not label.is_floating_point()
+    if isinstance(label, np.ndarray | np.generic):
+        return label.ndim == 0 and label.dtype.kind in "iub"
     return isinstance(label, int)
 
 
 def _classes(data: Any) -> tuple[str, ...] | None:
     """The class names, where the data knows them: torchvision's ``classes``, Hugging Face's ``features``."""
-    while isinstance(inner := getattr(data, "dataset", None), Dataset) or (isinstance(data, DataLoader) and inner):
-        data = inner
+    while isinstance(data, DataLoader) or isinstance(getattr(data, "dataset", None), Dataset):
+        data = data.dataset
     names = getattr(data, "classes", None)
     features = getattr(data, "features", None)
     if names is None and isinstance(features, Mapping):
