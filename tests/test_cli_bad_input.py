@@ -129,7 +129,7 @@ BAD = [
     (("fc", "--model", "own_bad:small", "--mean", "0", "--std", "1", "--data", "glyphs"), "small: mean, std:"),
     (("span", "--model", "own_bad:small", "--mean", "0,0,0", "--data", "glyphs"), "go together: --std is missing"),
     (("span", "--model", "own_bad:small", "--std", "1,1,1", "--data", "glyphs"), "go together: --mean is missing"),
-    (("span", "--model", "own_bad:small", "--data", "folder:{bad}/one"), "(1 class: make a folder for every class"),
+    (("span", "--model", "own_bad:small", "--data", "folder:{bad}/one", "--classes", "{bad}/no"), "--classes: "),
     (("span", "--model", "own_bad:small", "--model", "own_bad:small"), "with NAME=SPEC"),
     (("span", *A, "--model", "a=own_bad:small"), "with NAME=SPEC"),
     (("maps", *A, "--images", "0"), "--images: expected at least 1"),

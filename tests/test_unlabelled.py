@@ -77,7 +77,7 @@ def test_a_folder_without_class_folders_explains_the_prediction(photos: Path, mo
 
 
 def test_robust_counts_predictions_that_stay(photos: Path, models: Path) -> None:
-    result = attrib.Robustness(steps=2, eps=0.1).run({"a": models / "a.pt"}, f"folder:{photos}")
+    result = attrib.Robustness(steps=(2,), eps=0.1).run({"a": models / "a.pt"}, f"folder:{photos}")
     module, _ = attrib.load(models / "a.pt")
     (batch,) = attrib.dataset(f"folder:{photos}", size=32).batches(5)
     prediction = module(batch.image).argmax(1)
@@ -230,20 +230,23 @@ class Rows(list[dict[str, Any]]):
 
 def test_whatever_holds_images_is_a_data_set() -> None:
     images, labels = torch.rand(6, 3, 5, 4), torch.arange(6) % 3
+    loader: Any = DataLoader
+    given: Any
+    data: Any
     turned = images.permute(0, 2, 3, 1).numpy()
     rows = Rows({"image": Image.fromarray(np.full((5, 4, 3), n, np.uint8)), "label": n % 3} for n in range(6))
     before = torch.get_rng_state()
     for given in (
         (images, labels), (turned, labels.numpy().astype(np.uint8)), TensorDataset(images, labels),
-        DataLoader(TensorDataset(images, labels), batch_size=4),
-        DataLoader(TensorDataset(images, labels), batch_size=4, shuffle=True),
+        loader(TensorDataset(images, labels), batch_size=4),
+        loader(TensorDataset(images, labels), batch_size=4, shuffle=True),
     ):  # fmt: skip
         data = attrib.dataset(given)
         assert torch.equal(data.images, images)
         assert torch.equal(data.labels, labels)
         assert data.numbered
     assert torch.equal(torch.get_rng_state(), before)
-    for given in (images, turned, TensorDataset(images), DataLoader(images, batch_size=4)):
+    for given in (images, turned, TensorDataset(images), loader(images, batch_size=4)):
         data = attrib.dataset(given, limit=5)
         assert torch.equal(data.images, images[:5])
         assert data.labels is None
@@ -283,7 +286,7 @@ def test_cifar10c(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
     np.save(place / "fog.npy", images)
     np.save(place / "labels.npy", np.arange(10) % 10)
-    data = attrib.dataset("cifar10c:fog:3", root=tmp_path)
+    data: Any = attrib.dataset("cifar10c:fog:3", root=tmp_path)
     assert torch.equal(data.images, torch.from_numpy(images[4:6].transpose(0, 3, 1, 2)))
     assert (data.labels.tolist(), data.classes[5]) == ([4, 5], "dog")
     for name, words in (("fog:6", "from 1 to 5"), ("snow:1", "expected one of fog")):
