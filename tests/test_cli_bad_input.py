@@ -86,7 +86,7 @@ BAD = [
     (("span", *A, "--map", "lime"), "--map: expected one of gradient"),
     (("span", *A, "--threshold", "max:2"), "threshold: expected mean"),
     (("span", *A, "--threshold", "median"), "threshold: expected mean"),
-    (("span", *A, "--target", "fake"), "--target: expected one of label, prediction"),
+    (("span", *A, "--target", "fake"), "--target: expected label, prediction, or a class"),
     (("span", *A, "--device", "tpu"), "device: expected auto"),
     (("span", *A, "--precision", "fp8"), "--precision: expected one of auto, fp32, bf16"),
     (("span", *A, "--layer", "stages.9"), "stages.1"),
