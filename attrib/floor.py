@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from attrib import inference, map_table, maps, spans
+from attrib import inference, map_table, maps, spans, targets
 from attrib.data import Batch, Dataset
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
@@ -44,7 +44,7 @@ def asc_floor(
     *,
     map: Map = "gradcam",
     threshold: str = "mean",
-    target: str = "label",
+    target: str | int = "label",
     layer: nn.Module | None = None,
     images: int = IMAGES,
     seed: int = 0,
@@ -79,7 +79,7 @@ def random_coverage(
     *,
     map: Map = "gradcam",
     threshold: str = "mean",
-    target: str = "label",
+    target: str | int = "label",
     layer: nn.Module | None = None,
     images: int = IMAGES,
     seed: int = 0,
@@ -91,7 +91,8 @@ def random_coverage(
 
     All layers are re-initialised, as :func:`attrib.cascade` does it to the end (Adebayo et al. 2018); the model stays
     as it is. map: a name, or a function of model, image (N,C,H,W) and label (N,) that gives maps (N,H,W).
-    threshold: a rule of :func:`attrib.span`. target: label, or prediction, which is the random network's own.
+    threshold: a rule of :func:`attrib.span`. target: label, prediction, which is the random
+    network's own and of unlabelled data stands for the label, or a class.
     layer: for maps that look at one. seed: of the weights and of SmoothGrad's noise. map_options: of the map, as
     ``{"samples": 8}`` (:data:`attrib.map_table.MAPS`).
     The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
@@ -101,6 +102,9 @@ def random_coverage(
     model without parameters or that cannot be copied.
     """
     _check(map, target, layer, images, map_options)
+    target = targets.target_class(target, data.classes)
+    if target == "label" and not data.labelled:
+        target = "prediction"
     spans.parse_threshold(threshold)
     order = torch.arange(min(images, len(data)))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -123,18 +127,19 @@ def random_coverage(
 _known: WeakKeyDictionary[Dataset, dict[Hashable, Tensor]] = WeakKeyDictionary()
 
 
-def _check(map: Map, target: str, layer: nn.Module | None, images: int, options: Mapping[str, Any]) -> None:
+def _check(map: Map, target: str | int, layer: nn.Module | None, images: int, options: Mapping[str, Any]) -> None:
     if images < 1:
         raise InputError(f"images: expected at least 1, got {images}")
-    if target not in ("label", "prediction"):
-        raise InputError(f"target: expected label or prediction, got {target!r}")
+    targets.check_target(target)
     map_table.check_map(map, layer=layer, options=options)
 
 
 def _maps(
-    random: Randomised, batch: Batch, map: Map, target: str, seed: int, precision: Precision, options: Mapping[str, Any]
-) -> Tensor:
-    label = batch.label if target == "label" else inference.logits(random.model, batch.image).argmax(1)
+    random: Randomised, batch: Batch, map: Map, target: str | int, seed: int, precision: Precision,
+    options: Mapping[str, Any],
+) -> Tensor:  # fmt: skip
+    prediction = inference.logits(random.model, batch.image).argmax(1) if target == "prediction" else batch.index
+    label = targets.explained(target, batch.label, prediction)
     return maps.attribution(
         map, random.model, batch.image, label, layer=random.layer, seed=seed, index=batch.index, precision=precision,
         options=options,

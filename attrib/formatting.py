@@ -36,7 +36,8 @@ def count(images: float) -> str:
 
 def data_words(summary: Mapping[str, Any]) -> str:
     """The data, and its split where it is split; the split ``all`` means that there is none."""
-    return str(summary["data"]) if summary["split"] == "all" else f"{summary['data']} {summary['split']}"
+    named = str(summary["data"]) if summary["split"] == "all" else f"{summary['data']} {summary['split']}"
+    return f"{named}, unlabelled" if summary.get("unlabelled") else named
 
 
 def map_words(summary: Mapping[str, Any]) -> str:
@@ -52,7 +53,13 @@ def map_words(summary: Mapping[str, Any]) -> str:
 def images_words(summary: Mapping[str, Any], images: int) -> str:
     """So many images, of the split where the data is split."""
     kind = "images" if summary["split"] == "all" else f"{summary['split']} images"
-    return f"{images:,} {kind} of {summary['data']}"
+    said = f"{images:,} {kind} of {summary['data']}"
+    return f"{said}, unlabelled" if summary.get("unlabelled") else said
+
+
+def target_words(summary: Mapping[str, Any]) -> str:
+    """The class explained: label, prediction, or a class's name."""
+    return str(summary.get("target_class", summary["target"]))
 
 
 def interval(ends: Sequence[float], shown: Shown) -> str:

@@ -60,15 +60,20 @@ def objections(
 def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int) -> Iterator[str]:
     """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
 
-    clean, label: (N,) right on the clean image, true class. Images of one class say nothing about chance.
+    clean, label: (N,) right on the clean image, true class. Images of one class, and without labels (-1), say nothing
+    about chance.
     """
+    if len(label) and label.min() < 0:
+        return
     chance = _chance(label, classes=classes)
     if len(np.unique(label)) > 1 and not share_interval(clean)[0] > chance:
         yield f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
 
 
 def _chance(label: NDArray[Any], *, classes: int) -> float:
-    """Always naming one class is right as often as that class comes."""
+    """Always naming one class is right as often as that class comes; that is not known without labels (-1)."""
+    if len(label) and label.min() < 0:
+        return 1 / classes
     return max(1 / classes, float(np.bincount(label).max()) / len(label))
 
 

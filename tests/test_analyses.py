@@ -238,7 +238,7 @@ def test_models_that_are_none_are_one_line(models: Any, words: str, data: Datase
     [
         ({"map": "nothing"}, "map: expected one of gradient"),
         ({"threshold": "most"}, "threshold: "),
-        ({"target": "other"}, "target: expected one of label, prediction"),
+        ({"target": -1}, "target: expected a class from 0 up, got -1"),
         ({"seed": -1}, "seed: expected at least 0"),
         ({"precision": "fp8"}, "precision: expected one of"),
         ({"map": "gradient", "layer": "stages.0"}, "layer belongs to the maps gradcam"),

@@ -180,7 +180,7 @@ def test_glyphs() -> None:
     few = dataset("glyphs", limit=5, seed=3)
     image, label, mask = glyphs.render(torch.arange(5), seed=3, split="test")
     assert few.masks is not None
-    assert all(map(torch.equal, (few.images, few.labels, few.masks), (image, label, mask)))  # type: ignore[arg-type]
+    assert all(map(torch.equal, (few.images, few.labels, few.masks), (image, label, mask)))
 
 
 def test_real_data(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

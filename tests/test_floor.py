@@ -171,7 +171,7 @@ def test_bad_input(data: Dataset) -> None:
     model = built(1, "lenet")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"images": 0}, "images: expected at least 1, got 0"),
-        ({"target": "other"}, "target: expected label or prediction, got 'other'"),
+        ({"target": "other"}, "target: expected label, prediction, or a class by its name or number, got 'other'"),
         ({"map": "cam"}, "map: expected one of gradient"),
         ({"threshold": "median"}, "threshold: expected mean"),
         ({"map": "gradient", "layer": model}, "layer belongs to the maps gradcam"),

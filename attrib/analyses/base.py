@@ -48,6 +48,8 @@ class Analysis(ABC):
     images_table: ClassVar[str] = ""
     """The table (:meth:`frames`) that holds a row per image and model."""
     needs_data: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
+    """Whether unlabelled data is refused; else the model's prediction stands in the label's place."""
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
 
@@ -88,7 +90,7 @@ class Analysis(ABC):
 
     def shown(self, data: "Dataset") -> tuple[int, ...]:
         """Positions of the images that the picture of examples shows: the first of each class, then the next."""
-        count, labels = self.pictured(), data.labels.tolist()
+        count, labels = self.pictured(), data.labels.tolist() if data.labelled else []
         firsts = sorted(labels.index(label) for label in set(labels)) if count else []
         rest = [position for position in range(len(data)) if position not in set(firsts)][:count]
         return tuple(sorted((firsts + rest)[:count]))
@@ -206,8 +208,17 @@ class Analysis(ABC):
 
     def predictions(self, model: "Model", image: "Tensor", context: Context) -> "Tensor":
         """The predicted class of every image, (N,); raises InputError for answers that are no logits."""
+        return self.answers(model, image, context).argmax(1)
+
+    def answers(self, model: "Model", image: "Tensor", context: Context) -> "Tensor":
+        """The logits of every image, (N,K); raises InputError for answers that are none."""
         data = context.images
-        return inputs.logits_of(model, image, classes=len(data.classes), data=data.name).argmax(1)
+        return inputs.logits_of(model, image, classes=len(data.classes), data=data.name)
+
+    def known_labels(self, batch: "Batch", context: Context) -> "Tensor":
+        """The labels (N,), -1 where the data is unlabelled and the prediction stands in their place."""
+        label: Tensor = batch.label
+        return label if context.images.labelled else label.new_full(label.shape, -1)
 
     def attack_precision(self, device: "torch.device") -> "Precision":
         """An attack only has to be as strong: ``auto`` takes the fast precision."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from attrib import formatting as text
-from attrib import stats, thresholds
+from attrib import stats, targets, thresholds
 from attrib.analyses.explaining import Explaining, View
 from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
 from attrib.analyses.options import Attack, attacked_option, option
@@ -73,6 +73,7 @@ class Checks(Explaining):
     """Sanity and faithfulness of the maps: a line per check and model, each beside a control without the model."""
 
     name: ClassVar[str] = "check"
+    needs_labels: ClassVar[bool] = False
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
@@ -102,9 +103,9 @@ class Checks(Explaining):
         views = self.views(model, batch, context)
         clean = views[CLEAN]
         # The class explained is the trained model's, also where the randomised one would predict another.
-        explained = batch._replace(label=batch.label if self.target == "label" else clean.prediction)
+        explained = batch._replace(label=targets.explained(self.target, batch.label, clean.prediction))
         columns = {
-            "label": batch.label,
+            "label": self.known_labels(batch, context),
             "prediction": clean.prediction,
             **self._randomisation(model, explained, clean.map, context),
             **self._curves(model, explained, clean.map),
@@ -241,7 +242,8 @@ class Checks(Explaining):
         context, pixels = found.context, found.context.images.shape[1] * found.context.images.shape[2]
         first = next(iter(found.files.values())).only(0)  # the edge detector is the same for every model
         return {
-            "map": self.map_name, "threshold": self.threshold, "target": self.target, "baseline": self.baseline,
+            "map": self.map_name, "threshold": self.threshold, "target": self.target,
+            "target_class": self.target_words(found.context.images), "baseline": self.baseline,
             "seed": self.seed, "attack": self.attack_entry(context), "precision": self.map_precision(context.device),
             "fractions": faithfulness.fractions(pixels, self.curve_steps),
             "control": {"name": EDGES, "checks": self._control_lines(first)},
@@ -339,8 +341,8 @@ def _caption(summary: Mapping[str, Any]) -> str:
     removed = "the mean colour of its image" if summary["baseline"] == "mean" else "black"
     caption = (
         f"{text.map_words(summary)}, threshold {summary['threshold']},"
-        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {summary['target']}; a removed"
-        f" pixel is {removed}; similarity: Spearman; all layers randomised, one draw of weights"
+        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {text.target_words(summary)}; a"
+        f" removed pixel is {removed}; similarity: Spearman; all layers randomised, one draw of weights"
         f" (seed {summary['seed']}); {text.interval_words(summary['models'])}"
     )
     return f"{caption}; {text.attack_words(summary['attack'])}" if summary["attack"] else caption

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from attrib.analyses.measured import Array, Context, Findings
     from attrib.data import Batch
 
-PARTS = ("image", "map", "span", "prediction")
+PARTS = ("image", "map", "span", "prediction", "probability")
 
 
 def display_images(image: "Tensor") -> "Tensor":
@@ -31,13 +31,15 @@ def kept_examples(
         if position not in context.shown:
             continue
         first = next(iter(views.values())).image
-        kept[position] = {"label": classes[int(batch.label[row])], "image": display_images(first[row, None])[0]}
+        label = classes[int(batch.label[row])] if context.images.labelled else ""
+        kept[position] = {"label": label, "image": display_images(first[row, None])[0]}
         kept[position]["kinds"] = {}
         for kind, view in views.items():
             predicted = int(view.prediction[row])
             kept[position]["kinds"][kind] = {
                 "image": display_images(view.image[row, None])[0], "map": view.map[row].cpu(),
                 "span": masks[kind][row].cpu(), "prediction": classes[predicted] if predicted >= 0 else "",
+                "probability": float(view.probability[row]),
             }  # fmt: skip
     return kept
 

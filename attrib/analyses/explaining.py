@@ -1,11 +1,11 @@
 """Analyses of maps: which map, of which class, on clean and on attacked images. No torch until it runs."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from attrib import map_table
+from attrib import map_table, targets
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import CLEAN, Context
 from attrib.analyses.options import Attack, attacked_option, option
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from attrib import maps
     from attrib.analyses import inputs
-    from attrib.data import Batch
+    from attrib.data import Batch, Dataset
     from attrib.inference import Precision
     from attrib.models.specs import Model
 else:
@@ -35,6 +35,8 @@ class View(NamedTuple):
     """(N,H,W)"""
     grid: "Tensor | None"
     """(N,h,w) where the map was brought up from a layer's grid."""
+    probability: "Tensor"
+    """(N,), of the prediction; NaN where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,10 @@ class Explaining(Analysis):
     window: int | None = option(None, "Window of occlusion in pixels (default: an eighth of the image).", low=1)
     integration_steps: int | None = option(None, "Steps of integrated-gradients (default: 32).", low=1)
     layer: str | None = option(None, "Layer of Grad-CAM and Eq. 6, by its dotted name (default: the last stage).")
-    target: str = option(
-        "label", "The class explained: label (true class) or prediction.", choices=("label", "prediction")
-    )
+    target: str | int = option(
+        "label", "The class explained: label (true class), prediction, or a class by its name or number.",
+        check=targets.check_target, parse=str,
+    )  # fmt: skip
     attack: Attack | None = attacked_option(None, "Explain adversarial images too: fgsm, pgd or cw.")
 
     def __post_init__(self) -> None:
@@ -81,9 +84,24 @@ class Explaining(Analysis):
 
     def view(self, model: "Model", batch: "Batch", image: "Tensor", context: Context) -> View:
         """The model's map of the batch's images, or of what an attack made of them."""
-        prediction = self.predictions(model, image, context)
-        target = batch.label if self.target == "label" else prediction
-        return View(image, prediction, *self.map_of(model, image, target, batch.index, context))
+        logits = self.answers(model, image, context)
+        prediction = logits.argmax(1)
+        target = targets.explained(self.target, batch.label, prediction)
+        probability = logits.softmax(1).amax(1)
+        return View(image, prediction, *self.map_of(model, image, target, batch.index, context), probability)
+
+    def resolved(self, data: "Dataset | None") -> Self:
+        """With the class to explain as a number where it was named; of unlabelled data the prediction."""
+        if data is None:
+            return super().resolved(data)
+        target = targets.target_class(self.target, data.classes)
+        if target == "label" and not data.labelled:
+            target = "prediction"
+        return replace(super().resolved(data), target=target)
+
+    def target_words(self, data: "Dataset") -> str:
+        """The class explained, as captions say it."""
+        return data.classes[self.target] if isinstance(self.target, int) else self.target
 
     def map_of(
         self, model: "Model", image: "Tensor", target: "Tensor", index: "Tensor", context: Context
@@ -105,5 +123,6 @@ def map_file_view(model: "Model", batch: "Batch") -> View:
     """The maps of the batch's images that were made elsewhere; what was predicted is not known (-1)."""
     assert model.maps is not None
     rows = [model.maps[position] for position in batch.index.tolist()]
-    unknown = torch.full_like(batch.label, -1)
-    return View(batch.image, unknown, torch.from_numpy(np.stack(rows)).to(batch.image.device), None)
+    unknown = torch.full_like(batch.index, -1)
+    made = torch.from_numpy(np.stack(rows)).to(batch.image.device)
+    return View(batch.image, unknown, made, None, torch.full_like(made[:, 0, 0], torch.nan))

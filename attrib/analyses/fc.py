@@ -56,6 +56,7 @@ class LastLayer(Analysis):
 
     name: ClassVar[str] = "fc"
     needs_data: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
 
     rule: str = option(
         "mean", "Valid: above W's mean (mean), the mean of the class's row (class-mean), or |W| (absolute).",

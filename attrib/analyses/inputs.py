@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from attrib import inference, objections
 from attrib.analyses.base import Analysis
-from attrib.data import WHOLE, Dataset, dataset
+from attrib.data import Dataset, dataset
 from attrib.errors import InputError, one_line
 from attrib.models import checkpoint
 from attrib.models.gated import GatedClassifier
@@ -24,24 +23,13 @@ Warn = Callable[[str], None]
 
 
 def dataset_of(data: Any, models: Sequence[Model]) -> Dataset:
-    """The data of an analysis: a :class:`Dataset`, a name, or images and labels; None: what the models know.
+    """The data of an analysis: a :class:`Dataset`, or what :func:`attrib.dataset` takes; None: what the models know.
 
     Raises InputError where no data set is known, or more than one, and for anything else.
     """
     if isinstance(data, Dataset):
         return data
-    if isinstance(data, str | Path):
-        return dataset(str(data))
-    if data is None:
-        return dataset(known_data(models))
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        images, labels = data
-        count = int(labels.max()) + 1 if len(labels) else 0
-        return Dataset("tensors", WHOLE, tuple(map(str, range(count))), images, labels)
-    raise InputError(
-        "data: expected a name as cifar10 or folder:DIR, attrib.dataset(...), or tensors (images, labels), got"
-        f" {type(data).__name__}"
-    )
+    return dataset(known_data(models) if data is None else data)
 
 
 def known_data(models: Sequence[Model]) -> str:
@@ -53,6 +41,15 @@ def known_data(models: Sequence[Model]) -> str:
         listed = ", ".join(f"{name} on {trained_on}" for name, trained_on in known.items())
         raise InputError(f"the models were trained on different data ({listed}); name the data to look at")
     return str(next(iter(known.values())))
+
+
+def check_labels(analysis: Analysis, data: Dataset | None) -> None:
+    """Raise InputError where an analysis needs labels that the data lacks."""
+    if analysis.needs_labels and data is not None and not data.labelled:
+        raise InputError(
+            f"{analysis.name}: needs labels, and {data.name} is unlabelled; put the pictures of every class into a"
+            " folder called by its name, or take span, maps or robust, which explain and attack the prediction"
+        )
 
 
 def check_models(

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from attrib.data import Batch, Dataset
     from attrib.models.specs import Model
     from attrib.plots import maps as plots
+    from attrib.plots import overlays
 else:
+    overlays = Lazy("attrib.plots.overlays")
     plots, spans, torch = Lazy("attrib.plots.maps"), Lazy("attrib.spans"), Lazy("torch")
 
 
@@ -47,6 +49,7 @@ class Maps(Explaining):
 
     name: ClassVar[str] = "maps"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
+    needs_labels: ClassVar[bool] = False
 
     threshold: str = option(
         "mean", f"Rule of the spans saved beside the maps: {thresholds.HELP}", check=thresholds.parse_threshold
@@ -94,8 +97,9 @@ class Maps(Explaining):
     def _columns(self, view: View, batch: "Batch", context: Context) -> dict[str, Any]:
         classes, flat = context.images.classes, view.map.flatten(1).cpu()
         return {
-            "label": [classes[k] for k in batch.label.tolist()],
+            "label": [classes[k] if k >= 0 else "" for k in self.known_labels(batch, context).tolist()],
             "prediction": [classes[k] for k in view.prediction.tolist()],
+            **({} if context.images.labelled else {"probability": view.probability.double()}),
             "highest": flat.amax(1).double(), "mean": flat.mean(1).double(),
         }  # fmt: skip
 
@@ -107,7 +111,8 @@ class Maps(Explaining):
         """Map, class explained and attack; under ``images`` a row per model and image."""
         context = found.context
         return {
-            "map": self.map_name, "target": self.target, "seed": self.seed, "attack": self.attack_entry(context),
+            "map": self.map_name, "target": self.target,
+            "target_class": self.target_words(context.images), "seed": self.seed, "attack": self.attack_entry(context),
             "precision": self.map_precision(context.device), "images": found.rows.to_dict("records"),
         }  # fmt: skip
 
@@ -135,7 +140,8 @@ class Maps(Explaining):
         rows = [
             {
                 "model": row["model"], **({"seed": str(row["seed"])} if several else {}), "index": str(row["index"]),
-                "label": row["label"], "prediction": row["prediction"],
+                **({} if summary.get("unlabelled") else {"label": row["label"]}), "prediction": row["prediction"],
+                **({"probability %": text.percent(row["probability"])} if "probability" in row else {}),
                 **{name: text.number(row[name], ".3g") for name in ("highest", "mean")},
             }
             for row in summary["images"]
@@ -150,6 +156,8 @@ class Maps(Explaining):
         """Images in rows, models in columns."""
         title = _words(result.summary) + text.first_seeds(result.summary["models"])
         examples = result.arrays["examples"]
+        if result.summary.get("unlabelled"):
+            return {"maps": overlays.overlay_grid(examples, title=title)}
         figures = {"maps": plots.map_grid(examples, title=title)}
         if self.overlay:
             figures["maps-overlay"] = self._overlaid(examples, title)
@@ -169,4 +177,5 @@ class Maps(Explaining):
 
 def _words(summary: Mapping[str, Any]) -> str:
     kind = summary["attack"]["name"] if summary["attack"] else CLEAN
-    return f"{text.map_words(summary)}, {text.data_words(summary)}, {kind} images"
+    explained = f", class explained: {text.target_words(summary)}" if summary["target"] != "label" else ""
+    return f"{text.map_words(summary)}, {text.data_words(summary)}, {kind} images{explained}"

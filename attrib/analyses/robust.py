@@ -88,6 +88,7 @@ class Robustness(Analysis):
 
     name: ClassVar[str] = "robust"
     keys: ClassVar[tuple[str, ...]] = ("split", "model", "seed", "index")
+    needs_labels: ClassVar[bool] = False
 
     eps: float | Sequence[float] | None = option(
         None, "Radius, as 0.03 or 8/255 (default: the data set's), or a sweep FROM:TO:COUNT, as 0:16/255:9;"
@@ -144,6 +145,8 @@ class Robustness(Analysis):
 
     def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:
         """The images and, with ``gap``, as many training images."""
+        if self.gap and not data.labelled:
+            raise InputError(f"gap: needs labels, and {data.name} is unlabelled")
         return [Pass(data), training_images(models, data)] if self.gap else [Pass(data)]
 
     def describe(self, model: "Model", context: Context) -> dict[str, Any]:
@@ -156,12 +159,13 @@ class Robustness(Analysis):
         module, image, label, data = model.opened_module, batch.image, batch.label, context.images
         names = [path.name for path in accuracy.attack_paths(module)]
         gradient = accuracy.gradient_size(module, image, label)
+        known = self.known_labels(batch, context)
 
         def columns(
             attack: str, eps: float, outcome: "accuracy.Outcome", via: list[str]
         ) -> "dict[str, Tensor | list[str]]":
             return {
-                "label": label, "attack": [attack] * len(label),
+                "label": known, "attack": [attack] * len(label),
                 "eps": torch.full_like(label, eps, dtype=torch.float64), "prediction": outcome.prediction,
                 "correct": outcome.prediction == label,
                 "margin": -outcome.margin.double(),  # as in every table: positive where the image is right
@@ -207,6 +211,8 @@ class Robustness(Analysis):
         at_radius = [(radius, self.correct(files, split=split, eps=radius.eps)) for radius in facts["radii"]]
         largest, test = at_radius[-1]
         entry = {"n": test[CLEAN].shape[1], "attacked": facts["attacked"], **_accuracies(test)}
+        if bool((files["label"] < 0).any()):  # unlabelled: what is counted is not accuracy
+            entry["accuracy"] = None
         if len(at_radius) > 1:
             entry["sweep"] = [{**radius._asdict(), **_accuracies(correct)} for radius, correct in at_radius]
         if self.gap:
@@ -215,7 +221,7 @@ class Robustness(Analysis):
 
     def row(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """Accuracies and gaps each beside their interval."""
-        others = {key: value for key, value in entry.items() if key not in ("accuracies", "intervals", "gap")}
+        others = {k: value for k, value in entry.items() if k not in ("accuracies", "accuracy", "intervals", "gap")}
         gap = {"gap": _with_intervals(entry["gap"]["difference"], entry["gap"]["intervals"])} if self.gap else {}
         return others | {"accuracy": _with_intervals(entry["accuracies"], entry["intervals"])} | gap
 
@@ -270,7 +276,8 @@ class Robustness(Analysis):
         """Attacks in rows, so that several models fit side by side; then the sweep, the pairs and the gap."""
         summary = result.summary
         models = summary["models"]
-        title = "Accuracy under attack (%), with 95 % intervals"
+        counted = "Predictions that do not change" if summary.get("unlabelled") else "Accuracy"
+        title = f"{counted} under attack (%), with 95 % intervals"
         shown = [Table(title, words.accuracy_rows(models), words.caption(summary))]
         if "sweep" in models[0]:
             caption = "the first table: the largest radius"

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 import attrib
 from attrib import inference
 from attrib.analyses.base import Analysis
-from attrib.analyses.inputs import check_models, dataset_of
+from attrib.analyses.fitting import about_data, batch_size_for, fitted, with_labels
+from attrib.analyses.inputs import check_labels, check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.measured import Context, Files, Findings, Pass
 from attrib.analyses.options import check_type
@@ -64,11 +65,14 @@ def execute(
         inference.precision(analysis.precision, group.device)
         loaded = analysis.looked_at(models_of(models, device=group.device))
         stack.enter_context(on_device(loaded, group.device))
-        images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
-        analysis = analysis.resolved(images)
         messages = Messages(warn if group.rank == 0 else None)
+        images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
+        if images is not None:
+            images = fitted(images, loaded, group.device, messages.add)
+        check_labels(analysis, images)
+        analysis = analysis.resolved(images)
         loaded = check_models(analysis, loaded, images, group, messages.add)
-        size = batch_size or analysis.usual_batch(group.device)
+        size = batch_size or batch_size_for(analysis.usual_batch(group.device), images)
         context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(loaded))
         passes = analysis.passes(loaded, images) if images else []
         key = _key(analysis, loaded, passes, context)
@@ -211,7 +215,7 @@ def _measure_batch(
     index = batch.index.cpu()
     for place, model in enumerate(models):
         with model.opened(context.device) as opened:
-            measured = analysis.measure(opened, batch, context)
+            measured = analysis.measure(opened, with_labels(analysis, opened, batch, context), context)
         kept.append(measured.keep)
         for kind, columns in measured.columns.items():
             part.rows[number].append((place, kind, {"index": index} | _on_cpu(columns)))
@@ -325,7 +329,7 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
     ]
     data = found.context.data
     summary: dict[str, Any] = {
-        **({"data": data.name, "split": data.split} if data else {}),
+        **(about_data(data) if data else {}),
         **analysis.about(found, entries), "models": entries, "pairs": analysis.corrected(pairs),
         "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()}, "key": key,
     }  # fmt: skip

@@ -48,6 +48,7 @@ class Span(Explaining):
 
     name: ClassVar[str] = "span"
     takes: ClassVar[tuple[str, ...]] = ("models", "map files")
+    needs_labels: ClassVar[bool] = False
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     floor: int = option(200, "Images for the floor, the ASC of the same network with random weights; 0: none.", low=0)
@@ -79,7 +80,7 @@ class Span(Explaining):
         views = self.views(model, batch, context) if model.maps is None else {CLEAN: map_file_view(model, batch)}
         masks = {kind: spans.span(view.map, threshold=self.threshold) for kind, view in views.items()}
         return Measured(
-            {kind: self._columns(view, masks[kind], masks[CLEAN], batch) for kind, view in views.items()},
+            {kind: self._columns(view, masks[kind], masks[CLEAN], batch, context) for kind, view in views.items()},
             sums={f"curve {kind}": _pixels_above(view.map) for kind, view in views.items()}
             | {f"pixels {kind}": torch.tensor(view.map.numel()) for kind, view in views.items()},
             examples=kept_examples(batch, views, masks, context),
@@ -87,9 +88,14 @@ class Span(Explaining):
             keep=masks,
         )
 
-    def _columns(self, view: View, mask: "Tensor", clean: "Tensor", batch: "Batch") -> "dict[str, Any]":
+    def _columns(
+        self, view: View, mask: "Tensor", clean: "Tensor", batch: "Batch", context: Context
+    ) -> "dict[str, Any]":
+        label = self.known_labels(batch, context)
+        correct = view.prediction == label
         columns: dict[str, Any] = {
-            "label": batch.label, "prediction": view.prediction, "correct": view.prediction == batch.label,
+            "label": label, "prediction": view.prediction,
+            "correct": correct if context.images.labelled else torch.full_like(correct, torch.nan, dtype=torch.double),
             "coverage": spans.coverage(mask), "curve_area": spans.curve_area(view.map), "empty": spans.empty(view.map),
         }  # fmt: skip
         if view.grid is not None:
@@ -117,7 +123,7 @@ class Span(Explaining):
 
     def _means(self, files: Files, kind: str) -> dict[str, Any]:
         at = files.where(images=kind)
-        known = bool((at["prediction"] >= 0).all())
+        known = bool((at["prediction"] >= 0).all()) and "correct" in at
         return {
             "n": at.n,
             "accuracy": at.mean("correct") if known else None,
@@ -174,7 +180,7 @@ class Span(Explaining):
         made_here = any(files.models[0].maps is None for files in found.files.values())
         return {
             "map": self.map_name if made_here else "from files", "threshold": self.threshold, "target": self.target,
-            "seed": self.seed, "attack": self.attack_entry(context),
+            "target_class": self.target_words(images), "seed": self.seed, "attack": self.attack_entry(context),
             "precision": self.map_precision(context.device) if made_here else None,
             "floor": {"images": min(self.floor, len(images)), "networks": floors.SEEDS} if self.floor else None,
         }  # fmt: skip
@@ -330,7 +336,7 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 def _caption(summary: Mapping[str, Any]) -> str:
     caption = (
         f"{text.map_words(summary)}, threshold {summary['threshold']},"
-        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {summary['target']};"
+        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {text.target_words(summary)};"
         f" {text.interval_words(summary['models'])}"
     )
     if any(entry.get("asc_floor") is not None for entry in summary["models"]):

@@ -1,5 +1,7 @@
 """The command ``attrib``. Help imports no torch: a command's analysis does that when it runs."""
 
+import codecs
+import io
 import os
 import sys
 import warnings
@@ -87,6 +89,10 @@ def _options(
 def main() -> None:
     """Run the command line and exit: 0 done, 2 for anything the user can mend, said in one line on stderr."""
     warnings.showwarning = _show_warning
+    codecs.register_error("attrib", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="attrib")
     sys.path.insert(0, os.getcwd())  # so that --model finds the user's own module
     try:
         status = app(standalone_mode=False) or 0
@@ -104,6 +110,16 @@ def main() -> None:
     if message:  # none where all went well, or the command line was empty and the help was printed instead
         print(f"attrib: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+IN_ASCII = str.maketrans({"−": "-", "–": "-", "─": "-", "↓": "v", "↑": "^", "…": ".", "×": "x", "·": "."})
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What is printed instead of a sign that the terminal's encoding lacks, as Windows' cp1252 the minus sign."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end].translate(IN_ASCII)
+    return lacking.encode("ascii", "replace").decode(), error.end
 
 
 def _show_warning(message: Warning | str, *_args: object, **_names: object) -> None:

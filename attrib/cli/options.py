@@ -17,7 +17,7 @@ from attrib.lazy import Lazy
 if TYPE_CHECKING:
     from attrib import data as datasets
     from attrib.analyses import inputs, run
-    from attrib.data import Dataset
+    from attrib.data import Dataset, folders
     from attrib.models import specs
     from attrib.models.specs import Model
     from attrib.pages.compute import Report
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Kind = type[Analysis] | type[Report]
 else:
     specs, datasets = Lazy("attrib.models.specs"), Lazy("attrib.data")
+    folders = Lazy("attrib.data.folders")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
@@ -37,7 +38,10 @@ SPEC = (
 class Chosen:
     """Which models, and on which data."""
 
-    models: list[str] | None = option(None, "Models, as for --ckpt; a folder is a run.", metavar="[NAME=]SPEC...")
+    models: list[str] | None = option(
+        None, "Models, as for --ckpt; a folder is a run. Pictures and a folder of pictures are data.",
+        metavar="[NAME=]SPEC...",
+    )  # fmt: skip
     ckpt: list[str] | None = option(None, SPEC, metavar="[NAME=]SPEC")
     model: list[str] | None = option(None, "The same as --ckpt.", metavar="[NAME=]SPEC")
     run: list[str] | None = option(
@@ -50,7 +54,11 @@ class Chosen:
     std: str | None = option(None, "Channel standard deviations that a factory's model expects.")
     size: int | None = option(None, "Image size that a factory's model expects; images are resized to it.")
     data: str | None = option(
-        None, "glyphs, mnist, svhn, cifar10, cifar100, folder:DIR or npz:FILE (default: the checkpoint's own)."
+        None, "glyphs, mnist, svhn, cifar10, cifar100, folder:DIR, npz:FILE, cifar10c:NAME:SEVERITY or a picture"
+        " (default: the checkpoint's own).",
+    )  # fmt: skip
+    classes: Path | None = option(
+        None, "File with the names of the model's classes, a line each: class folders are matched by name."
     )
     data_root: Path | None = option(None, "Where the data lies (else ATTRIB_DATA, then the user cache).")
     split: str = option("test", "test or train, where the data is split.")
@@ -60,7 +68,12 @@ class Chosen:
         """The models, and the data, if the analysis needs or the user names any. Raises InputError."""
         if (self.mean is None) != (self.std is None):
             raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
-        given = [*(self.models or ()), *(self.ckpt or ()), *(self.model or ()), *(self.run or ())]
+        positional = self.models or ()
+        shown = [] if kind.takes == ("runs",) else [text for text in positional if _is_data(text)]
+        if shown and self.data:
+            raise InputError(f"--data {self.data} and {shown[0]}: name the data once")
+        positional = [text for text in positional if text not in shown]
+        given = [*positional, *(self.ckpt or ()), *(self.model or ()), *(self.run or ())]
         if not given and not self.maps:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
             raise InputError(f"nothing to look at: name {what}")
@@ -74,7 +87,7 @@ class Chosen:
         for name, (path, *_) in map(named_files, self.maps or ()):
             pairs.append((name, specs.map_file(name, Path(path))))
         models = specs.named_models(pairs, device="cpu")
-        return models, self._dataset(kind, models)
+        return models, self._dataset(kind, models, shown)
 
     def _model(self, name: str, spec: str) -> "Model | Path":
         if Path(spec).is_dir():
@@ -84,11 +97,13 @@ class Chosen:
             return specs.model(spec, name=name, mean=mean, std=std, size=self.size)
         return specs.model(spec, name=name, arch=self.arch)
 
-    def _dataset(self, kind: "Kind", models: "Sequence[Model]") -> "Dataset | None":
-        if self.data is None and not kind.needs_data:
+    def _dataset(self, kind: "Kind", models: "Sequence[Model]", shown: list[str]) -> "Dataset | None":
+        if self.data is None and not shown and not kind.needs_data:
             return None
-        name = self.data or inputs.known_data(models)
-        pictures = name.startswith("folder:")
+        name: str | list[str] = shown or self.data or inputs.known_data(models)
+        if len(shown) == 1 and Path(shown[0]).is_dir():
+            name = f"folder:{shown[0]}"
+        pictures = not isinstance(name, str) or name.startswith("folder:") or folders.is_picture(Path(name))
         if self.size and not pictures and all(model.checkpoint for model in models):
             raise InputError(
                 "--size is for a factory, or for the pictures of folder:DIR; a checkpoint knows its own size"
@@ -96,10 +111,12 @@ class Chosen:
         # The pictures of a folder are cut to the model's size; other data is resized in front of the model.
         data = datasets.dataset(
             name, split=self.split, root=self.data_root, limit=self.limit if kind.needs_data else 1,
-            size=self.size if pictures else None,
+            size=self.size if pictures else None, classes=self.classes,
         )  # fmt: skip
         if self.split == "train" and data.split == datasets.WHOLE:
-            raise InputError(f"--split train: {name} is not split into training and test images; leave out --split")
+            raise InputError(
+                f"--split train: {data.name} is not split into training and test images; leave out --split"
+            )
         return data
 
 
@@ -273,6 +290,15 @@ def files_of(text: str) -> list[str]:
     if not all(found):
         raise InputError(f"expected files separated by single commas, got {text!r}")
     return found
+
+
+def _is_data(text: str) -> bool:
+    """Whether an argument is a picture, or a folder of pictures that holds neither saved epochs nor a model."""
+    path = Path(text)
+    if not path.is_dir():
+        return folders.is_picture(path)
+    model = path.joinpath("config.json").exists() or any(path.glob("epoch-*.pt"))
+    return not model and folders.holds_pictures(path)
 
 
 def _floats(text: str | None, name: str) -> list[float] | None:

@@ -1,6 +1,7 @@
 """A result on a terminal."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def show(result: "Result", written: list[Path], *, as_json: bool) -> None:
     if as_json:
         typer.echo(files.to_json(result.summary))
         return
-    typer.echo(result.to_text(width()), nl=False)
+    sys.stdout.write(result.to_text(width()))  # typer would print UTF-8 where the terminal asks for ASCII
     for path in written:
         typer.echo(path)
 

@@ -194,5 +194,5 @@ CATALOG: dict[str, PublicData] = {
     "cifar10": _CIFAR10,
     "cifar100": _CIFAR100,
 }
-DATA_SETS = (*CATALOG, "folder:DIR", "npz:FILE")
+DATA_SETS = (*CATALOG, "folder:DIR", "npz:FILE", "cifar10c:NAME:SEVERITY", "a picture file")
 """What ``dataset`` takes."""

@@ -1,7 +1,7 @@
 """Data sets and batches: images in [0,1], labels, positions, and where there are any, masks of the object."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attrib.data import download, glyphs, pictures, readers
+from attrib.data import corruptions, download, folders, glyphs, matching, pictures, readers, wrap
 from attrib.data.catalog import CATALOG, DATA_SETS
 from attrib.errors import InputError
 from attrib.loss import check_classes
@@ -24,11 +24,12 @@ WHOLE = "all"
 class Batch(NamedTuple):
     """Images (N,C,H,W) float32 in [0,1], labels and positions (N,) int64, masks (N,H,W) bool or None.
 
-    The position in the data set makes results of different models joinable, row by row.
+    The labels are None where the data is unlabelled. The position in the data set makes results of different models
+    joinable, row by row.
     """
 
     image: Tensor
-    label: Tensor
+    label: Any  # Tensor, or None: who needs labels checks that once, with Dataset.labelled
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a batch
     mask: Tensor | None
 
@@ -39,11 +40,13 @@ class Source(NamedTuple):
     root: str | Path | None
     size: int | None
     seed: int
+    classes: tuple[str, ...] | None = None
+    """The names of the model's classes."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A labelled set of images: one tensor (N,C,H,W), or picture files that are read batch by batch.
+    """A set of images: one tensor (N,C,H,W), or picture files that are read batch by batch.
 
     A tensor is uint8, or floats that lie in [0,1] already. Raises InputError for anything else, and for labels that are
     no class: training relies on it, since a GPU aborts at such a label.
@@ -53,26 +56,48 @@ class Dataset:
     split: str
     """train or test; all, where the data is not split."""
     classes: tuple[str, ...]
+    """Empty where the data is unlabelled and no model has said what it knows."""
     images: Tensor | pictures.Pictures
-    labels: Tensor
+    labels: Any  # Tensor, or None
+    """(N,) int64; None: unlabelled."""
     masks: Tensor | None = None
     source: Source | None = None
     """None: not made by :func:`dataset`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers should know, a sentence each."""
+    folders: Mapping[str, int] | None = None
+    """Of a folder: the name of each class folder to the class, a position in ``classes``."""
+    numbered: bool = False
+    """The classes are no more than the numbers up to the largest label: a model may have more."""
 
     def __post_init__(self) -> None:
-        if self.labels.device.type == "cpu":  # moved to another device, they have been checked
+        if isinstance(self.images, Tensor) and self.images.device.type == "cpu":  # elsewhere it has been checked
+            _check_pixels(self.images)
+        if self.labelled and self.labels.device.type == "cpu":
+            if self.labels.shape != (len(self.images),) or self.labels.is_floating_point():
+                got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+                raise InputError(f"labels: expected {len(self.images)} whole numbers, one per image, got {got}")
             check_classes(self.labels, len(self.classes))
-            if isinstance(self.images, Tensor):
-                _check_pixels(self.images)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        split = "" if self.split == WHOLE else f" {self.split}"
+        shape = "x".join(map(str, self.shape))
+        known = f"{len(self.classes)} classes" if self.labelled else "unlabelled"
+        return f"Dataset({self.name}{split}: {len(self):,} images of {shape}, {known})"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self.labels is not None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C,H,W) of every image."""
         if isinstance(self.images, pictures.Pictures):
-            return 3, *self.images.size
+            return self.images.channels, *self.images.size
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
@@ -89,7 +114,8 @@ class Dataset:
                 digest.update(f"{path} {known.st_size} {known.st_mtime_ns}\n".encode())
         else:
             digest.update(self.images.cpu().contiguous().numpy().data)
-        digest.update(self.labels.cpu().contiguous().numpy().data)
+        if self.labelled:
+            digest.update(self.labels.cpu().contiguous().numpy().data)
         if self.masks is not None:
             digest.update(self.masks.cpu().contiguous().numpy().data)
         return [self.name, self.split, len(self), list(self.shape), list(self.classes), digest.hexdigest()[:16]]
@@ -102,7 +128,7 @@ class Dataset:
         return replace(
             self,
             images=images[:count] if isinstance(images, Tensor) else replace(images, paths=images.paths[:count]),
-            labels=self.labels[:count],
+            labels=self.labels[:count] if self.labelled else None,
             masks=None if self.masks is None else self.masks[:count],
         )
 
@@ -111,7 +137,7 @@ class Dataset:
         return replace(
             self,
             images=self.images.to(device) if isinstance(self.images, Tensor) else self.images,
-            labels=self.labels.to(device),
+            labels=self.labels.to(device) if self.labelled else None,
             masks=None if self.masks is None else self.masks.to(device),
         )
 
@@ -123,7 +149,8 @@ class Dataset:
         """
         if size < 1:
             raise InputError(f"batch size: expected at least 1, got {size}")
-        order = torch.arange(len(self), device=self.labels.device) if order is None else order
+        held = next((part for part in (self.labels, self.images) if isinstance(part, Tensor)), None)
+        order = torch.arange(len(self), device=held.device if held is not None else None) if order is None else order
         parts = torch.split(order, size) if len(order) else ()
         images = self.images
         if isinstance(images, pictures.Pictures):
@@ -135,12 +162,11 @@ class Dataset:
         self, parts: tuple[Tensor, ...], images: Iterator[Tensor], device: torch.device | str
     ) -> Iterator[Batch]:
         for part, image in zip(parts, images, strict=True):
-            at = part.to(self.labels.device)
             yield Batch(
                 _as_floats(image.to(device)),
-                self.labels[at].to(device),
+                self.labels[part.to(self.labels.device)].to(device) if self.labelled else None,
                 part.to(device),
-                None if self.masks is None else self.masks[at].to(device),
+                None if self.masks is None else self.masks[part.to(self.masks.device)].to(device),
             )
 
 
@@ -173,22 +199,28 @@ def training_split(count: int, *, holdout: int, seed: int) -> tuple[Tensor, Tens
 
 
 def dataset(
-    name: str,
+    name: Any,
     *,
     split: str = "test",
     root: str | Path | None = None,
     limit: int | None = None,
     size: int | None = None,
     seed: int = 0,
+    classes: str | Path | Sequence[str] | None = None,
 ) -> Dataset:
-    """The data set called ``name``: glyphs, mnist, svhn, cifar10, cifar100, folder:DIR or npz:FILE.
+    """A data set by its name, or from pictures, tensors, a torch ``Dataset`` or ``DataLoader``.
 
-    split: ``train`` or ``test``; a folder without train/ and test/ (or val/) and an npz file are whole in either, and
-    their data set's split is ``all``.
+    name: glyphs, mnist, svhn, cifar10, cifar100, folder:DIR, npz:FILE, or cifar10c:CORRUPTION:SEVERITY; a picture
+    file or a list of them; images (N,C,H,W), or a pair (images, labels), as tensors or arrays; a torch ``Dataset`` or
+    ``DataLoader``, or anything else with rows of image and label (:mod:`attrib.data.wrap`). Without labels, as for a
+    picture and a folder without class folders, the data is unlabelled.
+    split: ``train`` or ``test``; a folder without train/ and test/ (or val/, ...) and all that has no split are whole
+    in either, and their data set's split is ``all``.
     root: where to look first, before ATTRIB_DATA and the user's cache; what is nowhere is downloaded there.
-    limit: the first so many images (a folder's alternate between its classes). size: a folder's pictures are resized
+    limit: the first so many images (a folder's alternate between its classes). size: pictures are resized
     until their shorter side is ``size`` and cropped to the square at their centre; default: their own size
-    where they share one, else 224. seed: of glyphs.
+    where they share one, else 224. seed: of glyphs. classes: the names of the model's classes in its order, or a file
+    with a name per line: where the folders are fewer than the classes, they are matched by name.
 
     Raises InputError for an unknown name or split, a limit or size below 1, and files that are missing or
     not what they should be.
@@ -205,21 +237,71 @@ def dataset(
     for option, value in (("limit", limit), ("size", size)):
         if value is not None and value < 1:
             raise InputError(f"{option}: expected at least 1, got {value}")
-    masks, source = None, Source(root, size, seed)
+    source = Source(root, size, seed, None if classes is None else matching.read_classes(classes))
+    if isinstance(name, Path):
+        name = str(name)
+    if isinstance(name, list | tuple) and name and all(isinstance(each, str | Path) for each in name):
+        return _of_files([Path(each).expanduser() for each in name], source, limit)
+    if not isinstance(name, str):
+        return _wrapped(name, source, limit)
     kind, _, place = name.partition(":")
     if kind == "folder" and place:
-        folder = Path(place).expanduser()
-        files, labels, classes = pictures.folder(folder, split=split, size=size)
-        files = replace(files, paths=files.paths[:limit])
-        split = split if pictures.splits(folder) else WHOLE
-        return Dataset(name, split, classes, files, labels[:limit].clone(), source=source)
+        return _of_folder(name, Path(place).expanduser(), split, source, limit)
+    if folders.is_picture(Path(name)):
+        return _of_files([Path(name).expanduser()], source, limit)
+    return _of_tensors(name, split, source, limit)
+
+
+def _of_folder(name: str, place: Path, split: str, source: Source, limit: int | None) -> Dataset:
+    listed = folders.listed(place, split=split)
+    return Dataset(
+        name, split if folders.splits(place) else WHOLE, listed.classes, _sized(listed.paths, source.size, limit),
+        None if listed.labels is None else torch.tensor(listed.labels[:limit]), source=source, notes=listed.notes,
+        folders={folder: label for label, folder in enumerate(listed.classes)} or None,
+    )  # fmt: skip
+
+
+def _of_files(paths: Sequence[Path], source: Source, limit: int | None) -> Dataset:
+    """Picture files, unlabelled."""
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: expected a picture, found {'a folder' if path.is_dir() else 'nothing'}")
+    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return Dataset(name, WHOLE, (), _sized(tuple(paths), source.size, limit), None, source=source)
+
+
+def _sized(paths: tuple[Path, ...], size: int | None, limit: int | None) -> pictures.Pictures:
+    """The first so many pictures, at the size asked for, that of all the pictures, or the usual one."""
+    usual = pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE
+    return pictures.Pictures(paths[:limit], (pictures.common_size(paths) or usual) if size is None else (size, size))
+
+
+def _wrapped(data: Any, source: Source, limit: int | None) -> Dataset:
+    """Images that are in memory, or that a Python object gives."""
+    found = wrap.arrays(data, limit=limit, size=source.size)
+    classes, labels = found.classes, found.labels
+    if classes is None and labels is not None and len(labels):
+        classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return Dataset(
+        found.name, WHOLE, classes or (), found.images, labels, notes=found.notes,
+        numbered=found.classes is None and labels is not None,
+    )  # fmt: skip
+
+
+def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dataset:
+    """What is read into memory: public data, and arrays in a file."""
+    kind, _, place = name.partition(":")
+    masks, size = None, source.size
     if kind == "npz" and place:
         images, labels, masks, classes = readers.npz(Path(place).expanduser())
+    elif kind == "cifar10c" and place:
+        images, labels = corruptions.read(place, root=None if source.root is None else Path(source.root))
+        classes = CATALOG["cifar10"].classes
     elif name == "glyphs":
         count, classes = CATALOG[name].counts[split], CATALOG[name].classes
-        images, labels, masks = glyphs.render(torch.arange(min(count, limit or count)), seed=seed, split=split)
+        images, labels, masks = glyphs.render(torch.arange(min(count, limit or count)), seed=source.seed, split=split)
     elif name in CATALOG:
-        images, labels = download.read(name, split=split, root=None if root is None else Path(root))
+        images, labels = download.read(name, split=split, root=None if source.root is None else Path(source.root))
         classes = CATALOG[name].classes
     else:
         there = Path(name).expanduser()
@@ -231,4 +313,4 @@ def dataset(
     if limit is not None and limit < len(images):  # copies, since a view would keep the whole set in memory
         images, labels = images[:limit].clone(), labels[:limit].clone()
         masks = None if masks is None else masks[:limit].clone()
-    return Dataset(name, WHOLE if kind == "npz" else split, classes, images, labels, masks, source)
+    return Dataset(name, WHOLE if kind in ("npz", "cifar10c") else split, classes, images, labels, masks, source)

@@ -27,7 +27,8 @@ def read(name: str, *, split: str, root: Path | None) -> readers.Arrays:
     return images, labels
 
 
-def _roots(root: Path | None) -> Iterator[Path]:
+def roots(root: Path | None) -> Iterator[Path]:
+    """The folders in which data is looked for."""
     if root is not None:
         yield root.expanduser()
     if named := os.environ.get("ATTRIB_DATA"):
@@ -43,7 +44,7 @@ def _cache() -> Path:
 
 def _find(name: str, split: str, root: Path | None) -> tuple[Layout, list[Path]] | None:
     """The first layout whose files are all there."""
-    for place in _roots(root):
+    for place in roots(root):
         for layout in CATALOG[name].layouts:
             paths = [_existing(place / layout.folder / file) for file in layout.files[split]]
             if all(paths):
@@ -92,7 +93,7 @@ def _extract(archive: Path, target: Path) -> None:
 
 def _advice(name: str, split: str, root: Path | None, error: Exception) -> str:
     """What is missing, where it was looked for, why it did not come, and where to put it: in one line."""
-    places = list(dict.fromkeys(_roots(root)))
+    places = list(dict.fromkeys(roots(root)))
     # Of all places and layouts speak of the one where the fewest files are missing.
     missing = [
         [path for file in layout.files[split] if not _existing(path := place / layout.folder / file)]

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plots.base import style
+from attrib.plots.base import power_of_ten, style
 from attrib.plots.maps import span_outline
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _features(axes: Axes, view: "View", classes: Sequence[str]) -> None:
     axes.set_yticks(rows, [f"#{feature}" for feature in view.features])
     axes.set(ylim=(len(rows) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.set_title("top features: |∂L/∂A · A|" + (f" ($10^{{{power}}}$)" if power else ""))
+    axes.set_title("top features: |∂L/∂A · A|" + (f" ({power_of_ten(power)})" if power else ""))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"L: loss of class {_short(classes[view.target])}", labelpad=1)
 
@@ -170,8 +170,8 @@ def _text(figure: Figure, left: float, top: float, text: str, **how: Any) -> Non
 
 
 def _short(name: str) -> str:
-    """The name as far as there is room for it; a dollar sign is no formula."""
-    return (name if len(name) <= 11 else f"{name[:10]}…").replace("$", r"\$")
+    """The name as far as there is room for it."""
+    return name if len(name) <= 11 else f"{name[:10]}…"
 
 
 __all__ = ["panels", "png"]

@@ -78,6 +78,10 @@ def explore(
     images = dataset_of(data, list(opened.values()))
     if not len(images):
         raise InputError(f"explore: expected at least one image, got none in {images.name}")
+    if not images.labelled:
+        raise InputError(
+            f"explore: needs labels, and {images.name} is unlabelled; take attrib.Maps().run(models, data)"
+        )
     cache = ViewCache(opened, images, samples, seed)
     for name, model in opened.items():
         check_fit(model, images)

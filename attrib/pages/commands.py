@@ -56,6 +56,7 @@ def _data_options(data: "Dataset | None") -> Iterator[tuple[str, Any]]:
     if data is None or data.source is None:
         return
     yield "data", data.name
+    yield "classes", None if data.source.classes is None else "CLASSES.txt"
     yield "data_root", data.source.root
     yield "split", "train" if data.split == "train" else None
     yield "size", data.source.size

@@ -28,7 +28,7 @@ from attrib.pages.images import Browsed, pixels
 
 if TYPE_CHECKING:
     from attrib import fast, parallel
-    from attrib.analyses import inputs, run
+    from attrib.analyses import fitting, inputs, run
     from attrib.data import Dataset, catalog
     from attrib.models import cards, specs
     from attrib.models.specs import Model
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
     inputs, specs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.specs"), Lazy("attrib.parallel")
+    fitting = Lazy("attrib.analyses.fitting")
     render, run = Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
 
 CHECKED = 200
@@ -107,8 +108,13 @@ class Report:
         with parallel.world(device) as group, ExitStack() as stack:
             loaded = specs.models_of(models, device=group.device)
             stack.enter_context(specs.on_device(loaded, group.device))
-            images = inputs.dataset_of(data, loaded).first(self.limit)
             warn = _Once(run.print_warning if group.rank == 0 else None)
+            images = inputs.dataset_of(data, loaded).first(self.limit)
+            images = fitting.fitted(images, loaded, group.device, warn)
+            if not images.labelled:
+                raise InputError(
+                    f"report: needs labels, and {images.name} is unlabelled; take attrib span, maps or robust"
+                )
             browsed = Browsed(**self._maps(), target=self.target).resolved(images)
             loaded = _checked(browsed, loaded, images, group, warn)
             stack.enter_context(fast.keep_prepared(*(model.opened_module for model in loaded)))

@@ -73,6 +73,15 @@ def wrapped(name: str, inches: float) -> str:
     return textwrap.fill(name, max(6, int(inches / letter)))
 
 
+def power_of_ten(power: int) -> str:
+    """10 to this power, as text: names may hold dollar signs, so nothing is parsed as a formula.
+
+    >>> power_of_ten(-12)
+    '10⁻¹²'
+    """
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist | Container]) -> None:
     """One legend for all panels, in as many columns as the figure's width has room for the longest label."""
     letter = 0.6 * mpl.rcParams["legend.fontsize"] / 72

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from attrib.plots.base import COLUMN, TEXT, legend_below, model_colours, style
+from attrib.plots.base import COLUMN, TEXT, legend_below, model_colours, power_of_ten, style
 
 QUANTITIES = {
     "C": "C = mean |∂L/∂A|",
@@ -43,7 +43,7 @@ def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str)
                         axes.hist(values, histtype="stepfilled", alpha=0.2, **drawn)
                     axes.hist(values, histtype="step", linewidth=0.9, **drawn)
                     axes.axvline(multiple * medians[model] / 10.0**power, color=colours[model], linestyle="--", lw=0.7)
-                axes.set_xlabel(f"{label}   ($10^{{{power}}}$)" if power else label)
+                axes.set_xlabel(f"{label}   ({power_of_ten(power)})" if power else label)
                 axes.set_xlim(0, bins[-1])
             grid[row, 0].set_ylabel("features (%)")
         if len(kinds) > 1:

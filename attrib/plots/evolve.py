@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from attrib.plots.base import TEXT, legend_below, model_colours, style
+from attrib.plots.base import TEXT, legend_below, model_colours, power_of_ten, style
 from attrib.plots.contrib import QUANTITIES
 
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -48,6 +48,8 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
             axes.set_title(label)
             if "CE" in label and min(drawn) > 0 and max(drawn) > 30 * min(drawn):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(_as_power)
+                axes.yaxis.set_minor_formatter(NullFormatter())
             elif "accuracy" in label:
                 axes.set_ylim(0, 100)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -99,7 +101,7 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str) -> 
                     axes.axvline(values.mean(), color=colours[run], ls="--", lw=0.7)
                 axes.set_xlim(0, bins[-1])
                 axes.text(0.98, 0.8, f"epoch {epoch}", transform=axes.transAxes, ha="right", va="center")
-            unit = f"   ($10^{{{power}}}$)" if power else ""
+            unit = f"   ({power_of_ten(power)})" if power else ""
             grid[-1, place].set_xlabel(f"{QUANTITIES[column]}{unit}")
         figure.supylabel("features (%)", fontsize=7)
         handles = [Line2D([], [], color=colours[run], lw=3, alpha=0.6, label=run) for run in runs]
@@ -107,3 +109,7 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str) -> 
         legend_below(figure, handles)
         figure.suptitle(title)
     return figure
+
+
+def _as_power(value: float, _position: int | None) -> str:
+    return power_of_ten(round(np.log10(value)))

@@ -1,0 +1,196 @@
+"""Data made to fit the models: the size and channels of pictures, and which class a folder's name means."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from attrib import inference
+from attrib.analyses.base import Analysis
+from attrib.analyses.measured import Context
+from attrib.data import CATALOG, Batch, Dataset
+from attrib.data.matching import by_position, matched
+from attrib.data.pictures import Pictures
+from attrib.errors import InputError
+from attrib.models.outside import Normalized
+from attrib.models.specs import Model
+
+DARK = 0.01
+"""Pixels that are all below it are hardly meant."""
+LOOKED_AT = 16
+"""Images that are looked at for dark pixels, spread over the data."""
+
+
+def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: Callable[[str], None]) -> Dataset:
+    """The data as the models take it, with the classes that they know.
+
+    Pictures become grey for models of grey images and get the models' size; unlabelled data gets the models' classes;
+    class folders that are fewer than the models' classes, or ordered differently, are matched by name, and are taken
+    as unlabelled where the names say nothing. Raises InputError for a list of names that does not fit.
+    """
+    for note in data.notes:
+        warn(note)
+    data = _pictures(data, models, device)
+    _warn_dark(data, warn)
+    if not data.labelled or data.numbered or data.folders:
+        names, count = _classes_of(data, models, device)
+        if count:
+            data = _labelled(data, names, count, warn)
+    return data
+
+
+def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> Dataset:
+    """Pictures with the channels and the size that all models name."""
+    images = data.images
+    if not isinstance(images, Pictures) or not models:
+        return data
+    expected = [_input_of(model) for model in models]
+    sizes = {each[1] for each in expected}
+    if {each[0] for each in expected} == {1} or _takes_only_grey(data, models, device):
+        images = replace(images, channels=1)
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    given = data.source is not None and data.source.size is not None
+    # What a Normalized shrinks, or a checkpoint refuses; smaller pictures a Normalized may enlarge by itself.
+    if size and not given and (all(model.checkpoint for model in models) or min(images.size) > min(size)):
+        images = replace(images, size=size)
+    return data if images is data.images else replace(data, images=images)
+
+
+def _input_of(model: Model) -> tuple[int | None, tuple[int, int] | None]:
+    """The channels and the size (H,W) of a model's images, where they are known."""
+    if model.checkpoint:
+        channels, height, width = model.checkpoint.input_shape
+        return channels, (height, width)
+    if isinstance(model.module, Normalized):
+        front = model.module
+        return None if front.mean is None else front.mean.numel(), front.size
+    return None, None
+
+
+def _takes_only_grey(data: Dataset, models: Sequence[Model], device: torch.device) -> bool:
+    """Whether modules that say nothing of their input refuse colour and take grey."""
+    if not isinstance(data.images, Pictures) or any(model.checkpoint or model.module is None for model in models):
+        return False
+    if any(_count_of(model, data, device) for model in models):
+        return False
+    grey = replace(data, images=replace(data.images, channels=1))
+    return all(_count_of(model, grey, device) for model in models)
+
+
+def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
+    """Warn of pixels that are all nearly black, as those of a file with other units are."""
+    if not len(data):
+        return
+    order = torch.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).long()
+    brightest = max(float(batch.image.max()) for batch in data.batches(len(order), order=order))
+    if brightest < DARK:
+        warn(
+            f"the brightest pixel of {len(order)} images of {data.name} is {255 * brightest:.3g}/255: are these"
+            " masks of 0 and 1, 8-bit values in a 16-bit file, or pixels divided by 255 twice?"
+        )
+
+
+def _classes_of(
+    data: Dataset, models: Sequence[Model], device: torch.device
+) -> tuple[tuple[str, ...] | None, int | None]:
+    """The names of the models' classes, where they are known, and how many there are."""
+    given = data.source.classes if data.source else None
+    known = {names for model in models if (names := _names_of(model))}
+    if given is None and len(known) > 1:
+        raise InputError(
+            "the models name their classes differently; give the names in the models' order with classes (--classes)"
+        )
+    names = given or next(iter(known), None)
+    count = next((count for model in models if (count := _count_of(model, data, device))), None)
+    if given and count and len(given) != count:
+        raise InputError(f"classes: expected {count} names, one per class of the model, got {len(given)}")
+    return (names if count is None or names is None or len(names) == count else None), count or len(names or ()) or None
+
+
+def _names_of(model: Model) -> tuple[str, ...] | None:
+    """The class names that a model brings, or those of the data set that it was trained on."""
+    if names := getattr(model, "classes", None):
+        return tuple(names)
+    trained_on = CATALOG.get(model.trained_on or "")
+    return trained_on.classes if trained_on else None
+
+
+def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
+    """How many classes a model has; None where it has no module, or does not take the images."""
+    if model.checkpoint:
+        return model.checkpoint.num_classes
+    if model.module is None or not len(data):
+        return None
+    (batch,) = data.batches(1, order=torch.tensor([0]), device=device)
+    try:
+        logits = inference.logits(model.module, batch.image)
+    except Exception:  # somebody else's model: what is wrong is said where the models are checked
+        return None
+    return logits.shape[1] if isinstance(logits, torch.Tensor) and logits.ndim == 2 else None
+
+
+def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Callable[[str], None]) -> Dataset:
+    """The data with the models' classes."""
+    usual = names or tuple(map(str, range(count)))
+    if not data.labelled or data.numbered:
+        return replace(data, classes=usual) if count >= len(data.classes) else data
+    assert data.folders is not None
+    folders = list(data.folders)
+    positions = matched(folders, names) if names else None
+    if positions is None and len(folders) < count:
+        positions = by_position(folders, count)
+    if positions is not None:
+        if positions == list(data.folders.values()) and (len(folders) == count or data.classes == usual):
+            return data  # as they are, or matched before
+        labels = torch.tensor(positions)[data.labels]
+        return replace(data, classes=usual, labels=labels, folders=dict(zip(folders, positions, strict=True)))
+    if len(folders) >= count:
+        return data
+    warn(
+        f"{data.name} has {len(folders)} class folder{'s' * (len(folders) > 1)} ({', '.join(folders[:3])}"
+        f"{', ...' if len(folders) > 3 else ''}), the model {count} classes, and the names do not say which is which:"
+        " taken as unlabelled; name the model's classes with --classes FILE"
+    )
+    return replace(data, classes=usual, labels=None, folders=None)
+
+
+BYTES = 2 * 10**9
+"""Of activations that a pass keeps at a time."""
+KEPT = 160
+"""How many times an image's bytes a ResNet-50 keeps for its gradient, about."""
+
+
+def batch_size_for(usual: int, data: Dataset | None) -> int:
+    """The usual number of images at a time, or as many as keep about 2 GB of activations: 250 of 64x64, 20 of 224x224.
+
+    >>> from attrib.data import dataset
+    >>> batch_size_for(250, dataset("glyphs", limit=1)), batch_size_for(250, dataset(torch.zeros(1, 3, 224, 224)))
+    (250, 20)
+    """
+    if data is None:
+        return usual
+    channels, height, width = data.shape
+    return max(1, min(usual, BYTES // (KEPT * 4 * channels * height * width)))
+
+
+def with_labels(analysis: Analysis, model: Model, batch: Batch, context: Context) -> Batch:
+    """The batch; of unlabelled data with the model's predictions (-1 of maps made elsewhere) in the labels' place."""
+    if batch.label is not None:
+        return batch
+    unknown = model.module is None
+    return batch._replace(
+        label=torch.full_like(batch.index, -1) if unknown else analysis.predictions(model, batch.image, context)
+    )
+
+
+def about_data(data: Dataset) -> dict[str, Any]:
+    """What a summary says of the data; of class folders also which class each is."""
+    about: dict[str, Any] = {"data": data.name, "split": data.split}
+    if not data.labelled:
+        about["unlabelled"] = True
+    if data.folders:
+        about["folders"] = {
+            folder: {"class": position, "name": data.classes[position]} for folder, position in data.folders.items()
+        }
+    return about

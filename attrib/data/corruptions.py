@@ -1,0 +1,47 @@
+"""CIFAR-10-C (Hendrycks and Dietterich, 2019): a file of 5 severities x 10,000 images for each corruption."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attrib.data import download
+from attrib.errors import InputError, one_line
+
+_FOLDERS = ("CIFAR-10-C", "cifar-10-c", "cifar10c", "")
+_SEVERITIES = 5
+
+
+def read(place: str, *, root: Path | None) -> tuple[Tensor, Tensor]:
+    """Images (N,3,32,32) uint8 and labels (N,) of NAME:SEVERITY, N being a fifth of the file.
+
+    The official layout: NAME.npy (5N,32,32,3) uint8, the severities one after the other, and labels.npy. Raises
+    InputError for another severity, and files that are missing or not what they should be.
+    """
+    name, _, level = place.partition(":")
+    if level not in map(str, range(1, _SEVERITIES + 1)):
+        raise InputError(f"data set: expected cifar10c:NAME:SEVERITY with a severity from 1 to 5, got cifar10c:{place}")
+    roots = list(download.roots(root))
+    found = next((each / sub for each in roots for sub in _FOLDERS if (each / sub / "labels.npy").is_file()), None)
+    if found is None:
+        raise InputError(
+            f"cifar10c: no folder CIFAR-10-C with labels.npy in {', '.join(map(str, roots))}; unpack CIFAR-10-C.tar"
+            " (zenodo.org/records/2535967) there"
+        )
+    known = sorted(path.stem for path in found.glob("*.npy") if path.stem != "labels")
+    if name not in known:
+        raise InputError(f"cifar10c: expected one of {', '.join(known)} in {found}, got {name!r}")
+    try:
+        images, labels = (np.load(found / f"{each}.npy", mmap_mode="r") for each in (name, "labels"))
+    except Exception as error:  # numpy meets arbitrary bytes here and raises anything
+        raise InputError(f"cifar10c: {found / name}.npy cannot be read ({one_line(error)}); unpack it again") from None
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"cifar10c: expected {name}.npy uint8 (N,32,32,3) and labels.npy (N,) in {found}, got {images.dtype}"
+            f" {images.shape} and {labels.shape}"
+        )
+    count = len(images) // _SEVERITIES
+    rows = slice((int(level) - 1) * count, int(level) * count)
+    pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))
+    return torch.from_numpy(pixels), torch.from_numpy(np.asarray(labels[rows]).astype(np.int64))

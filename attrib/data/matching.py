@@ -1,0 +1,55 @@
+"""Which class of the model does a folder's name mean? By name, by number, by WordNet id."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrib.class_names import folded, meanings
+from attrib.errors import InputError, one_line
+
+
+def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names in the model's order: a list of them, or a file.
+
+    The file has a name per line, or is JSON: a list, or an object of numbers to names (or to lists, as in
+    imagenet_class_index.json). Raises InputError for a file that cannot be read.
+    """
+    if not isinstance(given, str | Path):
+        return tuple(map(str, given))
+    path = Path(given).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"classes: {path} cannot be read ({one_line(error)}); expected a class name per line"
+        ) from None
+    if path.suffix.lower() != ".json":
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        content = json.loads(text)
+        listed = [content[str(number)] for number in range(len(content))] if isinstance(content, dict) else content
+        return tuple(", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in listed)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"classes: expected a JSON list of names in {path}, or an object of the numbers from 0 to names, got"
+            f" {one_line(error)}"
+        ) from None
+
+
+def matched(folders: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """The position in ``names`` of every folder's name; None unless each has one, and no two the same.
+
+    >>> matched(["Tiger_Cat", "tabby"], ["tabby, tabby cat", "tiger cat", "dog"])
+    [1, 0]
+    """
+    known = meanings(names)
+    positions = [known[folded(folder)] for folder in folders if folded(folder) in known]
+    return positions if len(set(positions)) == len(folders) else None
+
+
+def by_position(folders: Sequence[str], count: int) -> list[int] | None:
+    """The folders' names as positions, where all are numbers below ``count``."""
+    if not all(name.isascii() and name.isdigit() and int(name) < count for name in folders):
+        return None
+    positions = [int(name) for name in folders]
+    return positions if len(set(positions)) == len(folders) else None

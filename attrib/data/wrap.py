@@ -1,0 +1,203 @@
+"""Images that Python holds: tensors, arrays, pictures, torch datasets and loaders, rows of a Hugging Face data set."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+
+from attrib.data import pictures
+from attrib.errors import InputError
+
+IMAGE_KEYS = ("image", "img", "pixel_values", "images")
+LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
+LARGEST = 8 * 2**30
+"""Bytes of images that are taken into memory."""
+
+
+class Arrays(NamedTuple):
+    """Images in memory."""
+
+    name: str
+    images: Tensor
+    """(N,C,H,W), uint8 or floats"""
+    labels: Tensor | None
+    """(N,) int64"""
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
+    """The images, labels and class names in ``data``.
+
+    data: images (N,C,H,W), or a pair (images, labels), as tensors or arrays (of arrays also (N,H,W,C)); a picture or
+    a list of pictures; a torch ``Dataset`` or ``DataLoader``, or rows with the keys image and label. Items are an
+    image, a tuple (image, label, ...) or a mapping; an image is a picture or a tensor (C,H,W). Labels of -1 are
+    unknown. limit: the first so many. size: pictures (not tensors) are cut to it; without it, where they do not share
+    a size, to 224. The global random generator stays as it is.
+
+    Raises InputError for anything else, and for images of different shapes.
+    """
+    if isinstance(data, Tensor | np.ndarray):
+        return Arrays("tensors", _stack(data)[:limit], None, None)
+    if (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and all(isinstance(each, Tensor | np.ndarray | list) for each in data)
+    ):
+        images, labels = _stack(data[0]), _labels(data[1])
+        if len(images) != len(labels if labels is not None else images):
+            raise InputError(f"data: expected a label for each of the {len(images)} images, got {len(data[1])}")
+        return Arrays("tensors", images[:limit], None if labels is None else labels[:limit], None)
+    if isinstance(data, Image.Image):
+        data = [data]
+    if not isinstance(data, DataLoader | Dataset) and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise InputError(
+            "data: expected a name as cifar10 or folder:DIR, a picture, attrib.dataset(...), tensors (images[,"
+            f" labels]), a torch Dataset or DataLoader, got {type(data).__name__}"
+        )
+    notes: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        pairs = list(islice(_items(data, notes), limit))
+    if not pairs:
+        raise InputError("data: expected at least one image, got none")
+    given = [label for _, label in pairs]
+    labels = None if all(label is None for label in given) else _labels(given)
+    images = _images([image for image, _ in pairs], size)
+    return Arrays(_name(data), images, labels, _classes(data), tuple(notes))
+
+
+def _name(data: Any) -> str:
+    inner = data.dataset if isinstance(data, DataLoader) else data
+    return "pictures" if isinstance(inner, list) else type(inner).__name__
+
+
+def _items(data: Any, notes: list[str]) -> Iterator[tuple[Any, Any]]:
+    """Every image with its label or None."""
+    if isinstance(data, DataLoader):
+        for batch in _in_order(data, notes):
+            image, label = _parts(batch)
+            single = data.batch_size is None and data.batch_sampler is None
+            yield from [(image, label)] if single else _rows(image, label)
+        return
+    rows: Iterable[Any] = data if isinstance(data, IterableDataset) else (data[at] for at in range(len(data)))
+    for count, row in enumerate(rows):
+        parts = _parts(row)
+        if count == 0 and hasattr(data, "__len__"):
+            _check_memory(parts[0], len(data))
+        yield parts
+
+
+def _check_memory(image: Any, count: int) -> None:
+    nbytes = image.nbytes if isinstance(image, Tensor | np.ndarray) else 0
+    if nbytes * count > LARGEST:
+        raise InputError(
+            f"data: {count:,} images need {nbytes * count / 2**30:.0f} GiB of memory; name fewer with limit (--limit)"
+        )
+
+
+def _in_order(loader: "DataLoader[Any]", notes: list[str]) -> Iterable[Any]:
+    """The batches of a loader; one that shuffles gives its data set in order, so that positions mean the same image."""
+    if isinstance(loader.dataset, IterableDataset) or isinstance(loader.sampler, SequentialSampler):
+        return loader
+    if not isinstance(loader.sampler, RandomSampler) or loader.batch_size is None:
+        notes.append(f"the images come in the order of the loader's {type(loader.sampler).__name__}")
+        return loader
+    notes.append("the loader shuffles; its images are taken in the order of its data set")
+    return DataLoader(
+        loader.dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers,
+        generator=torch.Generator(),
+    )  # fmt: skip
+
+
+def _parts(row: Any) -> tuple[Any, Any]:
+    """The image, or images, of an item or a batch, and its label or labels."""
+    if isinstance(row, Mapping):
+        image = next((key for key in IMAGE_KEYS if key in row), None)
+        if image is None:
+            raise InputError(f"data: expected rows with one of the keys {', '.join(IMAGE_KEYS)}, got {', '.join(row)}")
+        return row[image], next((row[key] for key in LABEL_KEYS if key in row), None)
+    if isinstance(row, tuple | list):
+        if not row:
+            raise InputError("data: expected an image, or an image and its label, got an empty tuple")
+        return row[0], row[1] if len(row) > 1 else None
+    return row, None
+
+
+def _rows(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+    """The images of a batch, each with its label."""
+    for at, image in enumerate(images):
+        yield image, None if labels is None else labels[at]
+
+
+def _images(images: Sequence[Any], size: int | None) -> Tensor:
+    """Images of one kind and shape as one tensor (N,C,H,W)."""
+    if all(isinstance(image, Image.Image) for image in images):
+        shared = {image.size for image in images}
+        usual = (pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE) if len(shared) > 1 else next(iter(shared))[::-1]
+        grey = all(image.mode in ("1", "L") or image.mode.startswith("I") for image in images)
+        target = usual if size is None else (size, size)
+        try:
+            return torch.from_numpy(np.stack([pictures.pixels_of(image, target, 1 if grey else 3) for image in images]))
+        except ValueError as error:
+            raise InputError(f"data: a picture cannot be taken: {error}") from None
+    if not all(isinstance(image, Tensor | np.ndarray) for image in images):
+        kinds = sorted({type(image).__name__ for image in images})
+        raise InputError(f"data: expected images as tensors (C,H,W) or PIL pictures, got {', '.join(kinds)}")
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        listed = " and ".join(map(str, sorted(shapes)[:2]))
+        raise InputError(f"data: expected images of one shape, got {listed}; resize and crop them in the data set")
+    return _stack(torch.stack([torch.as_tensor(image) for image in images]), whole=images[0])
+
+
+def _stack(images: Any, *, whole: Any = None) -> Tensor:
+    """Images as a tensor (N,C,H,W): grey ones get their channel, arrays (N,H,W,C) are turned."""
+    if isinstance(images, list):
+        return _images(images, None)
+    from_array = isinstance(images if whole is None else whole, np.ndarray)
+    tensor = torch.as_tensor(images) if not isinstance(images, Tensor) else images
+    if tensor.ndim == 3:
+        tensor = tensor[:, None]
+    if from_array and tensor.ndim == 4 and tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3):
+        tensor = tensor.permute(0, 3, 1, 2)
+    if tensor.dtype == torch.bool:
+        tensor = tensor.float()
+    return tensor.detach().contiguous()
+
+
+def _labels(labels: Any) -> Tensor | None:
+    """Labels as (N,) int64; None where all are unknown (-1)."""
+    try:
+        found = torch.as_tensor(np.asarray([int(label) if _is_whole(label) else label for label in labels]))
+    except (ValueError, TypeError, RuntimeError):
+        raise InputError(f"label: expected whole numbers, one per image, got {type(labels[0]).__name__}") from None
+    if found.ndim != 1 or found.is_floating_point():
+        raise InputError(
+            f"label: expected whole numbers of shape (N,), got {found.dtype} {tuple(found.shape)}; of one-hot labels"
+            " take argmax(1)"
+        )
+    return None if len(found) and bool((found == -1).all()) else found.long()
+
+
+def _is_whole(label: Any) -> bool:
+    if isinstance(label, Tensor):
+        return label.ndim == 0 and not label.is_floating_point()
+    if isinstance(label, np.ndarray | np.generic):
+        return label.ndim == 0 and label.dtype.kind in "iub"
+    return isinstance(label, int)
+
+
+def _classes(data: Any) -> tuple[str, ...] | None:
+    """The class names, where the data knows them: torchvision's ``classes``, Hugging Face's ``features``."""
+    while isinstance(data, DataLoader) or isinstance(getattr(data, "dataset", None), Dataset):
+        data = data.dataset
+    names = getattr(data, "classes", None)
+    features = getattr(data, "features", None)
+    if names is None and isinstance(features, Mapping):
+        names = next((getattr(features[key], "names", None) for key in LABEL_KEYS if key in features), None)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
