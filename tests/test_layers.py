@@ -197,7 +197,7 @@ def test_no_trace_is_left() -> None:
         (
             nn.Sequential(nn.Conv2d(3, 5, 3)),
             EXAMPLE,
-            r"to return logits of shape \(N, K\), got \(1, 5, 14, 14\)",
+            r"expected logits of shape \(1,K\) from Sequential, got \(1, 5, 14, 14\)",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError, one_line
 from attrib.inference import frozen
+from attrib.models.answers import answer_of, fitting
 from attrib.models.classifier import Classifier
 from attrib.models.outside import unwrapped
 
@@ -78,7 +79,7 @@ def _run(module: nn.Module, example: Tensor) -> _Trace:
     hooks = [child.register_forward_hook(record) for child in names]
     try:
         with frozen(module), torch.no_grad():
-            return _Trace(model, calls, module(example[:1]))
+            return _Trace(model, calls, module(fitting(module, example[:1])))
     except (RuntimeError, InputError) as error:
         shape = tuple(example[:1].shape)
         raise InputError(f"model: {model} cannot run on an image of shape {shape}: {one_line(error)}") from error
@@ -115,10 +116,7 @@ _CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
 
 
 def _last_linear(trace: _Trace) -> nn.Linear:
-    logits = trace.output
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model: expected {trace.model} to return logits of shape (N, K), got {found}")
+    logits = answer_of(trace.output, images=1, model=trace.model)
     # A reparametrised layer without bias holds no parameter itself, hence the first half of the condition.
     weighted = [call for call in trace.calls if isinstance(call.module, nn.Linear) or _has_weights(call.module)]
     if weighted:

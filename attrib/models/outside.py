@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from attrib.errors import InputError, one_line
 from attrib.models.classifier import normalise, statistics
+from attrib.models.types import in_type_of
 
 
 def load_factory(spec: str) -> nn.Module:
@@ -88,7 +89,7 @@ class Normalized(nn.Module):
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         if self.mean is not None and self.std is not None:
             x = normalise(x, self.mean, self.std)
-        out: Tensor = self.module(x)
+        out: Tensor = self.module(in_type_of(self.module, x))
         return out
 
 

@@ -1,0 +1,30 @@
+"""In which type and on which device a model works."""
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def first_floats(module: nn.Module) -> Tensor | None:
+    """The module's first parameter of floats, else its first such buffer; None without any."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def is_float32(module: nn.Module) -> bool:
+    """Whether the module's first parameter of floats is float32; True without any."""
+    first = first_floats(module)
+    return first is None or first.dtype == torch.float32
+
+
+def place_of(module: nn.Module, otherwise: torch.device) -> torch.device:
+    """The device of the module's first parameter of floats."""
+    first = first_floats(module)
+    return otherwise if first is None else first.device
+
+
+def in_type_of(module: nn.Module, x: Tensor) -> Tensor:
+    """x in the module's type; under autocast as it is, since that chooses the types."""
+    first = first_floats(module)
+    return x if first is None or torch.is_autocast_enabled(first.device.type) else x.to(first.dtype)
