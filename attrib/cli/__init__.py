@@ -87,7 +87,6 @@ def _options(
 def main() -> None:
     """Run the command line and exit: 0 done, 2 for anything the user can mend, said in one line on stderr."""
     warnings.showwarning = _show_warning
-    sys.path.insert(0, os.getcwd())  # so that --model finds the user's own module
     try:
         status = app(standalone_mode=False) or 0
         message = "interrupted; nothing was written" if status == INTERRUPTED else ""

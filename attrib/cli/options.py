@@ -1,6 +1,8 @@
 """From an analysis to its command: the fields of three dataclasses become options, written once for all commands."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -143,9 +145,10 @@ def derived(
 
 def _run(analysis: Analysis, models: "Sequence[Model]", data: "Dataset | None", where: Where) -> None:
     """Run an analysis and print its result."""
-    result, written = run.execute(
-        analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
-    )
+    with redirect_stdout(sys.stderr):  # a model may print whenever it runs
+        result, written = run.execute(
+            analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
+        )
     show(result, written, as_json=where.json)
 
 
