@@ -44,7 +44,7 @@ def state_in(content: Mapping[str, object]) -> Found:
     averaged = [key for key in AVERAGED if _holds_weights(content.get(key))]
     raw = [key for key in RAW if _holds_weights(content.get(key))]
     if not averaged and not raw:
-        raw = [str(key) for key, value in content.items() if _is_state(value)]
+        raw = [str(key) for key, value in content.items() if _holds_weights(value)]
         if len(raw) > 1 and not direct:
             raise InputError(f"holds weights under several keys: {few(raw)}; save the ones to look at alone")
     if direct and not (averaged or raw):

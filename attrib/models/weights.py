@@ -7,6 +7,7 @@ import zipfile
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from attrib.errors import InputError, one_line
 
-scalar, (_reconstruct, *_) = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()
+_SCALAR, _ARRAY = (made.__reduce__()[0] for made in (np.float64(0), np.empty(0)))
 
 
 def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, Tensor]:
@@ -103,9 +104,9 @@ def _refuse_programs(path: Path) -> None:
             )
 
 
-PLAIN = [
-    (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"),
-    (_reconstruct, "numpy.core.multiarray._reconstruct"), (_reconstruct, "numpy._core.multiarray._reconstruct"),
+PLAIN: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_ARRAY, "numpy.core.multiarray._reconstruct"), (_ARRAY, "numpy._core.multiarray._reconstruct"),
     np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"}, Namespace, PosixPath,
 ]  # fmt: skip
 """What training scripts keep beside the weights, and that runs nobody's code: numbers, options, paths."""
