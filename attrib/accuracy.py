@@ -8,7 +8,7 @@ counted and eight bits of logit turn near ties around.
 import math
 from collections.abc import Collection, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from attrib.attack import Forward, Objective
 from attrib.fast import keep_prepared
 from attrib.inference import Precision, autocast, check_images, frozen, input_gradient
 from attrib.loss import check_classes, cross_entropy, margin
+from attrib.models.answers import adapted
 from attrib.models.gated import GatedClassifier, combined_loss
 from attrib.stats import share_interval
 
@@ -60,12 +61,18 @@ def attack_paths(model: nn.Module) -> list[AttackPath]:
         return [logits]
     heads = [
         AttackPath(
-            f"head {number}", GatedClassifier.all_logits, partial(_of_output, cross_entropy, number),
+            f"head {number}", _all_logits, partial(_of_output, cross_entropy, number),
             partial(_of_output, margin, number),
         )
         for number in range(1, 1 + len(model.gates))
     ]  # fmt: skip
-    return [logits, AttackPath("combined", GatedClassifier.all_logits, combined_loss, _combined_margin), *heads]
+    return [logits, AttackPath("combined", _all_logits, combined_loss, _combined_margin), *heads]
+
+
+def _all_logits(model: Any, image: Tensor) -> Tensor:
+    """(1 + heads,N,K): of a gated model, or of what stands for one that is not in float32."""
+    logits: Tensor = model.all_logits(image)
+    return logits
 
 
 def columns(steps: Collection[int]) -> list[str]:
@@ -93,7 +100,7 @@ def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     label = check_images(image, label)
     with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
         x = image.detach().requires_grad_()
-        score = attack.checked(cross_entropy)(model(x), label)
+        score = attack.checked(cross_entropy)(adapted(model, x.device)(x), label)
         gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
     return gradient.abs().flatten(1).amax(1)
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
-from attrib.fast import prepared
+from attrib.fast import answering
 from attrib.inference import Precision, autocast, check_images, input_gradient
 from attrib.loss import check_classes, cross_entropy, full, margin
+from attrib.models.answers import adapted
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Logits (N, K) and labels (N,) to the (N,) score that an attack drives up."""
@@ -126,7 +127,7 @@ def fgsm(
     (True, True, True)
     """
     label = _check(image, label, eps=eps, step_size=eps, steps=(1,))
-    with prepared(model, image.device, precision) as fast:
+    with answering(model, image.device, precision) as fast:
         return ascend(
             partial(forward, fast.model), checked(objective), image, label,
             start=image, eps=eps, step_size=eps, steps=(1,),
@@ -231,9 +232,9 @@ def snapshots(
 
     def exact(x: Tensor) -> Tensor:
         with torch.no_grad(), autocast(image.device, "fp32"):
-            return logits(model, x)
+            return logits(adapted(model, x.device), x)
 
-    with prepared(model, image.device, precision) as fast:
+    with answering(model, image.device, precision) as fast:
         return ascend(
             partial(forward, fast.model), checked(objective), image, label,
             start=start, eps=eps, step_size=step_size, steps=steps, worst=worst,

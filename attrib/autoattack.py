@@ -13,6 +13,7 @@ from attrib.errors import InputError
 from attrib.files import atomic
 from attrib.inference import autocast, frozen
 from attrib.loss import check_classes
+from attrib.models.answers import adapted
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 TARGETS = 9
@@ -47,6 +48,7 @@ def autoattack(
     require()
     from pyautoattack import AutoAttack
 
+    model = adapted(model, image.device)
     adversarial, done = image.clone(), 0
     with frozen(model), autocast(image.device, "fp32"), _contained():
         with torch.no_grad():

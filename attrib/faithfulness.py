@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attrib import noise
 from attrib.errors import InputError
-from attrib.fast import prepared
+from attrib.fast import answering
 from attrib.inference import check_images, checked_labels, images_per_chunk
 
 BASELINES = ("mean", "black")
@@ -188,7 +188,7 @@ def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     tensor([0.7311], dtype=torch.float64)
     """
     label = check_images(image, label)
-    with prepared(model, image.device, "fp32") as fast, torch.no_grad():
+    with answering(model, image.device, "fp32") as fast, torch.no_grad():
         size = images_per_chunk(fast.model, image)
         with checked_labels(fast.model, label):
             return torch.cat([_probability(fast.model, *part) for part in _chunks(size, image, label)])
@@ -213,7 +213,7 @@ def _curve(
     pixels = maps[0].numel()
     counts = [round(share * pixels) for share in fractions(pixels, steps)]
     curves = []
-    with prepared(model, image.device, "fp32") as fast, torch.no_grad():
+    with answering(model, image.device, "fp32") as fast, torch.no_grad():
         size = images_per_chunk(fast.model, image)
         with checked_labels(fast.model, label):
             for y, values, a, b in _chunks(size, label, maps, start, end):

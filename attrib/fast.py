@@ -26,9 +26,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from attrib.inference import Precision, autocast, frozen
+from attrib.inference import Precision, autocast, frozen, precision_for
+from attrib.models.answers import Answers, adapted
 from attrib.models.classifier import normalise
 from attrib.models.outside import unwrapped
+from attrib.models.types import place_of
 
 
 class Prepared(NamedTuple):
@@ -66,6 +68,19 @@ def prepared(
             yield Prepared(made.model, made.layer)
         finally:
             made.users -= 1
+
+
+@contextmanager
+def answering(
+    model: nn.Module, device: torch.device, precision: Precision, *, layer: nn.Module | None = None
+) -> Iterator[Prepared]:
+    """:func:`prepared` for a model from anywhere: what it gives takes images on the device and returns logits (N,K).
+
+    A model in half or double precision runs in its own, on its own device. Raises InputError, when it is run, for
+    answers that hold no clear logits.
+    """
+    with prepared(model, place_of(model, device), precision_for(model, precision), layer=layer) as fast:
+        yield fast if adapted(model, device) is model else fast._replace(model=Answers(fast.model))
 
 
 @contextmanager

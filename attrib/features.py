@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from attrib.errors import InputError
-from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk
+from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk, precision_for
 from attrib.loss import check_classes, deficit, full, without_own
+from attrib.models.answers import adapted
 from attrib.models.layers import last_linear, named
 from attrib.models.outside import bare
+from attrib.models.types import place_of
 
 RULES = ("mean", "class-mean", "absolute")
 
@@ -58,8 +60,8 @@ def contribution(
     image: (N,C,H,W) in [0,1]; label: (N,). fc: the last layer, a module or its name (default: the last
     ``nn.Linear``). Where it is linear
     and gives the logits, the gradient is the closed form (p - onehot(y)) W; of any other layer it is autograd's.
-    Raises InputError for images or labels of another shape, fewer than two classes, a model that does not end in
-    a linear layer where no ``fc`` is given, or one that never runs the ``fc`` given.
+    Raises InputError for images or labels of another shape, a model that does not end in a linear layer where
+    no ``fc`` is given, or one that never runs the ``fc`` given.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -132,10 +134,12 @@ def last_layer(
     model = bare(model)
     if not isinstance(fc, nn.Module):
         fc = last_linear(model, image) if fc is None else named(model, fc, what="fc")
-    with frozen(model), autocast(image.device, precision):
+    home, place = image.device, place_of(model, image.device)
+    image, label = image.to(place), label.to(place)
+    with frozen(model), autocast(image.device, precision_for(model, precision)):
         size = images_per_chunk(model, image)
         parts = [_last_layer(model, x, y, fc) for x, y in zip(image.split(size), label.split(size), strict=True)]
-    return Features(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Features(*(torch.cat(column).to(home) for column in zip(*parts, strict=True)))
 
 
 def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
@@ -230,16 +234,13 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
     ]
     try:
         with torch.enable_grad():
-            logits = model(image)
+            logits = adapted(model, image.device)(image)
     finally:
         for hook in hooks:
             hook.remove()
     if not entered:
         raise InputError(f"fc: {type(model).__name__} never runs the {type(fc).__name__} given")
     activation = entered[-1]
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model: expected {type(model).__name__} to return logits (N,K) with K >= 2, got {found}")
     if activation.ndim < 2 or len(activation) != len(image):
         raise InputError(f"fc: expected its input to be ({len(image)},D), got {tuple(activation.shape)}")
     check_classes(label, logits.shape[1])

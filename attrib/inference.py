@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError, one_line
 from attrib.loss import check_classes
+from attrib.models.answers import adapted
+from attrib.models.types import is_float32
 
 Precision = Literal["fp32", "bf16"]
 
@@ -52,6 +54,11 @@ def precision(name: str, device: torch.device) -> Precision:
     if name == "bf16":
         return "bf16"
     raise InputError(f"precision: expected auto, fp32 or bf16, got {name!r}")
+
+
+def precision_for(model: nn.Module, precision: Precision) -> Precision:
+    """The precision; fp32, which is no autocast, for a model in half or double precision: it runs in its own."""
+    return precision if is_float32(model) else "fp32"
 
 
 @contextmanager
@@ -138,7 +145,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     inplace: list[Any] = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     try:
-        model.eval()
+        _to_eval(model)
         for parameter, _ in needs:
             parameter.requires_grad_(False)
         for module in inplace:
@@ -153,13 +160,22 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             module.inplace = True
 
 
+def _to_eval(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError:  # torch.export has fixed the mode, and torch refuses the call
+        for module in model.modules():
+            module.training = False
+
+
 def logits(model: nn.Module, image: Tensor) -> Tensor:
     """The deployed model's logits in exact float32, (N,K): what every reported prediction or probability comes from.
 
-    image: (N,C,H,W) in [0,1]. Eval mode, no gradients, neither bfloat16 nor TF32.
+    image: (N,C,H,W) in [0,1]. Eval mode, no gradients, neither bfloat16 nor TF32; a model in half precision runs in its
+    own. Raises InputError where the model's answer holds no clear logits (:func:`attrib.models.answers.as_logits`).
     """
     with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
-        output: Tensor = model(image)
+        output: Tensor = adapted(model, image.device)(image)
     return output
 
 
@@ -245,7 +261,7 @@ def images_per_chunk(model: nn.Module, image: Tensor) -> int:
         kept = 0
         x = image[:1].detach().expand(images, *image.shape[1:]).clone().requires_grad_()
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
-            model(x)
+            adapted(model, x.device)(x)
         return kept
 
     if image.device.type == "cuda":

@@ -17,6 +17,7 @@ from attrib import noise
 from attrib.errors import InputError, one_line
 from attrib.inference import frozen
 from attrib.lazy import Lazy
+from attrib.models.answers import adapted
 from attrib.models.outside import unwrapped
 
 metrics = Lazy("skimage.metrics")
@@ -49,7 +50,7 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     hooks = [module.register_forward_hook(lambda module, *_: called.append(names[module])) for module in names]
     try:
         with frozen(model), torch.no_grad():
-            model(example[:1])
+            adapted(model, example.device)(example[:1])
     finally:
         for hook in hooks:
             hook.remove()

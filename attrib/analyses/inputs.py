@@ -162,15 +162,17 @@ def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor
     data: what the error calls the data that has so many classes.
     """
     try:
-        logits = inference.logits(model.opened_module, image)
+        with naming(model):
+            logits = inference.logits(model.opened_module, image)
     except RuntimeError as error:
         shape = "x".join(map(str, image.shape[1:]))
         raise InputError(
             f"{model.label}: the model does not take {shape} images ({one_line(error)}); see size (--size)"
         ) from None
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"{model.label}: expected logits of shape (N,{classes}), one per class of {data}, got {came}")
+    if logits.shape[1] != classes:
+        raise InputError(
+            f"{model.label}: expected logits of shape (N,{classes}), one per class of {data}, got {tuple(logits.shape)}"
+        )
     if not logits.isfinite().all():
         raise InputError(
             f"{model.label}: expected finite logits, got NaN or infinity; are its weights broken, or what it expects of"

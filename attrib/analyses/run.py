@@ -36,7 +36,8 @@ from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
-from attrib.models.specs import Model, models_of, on_device
+from attrib.models.several import on_device
+from attrib.models.specs import Model, models_of
 from attrib.parallel import World, broadcast, gather, world
 
 

@@ -93,7 +93,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="attrib")
-    sys.path.insert(0, os.getcwd())  # so that --model finds the user's own module
     try:
         status = app(standalone_mode=False) or 0
         message = "interrupted; nothing was written" if status == INTERRUPTED else ""

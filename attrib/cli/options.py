@@ -1,6 +1,8 @@
 """From an analysis to its command: the fields of three dataclasses become options, written once for all commands."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -18,19 +20,19 @@ if TYPE_CHECKING:
     from attrib import data as datasets
     from attrib.analyses import inputs, run
     from attrib.data import Dataset, folders
-    from attrib.models import specs
+    from attrib.models import names, specs
     from attrib.models.specs import Model
     from attrib.pages.compute import Report
 
     Kind = type[Analysis] | type[Report]
 else:
     specs, datasets = Lazy("attrib.models.specs"), Lazy("attrib.data")
-    folders = Lazy("attrib.data.folders")
+    folders, names = Lazy("attrib.data.folders"), Lazy("attrib.models.names")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
-    "A checkpoint, zoo:NAME or package.module:factory; repeat to compare several. NAME=A.pt,B.pt,...: several seeds of"
-    " one method."
+    "A checkpoint, zoo:NAME, package.module:factory, or hf:, timm:, torchvision:, robustbench: and a NAME; repeat to"
+    " compare several. NAME=A.pt,B.pt,...: several seeds of one method."
 )
 
 
@@ -49,6 +51,9 @@ class Chosen:
         metavar="[NAME=]DIR",
     )  # fmt: skip
     maps: list[str] | None = option(None, "Maps made elsewhere (arrays map, index).", metavar="[NAME=]FILE.npz")
+    weights: list[str] | None = option(
+        None, "Weights for what a factory makes; several files: seeds.", metavar="[NAME=]FILE[,FILE...]"
+    )
     arch: str | None = option(None, "Architecture of a checkpoint that is a bare state dict.")
     mean: str | None = option(None, "Channel means that a factory's model expects, as 0.485,0.456,0.406.")
     std: str | None = option(None, "Channel standard deviations that a factory's model expects.")
@@ -82,19 +87,27 @@ class Chosen:
                 came = "a file" if place.exists() else "nothing"
                 option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
                 raise InputError(f"{option_name}: expected the folder of a training run, found {came} at {place}")
-        named = [(name, [self._model(name, spec) for spec in files]) for name, files in map(named_files, given)]
+        specs_given = [named_files(text) for text in given]
+        weights = _weights(self.weights or (), specs_given)
+        named = [(name, self._models(name, files, weights.get(name))) for name, files in specs_given]
         pairs: list[tuple[str, Any]] = [(name, files if len(files) > 1 else files[0]) for name, files in named]
         for name, (path, *_) in map(named_files, self.maps or ()):
             pairs.append((name, specs.map_file(name, Path(path))))
         models = specs.named_models(pairs, device="cpu")
         return models, self._dataset(kind, models, shown)
 
-    def _model(self, name: str, spec: str) -> "Model | Path":
+    def _models(self, name: str, files: Sequence[str], weights: Sequence[str] | None) -> "Sequence[Model | Path]":
+        """The files behind a name; of a factory with weights a model for each file of weights."""
+        if weights:
+            return [self._model(name, files[0], each) for each in weights]
+        return [self._model(name, spec, None) for spec in files]
+
+    def _model(self, name: str, spec: str, weights: str | None) -> "Model | Path":
         if Path(spec).is_dir():
             return Path(spec)
-        if specs.is_factory(spec):
+        if names.is_code(spec):
             mean, std = _floats(self.mean, "--mean"), _floats(self.std, "--std")
-            return specs.model(spec, name=name, mean=mean, std=std, size=self.size)
+            return specs.model(spec, name=name, mean=mean, std=std, size=self.size, weights=weights)
         return specs.model(spec, name=name, arch=self.arch)
 
     def _dataset(self, kind: "Kind", models: "Sequence[Model]", shown: list[str]) -> "Dataset | None":
@@ -160,9 +173,10 @@ def derived(
 
 def _run(analysis: Analysis, models: "Sequence[Model]", data: "Dataset | None", where: Where) -> None:
     """Run an analysis and print its result."""
-    result, written = run.execute(
-        analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
-    )
+    with redirect_stdout(sys.stderr):  # a model may print whenever it runs
+        result, written = run.execute(
+            analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
+        )
     show(result, written, as_json=where.json)
 
 
@@ -194,6 +208,7 @@ def _parameters(group: type, kind: "Kind") -> Iterator[Parameter]:
 
 _NEEDS = {
     "ckpt": "models", "model": "models", "arch": "models", "mean": "models", "std": "models", "size": "models",
+    "weights": "models",
     "run": "runs", "maps": "map files",
 }  # fmt: skip
 """What a command must take (:attr:`Analysis.takes`) to have this option."""
@@ -273,7 +288,24 @@ def named_files(text: str) -> tuple[str, list[str]]:
         raise InputError(f"expected NAME=SPEC with both, got {text!r}")
     if not name and len(files) > 1:
         raise InputError(f"several seeds need a name of their own: NAME={value}")
-    return name or specs.usual_name(files[0]), files
+    return name or names.usual_name(files[0]), files
+
+
+def _weights(given: Sequence[str], chosen: Sequence[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """The files of weights by the name of their factory; without a name those of the only one."""
+    factories = [name for name, files in chosen if len(files) == 1 and names.is_code(files[0])]
+    found: dict[str, list[str]] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or "/" in name:  # as in named_files
+            name, value = factories[0] if len(factories) == 1 else "", text
+        if name not in factories:
+            listed = ", ".join(factories) or "none is given"
+            raise InputError(f"--weights: expected NAME=FILE with the name of a factory ({listed}), got {text!r}")
+        if name in found:
+            raise InputError(f"--weights: given twice for {name}; several seeds are NAME=FILE,FILE")
+        found[name] = files_of(value)
+    return found
 
 
 def files_of(text: str) -> list[str]:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrib.errors import InputError
-from attrib.fast import Prepared, prepared
+from attrib.fast import Prepared, answering
 from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
 from attrib.models.outside import bare
+from attrib.models.types import place_of
 
 
 class Chunk(NamedTuple):
@@ -46,7 +47,9 @@ def in_chunks(
     model = bare(model)
     if index is None:
         index = torch.arange(len(image), device=image.device)
-    with prepared(model, image.device, precision, layer=layer) as fast, torch.enable_grad():
+    home, place = image.device, place_of(model, image.device)
+    image, label, index = (given.to(place) for given in (image, label, index))
+    with answering(model, place, precision, layer=layer) as fast, torch.enable_grad():
         size = _room(model, fast.model, image, precision)
         parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
         try:
@@ -57,7 +60,7 @@ def in_chunks(
             if said is None:
                 raise
             raise InputError(said) from None
-    return torch.cat(found).float()
+    return torch.cat(found).float().to(home)
 
 
 def _reason(error: Exception, model: nn.Module) -> str | None:

@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-import os
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -19,11 +19,11 @@ from attrib.files import atomic
 from attrib.models import zoo
 from attrib.models.architectures import ARCHITECTURES, build
 from attrib.models.classifier import Classifier, Shape
-from attrib.models.weights import content_of, few, state_dict, unwrapped
+from attrib.models.foreign import state_in, stripped
+from attrib.models.weights import content_of, faults, few, state_dict
+from attrib.models.zoo import StrPath
 
 FORMAT_VERSION = 1
-
-StrPath = str | os.PathLike[str]
 
 
 def _versions() -> dict[str, str]:
@@ -156,20 +156,9 @@ def to_model(ckpt: Checkpoint, *, device: str | torch.device = "cpu") -> Classif
 
 
 def _check_fit(ckpt: Checkpoint, expected: Mapping[str, Tensor]) -> None:
-    found = ckpt.weights
-    other = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    faults = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": other,
-    }
-    if any(faults.values()):
+    listed = faults(ckpt.weights, expected)
+    if listed:
         shape = "x".join(map(str, ckpt.input_shape))
-        listed = "; ".join(f"{kind}: {few(names)}" for kind, names in faults.items() if names)
         arch = f"gated {ckpt.arch}" if ckpt.arch_kwargs.get("gated") else ckpt.arch
         raise InputError(f"weights don't fit {arch} with {ckpt.num_classes} classes and {shape} input; {listed}")
 
@@ -211,7 +200,11 @@ def read(
         if {"config", "model", "optimizer", "history"} <= content.keys():
             raise InputError("is the state of a training run; name the model.pt beside it")
         if "format_version" not in content:
-            return _from_weights(state_dict(unwrapped(content)), arch, input_shape, mean, std)
+            found = state_in(content)
+            checkpoint = _from_weights(state_dict(stripped(found.state)[0]), arch, input_shape, mean, std)
+            if found.note:
+                warnings.warn(f"{path}: {found.note}", stacklevel=2)
+            return checkpoint
         ckpt = _from_fields(content)
         said = {"arch": ckpt.arch, "input_shape": ckpt.input_shape, **ckpt.arch_kwargs}
         given = {"arch": arch, "input_shape": input_shape, "mean": mean, "std": std}

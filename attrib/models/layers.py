@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.map_table import LAYER_MAPS, MAPS
+from attrib.models.answers import answer_of
 from attrib.models.classifier import Classifier
 from attrib.models.outside import bare, unwrapped
 from attrib.models.tokens import Layout, has_places, layouts
@@ -107,10 +108,7 @@ WITHOUT_LAYER = tuple(name for name in MAPS if name not in LAYER_MAPS)
 
 
 def _last_linear(trace: Trace) -> nn.Linear:
-    logits = trace.output
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model: expected {trace.model} to return logits of shape (N, K), got {found}")
+    logits = answer_of(trace.output, images=1, model=trace.model)
     # A reparametrised layer without bias holds no parameter itself, hence the first half of the condition.
     weighted = [call for call in trace.calls if isinstance(call.module, nn.Linear) or _has_weights(call.module)]
     if weighted:

@@ -2,9 +2,12 @@
 
 import copy
 import importlib
+import importlib.util
+import io
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.machinery import PathFinder
 from operator import attrgetter
 from pathlib import Path
 from typing import cast
@@ -15,22 +18,21 @@ from torch.nn import functional as F
 
 from attrib.errors import InputError, one_line
 from attrib.models.classifier import normalise, statistics
+from attrib.models.types import in_type_of
 
 
 def load_factory(spec: str) -> nn.Module:
     """The model that ``package.module:factory`` makes: the factory is called without arguments.
 
-    The current directory is importable too; a name that is a module already is taken as it is.
-    Raises InputError if the import or the call fails or gives something else than an ``nn.Module``.
+    A module in the current directory comes first, and stays importable for what it imports later. The user's code sees
+    no command line; what it prints goes to stderr.
+    Raises InputError if the import or the call fails, ends the program, or gives something else than an ``nn.Module``.
     """
     source, _, name = spec.partition(":")
     if not source or not name or source.endswith(".py"):
         raise InputError(f"model: expected package.module:factory, like my_code:build for my_code.py, got {spec!r}")
-    with _importing_from(Path.cwd()):
-        try:
-            found: object = importlib.import_module(source)
-        except Exception as error:  # somebody else's code runs here and may raise anything
-            raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}") from error
+    with _apart(source):
+        found = _imported(spec, source)
         try:
             found = attrgetter(name)(found)
         except AttributeError:
@@ -40,6 +42,8 @@ def load_factory(spec: str) -> nn.Module:
                 raise InputError(f"model {spec}: expected a function or class, got {type(found).__name__}")
             try:
                 found = found()
+            except SystemExit as stop:
+                raise InputError(f"model {spec}: calling it ended the program ({_exit(stop)})") from None
             except Exception as error:  # as above
                 raise InputError(f"model {spec}: calling it failed: {one_line(error)}") from error
     if not isinstance(found, nn.Module):
@@ -48,14 +52,56 @@ def load_factory(spec: str) -> nn.Module:
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    entry = str(folder)
-    sys.path.insert(0, entry)
-    importlib.invalidate_caches()
+def _apart(source: str) -> Iterator[None]:
+    """Inside, code of a user sees no arguments of ours, and its prints do not stand among our results."""
+    argv = sys.argv
+    sys.argv = [f"{source.replace('.', '/')}.py"]
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.path.remove(entry)
+        sys.argv = argv
+
+
+def _imported(spec: str, source: str) -> object:
+    """The module; what it writes to stderr while it is imported is shown unless it ends the program."""
+    folder = str(Path.cwd())
+    if not {folder, ""} & set(sys.path):
+        sys.path.append(folder)  # last: a file like queue.py must not stand for the module that others import
+    importlib.invalidate_caches()
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            _import_from(folder, source.partition(".")[0])
+            found: object = importlib.import_module(source)
+    except SystemExit as stop:
+        last = next(iter(reversed(said.getvalue().strip().splitlines())), "")
+        raise InputError(
+            f"model {spec}: importing {source} ended the program ({last or _exit(stop)}); put what runs there under"
+            " if __name__ == '__main__'"
+        ) from None
+    except Exception as error:  # somebody else's code runs here and may raise anything
+        raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}") from error
+    sys.stderr.write(said.getvalue())
+    return found
+
+
+def _import_from(folder: str, name: str) -> None:
+    """Import the module from the folder, if it is there and no module has this name yet."""
+    found = None if name in sys.modules else PathFinder.find_spec(name, [folder])
+    if found is None or found.loader is None:
+        return
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _exit(stop: SystemExit) -> str:
+    return f"sys.exit({stop.code!r})"
 
 
 class Normalized(nn.Module):
@@ -91,7 +137,7 @@ class Normalized(nn.Module):
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         if self.mean is not None and self.std is not None:
             x = normalise(x, self.mean, self.std)
-        out: Tensor = self.module(x)
+        out: Tensor = self.module(in_type_of(self.module, x))
         return out
 
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,12 @@ from attrib.analyses.maps_file import read_maps
 from attrib.errors import InputError
 from attrib.models import checkpoint
 from attrib.models.checkpoint import Checkpoint
+from attrib.models.foreign import load_into
+from attrib.models.hubs import HUBS, Known, is_hub, load_hub
 from attrib.models.layers import feature_layer, named
+from attrib.models.names import is_code, name_of_path, usual_name
 from attrib.models.outside import Normalized, bare, load_factory, unwrapped
+from attrib.models.types import digits, fingerprint
 
 Spec = "str | Path | nn.Module | Model | Sequence[str | Path | nn.Module | Model]"
 
@@ -30,7 +33,7 @@ class Model:
     name: str
     """The name given, which several seeds share; of an epoch that of its run."""
     path: str
-    """The checkpoint's path, the factory's name, or the class of a module."""
+    """The checkpoint's path, the factory's or collection's spec, or the class of a module."""
     fingerprint: str
     """Of the weights."""
     module: nn.Module | None = None
@@ -46,6 +49,10 @@ class Model:
     seeds: int = 1
     """How many files the name has."""
     epoch: int | None = None
+    weights: str | None = None
+    """The file whose weights were loaded into what a factory made."""
+    classes: tuple[str, ...] | None = None
+    """The names of the classes, in order, where they are known."""
     maps: Mapping[int, Any] | None = None
     """Position in the data to a map (H,W), of maps that were made elsewhere; there is no module then."""
 
@@ -98,6 +105,8 @@ class Model:
         maps look.
         """
         known: dict[str, Any] = {"name": self.label, "checkpoint": self.path, "fingerprint": self.fingerprint}
+        if self.weights:
+            known["weights"] = self.weights
         if self.checkpoint or self.maps is not None:
             return known
         return known | {"input": self._input(), "layer": self._layer_name()}
@@ -107,7 +116,7 @@ class Model:
             return None
         front = self.module if isinstance(self.module, Normalized) else None
         return {
-            "mean": _digits(front.mean) if front else None, "std": _digits(front.std) if front else None,
+            "mean": digits(front.mean) if front else None, "std": digits(front.std) if front else None,
             "size": front.size if front else None,
         }  # fmt: skip
 
@@ -118,47 +127,121 @@ class Model:
         return next((name for name, module in modules if module is self.layer), None)
 
 
+@overload
 def model(
-    spec: str | Path | nn.Module, *, arch: str | None = None, mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None, size: int | None = None, layer: str | nn.Module | None = None,
+    spec: str | Path | nn.Module, *, weights: str | Path | None = None, arch: str | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int | None = None,
+    layer: str | nn.Module | None = None, classes: Sequence[str] | None = None, name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> Model: ...  # fmt: skip
+@overload
+def model(
+    spec: str | Path | nn.Module, *, weights: list[Any] | tuple[Any, ...], arch: str | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int | None = None,
+    layer: str | nn.Module | None = None, classes: Sequence[str] | None = None, name: str | None = None,
+    device: str | torch.device = "cpu",
+) -> list[Model]: ...  # fmt: skip
+def model(
+    spec: str | Path | nn.Module, *, weights: str | Path | list[Any] | tuple[Any, ...] | None = None,
+    arch: str | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+    size: int | None = None, layer: str | nn.Module | None = None, classes: Sequence[str] | None = None,
     name: str | None = None, device: str | torch.device = "cpu",
-) -> Model:  # fmt: skip
-    """A model for an analysis, from a spec or a module.
+) -> Model | list[Model]:  # fmt: skip
+    """A model for an analysis, from a spec or a module; with a list of weights one for each file, the seeds of a name.
 
-    spec: a checkpoint's path, ``zoo:NAME``, ``package.module:factory``, an ``nn.Module``, or FILE.npz with maps that
-    were made elsewhere (arrays ``map`` and ``index``). arch: the architecture of a
-    bare state dict. mean, std, size: the normalisation and the image size that a factory or module expects; pixels
-    arrive in [0,1]. layer: where maps look, a module or its dotted name. name: what results call it.
+    spec: a checkpoint's path, ``zoo:NAME``, ``package.module:factory``, ``hf:``, ``timm:``, ``torchvision:`` or
+    ``robustbench:`` and a NAME, an ``nn.Module``, or FILE.npz with maps that were made elsewhere (arrays ``map`` and
+    ``index``). weights: files of weights, loaded into what the factory makes. arch: the architecture of a bare state
+    dict. mean, std, size: the normalisation and the image size that a factory or module expects; pixels arrive in
+    [0,1]. layer: where maps look, a module or its dotted name. classes: the names of its classes, in order. name: what
+    results call it.
 
-    Raises InputError for files and factories that give no model, and for mean without std or the reverse.
+    Raises InputError for files and factories that give no model, weights that do not fit, and for mean without std or
+    the reverse.
 
     >>> model("zoo:mnist-lenet-raw").name
     'mnist-lenet-raw'
     """
-    if (mean is None) != (std is None):
-        raise InputError(f"mean and std go together: {'mean' if mean is None else 'std'} is missing")
-    if mean is not None and max(mean) > 1:
-        listed = ", ".join(f"{value:g}" for value in mean)
+    given: dict[str, Any] = {
+        "arch": arch,
+        "mean": mean,
+        "std": std,
+        "size": size,
+        "layer": layer,
+        "classes": classes,
+        "name": name,
+    }
+    if weights is None or isinstance(weights, str | Path):
+        return _model(spec, Given(weights=weights, device=device, **given))
+    if isinstance(spec, nn.Module):
+        raise InputError("weights: several files need a factory, which makes a module for each of them")
+    made = [_model(spec, Given(weights=each, device=device, **given)) for each in weights]
+    if not made:
+        raise InputError("weights: expected at least one file, got none")
+    made = [replace(each, seed=seed, seeds=len(made)) for seed, each in enumerate(made)]
+    _check_seeds(made[0].name, made)
+    return made
+
+
+class Given(NamedTuple):
+    """What :func:`model` is given beside the spec."""
+
+    weights: str | Path | None = None
+    arch: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    size: int | None = None
+    layer: str | nn.Module | None = None
+    classes: Sequence[str] | None = None
+    name: str | None = None
+    device: str | torch.device = "cpu"
+
+
+def _model(spec: str | Path | nn.Module, given: Given) -> Model:
+    if (given.mean is None) != (given.std is None):
+        raise InputError(f"mean and std go together: {'mean' if given.mean is None else 'std'} is missing")
+    if given.mean is not None and max(given.mean) > 1:
+        listed = ", ".join(f"{value:g}" for value in given.mean)
         raise InputError(f"mean: expected means of pixels in [0,1], got {listed}; divide mean and std by 255")
-    if str(spec).endswith(".npz"):
-        made = map_file(name, Path(str(spec)))
-    elif isinstance(spec, nn.Module) or is_factory(str(spec)):
-        inner = spec if isinstance(spec, nn.Module) else load_factory(str(spec))
-        inner = bare(inner)
-        given = (mean, std, size) != (None, None, None)
-        module = Normalized(inner, mean, std, size) if given else inner
-        path = str(spec) if not isinstance(spec, nn.Module) else type(unwrapped(spec)).__name__
-        made = Model(name or path.rpartition(":")[2], path, fingerprint(module), module)
+    if isinstance(spec, nn.Module) or is_code(str(spec)):
+        made = _from_code(spec, given)
+    elif given.weights is not None:
+        raise InputError(f"weights: go with a factory, package.module:factory, that makes the network; got {spec}")
+    elif str(spec).endswith(".npz"):
+        made = map_file(given.name, Path(str(spec)))
     else:
-        if mean is not None or size is not None:
+        if given.mean is not None or given.size is not None:
             raise InputError(f"mean, std and size are for a module or factory; the checkpoint {spec} knows its own")
         if not str(spec).startswith("zoo:") and not Path(spec).exists():
-            raise InputError(f"{spec}: no such file; expected a checkpoint, zoo:NAME or package.module:factory")
-        module, ckpt = checkpoint.load(str(spec), arch=arch, device=device)
-        made = Model(name or _name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
-    if layer is not None:
-        made = replace(made, layer=named(module, layer) if isinstance(layer, str) else layer)
+            raise InputError(
+                f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory, or a NAME behind"
+                f" {', '.join(f'{hub}:' for hub in HUBS)}"
+            )
+        module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)
+        made = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
+    if given.classes is not None:
+        made = replace(made, classes=tuple(given.classes))
+    if given.layer is not None and made.module is not None:
+        made = replace(made, layer=named(made.module, given.layer) if isinstance(given.layer, str) else given.layer)
     return made
+
+
+def _from_code(spec: str | Path | nn.Module, given: Given) -> Model:
+    """A model of a module, a factory or a collection, with the normalisation given or known in front."""
+    if isinstance(spec, nn.Module):
+        known, path = Known(spec), type(unwrapped(spec)).__name__
+    else:
+        path = str(spec)
+        known = load_hub(path) if is_hub(path) else Known(load_factory(path))
+    if given.weights is not None:
+        load_into(known.module, given.weights)
+    mean, std = (known.mean, known.std) if given.mean is None else (given.mean, given.std)
+    size = known.size if given.size is None else given.size
+    inner = bare(known.module)
+    module = Normalized(inner, mean, std, size) if (mean, std, size) != (None, None, None) else inner
+    name = given.name or (path if isinstance(spec, nn.Module) else usual_name(path))
+    weights = None if given.weights is None else str(given.weights)
+    return Model(name, path, fingerprint(module), module, classes=known.classes, weights=weights)
 
 
 def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
@@ -185,29 +268,6 @@ def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.devic
             what = "models" if name[1] else "runs"
             raise InputError(f"two {what} are called {name[0]!r}; give each its own name with NAME=SPEC")
     return [each for files in loaded for each in files]
-
-
-@contextmanager
-def on_device(models: Sequence[Model], device: torch.device) -> Iterator[None]:
-    """Inside, the modules are on the device; a user's module goes back to where it was."""
-    modules = [each.module for each in models if each.module is not None]
-    places = [next((tensor.device for tensor in chain(m.parameters(), m.buffers())), device) for m in modules]
-    try:
-        for module in modules:
-            module.to(device)
-        yield
-    finally:
-        for module, place in zip(modules, places, strict=True):
-            module.to(place)
-
-
-def groups(models: Iterable[Model]) -> dict[str, list[Model]]:
-    """The files behind every name, in the order given, without saved epochs."""
-    grouped: dict[str, list[Model]] = {}
-    for each in models:
-        if each.epoch is None:
-            grouped.setdefault(each.name, []).append(each)
-    return grouped
 
 
 def _named(given: Any) -> list[tuple[str | None, Any]]:
@@ -254,8 +314,8 @@ def map_file(name: str | None, path: Path) -> Model:
 
 def _check_seeds(name: str, files: Sequence[Model]) -> None:
     """Raise InputError where the files behind a name are not several seeds of one method."""
-    paths = {os.path.realpath(each.path) for each in files if each.checkpoint}
-    if len(paths) < sum(each.checkpoint is not None for each in files):
+    from_files = [each.weights or each.path for each in files if each.checkpoint or each.weights]
+    if len(set(map(os.path.realpath, from_files))) < len(from_files):
         raise InputError(f"{name}: the same file is given twice; name every seed once")
     for what, words in (("arch", "one architecture"), ("data", "models trained on one data set")):
         values: dict[str, str] = {}
@@ -281,25 +341,6 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
     return epochs
 
 
-def is_factory(spec: str) -> bool:
-    """Whether the spec is package.module:factory; not zoo:NAME, nor a file."""
-    return ":" in spec and not spec.startswith("zoo:") and not Path(spec).exists() and "/" not in spec
-
-
-def usual_name(spec: str) -> str:
-    """What a model is called if the user gives it no name: after its file, factory or run."""
-    if Path(spec).is_dir():
-        return Path(spec).resolve().name.replace("=", "-")
-    return spec.rpartition(":")[2] if is_factory(spec) else _name_of_path(spec)
-
-
-def _name_of_path(text: str) -> str:
-    """runs/pgd-at/model.pt is called pgd-at, since every run's file has the same name."""
-    path = Path(text.removeprefix("zoo:"))
-    generic = path.stem in ("model", "last", "best", "checkpoint") and path.parent.name
-    return path.parent.name if generic else path.stem
-
-
 def with_layer(model: Model, example: Tensor) -> Model:
     """A module with the layer where maps look, found by running the example (N,C,H,W), so that results can name it.
 
@@ -311,17 +352,3 @@ def with_layer(model: Model, example: Tensor) -> Model:
         return replace(model, layer=feature_layer(model.module, example))
     except InputError:
         return model
-
-
-def fingerprint(module: nn.Module) -> str:
-    """What tells one model from another where no file does: its weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().float().numpy().data)
-    return digest.hexdigest()[:12]
-
-
-def _digits(values: Tensor | None) -> list[float] | None:
-    """Numbers as they were given: 0.485, where float64 sees 0.48500001430511475 in float32's."""
-    return None if values is None else [float(str(value)) for value in values.flatten().cpu().numpy()]

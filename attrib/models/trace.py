@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError, one_line
 from attrib.inference import frozen
+from attrib.models.answers import fitting
 from attrib.models.outside import bare, unwrapped
 
 
@@ -47,7 +48,7 @@ def run(module: nn.Module, example: Tensor) -> Trace:
     Raises InputError for an example of another shape, and where the module cannot run on it.
     """
     with _recording(module, example) as trace, torch.no_grad():
-        return trace._replace(output=bare(module)(example[:1]))
+        return trace._replace(output=bare(module)(fitting(module, example[:1])))
 
 
 def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, int]]) -> list[bool]:
@@ -58,7 +59,7 @@ def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, in
     no gradient at all (weights that are zero, a pass under no_grad).
     """
     with _recording(module, example) as trace, torch.enable_grad():
-        image = example[:1].detach().clone().requires_grad_()
+        image = fitting(module, example[:1]).detach().clone().requires_grad_()
         answer = bare(module)(image)
     logits = answer if isinstance(answer, Tensor) else getattr(answer, "logits", first_tensor(answer))
     if not isinstance(logits, Tensor) or not logits.requires_grad:

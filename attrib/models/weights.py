@@ -4,26 +4,22 @@ import pickle
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attrib.errors import InputError, one_line
 
-
-def unwrapped(content: Mapping[str, object]) -> Mapping[str, object]:
-    """The state dict, also where training scripts put it beside the optimiser and the epoch."""
-    for name in ("state_dict", "model_state_dict", "model", "net"):
-        inner = content.get(name)
-        if isinstance(inner, Mapping):
-            return inner
-    return content
+_SCALAR, _ARRAY = (made.__reduce__()[0] for made in (np.float64(0), np.empty(0)))
 
 
-def state_dict(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """The state dict as float32 on the CPU, without the prefixes of DistributedDataParallel and compile."""
+def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, Tensor]:
+    """The state dict as float32 on the CPU; strip: without the prefixes of DistributedDataParallel and compile."""
     weights: dict[str, Tensor] = {}
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -34,10 +30,25 @@ def state_dict(state: Mapping[str, object]) -> dict[str, Tensor]:
         tensor = value.detach().float() if value.is_floating_point() else value.detach()
         if not tensor.isfinite().all():
             raise InputError(f"weights: {name} holds NaN or infinity; the training that wrote it has diverged")
-        weights[re.sub(r"^((module|_orig_mod)\.)+", "", str(name))] = tensor
+        weights[re.sub(r"^((module|_orig_mod)\.)+", "", str(name)) if strip else str(name)] = tensor
     if not weights:
         raise InputError("holds no weights")
     return weights
+
+
+def faults(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What keeps weights from fitting, by name: missing, unexpected, of another shape; "" if nothing."""
+    other = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    kinds = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": other,
+    }
+    return "; ".join(f"{kind}: {few(names)}" for kind, names in kinds.items() if names)
 
 
 _FOREIGN = {
@@ -71,13 +82,39 @@ def content_of(path: Path) -> Mapping[str, object]:
     if head.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise InputError(f"{path}: truncated; download or copy it again")
     if head.startswith((b"PK", b"\x80")):
+        if head.startswith(b"PK"):
+            _refuse_programs(path)
         return _read_torch(path)
     raise InputError(f"{path}: expected a PyTorch or safetensors file, this starts with {head[:8]!r}")
 
 
+def _refuse_programs(path: Path) -> None:
+    """Raise InputError for zip files that hold a program, not only weights."""
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    ways = {
+        "constants.pkl": ("a TorchScript program", "torch.jit.load(FILE)"),
+        "serialized_exported_program.json": ("a torch.export program", "torch.export.load(FILE).module()"),
+        "archive_format": ("a torch.export program", "torch.export.load(FILE).module()"),
+    }
+    for name, (kind, call) in ways.items():
+        if name in names:
+            raise InputError(
+                f"{path}: expected weights, this is {kind}; name a factory that returns {call}, as my_code:build"
+            )
+
+
+PLAIN: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_ARRAY, "numpy.core.multiarray._reconstruct"), (_ARRAY, "numpy._core.multiarray._reconstruct"),
+    np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"}, Namespace, PosixPath,
+]  # fmt: skip
+"""What training scripts keep beside the weights, and that runs nobody's code: numbers, options, paths."""
+
+
 def _read_torch(path: Path) -> Mapping[str, object]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
             warnings.simplefilter("ignore")
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -85,7 +122,7 @@ def _read_torch(path: Path) -> Mapping[str, object]:
         what = f"needs {wanted[1]}, which could run code" if wanted else "is a pickle of more than plain weights"
         raise InputError(f"{path}: refused: it {what}; save model.state_dict() instead") from None
     except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
-        raise InputError(f"{path}: truncated or not written by torch.save: {one_line(error):.120}") from None
+        raise InputError(f"{path}: truncated or not written by torch.save: {_shortened(error)}") from None
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a checkpoint or a state dict, this holds a {type(content).__name__}")
     return content
@@ -100,8 +137,13 @@ def _read_safetensors(path: Path) -> Mapping[str, object]:
     try:
         weights: dict[str, object] = dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: truncated or not a safetensors file: {one_line(error):.120}") from None
+        raise InputError(f"{path}: truncated or not a safetensors file: {_shortened(error)}") from None
     return weights
+
+
+def _shortened(error: Exception) -> str:
+    """The first sentence of what torch says: without terminal codes, and never cut off within."""
+    return re.split(r"(?<=[a-z])\. ", re.sub(r"\x1b\[[0-9;]*m", "", one_line(error)))[0]
 
 
 def few(names: Iterable[str]) -> str:

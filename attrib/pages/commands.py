@@ -10,10 +10,10 @@ from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib.data import Dataset
-    from attrib.models import specs
+    from attrib.models import names, several
     from attrib.models.specs import Model
 else:
-    specs = Lazy("attrib.models.specs")
+    names, several = Lazy("attrib.models.names"), Lazy("attrib.models.several")
 
 
 def command_line(
@@ -23,7 +23,7 @@ def command_line(
 
     settings: the dataclass that the command's options come from. where: options such as ``out``; None is left out.
     """
-    files = all(model.checkpoint or specs.is_factory(model.path) for model in models)
+    files = all(model.checkpoint or names.is_code(model.path) for model in models)
     if not files or (data is not None and data.source is None):
         changed = (f"{each.name}={value!r}" for each, value in _changed(settings))
         return f"attrib.{type(settings).__name__}({', '.join(changed)}).run(models, data)"
@@ -42,9 +42,12 @@ def _changed(settings: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _model_options(models: "Sequence[Model]") -> Iterator[tuple[str, Any]]:
-    for name, files in specs.groups(models).items():
-        paths = ",".join(model.path for model in files)
-        yield "ckpt", paths if specs.usual_name(paths) == name else f"{name}={paths}"
+    for name, files in several.groups(models).items():
+        weights = [model.weights for model in files if model.weights]
+        paths = files[0].path if weights else ",".join(model.path for model in files)
+        yield "ckpt", paths if names.usual_name(paths) == name else f"{name}={paths}"
+        if weights:
+            yield "weights", f"{name}={','.join(weights)}"
     for model in models:
         if expected := model.identity().get("input"):
             for key, value in expected.items():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from attrib import fast, parallel
     from attrib.analyses import fitting, inputs, run
     from attrib.data import Dataset, catalog
-    from attrib.models import cards, specs
+    from attrib.models import cards, several, specs
     from attrib.models.specs import Model
     from attrib.pages import render
     from attrib.pages.render import Computed
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
     inputs, specs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.specs"), Lazy("attrib.parallel")
-    fitting = Lazy("attrib.analyses.fitting")
+    fitting, several = Lazy("attrib.analyses.fitting"), Lazy("attrib.models.several")
     render, run = Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
 
 CHECKED = 200
@@ -107,7 +107,7 @@ class Report:
         place = folder(Path(results) if results else page.with_name(f"{page.stem}-results"))
         with parallel.world(device) as group, ExitStack() as stack:
             loaded = specs.models_of(models, device=group.device)
-            stack.enter_context(specs.on_device(loaded, group.device))
+            stack.enter_context(several.on_device(loaded, group.device))
             warn = _Once(run.print_warning if group.rank == 0 else None)
             images = inputs.dataset_of(data, loaded).first(self.limit)
             images = fitting.fitted(images, loaded, group.device, warn)
@@ -193,7 +193,7 @@ class Report:
             "precision": browsed.map_precision(group.device),
             "models": [
                 {"name": name, "cards": [cards.card_of(model) for model in files]}
-                for name, files in specs.groups(models).items()
+                for name, files in several.groups(models).items()
             ],
         }  # fmt: skip
 

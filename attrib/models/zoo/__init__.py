@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrib.errors import InputError
 
+StrPath = str | os.PathLike[str]
 PREFIX = "zoo:"
 HERE = Path(__file__).parent
 
@@ -17,7 +18,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.pt"))
 
 
-def file(path: str | os.PathLike[str]) -> Path:
+def file(path: StrPath) -> Path:
     """The file that ``zoo:NAME`` stands for; any other path as it is. Raises InputError for an unknown name."""
     text = os.fspath(path)
     if not text.startswith(PREFIX):

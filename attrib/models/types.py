@@ -1,0 +1,50 @@
+"""In which type and on which device a model works, and what its tensors are."""
+
+import hashlib
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def first_floats(module: nn.Module) -> Tensor | None:
+    """The module's first parameter of floats, else its first such buffer; None without any."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def is_float32(module: nn.Module) -> bool:
+    """Whether the module's first parameter of floats is float32; True without any."""
+    first = first_floats(module)
+    return first is None or first.dtype == torch.float32
+
+
+def place_of(module: nn.Module, otherwise: torch.device) -> torch.device:
+    """The device of the module's first parameter of floats."""
+    first = first_floats(module)
+    return otherwise if first is None else first.device
+
+
+def in_type_of(module: nn.Module, x: Tensor) -> Tensor:
+    """x in the module's type; under autocast as it is, since that chooses the types."""
+    first = first_floats(module)
+    return x if first is None or torch.is_autocast_enabled(first.device.type) else x.to(first.dtype)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """What tells one model from another where no file does: its weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        tensors = [each for each in (value if isinstance(value, tuple | list) else [value]) if isinstance(each, Tensor)]
+        if not tensors:  # quantised modules keep types and numbers there
+            digest.update(f"{name} {value}".encode())
+        for tensor in tensors:
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            plain = tensor.detach().dequantize() if tensor.is_quantized else tensor.detach()
+            digest.update(plain.cpu().contiguous().float().numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def digits(values: Tensor | None) -> list[float] | None:
+    """Numbers as they were given: 0.485, where float64 sees 0.48500001430511475 in float32's."""
+    return None if values is None else [float(str(value)) for value in values.flatten().cpu().numpy()]

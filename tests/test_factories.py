@@ -1,0 +1,90 @@
+"""Models from a user's own files, which print, read the command line, end the program, or carry names of modules."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attrib.errors import InputError
+from attrib.models.outside import load_factory
+
+NET = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("argued", "ends", "ours", "beside", "heapq"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_the_users_code_sees_no_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["attrib", "span", "--json"])
+    parse = "import argparse\np = argparse.ArgumentParser()\np.add_argument('width', nargs='?', type=int)\n"
+    write(folder, "argued", parse + "args = p.parse_args()\nassert args.width is None\n" + NET)
+    load_factory("argued:build")
+    assert sys.argv == ["attrib", "span", "--json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "import argparse\np = argparse.ArgumentParser()\np.add_argument('--root', required=True)\np.parse_args()\n",
+            r"importing ends ended the program \(ends.py: error: the following arguments are required: --root\)",
+        ),
+        ("import sys\nsys.exit('no GPU')\n", r"importing ends ended the program \(sys.exit\('no GPU'\)\)"),
+        ("def build():\n    raise SystemExit(3)\n", r"calling it ended the program \(sys.exit\(3\)\)"),
+    ],
+)
+def test_code_that_ends_the_program(text: str, words: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(folder, "ends", text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_factory("ends:build")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+    assert "ends" not in sys.modules or "calling" in words
+
+
+def test_the_folder_comes_first_for_the_factory_and_last_for_all_others(folder: Path) -> None:
+    write(folder, "heapq", "raise ImportError('mine')\n")
+    write(folder, "beside", "WIDTH = 3072\n")
+    write(folder, "ours", "import heapq\nfrom beside import WIDTH\nheapq.heappush([], WIDTH)\n" + NET)
+    load_factory("ours:build")
+
+
+SPEAKS = """
+from torch import nn
+print("imported")
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        print("made")
+        self.fc = nn.Linear(3072, 10)
+    def forward(self, x):
+        print("ran")
+        return self.fc(x.flatten(1))
+"""
+
+
+def test_a_model_that_prints_leaves_json_alone(tmp_path: Path) -> None:
+    write(tmp_path, "speaks", SPEAKS)
+    write(tmp_path, "secrets", "x = 1\n")  # numpy imports secrets
+    command = [sys.executable, "-P", "-c", "from attrib.cli import main; main()"]
+    given = ["span", "--model", "x=speaks:Net", "--data", "glyphs", "--limit", "3", "--map", "gradient", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [*command, *given], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"][0]["name"] == "x"
+    assert {"imported", "made", "ran"} <= set(done.stderr.split())
