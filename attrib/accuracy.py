@@ -101,7 +101,7 @@ def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
         x = image.detach().requires_grad_()
         score = attack.checked(cross_entropy)(adapted(model, x.device)(x), label)
-        gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
+        gradient = input_gradient(score, x)
     return gradient.abs().flatten(1).amax(1)
 
 

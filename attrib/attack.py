@@ -85,8 +85,7 @@ def ascend(
             x = adversarial[standing].detach().requires_grad_()
             logits = forward(x)
             score = objective(full(logits), label[standing])
-            # A model that rounds or detaches on the way leaves no graph at all.
-            gradient = input_gradient(score, x) if score.requires_grad else torch.zeros_like(x)
+            gradient = input_gradient(score, x)
         moved = (x.detach() + step_size * gradient.sign()).clamp(lower[standing], upper[standing])
         if isinstance(standing, Tensor):
             right = (logits if logits.ndim == 2 else logits[0]).argmax(-1) == label[standing]

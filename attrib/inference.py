@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attrib.errors import InputError, one_line
 from attrib.loss import check_classes
 from attrib.models.answers import adapted
-from attrib.models.types import is_float32
+from attrib.models.types import takes_autocast
 
 Precision = Literal["fp32", "bf16"]
 
@@ -57,8 +57,8 @@ def precision(name: str, device: torch.device) -> Precision:
 
 
 def precision_for(model: nn.Module, precision: Precision) -> Precision:
-    """The precision; fp32, which is no autocast, for a model in half or double precision: it runs in its own."""
-    return precision if is_float32(model) else "fp32"
+    """The precision; fp32, which is no autocast, for a model that is quantised, or in half or double precision."""
+    return precision if takes_autocast(model) else "fp32"
 
 
 @contextmanager
@@ -234,9 +234,12 @@ def check_pixels(image: Tensor) -> None:
 
 
 def input_gradient(score: Tensor, image: Tensor) -> Tensor:
-    """d(sum of score)/d(image): each image's own gradient, since a score depends on its own image only."""
-    (gradient,) = torch.autograd.grad(score.sum(), image)
-    return gradient
+    """d(sum of score)/d(image): each image's own gradient, since a score depends on its own image only.
+
+    Zero where no gradient leads to the image, as in a model that rounds, detaches or is quantised.
+    """
+    gradient = torch.autograd.grad(score.sum(), image, allow_unused=True)[0] if score.requires_grad else None
+    return torch.zeros_like(image) if gradient is None else gradient
 
 
 BUSY = 64

@@ -47,7 +47,11 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     """
     names = {part: name for name, part in _parts(model).items() if _has_learned(part)}
     called: list[str] = []
-    hooks = [module.register_forward_hook(lambda module, *_: called.append(names[module])) for module in names]
+    hooks = [
+        module.register_forward_hook(lambda module, *_: called.append(names[module]))
+        for module in names
+        if not isinstance(module, torch.jit.ScriptModule)  # torch allows no hooks there
+    ]
     try:
         with frozen(model), torch.no_grad():
             adapted(model, example.device)(example[:1])
@@ -111,8 +115,9 @@ def cascade(
     names = parameter_layers(model, example)
     stops = stage_counts(len(names), stages)
     try:
-        # Together, so that the copied layer is a part of the copied model.
-        copied, copied_layer = copy.deepcopy((model, layer))
+        # Together, so that the copied layer is a part of the copied model; TorchScript differentiates its copying.
+        with torch.no_grad():
+            copied, copied_layer = copy.deepcopy((model, layer))
     except (RuntimeError, TypeError) as error:
         name = type(model).__name__
         raise InputError(f"model: {name} cannot be copied to randomise its layers: {one_line(error)}") from error

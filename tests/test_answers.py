@@ -1,5 +1,6 @@
 """Models that answer with something else than logits (N,K) in float32, and what is made of it."""
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -160,3 +161,53 @@ def test_an_analysis_of_three_kinds_of_answers() -> None:
     models = {"dict": Answer(lambda z: {"logits": z}, 2), "half": small(2).half(), "one": Answer(lambda z: z, 1)}
     result = attrib.Span(map="gradcam").run(models, (images, labels))
     assert all(0 < result[name]["asc"] < 1 for name in models)
+
+
+def scripted(kind: str) -> nn.Module:
+    """Programs of torch: nothing can look into them, but they answer and have gradients."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "traced":
+            return nn.Sequential(torch.jit.trace(small(), IMAGES))
+        if kind == "scripted":
+            made: nn.Module = torch.jit.script(small())
+            return made
+        batch = torch.export.Dim("batch", min=1, max=64)
+        return torch.export.export(small(), (IMAGES,), dynamic_shapes=({0: batch},)).module()
+
+
+@pytest.mark.parametrize("kind", ["traced", "scripted", "exported"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_programs(kind: str) -> None:
+    model, plain = scripted(kind), small()
+    for function in (attrib.gradient, attrib.occlusion):
+        torch.testing.assert_close(function(model, IMAGES, LABELS), function(plain, IMAGES, LABELS))
+    attack: dict[str, Any] = {"eps": 0.1, "step_size": 0.05, "steps": 2}
+    torch.testing.assert_close(attrib.pgd(model, IMAGES, LABELS, **attack), attrib.pgd(plain, IMAGES, LABELS, **attack))
+    if kind == "scripted":
+        with pytest.raises(InputError, match="TorchScript program, into whose layers nothing can look"):
+            attrib.gradcam(model, IMAGES, LABELS)
+    if kind != "exported":  # whose layers are no modules of known types to randomise
+        data = (torch.rand(3, 3, 12, 12), torch.tensor([0, 3, 1]))
+        assert attrib.Span(map="gradient").run({"x": model}, data).summary["models"][0]["asc"] > 0
+
+
+class Rounds(nn.Module):
+    """Its gradient stops on the way, as in a quantised network, although the answer has a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+        self.shift = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body(x.detach()) + self.shift.detach().requires_grad_()
+        return logits
+
+
+def test_a_model_whose_gradient_does_not_reach_the_image() -> None:
+    model = Rounds()
+    with pytest.raises(InputError, match="gives no gradient to explain; is it quantised"):
+        attrib.gradient(model, IMAGES, LABELS)
+    assert attrib.fgsm(model, IMAGES, LABELS, eps=0.1).equal(IMAGES)
+    assert accuracy.gradient_size(model, IMAGES, LABELS).eq(0).all()

@@ -296,3 +296,25 @@ def test_transformers_itself(tmp_path: Path) -> None:
     expected = network(**processor(image.to(torch.uint8)[0], return_tensors="pt")).logits
     torch.testing.assert_close(inference.logits(model.opened_module, image / 255), expected, atol=1e-4, rtol=1e-4)
     assert model.classes == ("cat", "dog", "emu")
+
+
+def test_info_of_any_file(folder: Path, run: Any) -> None:
+    state = under("module.", trained().half().state_dict())
+    torch.save(
+        {"net": state, "epoch": 12, "acc": np.float64(93.5), "args": {"lr": 0.1}, "name": "tiny"}, folder / "o.pt"
+    )
+    done = run("info", "o.pt", "--json")
+    assert done.status == 0, done.err
+    card = json.loads(done.out)["checkpoints"][0]
+    assert (card["weights at"], card["prefix"], card["epoch"], card["metrics"]) == (
+        "net", "module.", {"epoch": 12}, {"acc": 93.5},
+    )  # fmt: skip
+    assert (card["tensors"], card["parameters"]) == (9, sum(tensor.numel() for tensor in state.values()))
+    assert card["shapes"]["conv.weight"] == "6x3x3x3"
+    assert card["types"] == ["float16", "int64"]
+    assert {"net", "args", "name"} == set(card["beside"])
+    assert "conv.weight" in run("info", "o.pt").out
+    torch.save({"epoch": 3}, folder / "none.pt")
+    done = run("info", "none.pt")
+    assert done.status == 2
+    assert len(done.err.strip().splitlines()) == 1

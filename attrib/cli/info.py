@@ -22,18 +22,26 @@ def info(
     arch: Annotated[str | None, typer.Option(help="Architecture of a bare state dict.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Architecture, training, metrics and fingerprint of checkpoint files."""
+    """Architecture, training, metrics and fingerprint of checkpoint files; of others' files their weights."""
     given = [*(paths or ()), *(path for text in ckpt or () for path in named_files(text)[1])]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
-    each = [cards.checkpoint_card(path, *checkpoint.load(path, arch=arch)) for path in given]
+    each = [
+        cards.checkpoint_card(path, *checkpoint.load(path, arch=arch))
+        if arch or checkpoint.is_ours(path)
+        else cards.weights_card(path)
+        for path in given
+    ]
     if json:
         typer.echo(files.to_json({"checkpoints": each}))
         return
     for card in each:
         typer.echo(card["path"])
         for key, value in card.items():
-            if key != "path":
+            if key == "shapes":
+                for name, shape in value.items():
+                    typer.echo(f"    {name:<40} {shape}")
+            elif key != "path":
                 typer.echo(f"  {key:<13} {_line(value)}")
 
 

@@ -66,10 +66,10 @@ def in_chunks(
 def _reason(error: Exception, model: nn.Module) -> str | None:
     """Translate torch and Captum errors into advice."""
     name, said = type(model).__name__, str(error)
-    if "does not require grad" in said:
+    if "does not require grad" in said or "not have been used in the graph" in said:
         return (
-            f"model: {name} gives no gradient to explain; does its forward pass run under torch.no_grad(), or detach or"
-            " round what it computes?"
+            f"model: {name} gives no gradient to explain; is it quantised, or does its forward pass run under"
+            " torch.no_grad(), or detach or round what it computes? occlusion needs no gradient"
         )
     return None
 

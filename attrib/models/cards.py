@@ -2,11 +2,16 @@
 
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
+from attrib.errors import InputError
+from attrib.models import zoo
 from attrib.models.checkpoint import Checkpoint
+from attrib.models.foreign import state_in, stripped
 from attrib.models.outside import unwrapped
 from attrib.models.specs import Model
+from attrib.models.weights import content_of, state_dict
 
 
 def card_of(model: Model) -> dict[str, Any]:
@@ -28,6 +33,41 @@ def checkpoint_card(path: str, module: nn.Module, checkpoint: Checkpoint) -> dic
         "epoch": checkpoint.epoch, "metrics": checkpoint.metrics, "configuration": checkpoint.hyper,
         "arguments": checkpoint.arch_kwargs, "format": checkpoint.format_version, "versions": checkpoint.versions,
     }  # fmt: skip
+
+
+def weights_card(path: str) -> dict[str, Any]:
+    """What any file of weights holds, whoever wrote it: where they are, their names' prefix, shapes, and what else.
+
+    Raises InputError for a file without weights, or that cannot be read.
+    """
+    content = content_of(zoo.file(path))
+    try:
+        found = state_in(content)
+        names, prefix = stripped(found.state)
+        weights = state_dict(names, strip=False)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    numbers = {str(key): plain for key, value in content.items() if (plain := _number(value)) is not None}
+    epochs = {key: value for key, value in numbers.items() if key.lower() in ("epoch", "epochs", "step", "global_step")}
+    return {
+        "path": path, "weights at": found.at or "the whole file", "note": found.note, "prefix": prefix,
+        "parameters": sum(tensor.numel() for tensor in weights.values()), "tensors": len(weights),
+        "epoch": epochs, "metrics": {key: value for key, value in numbers.items() if key not in epochs},
+        "beside": [str(key) for key in content if not isinstance(content[key], Tensor) and str(key) not in numbers],
+        "shapes": {name: "x".join(map(str, tensor.shape)) or "scalar" for name, tensor in weights.items()},
+        "types": sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values() if isinstance(v, Tensor)}),
+    }  # fmt: skip
+
+
+def _number(value: object) -> int | float | None:
+    """A number as training scripts keep it: plain, of numpy, or a tensor of one element; None for anything else."""
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.ndim):
+        return None
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Tensor | np.generic) and isinstance(plain := value.item(), int | float):
+        return plain
+    return None
 
 
 def _parameters(module: nn.Module) -> int:

@@ -216,6 +216,15 @@ def read(
         raise _located(error, path) from None
 
 
+def is_ours(path: StrPath) -> bool:
+    """Whether the file is a checkpoint in our own format, or the state of one of our training runs.
+
+    Raises InputError for a file that cannot be read.
+    """
+    content = content_of(zoo.file(path))
+    return "format_version" in content or {"config", "model", "optimizer", "history"} <= content.keys()
+
+
 def _from_fields(content: Mapping[str, object]) -> Checkpoint:
     """A checkpoint in our own format, checked field by field."""
     version = content["format_version"]

@@ -174,4 +174,4 @@ def _inside(module: nn.Module) -> nn.Module | None:
     """The model that a wrapper runs; None for what is no wrapper."""
     if isinstance(module, Normalized | nn.DataParallel | nn.parallel.DistributedDataParallel):
         return cast(nn.Module, module.module)
-    return module._modules.get("_orig_mod")  # torch.compile's
+    return dict(module.named_children()).get("_orig_mod")  # torch.compile's

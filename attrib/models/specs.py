@@ -156,8 +156,7 @@ def model(
     [0,1]. layer: where maps look, a module or its dotted name. classes: the names of its classes, in order. name: what
     results call it.
 
-    Raises InputError for files and factories that give no model, weights that do not fit, and for mean without std or
-    the reverse.
+    Raises InputError for what gives no model, weights that do not fit, and for mean without std or the reverse.
 
     >>> model("zoo:mnist-lenet-raw").name
     'mnist-lenet-raw'
@@ -213,9 +212,9 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
         if given.mean is not None or given.size is not None:
             raise InputError(f"mean, std and size are for a module or factory; the checkpoint {spec} knows its own")
         if not str(spec).startswith("zoo:") and not Path(spec).exists():
+            others = ", ".join(f"{hub}:NAME" for hub in HUBS)
             raise InputError(
-                f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory, or a NAME behind"
-                f" {', '.join(f'{hub}:' for hub in HUBS)}"
+                f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory or {others}"
             )
         module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)
         made = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)

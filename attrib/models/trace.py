@@ -85,7 +85,16 @@ def _recording(module: nn.Module, example: Tensor) -> Iterator[Trace]:
         raise InputError(f"example: expected shape (N, C, H, W) with N at least 1, got {tuple(example.shape)}")
     inner = unwrapped(module)
     model = type(inner).__name__
-    names = {child: name for name, child in inner.named_modules() if child is not inner}
+    # torch allows no hooks inside a TorchScript program.
+    scripted = torch.jit.ScriptModule
+    if isinstance(inner, scripted):
+        raise InputError(
+            f"model: {model} is a TorchScript program, into whose layers nothing can look; maps of the image, as"
+            " gradient, smoothgrad, integrated-gradients and occlusion, need none"
+        )
+    names = {
+        child: name for name, child in inner.named_modules() if child is not inner and not isinstance(child, scripted)
+    }
     calls: list[Call] = []
 
     def record(child: nn.Module, _inputs: object, output: object) -> None:

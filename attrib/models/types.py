@@ -13,10 +13,11 @@ def first_floats(module: nn.Module) -> Tensor | None:
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
 
-def is_float32(module: nn.Module) -> bool:
-    """Whether the module's first parameter of floats is float32; True without any."""
+def takes_autocast(module: nn.Module) -> bool:
+    """Whether the module computes in float32: not in half or double precision, and not with quantised layers."""
     first = first_floats(module)
-    return first is None or first.dtype == torch.float32
+    quantised = any(type(part).__module__.startswith("torch.ao.nn.quantized") for part in module.modules())
+    return not quantised and (first is None or first.dtype == torch.float32)
 
 
 def place_of(module: nn.Module, otherwise: torch.device) -> torch.device:
