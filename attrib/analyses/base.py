@@ -48,6 +48,8 @@ class Analysis(ABC):
     images_table: ClassVar[str] = ""
     """The table (:meth:`frames`) that holds a row per image and model."""
     needs_data: ClassVar[bool] = True
+    attacks: ClassVar[bool] = False
+    """Whether it measures accuracy under attack, on which a randomised model needs advice."""
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
 
