@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attrib import inference
 from attrib.attack import pgd
 from attrib.data import Batch, Dataset, default_attack
-from attrib.errors import InputError, one_line
+from attrib.errors import InputError, one_line, refused
 from attrib.features import last_layer
 from attrib.maps import LAYER_MAPS, MAPS
 from attrib.spans import coverage, parse_threshold, span
@@ -103,9 +103,9 @@ def view(
     is told in the view. Raises InputError for another target, map or threshold, and where the model cannot run.
     """
     if target not in TARGETS:
-        raise InputError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
+        raise refused("target", target, TARGETS)
     if kind not in MAPS:
-        raise InputError(f"map: expected one of {', '.join(MAPS)}, got {kind!r}")
+        raise refused("map", kind, MAPS)
     parse_threshold(threshold)
     clean, shown = (_picture(attacked(desk, name, position, made_by)) for made_by in (None, attack))
     probability = torch.stack([probabilities(desk, name, position, made_by) for made_by in (None, attack)])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from attrib.errors import InputError
+from attrib.errors import InputError, meant, refused
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_options(settings: Any) -> None:
         if value is None or callable(value) or not rules:
             continue
         if rules["choices"] and value not in rules["choices"]:
-            raise InputError(f"{each.name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
+            raise refused(each.name, value, rules["choices"])
         if rules["low"] is not None and not value >= rules["low"]:
             raise InputError(f"{each.name}: expected at least {rules['low']}, got {value}")
         if rules["check"]:
@@ -71,7 +71,8 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.name not in ATTACKS:
-            raise InputError(f"attack: expected {', '.join(ATTACKS[:-1])} or {ATTACKS[-1]}, got {self.name!r}")
+            expected = f"attack: expected {', '.join(ATTACKS[:-1])} or {ATTACKS[-1]}, got {self.name!r}"
+            raise InputError(expected + meant(self.name, ATTACKS))
         for name in ("eps", "step_size"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attrib.data import download, glyphs, pictures, readers
 from attrib.data.catalog import CATALOG, DATA_SETS
-from attrib.errors import InputError
+from attrib.errors import InputError, meant
 from attrib.loss import check_classes
 from attrib.noise import mixed_seed
 
@@ -223,8 +223,11 @@ def dataset(
         classes = CATALOG[name].classes
     else:
         there = Path(name).expanduser()
-        meant = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?" if there.exists() else ""
-        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{meant}")
+        if there.exists():
+            near = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?"
+        else:
+            near = meant(kind, ("folder", "npz"), after=f":{place}") if place else meant(name, CATALOG)
+        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{near}")
     if size is not None and tuple(images.shape[2:]) != (size, size):
         height, width = images.shape[2:]
         raise InputError(f"size: {name} has images of {height}x{width}; only the pictures of a folder are resized")

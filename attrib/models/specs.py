@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from attrib.analyses.maps_file import read_maps
-from attrib.errors import InputError
-from attrib.models import checkpoint
+from attrib.errors import InputError, meant
+from attrib.models import checkpoint, zoo
 from attrib.models.checkpoint import Checkpoint
 from attrib.models.layers import feature_layer, named
 from attrib.models.outside import Normalized, load_factory, unwrapped
@@ -48,6 +48,8 @@ class Model:
     epoch: int | None = None
     maps: Mapping[int, Any] | None = None
     """Position in the data to a map (H,W), of maps that were made elsewhere; there is no module then."""
+    maps_file: str | None = None
+    """The file that these came from."""
 
     @property
     def label(self) -> str:
@@ -98,7 +100,9 @@ class Model:
         maps look.
         """
         known: dict[str, Any] = {"name": self.label, "checkpoint": self.path, "fingerprint": self.fingerprint}
-        if self.checkpoint or self.maps is not None:
+        if self.maps is not None:
+            return known | {"maps": self.maps_file}
+        if self.checkpoint:
             return known
         return known | {"input": self._input(), "layer": self._layer_name()}
 
@@ -152,7 +156,9 @@ def model(
         if mean is not None or size is not None:
             raise InputError(f"mean, std and size are for a module or factory; the checkpoint {spec} knows its own")
         if not str(spec).startswith("zoo:") and not Path(spec).exists():
-            raise InputError(f"{spec}: no such file; expected a checkpoint, zoo:NAME or package.module:factory")
+            raise InputError(
+                f"{spec}: no such file; expected a checkpoint, zoo:NAME or package.module:factory{_meant(Path(spec))}"
+            )
         module, ckpt = checkpoint.load(str(spec), arch=arch, device=device)
         made = Model(name or _name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
     if layer is not None:
@@ -248,7 +254,7 @@ def map_file(name: str | None, path: Path) -> Model:
     index, maps = read_maps(path)
     digest = hashlib.sha256(index.tobytes() + maps.tobytes()).hexdigest()[:12]
     name = name or path.stem
-    return Model(name, name, digest, maps=dict(zip(index.tolist(), maps, strict=True)))
+    return Model(name, name, digest, maps=dict(zip(index.tolist(), maps, strict=True)), maps_file=str(path))
 
 
 def _check_seeds(name: str, files: Sequence[Model]) -> None:
@@ -283,6 +289,15 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
 def is_factory(spec: str) -> bool:
     """Whether the spec is package.module:factory; not zoo:NAME, nor a file."""
     return ":" in spec and not spec.startswith("zoo:") and not Path(spec).exists() and "/" not in spec
+
+
+def _meant(missing: Path) -> str:
+    """What a path that is not there may stand for: a file beside it, or a model of the zoo."""
+    beside = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    before = "" if missing.parent == Path() else f"{missing.parent}/"
+    if near := meant(missing.name, beside, before=before):
+        return near
+    return meant(str(missing), zoo.names(), before=zoo.PREFIX)
 
 
 def usual_name(spec: str) -> str:
