@@ -1,5 +1,8 @@
 """The one exception for what the user can mend, and other errors in one line of it."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """A bad argument or file; its message says what was expected, what came, and what to do.
@@ -19,6 +22,33 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, InputError):
         return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def refused(name: str, given: object, known: Iterable[str]) -> InputError:
+    """The error for a choice that is none of those known, with the nearest of them.
+
+    >>> str(refused("attack", "pdg", ("fgsm", "pgd", "cw")))
+    "attack: expected one of fgsm, pgd, cw, got 'pdg'; did you mean pgd?"
+    """
+    known = list(known)
+    return InputError(f"{name}: expected one of {', '.join(known)}, got {given!r}{meant(given, known)}")
+
+
+def meant(given: object, known: Iterable[str], *, before: str = "", after: str = "") -> str:
+    """ "; did you mean NAME?" with the known name that is nearest, or nothing where none is near.
+
+    Case, hyphens, underscores and spaces count for nothing. before, after: what the name stands between.
+
+    >>> meant("Grad-CAM", ["gradient", "gradcam"]), meant("lime", ["gradient", "gradcam"])
+    ('; did you mean gradcam?', '')
+    """
+    names = {_folded(name): name for name in known}
+    near = get_close_matches(_folded(given), names, n=1) if isinstance(given, str) else []
+    return f"; did you mean {before}{names[near[0]]}{after}?" if near else ""
+
+
+def _folded(name: str) -> str:
+    return name.lower().translate(str.maketrans("", "", "-_ "))
 
 
 class Stopped(Exception):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib import noise
-from attrib.errors import InputError
+from attrib.errors import InputError, refused
 from attrib.fast import answering
 from attrib.inference import check_images, checked_labels, images_per_chunk
 
@@ -233,7 +233,7 @@ def _positions(values: Tensor) -> Tensor:
 def _baseline(image: Tensor, name: str) -> Tensor:
     """What a removed pixel shows, (N,C,1,1)."""
     if name not in BASELINES:
-        raise InputError(f"baseline: expected one of {', '.join(BASELINES)}, got {name!r}")
+        raise refused("baseline", name, BASELINES)
     mean = image.mean((2, 3), keepdim=True)
     return mean if name == "mean" else torch.zeros_like(mean)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attrib.errors import InputError
+from attrib.errors import InputError, refused
 from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk, precision_for
 from attrib.loss import check_classes, deficit, full, without_own
 from attrib.models.answers import adapted
@@ -159,7 +159,7 @@ def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
     tensor([1, 1])
     """
     if rule not in RULES:
-        raise InputError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+        raise refused("rule", rule, RULES)
     if weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
         raise InputError(f"weight: expected floats of shape (K,D), got {weight.dtype} {tuple(weight.shape)}")
     values = weight.detach().double()

@@ -1,6 +1,7 @@
 """How numbers are written: one way in every table, caption and figure. No torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from attrib import map_table
@@ -41,7 +42,25 @@ def data_words(summary: Mapping[str, Any]) -> str:
 
 
 def map_words(summary: Mapping[str, Any]) -> str:
-    """The map, and the options of it that are set."""
+    """The map, and the options of it that are set; the files of maps that were made elsewhere."""
+    models = summary.get("models", ())
+    elsewhere = [entry for entry in models if "maps" in entry]
+    files = f"maps from {', '.join(maps_files(models))}"
+    if not elsewhere:
+        return _made_here(summary)
+    if len(elsewhere) == len(models):
+        return files
+    return f"{_made_here(summary)} ({', '.join(str(entry['name']) for entry in elsewhere)}: {files})"
+
+
+def maps_files(models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the files of maps that were made elsewhere, each once."""
+    given = [entry["maps"] for entry in models if "maps" in entry]
+    paths = [path for each in given for path in (each if isinstance(each, list) else [each])]
+    return list(dict.fromkeys(Path(path).name for path in paths))
+
+
+def _made_here(summary: Mapping[str, Any]) -> str:
     given = [
         f"{name.replace('_', ' ')} {value:g}"
         for name in map_table.OPTIONS
@@ -107,20 +126,26 @@ def seeds_column(entry: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) 
 
 def interval_words(models: Iterable[Mapping[str, Any]], kind: str = "bootstrap") -> str:
     """What the intervals of these models rest on."""
+    models = list(models)
     several = ["seeds" in entry for entry in models]
     over_images, over_seeds = f"95 % {kind} intervals over images", "t intervals over seeds and images"
     if all(several):
         return f"95 % {over_seeds}"
     if any(several):
         return f"{over_images} where a name has one file, for this file only; of several seeds: {over_seeds}"
+    if all("maps" in entry for entry in models):
+        return f"{over_images}, for these maps only"
     which = "this file" if len(several) == 1 else "these files"
     return f"{over_images}, for {which} only: another training run can differ by more"
 
 
 def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
     """How the p-values of differences come about, ``test`` being that of two files, and what they compare."""
+    models = list(models)
     several = ["seeds" in entry for entry in models]
     corrected = "p (Holm): corrected for all comparisons of the table."
+    if not any(several) and all("maps" in entry for entry in models):
+        return f"p: {test}. It compares the maps in {', '.join(maps_files(models))}, not models. {corrected}"
     if not any(several):
         return f"p: {test}. It compares two files, not two methods. {corrected}"
     said = "p: t test over seeds and images. It compares methods"

@@ -23,13 +23,17 @@ def device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = f"device: expected auto, cpu, cuda or cuda:N that this machine has, got {name!r}"
     try:
         chosen = torch.device(name)
+        if chosen.type == "mps":
+            raise InputError(f"{expected} (it has no float64, in which results are added up); take cpu")
+        if chosen.type not in ("cpu", "cuda"):
+            raise InputError(expected)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device: expected auto, cpu, cuda or cuda:N that this machine has, got {name!r} ({one_line(error)})"
-        ) from None
+        advice = "; take cpu" if not torch.cuda.is_available() else ""
+        raise InputError(f"{expected} ({one_line(error)}){advice}") from None
     return chosen
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from attrib.errors import InputError
+from attrib.errors import InputError, refused
 
 NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -60,7 +60,7 @@ def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = N
     given.
     """
     if not callable(name) and name not in MAPS:
-        raise InputError(f"map: expected one of {', '.join(MAPS)}, got {name!r}")
+        raise refused("map", name, MAPS)
     if layer is not None and name not in LAYER_MAPS:
         raise InputError(f"layer belongs to the maps {', '.join(LAYER_MAPS)}; {name} looks at no layer")
     taken = MAPS[name].options if isinstance(name, str) else NONE

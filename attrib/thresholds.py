@@ -7,7 +7,7 @@ No torch.
 import math
 from typing import Literal, NamedTuple
 
-from attrib.errors import InputError
+from attrib.errors import InputError, meant
 
 
 class Rule(NamedTuple):
@@ -68,4 +68,5 @@ def parse_threshold(rule: str) -> tuple[str, float]:
         value = math.nan
     if known and known.parameter and known.accepts(value):
         return name, value
-    raise InputError(f"threshold: expected {', '.join(map(_with_range, RULES))}, got {rule!r}")
+    near = "" if known else meant(name, RULES, after=f"{colon}{text}")
+    raise InputError(f"threshold: expected {', '.join(map(_with_range, RULES))}, got {rule!r}{near}")

@@ -186,6 +186,21 @@ def test_a_difference_that_rests_on_empty_maps_says_so(run: Any, tmp_path: Path)
     assert "on the 40 images where neither model's is empty" in line
 
 
+def test_captions_name_the_files_of_maps_made_elsewhere(run: Any, models: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        np.savez(tmp_path / f"{name}.npz", index=np.arange(9), map=np.random.default_rng(0).random((9, 32, 32)))
+    files = ("--maps", tmp_path / "one.npz", "--maps", f"b={tmp_path / 'two.npz'}")
+    given = ("--data", "glyphs", "--limit", 9)
+    words = " ".join(run("span", *files, *given).out.split())
+    assert "maps from one.npz, two.npz, threshold mean, 9 test images of glyphs; 95 %" in words
+    assert "It compares the maps in one.npz, two.npz, not models." in words
+    assert not any(word in words for word in ("gradcam", "class explained", "training run", "methods"))
+    entries = json.loads(run("span", *files, *given, "--json").out)["models"]
+    assert [Path(entry["maps"]).name for entry in entries] == ["one.npz", "two.npz"]
+    mixed = " ".join(run("span", models / "a.pt", *files[2:], *given).out.split())
+    assert "gradcam (b: maps from two.npz), threshold mean" in mixed
+
+
 def test_info(run: Any, models: Path) -> None:
     done = run("info", models / "a.pt", "--ckpt", models / "wide.pt", "--json")
     cards = json.loads(done.out)["checkpoints"]

@@ -140,6 +140,21 @@ BAD = [
     (("info",), "name at least one checkpoint"),
     (("info", "{bad}/missing.pt"), "no such file"),
     (("nonsense",), "nonsense"),
+    (("roburst",), "did you mean robust?"),
+    (("span", *A, "--tresholdd", "mean"), "did you mean --threshold?"),
+    (("span", *A, "--data", "Glyph"), "did you mean glyphs?"),
+    (("span", *A, "--data", "fodler:{bad}"), "did you mean folder:{bad}?"),
+    (("span", *A, "--map", "Smooth_Grad"), "did you mean smoothgrad?"),
+    (("span", *A, "--threshold", "mas:0.5"), "did you mean mass:0.5?"),
+    (("span", *A, "--target", "predicted"), "did you mean prediction?"),
+    (("span", *A, "--attack", "PDG"), "did you mean pgd?"),
+    (("span", "zoo:mnist-lenet-mardy"), "did you mean zoo:mnist-lenet-madry?"),
+    (("span", "mnist-lenet-madry"), "did you mean zoo:mnist-lenet-madry?"),
+    (("span", "{models}/fivee.pt"), "did you mean {models}/five.pt?"),
+    (("fc", "{bad}/bare.pt", "--arch", "LeNet"), "did you mean lenet?"),
+    (("span", *A, "--device", "cuda:99"), "--device: expected auto, cpu, cuda or cuda:N that this machine has"),
+    (("fc", *A, "--device", "mps"), "no float64"),
+    (("span", *A, "--device", "meta"), "--device: expected auto"),
 ]  # fmt: skip
 
 
@@ -151,7 +166,7 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch.delenv("ATTRIB_DATA", raising=False)
     before = sorted(bad.rglob("*"))
     done = run(*(argument.format(models=models, bad=bad) for argument in arguments))
-    assert words.format(bad=bad) in done.refused(warned=True)
+    assert words.format(bad=bad, models=models) in done.refused(warned=True)
     assert "Traceback" not in done.err
     assert [path for path in sorted(bad.rglob("*")) if "__pycache__" not in str(path)] == [
         path for path in before if "__pycache__" not in str(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from attrib.data import DATA_SETS, Budget, default_attack
-from attrib.errors import InputError
+from attrib.errors import InputError, meant, refused
 from attrib.models.architectures import ARCHITECTURES, check_gated
 
 METHODS = ("standard", "pgd-at", "alp", "aalp", "trades", "mart", "again")
@@ -87,7 +87,7 @@ class Config:
         for option in dataclasses.fields(self):
             value, limits = getattr(self, option.name), option.metadata
             if limits.get("choices") and value not in limits["choices"]:
-                raise InputError(f"{_flag(option.name)}: expected one of {', '.join(limits['choices'])}, got {value!r}")
+                raise refused(_flag(option.name), value, limits["choices"])
             low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
             if isinstance(value, int | float) and not low <= value <= high:
                 bounds = f"at least {low}" if high == math.inf else f"a number in [{low}, {high}]"
@@ -171,7 +171,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key, value in raw.items():
         name = key.replace("-", "_")
         if name not in options:
-            raise InputError(f"--recipe: {path} has an unknown key {key!r}; the options are {', '.join(options)}")
+            near = meant(key, options)
+            raise InputError(f"--recipe: {path} has an unknown key {key!r}; the options are {', '.join(options)}{near}")
         kind = value_type(options[name])
         if kind is float and type(value) is int:
             value = float(value)

@@ -50,6 +50,8 @@ class Analysis(ABC):
     needs_data: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
     """Whether unlabelled data is refused; else the model's prediction stands in the label's place."""
+    attacks: ClassVar[bool] = False
+    """Whether it measures accuracy under attack, on which a randomised model needs advice."""
     takes: ClassVar[tuple[str, ...]] = ("models",)
     """What may be looked at beside or instead of models: "runs" (folders of saved epochs), "map files"."""
 

@@ -12,7 +12,7 @@ from attrib import inference, objections
 from attrib.analyses.base import Analysis
 from attrib.data import Dataset, dataset
 from attrib.errors import InputError, one_line
-from attrib.models import checkpoint
+from attrib.models import checkpoint, probe
 from attrib.models.gated import GatedClassifier
 from attrib.models.layers import named
 from attrib.models.outside import Normalized
@@ -20,6 +20,8 @@ from attrib.models.specs import Model, with_layer
 from attrib.parallel import World
 
 Warn = Callable[[str], None]
+PROBED = 3
+"""Images on which every model is tried before any work."""
 
 
 def dataset_of(data: Any, models: Sequence[Model]) -> Dataset:
@@ -55,7 +57,7 @@ def check_labels(analysis: Analysis, data: Dataset | None) -> None:
 def check_models(
     analysis: Analysis, models: Sequence[Model], data: Dataset | None, group: World, warn: Warn
 ) -> list[Model]:
-    """The models with the layer that maps look at; every model is run on one image of the data, one epoch of a run.
+    """The models with the layer that maps look at; every model is run on a few images of the data, one epoch of a run.
 
     Raises InputError for a model that does not fit the data or has no such layer.
     """
@@ -84,16 +86,16 @@ def check_models(
     if attack and attack.name != "fgsm":
         for sentence in objections.warn_short_attack(attack.eps, attack.step_size, attack.steps):
             warn(sentence)
-    image = _first_image(data, group)
+    few = next(data.batches(PROBED, order=torch.arange(min(PROBED, len(data))), device=group.device)).image
     checked, runs = [], set()
     for model in models:
         # Where one epoch of a run fits the data, the others do.
         if model.maps is None and (model.epoch is None or model.name not in runs):
             with model.opened(group.device) as opened:
-                _check_answer(opened, data, image, attacked=attack is not None, warn=warn)
+                _check_answer(opened, data, few, analysis, warn)
         if model.epoch is not None:
             runs.add(model.name)
-        checked.append(with_layer(model, image))
+        checked.append(with_layer(model, few[:1]))
     return checked
 
 
@@ -135,21 +137,19 @@ def _check_maps(model: Model, data: Dataset) -> None:
         )
 
 
-def _check_answer(model: Model, data: Dataset, image: Tensor, *, attacked: bool, warn: Warn) -> None:
-    """Run the model on one image (1,C,H,W) of the data."""
+def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysis, warn: Warn) -> None:
+    """Run the model on a few images (N,C,H,W) of the data: its answers must fit, and warn where they are no logits."""
     count = len(data.classes)
     advice = {
         "folder": ": make a folder for every class of the model, empty where it has no pictures",
         "npz": ": name every class of the model in an array 'classes'",
     }.get(data.name.partition(":")[0], "")
     named_data = f"{data.name} ({count} class{'es' * (count > 1)}{advice})"
-    logits = logits_of(model, image, classes=count, data=named_data).float()
-    if count > 1 and logits.min() >= 0 and abs(float(logits.sum()) - 1) < 1e-4:
-        warn(
-            f"{model.label} returns probabilities, as it seems, where logits are expected: losses, attacks and"
-            " contributions then belong to another function; leave out its softmax"
-        )
-    if attacked and isinstance(model.module, GatedClassifier):
+    logits_of(model, images, classes=count, data=named_data)
+    with naming(model, " "):
+        for sentence in probe.objections(model.opened_module, images, attacked=analysis.attacks):
+            warn(f"{model.label} {sentence}")
+    if getattr(analysis, "attack", None) and isinstance(model.module, GatedClassifier):
         warn(
             f"{model.label} is gated, and its gates hide part of the gradient: an attack on the final logits alone"
             " flatters it; see attrib robust for the worst of its attacks"
@@ -182,9 +182,9 @@ def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor
 
 
 @contextmanager
-def naming(model: Model) -> Iterator[None]:
+def naming(model: Model, separator: str = ": ") -> Iterator[None]:
     """Put the model's name in front of an InputError of the body."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{model.label}: {error}") from None
+        raise InputError(f"{model.label}{separator}{error}") from None

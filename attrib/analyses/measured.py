@@ -102,11 +102,12 @@ class Files:
         return Files([self.models[number]], [self.rows[number]], [self.sums[number]], [self.facts[number]])
 
     def identity(self) -> dict[str, Any]:
-        """What a result says of the files: name, checkpoint and fingerprint, of several as lists."""
+        """What a result says of the files: name, checkpoint, fingerprint and file of maps, of several as lists."""
         each = [model.identity() for model in self.models]
         if len(each) == 1:
             return each[0]
-        lists = {key: [identity[key] for identity in each] for key in ("checkpoint", "fingerprint")}
+        keys = [key for key in ("checkpoint", "fingerprint", "maps") if all(key in identity for identity in each)]
+        lists = {key: [identity[key] for identity in each] for key in keys}
         return {"name": self.models[0].name, **lists}
 
     def kinds(self) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from attrib.errors import InputError
+from attrib.errors import InputError, meant, refused
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def check_options(settings: Any) -> None:
             continue
         check_type(each.name, value, each.type)
         if rules["choices"] and value not in rules["choices"]:
-            raise InputError(f"{each.name}: expected one of {', '.join(rules['choices'])}, got {value!r}")
+            raise refused(each.name, value, rules["choices"])
         if rules["low"] is not None and not value >= rules["low"]:
             raise InputError(f"{each.name}: expected at least {rules['low']}, got {value}")
         if rules["check"]:
@@ -84,7 +84,8 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.name not in ATTACKS:
-            raise InputError(f"attack: expected {', '.join(ATTACKS[:-1])} or {ATTACKS[-1]}, got {self.name!r}")
+            expected = f"attack: expected {', '.join(ATTACKS[:-1])} or {ATTACKS[-1]}, got {self.name!r}"
+            raise InputError(expected + meant(self.name, ATTACKS))
         for each in fields(self):
             if getattr(self, each.name) is not None:
                 check_type(each.name, getattr(self, each.name), each.type)

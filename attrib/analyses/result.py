@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from attrib.analyses import ANALYSES
 from attrib.analyses.options import Attack
 from attrib.analyses.table import Table
-from attrib.errors import InputError, one_line
+from attrib.errors import InputError, one_line, refused
 from attrib.files import atomic, folder, to_json
 from attrib.lazy import Lazy
 
@@ -95,7 +95,7 @@ class Result:
         for known, figure in figures.items():
             if name in (None, known, known.removeprefix(f"{self.analysis.name}-")):
                 return figure
-        raise InputError(f"plot: expected one of {', '.join(figures)}, got {name!r}")
+        raise refused("plot", name, figures)
 
     def to_latex(self) -> str:
         """The table for a paper."""

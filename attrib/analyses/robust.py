@@ -87,6 +87,7 @@ class Robustness(Analysis):
     """Accuracy clean and under FGSM, PGD-k, CW-k (and AutoAttack), with intervals, and paired differences."""
 
     name: ClassVar[str] = "robust"
+    attacks: ClassVar[bool] = True
     keys: ClassVar[tuple[str, ...]] = ("split", "model", "seed", "index")
     needs_labels: ClassVar[bool] = False
 

@@ -334,9 +334,11 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
+    elsewhere = all("maps" in entry for entry in summary["models"])
     caption = (
         f"{text.map_words(summary)}, threshold {summary['threshold']},"
-        f" {text.images_words(summary, summary['models'][0]['n'])}, class explained: {text.target_words(summary)};"
+        f" {text.images_words(summary, summary['models'][0]['n'])}"
+        f"{'' if elsewhere else ', class explained: ' + text.target_words(summary)};"
         f" {text.interval_words(summary['models'])}"
     )
     if any(entry.get("asc_floor") is not None for entry in summary["models"]):

@@ -17,7 +17,7 @@ from typer.models import CommandInfo
 
 import attrib
 from attrib.analyses import ANALYSES
-from attrib.errors import InputError, Stopped
+from attrib.errors import InputError, Stopped, refused
 
 INTERRUPTED = 130
 """The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
@@ -44,6 +44,8 @@ class Lazily(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is asked for, and its arguments."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise refused("command", args[0], COMMANDS)
         name, _, rest = super().resolve_command(ctx, args)
         return name, _made(str(name), function_of(COMMANDS[str(name)][0]), None), rest
 
@@ -99,7 +101,7 @@ def main() -> None:
     except InputError as error:
         message, status = str(error), 2
     except TyperException as error:
-        message, status = error.format_message(), 2
+        message, status = _words(error), 2
     except Stopped as stop:
         message, status = f"interrupted; {stop}", INTERRUPTED
     except BrokenPipeError:
@@ -119,6 +121,14 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end].translate(IN_ASCII)
     return lacking.encode("ascii", "replace").decode(), error.end
+
+
+def _words(error: TyperException) -> str:
+    """What a usage error says; of an unknown option with the nearest ones."""
+    option, near = getattr(error, "option_name", None), getattr(error, "possibilities", None)
+    if option and near:
+        return f"{option}: no such option; did you mean {' or '.join(near)}?"
+    return error.format_message()
 
 
 def _show_warning(message: Warning | str, *_args: object, **_names: object) -> None:

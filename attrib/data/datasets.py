@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attrib.data import corruptions, download, folders, glyphs, matching, pictures, readers, wrap
 from attrib.data.catalog import CATALOG, DATA_SETS
-from attrib.errors import InputError
+from attrib.errors import InputError, meant
 from attrib.loss import check_classes
 from attrib.noise import mixed_seed
 
@@ -305,8 +305,11 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
         classes = CATALOG[name].classes
     else:
         there = Path(name).expanduser()
-        meant = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?" if there.exists() else ""
-        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{meant}")
+        if there.exists():
+            near = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?"
+        else:
+            near = meant(kind, ("folder", "npz"), after=f":{place}") if place else meant(name, CATALOG)
+        raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{near}")
     if size is not None and tuple(images.shape[2:]) != (size, size):
         height, width = images.shape[2:]
         raise InputError(f"size: {name} has images of {height}x{width}; only the pictures of a folder are resized")

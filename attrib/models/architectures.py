@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrib.errors import InputError
+from attrib.errors import InputError, refused
 from attrib.models.classifier import Classifier, Residual, Shape
 from attrib.models.gated import GatedClassifier
 
@@ -217,7 +217,7 @@ def build(
     (torch.Size([2, 10]), torch.Size([2, 50, 8, 8]))
     """
     if arch not in ARCHITECTURES:
-        raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+        raise refused("arch", arch, ARCHITECTURES)
     if gated:
         check_gated(arch)
     if num_classes < 1:

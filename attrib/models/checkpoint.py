@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib.errors import InputError
+from attrib.errors import InputError, refused
 from attrib.files import atomic
 from attrib.models import zoo
 from attrib.models.architectures import ARCHITECTURES, build
@@ -275,7 +275,7 @@ def _from_weights(
     if arch is None:
         raise InputError(f"holds weights only; say with arch= (--arch) of what: {', '.join(ARCHITECTURES)}")
     if arch not in ARCHITECTURES:
-        raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+        raise refused("arch", arch, ARCHITECTURES)
     classes = _dimension(weights, "fc.weight", 2, 0, arch)
     channels = _dimension(weights, "stages.0.0.weight", 4, 1, arch)
     if input_shape is None:

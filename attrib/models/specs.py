@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attrib.analyses.maps_file import read_maps
-from attrib.errors import InputError
-from attrib.models import checkpoint
+from attrib.errors import InputError, meant
+from attrib.models import checkpoint, zoo
 from attrib.models.checkpoint import Checkpoint
 from attrib.models.foreign import load_into
 from attrib.models.hubs import HUBS, Known, is_hub, load_hub
@@ -55,6 +55,8 @@ class Model:
     """The names of the classes, in order, where they are known."""
     maps: Mapping[int, Any] | None = None
     """Position in the data to a map (H,W), of maps that were made elsewhere; there is no module then."""
+    maps_file: str | None = None
+    """The file that these came from."""
 
     @property
     def label(self) -> str:
@@ -107,7 +109,9 @@ class Model:
         known: dict[str, Any] = {"name": self.label, "checkpoint": self.path, "fingerprint": self.fingerprint}
         if self.weights:
             known["weights"] = self.weights
-        if self.checkpoint or self.maps is not None:
+        if self.maps is not None:
+            return known | {"maps": self.maps_file}
+        if self.checkpoint:
             return known
         return known | {"input": self._input(), "layer": self._layer_name()}
 
@@ -214,7 +218,8 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
         if not str(spec).startswith("zoo:") and not Path(spec).exists():
             others = ", ".join(f"{hub}:NAME" for hub in HUBS)
             raise InputError(
-                f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory or {others}"
+                f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory or"
+                f" {others}{_meant(Path(spec))}"
             )
         module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)
         made = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
@@ -308,7 +313,7 @@ def map_file(name: str | None, path: Path) -> Model:
     index, maps = read_maps(path)
     digest = hashlib.sha256(index.tobytes() + maps.tobytes()).hexdigest()[:12]
     name = name or path.stem
-    return Model(name, name, digest, maps=dict(zip(index.tolist(), maps, strict=True)))
+    return Model(name, name, digest, maps=dict(zip(index.tolist(), maps, strict=True)), maps_file=str(path))
 
 
 def _check_seeds(name: str, files: Sequence[Model]) -> None:
@@ -338,6 +343,15 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
         without = replace(ckpt, weights={})
         epochs.append(Model(name, str(path), ckpt.fingerprint, checkpoint=without, epoch=number))
     return epochs
+
+
+def _meant(missing: Path) -> str:
+    """What a path that is not there may stand for: a file beside it, or a model of the zoo."""
+    beside = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    before = "" if missing.parent == Path() else f"{missing.parent}/"
+    if near := meant(missing.name, beside, before=before):
+        return near
+    return meant(str(missing), zoo.names(), before=zoo.PREFIX)
 
 
 def with_layer(model: Model, example: Tensor) -> Model:

@@ -6,7 +6,7 @@ Each is a checkpoint of half-precision weights; its metrics are what ``python -m
 import os
 from pathlib import Path
 
-from attrib.errors import InputError
+from attrib.errors import InputError, meant
 
 StrPath = str | os.PathLike[str]
 PREFIX = "zoo:"
@@ -25,5 +25,6 @@ def file(path: StrPath) -> Path:
         return Path(path)
     name = text.removeprefix(PREFIX)
     if name not in names():
-        raise InputError(f"{text}: no such model in the zoo; it holds {', '.join(names()) or 'none'}")
+        known = ", ".join(names()) or "none"
+        raise InputError(f"{text}: no such model in the zoo; it holds {known}{meant(name, names(), before=PREFIX)}")
     return HERE / f"{name}.pt"

@@ -1,0 +1,95 @@
+"""Does a model answer with logits, and is each answer a function of its image alone? A few passes tell."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from attrib import inference
+from attrib.errors import InputError, one_line
+
+PROBABILITIES = (
+    "losses and attacks see a flattened function, so that the accuracy under attack can be far too high; maps and"
+    " contributions are those of the probability, and vanish where the model is sure; leave that layer out of the model"
+)  # fmt: skip
+LOG_PROBABILITIES = (
+    "losses, attacks and predictions are those of the logits, but gradient, Grad-CAM and other maps of a class explain"
+    " its log-probability, which the other classes lower; leave out its log_softmax to explain the logit"
+)
+RANDOM = (
+    "gives other answers to the same images from call to call (dropout that eval() does not turn off, or noise?):"
+    " predictions, maps and accuracies are one draw each, which another run or --batch-size changes, and neither --seed"
+    " nor the intervals account for it"
+)
+EOT = (
+    "; attacks by the gradient of one draw are too weak, and the accuracy under them is too high: average the gradient"
+    " over draws (EOT) or take AutoAttack's version for randomised defences (rand), as its authors advise"
+)
+BATCH = (
+    "answers an image differently alone and with others in its batch (batch norm with the batch's statistics?):"
+    " predictions, maps and accuracies depend on --batch-size and on the order of the images, and an image's gradient"
+    " is mixed with those of the others; use running statistics"
+)
+
+
+def objections(model: nn.Module, images: Tensor, *, attacked: bool = False) -> Iterator[str]:
+    """What makes a model's numbers mean something else than they say, a sentence each that the model's name begins.
+
+    The model is run on the images and their negatives, twice, and on the first image alone. images: (N,C,H,W) in
+    [0,1], one or a few. attacked: whether accuracy under attack is measured, for the advice about randomised models.
+
+    Sources: AutoAttack's checks of randomised and non-logit models (Croce and Hein 2020, flags_doc of the release).
+    Raises InputError for a model that answers several images but not one alone.
+    """
+    several = torch.cat([images, 1 - images])
+    first, again = (inference.logits(model, several).float() for _ in range(2))
+    alone = _alone(model, images[:1], first)
+    rounding = _rounding(model)
+    yield from _about_probabilities(first[: len(images)], first, max(1e-4, rounding))
+    if not _equal(first, again, 1e-4):
+        yield RANDOM + (EOT if attacked else "")
+    elif not _equal(alone, first[:1], max(1e-3, rounding)):
+        yield BATCH
+
+
+def _alone(model: nn.Module, image: Tensor, others: Tensor) -> Tensor:
+    """The answer to one image (1,C,H,W) alone, (1,K)."""
+    try:
+        alone = inference.logits(model, image)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"answers {len(others)} images, but not one alone ({one_line(error)}): expected answers that do not depend"
+            " on the batch (batch norm with the batch's statistics?)"
+        ) from None
+    if alone.shape != others[:1].shape:
+        raise InputError(
+            f"answers one image alone with the shape {tuple(alone.shape)}, expected {tuple(others[:1].shape)}; does it"
+            " call squeeze()?"
+        )
+    return alone.float()
+
+
+def _rounding(model: nn.Module) -> float:
+    """What the relative rounding errors of the model's weights may add up to."""
+    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+    return 16 * torch.finfo(kind).eps
+
+
+def _about_probabilities(answers: Tensor, wide: Tensor, rounding: float) -> Iterator[str]:
+    """answers: (N,K) to images; wide: those to other images too, which logits would hardly keep in [0,1]."""
+    if wide.shape[1] == 2 and not wide[:, 0].any():  # (0, z) of a model with one logit
+        wide = wide[:, 1:]
+    total = answers.exp().sum(1) if bool((answers <= 0).all()) else answers.sum(1)
+    sums_to_one = answers.shape[1] > 1 and bool(((total - 1).abs() < rounding).all())
+    if sums_to_one and bool((answers >= 0).all()):
+        yield f"returns probabilities (a softmax), as it seems, where logits are expected: {PROBABILITIES}"
+    elif sums_to_one and bool((answers <= 0).all()):
+        yield f"returns log-probabilities, as it seems, where logits are expected: {LOG_PROBABILITIES}"
+    elif bool(((wide > 0) & (wide <= 1)).all()):  # an exact 0 is rather a ReLU's
+        yield f"returns probabilities (a sigmoid), as it seems, where logits are expected: {PROBABILITIES}"
+
+
+def _equal(one: Tensor, other: Tensor, share: float) -> bool:
+    """Whether answers agree, but for this share of their largest; NaN, as of a negative, agrees with NaN."""
+    scale = float(one[one.isfinite()].abs().max()) if one.isfinite().any() else 0.0
+    return torch.allclose(one, other, rtol=0, atol=share * scale, equal_nan=True)
