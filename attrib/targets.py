@@ -1,11 +1,10 @@
 """The class that a map explains: the label, the prediction, or one class by its name or number. No torch."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from attrib.class_names import folded, meanings
-from attrib.errors import InputError
+from attrib.errors import InputError, meant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +36,8 @@ def target_class(target: str | int, classes: Sequence[str]) -> str | int:
         known = meanings(classes)
         number = known.get(folded(target), int(target) if target.isascii() and target.isdigit() else target)
         if isinstance(number, str):
-            near = get_close_matches(folded(number), known, n=1)
-            meant = f"; did you mean {classes[known[near[0]]]}?" if near else ""
-            raise InputError(
-                f"target: expected label, prediction, or a class by its name or number, got {target!r}{meant}"
-            )
+            expected = f"target: expected label, prediction, or a class by its name or number, got {target!r}"
+            raise InputError(expected + meant(target, [*TARGETS, *classes]))
     if isinstance(number, int) and number >= len(classes):
         raise InputError(f"target: expected a class in 0..{len(classes) - 1}, got {number}")
     return number

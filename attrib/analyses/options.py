@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args
 
 from attrib.errors import InputError, meant, refused
@@ -58,8 +59,9 @@ def check_options(settings: Any) -> None:
 
 def check_type(name: str, value: Any, type_: Any) -> None:
     """Raise InputError for text where a number is expected, and the like; int stands for float too."""
-    kinds = {kind for kind in get_args(type_) or (type_,) if kind in (int, float, str, bool)}
-    if not kinds or set(get_args(type_)) - kinds - {type(None)}:
+    types = set(get_args(type_)) if isinstance(type_, UnionType) else {type_}
+    kinds = types & {int, float, str, bool}
+    if not kinds or types - kinds - {type(None)}:
         return  # any value, or a type that checks itself
     fits = type(value) in kinds or (float in kinds and type(value) is int)
     if not fits:
