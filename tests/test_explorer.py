@@ -243,7 +243,7 @@ def test_checkpoints_are_loaded_and_digits_have_their_own_unit(tmp_path: Path) -
         (lambda _, data: attrib.explore({"m": nn.Flatten()}, data), r"m: expected logits of shape \(N,10\)"),
         (lambda _, data: attrib.explore({"m": "nowhere.pt"}, data), "nowhere.pt"),
         (lambda models, data: attrib.explore(models, data, device="abacus"), "device: expected"),
-        (lambda models, data: attrib.explore(models["b"], list(data.classes)), "data: expected a name"),
+        (lambda models, data: attrib.explore(models["b"], list(data.classes)), "expected a picture"),
         (lambda _, data: attrib.explore(attrib.Model("made", "made", "", maps={}), data), "made: explore takes no"),
     ],
 )

@@ -92,8 +92,7 @@ def test_randomised_models_under_attack_get_autoattacks_advice() -> None:
 def test_a_model_that_cannot_answer_one_image() -> None:
     with pytest.raises(InputError, match="answers 6 images, but not one alone"):
         found(Answers(inner=nn.BatchNorm1d(8, track_running_stats=False)))
-    with pytest.raises(InputError, match="does it call squeeze"):
-        found(Answers(torch.squeeze))
+    assert found(Answers(torch.squeeze)) == ""  # K numbers for one image are its logits
 
 
 def test_every_analysis_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:

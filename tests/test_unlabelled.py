@@ -1,6 +1,7 @@
 """Pictures and data as people have them: without labels, in odd folders, in tensors, loaders and rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,7 @@ def fit(data: Dataset, module: nn.Module, classes: tuple[str, ...] | None = None
     made: list[str] = []
     model: Any = attrib.model(module)
     if classes:
-        model = SimpleNamespace(**vars(model), classes=classes, trained_on=None)
+        model = replace(model, classes=classes)
     return fitted(data, [model], CPU, made.append), made
 
 

@@ -19,6 +19,7 @@ def locate(module: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
     example: (N, C, H, W) in [0, 1], of which the first image is used (none, for a ``Classifier``).
     See ``feature_layer`` and ``last_linear``, for what needs one of them only. Raises InputError as they do.
 
+    >>> import torch
     >>> module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     >>> layer, fc = locate(module, torch.rand(1, 3, 8, 8))
     >>> layer is module[1], fc is module[4]
