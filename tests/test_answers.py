@@ -161,6 +161,7 @@ def test_an_analysis_of_three_kinds_of_answers() -> None:
     models = {"dict": Answer(lambda z: {"logits": z}, 2), "half": small(2).half(), "one": Answer(lambda z: z, 1)}
     result = attrib.Span(map="gradcam").run(models, (images, labels))
     assert all(0 < result[name]["asc"] < 1 for name in models)
+    assert [text.partition(" ")[0] for text in result.summary["warnings"] if "own precision" in text] == ["half"]
 
 
 def scripted(kind: str) -> nn.Module:

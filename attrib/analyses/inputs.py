@@ -17,6 +17,7 @@ from attrib.models.gated import GatedClassifier
 from attrib.models.layers import named
 from attrib.models.outside import Normalized
 from attrib.models.specs import Model, with_layer
+from attrib.models.types import takes_autocast
 from attrib.parallel import World
 
 Warn = Callable[[str], None]
@@ -149,6 +150,11 @@ def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysi
     with naming(model, " "):
         for sentence in probe.objections(model.opened_module, images, attacked=analysis.attacks):
             warn(f"{model.label} {sentence}")
+    if not takes_autocast(model.opened_module):
+        warn(
+            f"{model.label} is quantised or not in float32, and runs in its own precision, whatever precision the"
+            " result names"
+        )
     if getattr(analysis, "attack", None) and isinstance(model.module, GatedClassifier):
         warn(
             f"{model.label} is gated, and its gates hide part of the gradient: an attack on the final logits alone"
