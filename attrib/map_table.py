@@ -14,8 +14,8 @@ class Map(NamedTuple):
 
     function: str
     """In :mod:`attrib.maps`, as ``module:function``."""
-    grid: str = ""
-    """Of a map that lives on a layer's grid: the function that stays there."""
+    on_grid: bool = False
+    """Whether it lives on a layer's grid, from which it is brought up to the image (:func:`attrib.maps.cam_grid`)."""
     at_layer: bool = False
     """Whether it looks at a layer."""
     is_random: bool = False
@@ -29,15 +29,15 @@ MAPS = {
     "smoothgrad": Map(
         "gradients:smoothgrad", is_random=True, options=MappingProxyType({"samples": "samples", "sigma": "sigma"})
     ),
-    "gradcam": Map("cams:gradcam", grid="cams:gradcam_grid", at_layer=True),
-    "eq6": Map("cams:eq6", grid="cams:eq6_grid", at_layer=True),
+    "gradcam": Map("cams:gradcam", on_grid=True, at_layer=True),
+    "eq6": Map("cams:eq6", on_grid=True, at_layer=True),
     "integrated-gradients": Map(
         "gradients:integrated_gradients", options=MappingProxyType({"integration_steps": "steps"})
     ),
     "occlusion": Map("perturbation:occlusion", options=MappingProxyType({"window": "window"})),
-    "hirescam": Map("cams:hirescam", grid="cams:hirescam_grid", at_layer=True),
-    "layercam": Map("cams:layercam", grid="cams:layercam_grid", at_layer=True),
-    "gradcam++": Map("cams:gradcam_plus_plus", grid="cams:gradcam_plus_plus_grid", at_layer=True),
+    "hirescam": Map("cams:hirescam", on_grid=True, at_layer=True),
+    "layercam": Map("cams:layercam", on_grid=True, at_layer=True),
+    "gradcam++": Map("cams:gradcam_plus_plus", on_grid=True, at_layer=True),
     "guided-gradcam": Map("cams:guided_gradcam", at_layer=True),
 }
 LAYER_MAPS = tuple(name for name, record in MAPS.items() if record.at_layer)

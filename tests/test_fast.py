@@ -437,7 +437,9 @@ def test_a_layer_gives_out_what_it_does_in_the_model(name: str) -> None:
     handle.remove()
     (gradient,) = torch.autograd.grad(score, outputs[0])
     expected = (gradient.mean((2, 3), keepdim=True) * outputs[0]).sum(1).relu()
-    torch.testing.assert_close(maps.gradcam_grid(model, image, label, layer=layer), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        maps.cam_grid("gradcam", model, image, label, layer=layer), expected, rtol=1e-3, atol=1e-6
+    )
 
 
 def test_a_block_that_ends_before_its_norm() -> None:

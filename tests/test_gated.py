@@ -264,8 +264,8 @@ def test_what_does_not_fit() -> None:
 @pytest.mark.parametrize("arch", BOTH)
 def test_maps_at_the_last_stage_are_those_of_the_ungated_features(arch: str) -> None:
     model = gated(arch)
-    cam = maps.gradcam_grid(model, IMAGES, LABEL, signed=True)
-    product = maps.eq6_grid(model, IMAGES, LABEL, signed=True)
+    cam = maps.cam_grid("gradcam", model, IMAGES, LABEL, signed=True)
+    product = maps.cam_grid("eq6", model, IMAGES, LABEL, signed=True)
     assert cam.abs().sum((1, 2)).min() > 0
     stage = model.stages[-1]
     assert isinstance(stage, nn.Sequential)

@@ -117,7 +117,7 @@ def test_gradcam_of_pool_and_linear_head_is_the_class_activation_map(model: Pool
     """CAM (Zhou et al. 2016): relu(sum_c W[y,c] A[c]) / (h*w)."""
     features = model.body(image)
     cam = torch.einsum("nc,nchw->nhw", model.fc.weight[LABEL], features).relu() / features[0, 0].numel()
-    torch.testing.assert_close(maps.gradcam_grid(model, image, LABEL), cam)
+    torch.testing.assert_close(maps.cam_grid("gradcam", model, image, LABEL), cam)
     expected = F.interpolate(cam[:, None], (16, 12), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(maps.gradcam(model, image, LABEL), expected)
 
@@ -126,7 +126,7 @@ def test_eq6_is_relu_of_gradient_times_activation(model: PoolHead, image: Tensor
     features = model.body(image).detach().requires_grad_()
     logits = model.fc(model.pool(features).flatten(1))
     (gradient,) = torch.autograd.grad(-F.cross_entropy(logits, LABEL, reduction="sum"), features)
-    torch.testing.assert_close(maps.eq6_grid(model, image, LABEL), (gradient * features).relu().sum(1))
+    torch.testing.assert_close(maps.cam_grid("eq6", model, image, LABEL), (gradient * features).relu().sum(1))
 
 
 def hidden_head(model: PoolHead, image: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
@@ -157,7 +157,7 @@ def test_hirescam_adds_up_to_the_logit_before_a_linear_layer(model: PoolHead, im
         torch.manual_seed(4)
         linear = nn.Linear(12 * 8 * 6, 4)
     whole = nn.Sequential(body, nn.Flatten(), linear)
-    found = maps.GRID_MAPS["hirescam"](whole, image, LABEL, signed=True).sum((1, 2))
+    found = maps.cam_grid("hirescam", whole, image, LABEL, signed=True).sum((1, 2))
     logit = whole(image).gather(1, LABEL[:, None]).squeeze(1) - linear.bias[LABEL]
     torch.testing.assert_close(found, logit, atol=1e-5, rtol=0)
 
@@ -174,7 +174,7 @@ def test_gradcam_plus_plus_is_equation_19_of_the_paper(model: PoolHead, image: T
                 if slope > 0:
                     weight += slope**2 / (2 * slope**2 + slope**3 * float(a.sum())) * slope
             expected[n] += weight * a
-    found = maps.GRID_MAPS["gradcam++"](whole, image, LABEL, layer=model.body)
+    found = maps.cam_grid("gradcam++", whole, image, LABEL, layer=model.body)
     torch.testing.assert_close(found, expected.relu().float())
 
 
@@ -289,10 +289,10 @@ def test_gradcam_keeps_no_graph_of_what_lies_before_the_layer(model: PoolHead, i
 
     hidden = model.body[0](image).shape
     for layer, seen in ((model.body[0], True), (model.body, False)):
-        maps.gradcam_grid(model, image, LABEL, layer=layer)  # which also measures how many images fit one pass
+        maps.cam_grid("gradcam", model, image, LABEL, layer=layer)  # which also measures how many images fit one pass
         shapes.clear()
         with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
-            maps.gradcam_grid(model, image, LABEL, layer=layer)
+            maps.cam_grid("gradcam", model, image, LABEL, layer=layer)
         assert shapes
         assert image.shape not in shapes
         assert (hidden in shapes) == seen

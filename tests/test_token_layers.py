@@ -205,8 +205,8 @@ def test_the_last_feature_map_is_found_and_explained(kind: str) -> None:
     assert layer is model.get_submodule(name)
     expected = by_hand(model, layer, IMAGE, LABEL, to_map)
     assert expected.amax() > 0
-    torch.testing.assert_close(maps.gradcam_grid(model, IMAGE, LABEL), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(maps.gradcam_grid(model, IMAGE, LABEL, layer=name), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps.cam_grid("gradcam", model, IMAGE, LABEL), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps.cam_grid("gradcam", model, IMAGE, LABEL, layer=name), expected, atol=1e-5, rtol=0)
 
 
 class OneActivation(nn.Module):
@@ -234,7 +234,7 @@ def test_of_a_module_that_runs_several_times_the_last_map_is_taken() -> None:
     assert layer is model.act
     assert layout_of(model, layer, IMAGE).grid == (8, 12)
     expected = by_hand(model, layer, IMAGE, LABEL, as_it_is, call=2)
-    torch.testing.assert_close(maps.gradcam_grid(model, IMAGE, LABEL), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps.cam_grid("gradcam", model, IMAGE, LABEL), expected, atol=1e-5, rtol=0)
     assert expected.amax() > 0
 
 
@@ -271,7 +271,7 @@ def test_a_function_says_what_is_stranger() -> None:
         return tokens(0, 4, 6)(output[:, :24])
 
     expected = by_hand(model, model.blocks[0], IMAGE, LABEL, reshape)
-    found = maps.gradcam_grid(model, IMAGE, LABEL, layer="blocks.0", reshape=reshape)
+    found = maps.cam_grid("gradcam", model, IMAGE, LABEL, layer="blocks.0", reshape=reshape)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     with pytest.raises(InputError, match=r"reshape: expected it to give a feature map \(2,C,h,w\), got \(2, 26, 8\)"):
         attrib.gradcam(model, IMAGE, LABEL, layer="blocks.0", reshape=as_it_is)

@@ -55,7 +55,7 @@ def test_beside_a_class_token_the_norm_before_the_last_attention_is_taken(kind: 
     (name,) = (name for name, module in model.named_modules() if module is layer)
     assert name.endswith("layer.1.layernorm_before")
     expected = by_hand(model, layer, IMAGE, LABEL, to_map)
-    torch.testing.assert_close(maps.gradcam_grid(model, IMAGE, LABEL), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps.cam_grid("gradcam", model, IMAGE, LABEL), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", POOLED)
@@ -73,4 +73,4 @@ def test_elsewhere_it_is_what_transformers_calls_the_last_hidden_state(kind: str
     assert seen[-1] is not None
     torch.testing.assert_close(seen[-1], last)
     expected = by_hand(model, layer, image, LABEL, to_map)
-    torch.testing.assert_close(maps.gradcam_grid(model, image, LABEL), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(maps.cam_grid("gradcam", model, image, LABEL), expected, atol=1e-5, rtol=0)

@@ -15,16 +15,7 @@ from torch import Tensor, nn
 from attrib import map_table
 from attrib.inference import Precision
 from attrib.map_table import LAYER_MAPS
-from attrib.maps.cams import (
-    eq6,
-    eq6_grid,
-    gradcam,
-    gradcam_grid,
-    gradcam_plus_plus,
-    guided_gradcam,
-    hirescam,
-    layercam,
-)  # fmt: skip
+from attrib.maps.cams import cam_grid, eq6, gradcam, gradcam_plus_plus, guided_gradcam, hirescam, layercam
 from attrib.maps.custom import Map, custom_map
 from attrib.maps.engine import upsample
 from attrib.maps.gradients import SAMPLES, gradient, integrated_gradients, smoothgrad
@@ -39,8 +30,6 @@ def _function(place: str) -> Callable[..., Tensor]:
 
 MAPS = {name: _function(record.function) for name, record in map_table.MAPS.items()}
 """The functions of the maps in :data:`attrib.map_table.MAPS`."""
-GRID_MAPS = {name: _function(record.grid) for name, record in map_table.MAPS.items() if record.grid}
-"""The maps that live on a layer's grid, before they are brought to the image's size."""
 
 
 class Attribution(NamedTuple):
@@ -80,14 +69,14 @@ def attribution(
         given["layer"] = layer
     if record.is_random:
         given |= {"seed": seed, "index": index}
-    if record.grid:
-        grid = GRID_MAPS[name](model, image, label, precision=precision, **given)
+    if record.on_grid:
+        grid = cam_grid(name, model, image, label, precision=precision, **given)
         return Attribution(upsample(grid, image.shape[-2:]), grid)
     return Attribution(MAPS[name](model, image, label, precision=precision, **given), None)
 
 
 __all__ = [
-    "GRID_MAPS", "LAYER_MAPS", "MAPS", "SAMPLES", "Attribution", "Map", "attribution", "eq6", "eq6_grid", "gradcam",
-    "gradcam_grid", "gradcam_plus_plus", "gradient", "guided_gradcam", "hirescam", "integrated_gradients", "layercam",
-    "occlusion", "smoothgrad", "upsample",
+    "LAYER_MAPS", "MAPS", "SAMPLES", "Attribution", "Map", "attribution", "cam_grid", "eq6", "gradcam",
+    "gradcam_plus_plus", "gradient", "guided_gradcam", "hirescam", "integrated_gradients", "layercam", "occlusion",
+    "smoothgrad", "upsample",
 ]  # fmt: skip

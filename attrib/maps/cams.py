@@ -8,6 +8,7 @@ something else.
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import captum.attr
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from attrib.loss import cross_entropy
 from attrib.maps.engine import Chunk, in_chunks, over_channels, upsample
 from attrib.maps.layer import Place, Reshape, Score, activation_and_gradient, logit, place
 
-Combine = Callable[[Tensor, Tensor], Tensor]
-"""The feature map A and the gradient dz/dA, both (N,C,h,w), to the map (N,h,w)."""
+Combine = Callable[[Tensor, Tensor, bool], Tensor]
+"""The feature map A and the gradient of a score with respect to it, both (N,C,h,w), and ``signed``, to (N,h,w)."""
 
 
 def gradcam(
@@ -47,26 +48,12 @@ def gradcam(
     >>> torch.equal(maps, attrib.gradcam(model, image, label, layer="stages.1"))
     True
     """
-    grid = gradcam_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    grid = cam_grid("gradcam", model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
-def gradcam_grid(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    *,
-    layer: nn.Module | str | None = None,
-    reshape: Reshape | None = None,
-    signed: bool = False,
-    precision: Precision = "fp32",
-) -> Tensor:
-    """:func:`gradcam` on the layer's own grid, (N,h,w)."""
-
-    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
-        return _rectified((gradient.mean((2, 3), keepdim=True) * activation).sum(1), signed)
-
-    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+def _gradcam(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
+    return _rectified((gradient.mean((2, 3), keepdim=True) * activation).sum(1), signed)
 
 
 def hirescam(
@@ -91,26 +78,12 @@ def hirescam(
     >>> attrib.hirescam(model, image, label).shape
     torch.Size([4, 32, 32])
     """
-    grid = hirescam_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    grid = cam_grid("hirescam", model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
-def hirescam_grid(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    *,
-    layer: nn.Module | str | None = None,
-    reshape: Reshape | None = None,
-    signed: bool = False,
-    precision: Precision = "fp32",
-) -> Tensor:
-    """:func:`hirescam` on the layer's own grid, (N,h,w)."""
-
-    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
-        return _rectified((gradient * activation).sum(1), signed)
-
-    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+def _hirescam(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
+    return _rectified((gradient * activation).sum(1), signed)
 
 
 def layercam(
@@ -135,26 +108,12 @@ def layercam(
     >>> attrib.layercam(model, image, label, layer="stages.0").shape
     torch.Size([4, 32, 32])
     """
-    grid = layercam_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    grid = cam_grid("layercam", model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
-def layercam_grid(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    *,
-    layer: nn.Module | str | None = None,
-    reshape: Reshape | None = None,
-    signed: bool = False,
-    precision: Precision = "fp32",
-) -> Tensor:
-    """:func:`layercam` on the layer's own grid, (N,h,w)."""
-
-    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
-        return _rectified((gradient.relu() * activation).sum(1), signed)
-
-    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+def _layercam(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
+    return _rectified((gradient.relu() * activation).sum(1), signed)
 
 
 def gradcam_plus_plus(
@@ -180,30 +139,16 @@ def gradcam_plus_plus(
     >>> attrib.gradcam_plus_plus(model, image, label).shape
     torch.Size([4, 32, 32])
     """
-    grid = gradcam_plus_plus_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    grid = cam_grid("gradcam++", model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
-def gradcam_plus_plus_grid(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    *,
-    layer: nn.Module | str | None = None,
-    reshape: Reshape | None = None,
-    signed: bool = False,
-    precision: Precision = "fp32",
-) -> Tensor:
-    """:func:`gradcam_plus_plus` on the layer's own grid, (N,h,w)."""
-
-    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
-        # alpha with g^2 divided out, which is 0 or so small that its powers round to 0
-        share = 2 + gradient * activation.sum((2, 3), keepdim=True)
-        alpha = (gradient != 0) / share.where(share != 0, 1)
-        weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
-        return _rectified((weight * activation).sum(1), signed)
-
-    return _of_layer(model, image, label, logit, combine, layer=layer, reshape=reshape, precision=precision)
+def _gradcam_plus_plus(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
+    # alpha with g^2 divided out, which is 0 or so small that its powers round to 0
+    share = 2 + gradient * activation.sum((2, 3), keepdim=True)
+    alpha = (gradient != 0) / share.where(share != 0, 1)
+    weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
+    return _rectified((weight * activation).sum(1), signed)
 
 
 def eq6(
@@ -230,30 +175,16 @@ def eq6(
     >>> maps.shape, bool((maps >= 0).all())
     (torch.Size([4, 32, 32]), True)
     """
-    grid = eq6_grid(model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
+    grid = cam_grid("eq6", model, image, label, layer=layer, reshape=reshape, signed=signed, precision=precision)
     return upsample(grid, image.shape[-2:])
 
 
-def eq6_grid(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    *,
-    layer: nn.Module | str | None = None,
-    reshape: Reshape | None = None,
-    signed: bool = False,
-    precision: Precision = "fp32",
-) -> Tensor:
-    """:func:`eq6` on the layer's own grid, (N,h,w)."""
+def _eq6(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
+    return _rectified(gradient * activation, signed).sum(1)
 
-    def minus_loss(logits: Tensor, label: Tensor) -> Tensor:
-        return -cross_entropy(logits, label)
 
-    def combine(activation: Tensor, gradient: Tensor) -> Tensor:
-        product = gradient * activation
-        return (product if signed else product.relu()).sum(1)
-
-    return _of_layer(model, image, label, minus_loss, combine, layer=layer, reshape=reshape, precision=precision)
+def _minus_loss(logits: Tensor, label: Tensor) -> Tensor:
+    return -cross_entropy(logits, label)
 
 
 def guided_gradcam(
@@ -282,7 +213,7 @@ def guided_gradcam(
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         activation, gradient = activation_and_gradient(fast, chunk, where, logit)
-        cam = (gradient.mean((2, 3), keepdim=True) * activation).sum(1).relu()
+        cam = _gradcam(activation, gradient, signed=False)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")
             guided: Tensor = captum.attr.GuidedBackprop(fast.model).attribute(
@@ -293,18 +224,46 @@ def guided_gradcam(
     return over_channels(in_chunks(model, image, label, explain, layer=where.layer, precision=precision), signed)
 
 
-def _of_layer(
-    model: nn.Module, image: Tensor, label: Tensor, score: Score, combine: Combine, *,
-    layer: nn.Module | str | None, reshape: Reshape | None, precision: Precision,
-) -> Tensor:  # fmt: skip
-    """The map (N,h,w) on the layer's grid."""
+def _rectified(found: Tensor, signed: bool) -> Tensor:
+    return found if signed else found.relu()
+
+
+class _Cam(NamedTuple):
+    """What one map of a layer is, apart from the others."""
+
+    combine: Combine
+    score: Score = logit
+    """What the gradient is of."""
+
+
+_CAMS = {
+    "gradcam": _Cam(_gradcam),
+    "hirescam": _Cam(_hirescam),
+    "layercam": _Cam(_layercam),
+    "gradcam++": _Cam(_gradcam_plus_plus),
+    "eq6": _Cam(_eq6, _minus_loss),
+}
+
+
+def cam_grid(
+    name: str,
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    *,
+    layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
+    signed: bool = False,
+    precision: Precision = "fp32",
+) -> Tensor:
+    """The map called ``name`` on the layer's own grid, (N,h,w): gradcam, hirescam, layercam, gradcam++ or eq6.
+
+    Arguments and errors are those of :func:`gradcam`.
+    """
+    combine, score = _CAMS[name]
     where: Place = place(model, image, label, layer, reshape)
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
-        return combine(*activation_and_gradient(fast, chunk, where, score))
+        return combine(*activation_and_gradient(fast, chunk, where, score), signed)
 
     return in_chunks(model, image, label, explain, layer=where.layer, precision=precision)
-
-
-def _rectified(found: Tensor, signed: bool) -> Tensor:
-    return found if signed else found.relu()
