@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plots.base import COLUMN, TEXT, style
+from attrib.plots.base import COLUMN, TEXT, style, unframed
 from attrib.plots.maps import span_outline
 from figures import names, shared
 from figures.shared import Panel
@@ -103,7 +103,5 @@ def _label(panel: Panel, model: str) -> str:
 
 
 def _bare(line: Sequence[Axes], label: str) -> None:
-    for cell in line:
-        cell.set(xticks=[], yticks=[])
-        cell.spines[:].set_visible(False)
+    unframed(line)
     line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=6)

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from attrib.data import Batch, Dataset
     from attrib.models.specs import Model
     from attrib.plots import maps as plots
-    from attrib.plots import overlays
 else:
-    overlays = Lazy("attrib.plots.overlays")
     plots, spans, torch = Lazy("attrib.plots.maps"), Lazy("attrib.spans"), Lazy("torch")
 
 
@@ -157,7 +155,7 @@ class Maps(Explaining):
         title = _words(result.summary) + text.first_seeds(result.summary["models"])
         examples = result.arrays["examples"]
         if result.summary.get("unlabelled"):
-            return {"maps": overlays.overlay_grid(examples, title=title)}
+            return {"maps": plots.overlay_grid(examples, title=title)}
         figures = {"maps": plots.map_grid(examples, title=title)}
         if self.overlay:
             figures["maps-overlay"] = self._overlaid(examples, title)

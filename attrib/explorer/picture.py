@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plots.base import power_of_ten, style
+from attrib.plots.base import power_of_ten, style, unframed
 from attrib.plots.maps import span_outline
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ def _pictures(
 ) -> None:  # fmt: skip
     """The image, what the attack added, the map and the span, beside each other."""
     places = [_axes(figure, left + n * (side + GAP), top, side, side) for n in range(4 if perturbation else 3)]
-    for axes in places:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+    unframed(places)
     first, *between, heat, spanned = places
     first.imshow(view.image, vmin=0, vmax=1, interpolation="nearest")
     first.set_title("attacked" if attacked else "image")

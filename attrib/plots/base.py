@@ -3,13 +3,14 @@
 import io
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.container import Container
 from matplotlib.figure import Figure
 from PIL import Image
@@ -71,6 +72,13 @@ def wrapped(name: str, inches: float) -> str:
     """A model's name as a title, in as many lines as the width asks for, broken at hyphens where it can."""
     letter = 0.6 * mpl.rcParams["axes.titlesize"] / 72
     return textwrap.fill(name, max(6, int(inches / letter)))
+
+
+def unframed(pictures: Iterable[Axes]) -> None:
+    """Take ticks and frame from the axes of pictures; their labels stay."""
+    for axes in pictures:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
 
 
 def power_of_ten(power: int) -> str:

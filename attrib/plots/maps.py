@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
-from attrib.plots.base import TEXT, style, wrapped
+from attrib.plots.base import TEXT, style, unframed, wrapped
 
 SPAN_COLOUR = "#56B4E9"
+OPACITY = 0.55
+"""Of a map over its image in :func:`overlay_grid`, where it is highest."""
 
 
 def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) -> Figure:
@@ -64,10 +66,7 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
                 second.set_title("span", loc="left")
             else:
                 grid[0, 1 + model].set_title(wrapped(str(name), cell))
-        for axes in grid.flat:
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_visible(False)
+        unframed(grid.flat)
         bar = figure.colorbar(ScalarMappable(scale), ax=grid, shrink=0.6, aspect=40, pad=0.01, extend="max")
         bar.set_label("map, one scale for all models (brightness: square root)")
         figure.suptitle(title)
@@ -111,7 +110,7 @@ def overlay(
                 continue
             model, image = divmod(number, count)
             _picture(axes, pictures[image])
-            _lay_over(axes, heat[model, image], opacity)
+            _lay_over(axes, heat[model, image], opacity, cmap="inferno", interpolation="nearest")
             if titles is not None and model == 0:
                 axes.set_title(titles[image], parse_math=False)
             if names is not None and image == 0 and len(heat) > 1:
@@ -120,11 +119,49 @@ def overlay(
     return figure
 
 
-def _lay_over(axes: Axes, heat: NDArray[Any], opacity: float) -> None:
+def overlay_grid(examples: Mapping[str, Any], *, title: str) -> Figure:
+    """Images without labels in rows; beside each, for every model, the map over it under what the model predicts.
+
+    examples: as :func:`map_grid` takes them, with ``probability`` (M,E), NaN where it is not known.
+    Each map has its own scale, from 0 to its 99.5th percentile: what is compared is where models look, not how much.
+    """
+    images, maps = examples["image"], examples["map"]
+    models, count = maps.shape[:2]
+    cell = min(1.6, (TEXT - 0.4) / (1 + models))
+    height = cell * images.shape[1] / images.shape[2]
+    with style():
+        figure = Figure(figsize=(cell * (1 + models) + 0.4, (height + 0.3) * count + 0.5), layout="constrained")
+        grid = figure.subplots(count, 1 + models, squeeze=False)
+        for row in range(count):
+            grid[row, 0].imshow(images[row], vmin=0, vmax=1)
+            grid[row, 0].set_ylabel(f"#{examples['index'][row]}")
+            for model in range(models):
+                axes = grid[row, 1 + model]
+                axes.imshow(images[row], vmin=0, vmax=1)
+                _lay_over(axes, maps[model, row], OPACITY)
+                axes.set_title(wrapped(_says(examples, model, row), cell))
+        for model, name in enumerate(examples["model"]):
+            axes = grid[0, 1 + model]
+            axes.set_title(f"{wrapped(str(name), cell)}\n{axes.get_title()}" if models > 1 else axes.get_title())
+        unframed(grid.flat)
+        figure.suptitle(wrapped(title, figure.get_figwidth()))
+    return figure
+
+
+def _says(examples: Mapping[str, Any], model: int, row: int) -> str:
+    """The predicted class and its probability in percent."""
+    name = str(np.asarray(examples["prediction"])[model, row])
+    probability = float(np.asarray(examples["probability"])[model, row])
+    return name if probability != probability else f"{name} {100 * probability:.1f} %"
+
+
+def _lay_over(
+    axes: Axes, heat: NDArray[Any], opacity: float, *, cmap: str | None = None, interpolation: str | None = None
+) -> None:
     """A map (H,W) over the picture of the axes, the more opaque the higher it is."""
     top = float(np.percentile(heat, 99.5)) or float(heat.max()) or 1.0
     share = np.clip(heat / top, 0, 1)
-    axes.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=opacity * np.sqrt(share), interpolation="nearest")
+    axes.imshow(share, cmap=cmap, vmin=0, vmax=1, alpha=opacity * np.sqrt(share), interpolation=interpolation)
 
 
 def _pictures(images: Any) -> NDArray[Any]:

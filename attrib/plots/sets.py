@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plots.base import COLUMN, TEXT, style
+from attrib.plots.base import COLUMN, TEXT, style, unframed
 
 COLOURS = {"consistent": "#0072B2", "inconsistent": "#D55E00", "clean-wrong": "#999999"}
 """The paper's blue and red, as the style's colour-blind safe ones; grey for what is in neither set."""
@@ -95,8 +95,7 @@ def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str) -> Figu
                     for view, words in enumerate(("clean", "adversarial")):
                         picture = figure.add_subplot(grid[1 + 2 * view, place])
                         picture.imshow(examples["image"][here][view], vmin=0, vmax=1, interpolation="nearest")
-                        picture.set(xticks=[], yticks=[])
-                        picture.spines[:].set_visible(False)
+                        unframed([picture])
                         if view == 0:
                             picture.set_title(f"#{examples['index'][here]}", fontsize=5, pad=1)
                         if place == 0 and (kind == 0 or not examples["index"][model, 0].max() >= 0):
