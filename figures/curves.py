@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from attrib.plots import sets
-from attrib.plots.base import style
+from attrib.plots.base import power_of_ten, style
 from attrib.plots.contrib import QUANTITIES
 from figures import names, shared
 from figures.shared import Panel, colour, images
@@ -28,7 +28,7 @@ def _bins(values: NDArray[Any]) -> tuple[Any, float, str]:
     """Shared bins for values >= 0 after a division, the divisor, and what the axis says of it."""
     top = float(values.max()) or 1.0
     power = int(np.floor(np.log10(top)))
-    return np.linspace(0, top / 10.0**power, BINS), 10.0**power, f"   ($10^{{{power}}}$)" if power else ""
+    return np.linspace(0, top / 10.0**power, BINS), 10.0**power, f"   ({power_of_ten(power)})" if power else ""
 
 
 def _shares(values: NDArray[Any]) -> NDArray[Any]:

@@ -48,7 +48,9 @@ def framework() -> Figure:
         axes.text(
             100.5, 31.2, "total loss: the sum of the three", fontsize=5.5, ha="center", va="center", style="italic"
         )
-        axes.text(102.5, 19.6, "$p_y$ detached", fontsize=5.5, ha="center", va="center", style="italic")
+        axes.text(
+            102.5, 19.6, "$p_y$ detached", fontsize=5.5, ha="center", va="center", style="italic", parse_math=True
+        )
     return figure
 
 
@@ -59,7 +61,7 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str,
         facecolor=(colour, 0.25), edgecolor=colour if colour != "#DDDDDD" else "0.4",
     )  # fmt: skip
     axes.add_patch(patch)
-    axes.text(x, y, text, ha="center", va="center", fontsize=6.5)
+    axes.text(x, y, text, ha="center", va="center", fontsize=6.5, parse_math=True)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, dashed: bool = False) -> None:

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import attrib
 from attrib import stats
@@ -278,6 +280,21 @@ def test_everything_is_drawn(name: str, drawn: dict[str, list[Path] | shared.Mis
             assert b"/Type3" not in content  # fonts are embedded as TrueType
         elif path.suffix == ".tex":
             assert b"\\toprule" in content
+
+
+def test_dollar_signs_are_drawn_as_formulas(data: Path, drawn: dict[str, list[Path] | shared.Missing]) -> None:
+    formulas = 0
+    for drawing in DRAWINGS:
+        if isinstance(drawn[drawing.name], shared.Missing):
+            continue
+        made = drawing.draw(drawing.panels(data))
+        for figure in made.values() if isinstance(made, dict) else [made]:
+            if isinstance(figure, Figure):
+                figure.draw_without_rendering()  # which makes the labels of ticks
+                texts = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+                assert [text.get_text() for text in texts if not text.get_parse_math()] == []
+                formulas += len(texts)
+    assert formulas  # those of AALP's Figure 5
 
 
 def test_tables_hold_the_papers_numbers_and_ours(data: Path, drawn: dict[str, list[Path] | shared.Missing]) -> None:

@@ -58,7 +58,7 @@ def panels(
         figure = Figure(figsize=(columns * width, ABOVE + rows * height + BELOW))
         for place, view in enumerate(views):
             left, top = place % columns * width, ABOVE + place // columns * height
-            _text(figure, left + MARGIN, top, view.model, weight="bold", fontsize=8, parse_math=False)
+            _text(figure, left + MARGIN, top, view.model, weight="bold", fontsize=8)
             top += NAME + TITLE
             _pictures(figure, left + MARGIN, top, side, view, scale, classes, attacked, perturbation)
             top += side + BETWEEN
@@ -105,8 +105,7 @@ def _pictures(
         axes.imshow(0.5 + view.perturbation / (2 * largest or 1), vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(f"added, ±{largest:.3f}")
     if view.map is None or view.span is None or scale is None:
-        heat.text(0, 0.95, textwrap.fill(f"no map: {view.error}", 38), va="top", fontsize=6, color=ATTACKED,
-                  parse_math=False)  # fmt: skip
+        heat.text(0, 0.95, textwrap.fill(f"no map: {view.error}", 38), va="top", fontsize=6, color=ATTACKED)
         spanned.set_visible(False)
         return
     heat.imshow(view.map, norm=scale)
@@ -119,7 +118,7 @@ def _features(axes: Axes, view: "View", classes: Sequence[str]) -> None:
     if view.features_error:
         axes.axis("off")
         axes.text(-0.4, 1, textwrap.fill(f"no features: {view.features_error}", 30), va="top", fontsize=6,
-                  color=ATTACKED, transform=axes.transAxes, parse_math=False)  # fmt: skip
+                  color=ATTACKED, transform=axes.transAxes)  # fmt: skip
         return
     values = view.relevance.astype(float)
     power = int(np.floor(np.log10(values.max()))) if values.max() > 0 else 0

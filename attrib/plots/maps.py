@@ -112,10 +112,10 @@ def overlay(
             _picture(axes, pictures[image])
             _lay_over(axes, heat[model, image], opacity, cmap="inferno", interpolation="nearest")
             if titles is not None and model == 0:
-                axes.set_title(titles[image], parse_math=False)
+                axes.set_title(titles[image])
             if names is not None and image == 0 and len(heat) > 1:
                 name = wrapped(str(names[model]), cell)
-                axes.text(-0.05, 0.5, name, ha="right", va="center", transform=axes.transAxes, parse_math=False)
+                axes.text(-0.05, 0.5, name, ha="right", va="center", transform=axes.transAxes)
     return figure
 
 
