@@ -197,6 +197,24 @@ def made(build: Callable[[], nn.Module]) -> nn.Module:
         return build().eval()
 
 
+class Scores(nn.Module):
+    """A model that names its answer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": self.model(x)}
+
+
+def test_a_named_answer_says_what_depends_on_the_patches_too() -> None:
+    model = made(Vit)
+    found = maps.cam_grid("gradcam", Scores(model), IMAGE, LABEL)
+    torch.testing.assert_close(found, maps.cam_grid("gradcam", model, IMAGE, LABEL))
+    assert found.any()
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_last_feature_map_is_found_and_explained(kind: str) -> None:
     build, name, to_map = MODELS[kind]

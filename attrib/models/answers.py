@@ -32,7 +32,7 @@ def as_logits(output: object, *, images: int, model: str = "model") -> Tensor:
 
 def answer_of(output: object, *, images: int, model: str = "model") -> Tensor:
     """:func:`as_logits` before one logit becomes two: (N,K), K >= 1."""
-    found = _tensor_in(output, images)
+    found = logits_in(output, images=images)
     scores = None if found is None else _per_image(found, images)
     if scores is None:
         hint = ""
@@ -51,7 +51,7 @@ def two_classes(scores: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(scores), scores], 1) if scores.shape[1] == 1 else scores
 
 
-def _tensor_in(output: object, images: int) -> Tensor | None:
+def logits_in(output: object, *, images: int) -> Tensor | None:
     """The tensor that holds the logits; None where there is none, or more than one."""
     if isinstance(output, Tensor):
         return output

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError, one_line
 from attrib.inference import frozen
-from attrib.models.answers import fitting
+from attrib.models.answers import fitting, logits_in
 from attrib.models.outside import bare, unwrapped
 
 
@@ -61,8 +61,8 @@ def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, in
     with _recording(module, example) as trace, torch.enable_grad():
         image = fitting(module, example[:1]).detach().clone().requires_grad_()
         answer = bare(module)(image)
-    logits = answer if isinstance(answer, Tensor) else getattr(answer, "logits", first_tensor(answer))
-    if not isinstance(logits, Tensor) or not logits.requires_grad:
+    logits = logits_in(answer, images=1)
+    if logits is None or not logits.requires_grad:
         return [True] * len(calls)
     outputs = [trace.calls[position].output for position, _ in calls]
     differentiable = [output for output in outputs if output.requires_grad]
