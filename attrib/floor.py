@@ -19,6 +19,7 @@ from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.inference import Precision
 from attrib.maps import Map
+from attrib.models.types import place_of
 from attrib.randomisation import Randomised, cascade
 
 IMAGES = 200
@@ -107,7 +108,7 @@ def random_coverage(
         target = "prediction"
     spans.parse_threshold(threshold)
     order = torch.arange(min(images, len(data)))
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = place_of(model, torch.device("cpu"))
     (first,) = data.batches(1, order=order[:1], device=device)
     (random,) = cascade(model, first.image, layer=layer, stages=1, seed=seed)
     key = (*_structure(random), map, threshold, target, len(order), seed, precision, *map_options.items())

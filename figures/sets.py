@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attrib.plots.base import COLUMN, style
-from attrib.plots.sets import COLOURS, confidence_bars
+from attrib.plots.sets import COLOURS, confidence_bars, scatter
 from figures import names
 from figures.shared import Panel, images, percent
 
@@ -42,7 +40,7 @@ def probabilities(found: Sequence[Panel]) -> Figure:
             for axes, of in zip(row, panel.entries(), strict=True):
                 points = table[table["model"] == of["name"]]
                 shown = max(shown, len(points))
-                _points(axes, points)
+                scatter(axes, points, size=3)
                 shares = [
                     f"{percent(of['sets'][kind]['share'], 1)} % {kind}" for kind in ("consistent", "inconsistent")
                 ]
@@ -59,14 +57,3 @@ def probabilities(found: Sequence[Panel]) -> Figure:
         figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=0.8, handletextpad=0.3)
         figure.suptitle(f"Probability of the true class, up to {shown:,} images shown", fontsize=7)
     return figure
-
-
-def _points(axes: Axes, points: pd.DataFrame) -> None:
-    axes.plot([0, 1], [0, 1], color="black", lw=0.6, ls="--", zorder=1)
-    for zorder, (kind, colour) in enumerate(reversed(COLOURS.items()), start=2):
-        inside = points[points["set"] == kind]
-        axes.scatter(
-            inside["probability_clean"], inside["probability_adversarial"], s=3, color=colour, alpha=0.45,
-            linewidths=0, clip_on=False, rasterized=True, zorder=zorder,
-        )  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")

@@ -19,7 +19,7 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.last_layer import check_last_layers, fc_option, last_layer_of
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
 from attrib.analyses.options import Attack, attacked_option, option
-from attrib.analyses.table import Table
+from attrib.analyses.table import Table, differences
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 
@@ -210,11 +210,9 @@ class Contributions(Analysis):
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""
         summary = result.summary
-        tables = [Table("Feature contributions", _model_rows(summary), _caption(summary))]
-        if summary["pairs"]:
-            caption = text.p_words(summary["models"], "two-sided, from the bootstrap, paired by image")
-            tables.append(Table("Paired differences", _pair_rows(summary), caption))
-        return tables
+        table = Table("Feature contributions", _model_rows(summary), _caption(summary))
+        test = "two-sided, from the bootstrap, paired by image"
+        return [table, *differences(summary, _pair_rows(summary), test)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """Histograms of the features' contributions."""

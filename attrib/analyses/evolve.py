@@ -14,7 +14,7 @@ from attrib.analyses.attacked import Attacked
 from attrib.analyses.examples import arrays_of
 from attrib.analyses.measured import Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
-from attrib.analyses.table import Table
+from attrib.analyses.table import Table, differences
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 
@@ -165,15 +165,10 @@ class Evolution(Attacked):
     def tables(self, result: "Result") -> list[Table]:
         """Epochs, then pairs."""
         summary = result.summary
-        tables = [Table("Along the epochs", _epoch_rows(summary), _caption(summary))]
-        if summary["pairs"]:
-            test = "permutation test, of accuracies an exact test (McNemar), of PR and Gini the bootstrap; all by image"
-            tables.append(
-                Table(
-                    "Paired differences of the last epochs", _pair_rows(summary), text.p_words(summary["models"], test)
-                )
-            )
-        return tables
+        table = Table("Along the epochs", _epoch_rows(summary), _caption(summary))
+        test = "permutation test, of accuracies an exact test (McNemar), of PR and Gini the bootstrap; all by image"
+        title = "Paired differences of the last epochs"
+        return [table, *differences(summary, _pair_rows(summary), test, title=title)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """Curves over the epochs, histograms of contributions, and maps."""

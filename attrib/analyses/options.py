@@ -124,7 +124,7 @@ class Attack:
 
 def attacked_option(default: Attack | None, help: str) -> Any:
     """The field ``attack`` of an analysis."""
-    return field(default=default, metadata={"help": help, "choices": None, "low": None, "check": None})
+    return option(default, help)
 
 
 def fraction(text: str, name: str) -> float:

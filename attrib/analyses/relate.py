@@ -17,7 +17,7 @@ from attrib import stats
 from attrib.analyses.attacked import Attacked
 from attrib.analyses.last_layer import check_last_layers, fc_option
 from attrib.analyses.measured import Array, Files, Findings
-from attrib.analyses.table import Table
+from attrib.analyses.table import Table, differences
 from attrib.lazy import Lazy
 from attrib.stats.association import resampled_correlation
 
@@ -171,10 +171,8 @@ class Relation(Attacked):
         tables = [Table("Image by image", _model_rows(summary), _caption(summary))]
         if len(summary["across"]["points"]) > 1:
             tables.append(Table("Across models", _across_rows(summary), _across_caption(summary)))
-        if summary["pairs"]:
-            test = "permutation test, of accuracies an exact test (McNemar), of ρ the bootstrap, all paired by image"
-            tables.append(Table("Paired differences", _pair_rows(summary), text.p_words(summary["models"], test)))
-        return tables
+        test = "permutation test, of accuracies an exact test (McNemar), of ρ the bootstrap, all paired by image"
+        return [*tables, *differences(summary, _pair_rows(summary), test)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """Every measure against the adversarial margin, and across models."""

@@ -12,7 +12,7 @@ from attrib.analyses import robust_tables as words
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import Attack, fraction, option
-from attrib.analyses.table import Table
+from attrib.analyses.table import Table, differences
 from attrib.analyses.training_images import training_images
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -283,9 +283,7 @@ class Robustness(Analysis):
         if "sweep" in models[0]:
             caption = "the first table: the largest radius"
             shown.append(Table("Accuracy by radius (%)", words.sweep_rows(models), caption))
-        if summary["pairs"]:
-            caption = text.p_words(models, "exact paired test (McNemar)")
-            shown.append(Table("Paired differences", words.pair_rows(summary), caption))
+        shown += differences(summary, words.pair_rows(summary), "exact paired test (McNemar)")
         if self.gap:
             caption = (
                 f"{models[0]['gap']['n_train']:,} training images that every model was trained on (of a checkpoint of"

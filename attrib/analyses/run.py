@@ -127,7 +127,7 @@ def _check_save_maps(out: Path | None, group: World) -> None:
 
 
 class Messages:
-    """The warnings of an analysis: shown at once, since the work may take long, and kept for the result."""
+    """The warnings of one or several analyses: shown at once, since the work may take long, and kept for the result."""
 
     def __init__(self, show: Callable[[str], None] | None) -> None:
         self.all: list[str] = []

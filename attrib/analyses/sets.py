@@ -17,7 +17,7 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.examples import display_images
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
 from attrib.analyses.options import Attack, attacked_option
-from attrib.analyses.table import Table
+from attrib.analyses.table import Table, differences
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -198,9 +198,8 @@ class Sets(Analysis):
             ) for entry in summary["models"]
         ]  # fmt: skip
         if summary["pairs"]:
-            caption = text.p_words(summary["models"], "exact paired test (McNemar)")
             tables.append(Table("Shares of the sets", _share_rows(summary), _caption(summary)))
-            tables.append(Table("Paired differences", _pair_rows(summary), caption))
+            tables += differences(summary, _pair_rows(summary), "exact paired test (McNemar)")
         for run in _runs(summary):
             caption = f"the sets are those of epoch {run['fixed_at']}; {_caption(summary)}"
             tables.append(Table(f"Mean ALP loss over the epochs of {run['run']}", _epoch_rows(run), caption))

@@ -17,7 +17,7 @@ from attrib.analyses.examples import arrays_of, kept_examples
 from attrib.analyses.explaining import Explaining, View, grid_of, map_file_view
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
-from attrib.analyses.table import Table
+from attrib.analyses.table import Table, differences
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -208,11 +208,9 @@ class Span(Explaining):
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""
         summary = result.summary
-        tables = [Table("Attribution span coverage (ASC)", _model_rows(summary), _caption(summary))]
-        if summary["pairs"]:
-            caption = text.p_words(summary["models"], "two-sided permutation test, paired by image")
-            tables.append(Table("Paired differences", _pair_rows(summary), caption))
-        return tables
+        table = Table("Attribution span coverage (ASC)", _model_rows(summary), _caption(summary))
+        test = "two-sided permutation test, paired by image"
+        return [table, *differences(summary, _pair_rows(summary), test)]
 
     def papers(self, result: "Result") -> dict[str, Table]:
         """The models, in the columns that a paper has room for."""

@@ -4,11 +4,12 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
+from attrib import formatting
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -55,3 +56,13 @@ class Table:
             console.print(Text(self.caption, style="table.caption"))
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
+
+
+def differences(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]], test: str, *, title: str = "Paired differences"
+) -> list[Table]:
+    """The table of the differences between names, with how their p-values come about; none where there is no pair.
+
+    rows: of ``summary["pairs"]``; test: that of two files.
+    """
+    return [Table(title, rows, formatting.p_words(summary["models"], test))] if summary["pairs"] else []

@@ -23,9 +23,10 @@ from attrib.errors import InputError, one_line
 from attrib.features import last_layer
 from attrib.map_table import check_map
 from attrib.models.specs import Model
+from attrib.models.types import place_of
 from attrib.spans import coverage, parse_threshold, span
+from attrib.targets import TARGETS
 
-TARGETS = ("label", "prediction")
 KEPT = 512
 """Values that a cache keeps; the one that was not used for longest goes first."""
 
@@ -194,6 +195,6 @@ def _or_why(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
 def _batch(cache: ViewCache, name: str, position: int) -> Batch:
     """The clean image on the model's device."""
     module = cache.models[name].opened_module
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    device = place_of(module, torch.device("cpu"))
     order = torch.tensor([position])
     return cache.get(("batch", device, position), lambda: next(cache.data.batches(1, device=device, order=order)))

@@ -16,11 +16,12 @@ from attrib.analyses.options import Attack
 from attrib.data import Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.explorer.picture import panels, png
-from attrib.explorer.views import TARGETS, View, ViewCache, pgd_attack, positions, probabilities, view
+from attrib.explorer.views import View, ViewCache, pgd_attack, positions, probabilities, view
 from attrib.map_table import MAPS
 from attrib.maps import SAMPLES
 from attrib.models.layers import named
 from attrib.models.specs import models_of
+from attrib.targets import TARGETS
 from attrib.thresholds import RULES, Rule
 
 try:

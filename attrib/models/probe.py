@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attrib import inference
 from attrib.errors import InputError, one_line
+from attrib.models.types import first_floats
 
 PROBABILITIES = (
     "losses and attacks see a flattened function, so that the accuracy under attack can be far too high; maps and"
@@ -71,8 +72,8 @@ def _alone(model: nn.Module, image: Tensor, others: Tensor) -> Tensor:
 
 def _rounding(model: nn.Module) -> float:
     """What the relative rounding errors of the model's weights may add up to."""
-    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
-    return 16 * torch.finfo(kind).eps
+    first = first_floats(model)
+    return 16 * torch.finfo(torch.float32 if first is None else first.dtype).eps
 
 
 def _about_probabilities(answers: Tensor, wide: Tensor, rounding: float) -> Iterator[str]:

@@ -23,8 +23,6 @@ from attrib.models.names import is_code, name_of_path, usual_name
 from attrib.models.outside import Normalized, bare, load_factory, unwrapped
 from attrib.models.types import digits, fingerprint
 
-Spec = "str | Path | nn.Module | Model | Sequence[str | Path | nn.Module | Model]"
-
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -165,20 +163,14 @@ def model(
     >>> model("zoo:mnist-lenet-raw").name
     'mnist-lenet-raw'
     """
-    given: dict[str, Any] = {
-        "arch": arch,
-        "mean": mean,
-        "std": std,
-        "size": size,
-        "layer": layer,
-        "classes": classes,
-        "name": name,
-    }
+    given = Given(
+        arch=arch, mean=mean, std=std, size=size, layer=layer, classes=classes, name=name, device=device
+    )  # fmt: skip
     if weights is None or isinstance(weights, str | Path):
-        return _model(spec, Given(weights=weights, device=device, **given))
+        return _model(spec, given._replace(weights=weights))
     if isinstance(spec, nn.Module):
         raise InputError("weights: several files need a factory, which makes a module for each of them")
-    made = [_model(spec, Given(weights=each, device=device, **given)) for each in weights]
+    made = [_model(spec, given._replace(weights=each)) for each in weights]
     if not made:
         raise InputError("weights: expected at least one file, got none")
     made = [replace(each, seed=seed, seeds=len(made)) for seed, each in enumerate(made)]
@@ -256,7 +248,7 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
     Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
     """
     if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
-        return [_one(None, each, device) for each in given]
+        return list(given)
     loaded = named_models(_named(given), device=device)
     if not loaded:
         raise InputError("nothing to look at: expected at least one model")

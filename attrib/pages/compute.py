@@ -108,7 +108,7 @@ class Report:
         with parallel.world(device) as group, ExitStack() as stack:
             loaded = specs.models_of(models, device=group.device)
             stack.enter_context(several.on_device(loaded, group.device))
-            warn = _Once(run.print_warning if group.rank == 0 else None)
+            warn = run.Messages(run.print_warning if group.rank == 0 else None).add  # each once, for all analyses
             images = inputs.dataset_of(data, loaded).first(self.limit)
             images = fitting.fitted(images, loaded, group.device, warn)
             if not images.labelled:
@@ -247,19 +247,6 @@ def _computed(
     if known is None and parallel.is_first():
         _write_json(made | {"key": key}, record)
     return render.Computed(result, out, **made)
-
-
-class _Once:
-    """Shows a warning once, however many analyses give it."""
-
-    def __init__(self, show: Callable[[str], None] | None) -> None:
-        self._shown: set[str] = set()
-        self._show = show
-
-    def __call__(self, message: str) -> None:
-        if self._show and message not in self._shown:
-            self._show(message)
-        self._shown.add(message)
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:

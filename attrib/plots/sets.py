@@ -51,18 +51,23 @@ def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str
 
 
 def _scatter(axes: Axes, points: pd.DataFrame, name: str) -> None:
+    scatter(axes, points, size=6)
+    # Points lie on top of one another in the corners, so the shares stand beside them.
+    shares = [f"{100 * (points['set'] == kind).mean():.1f} % {kind}" for kind in ("consistent", "inconsistent")]
+    axes.set_title(f"{name}\n{', '.join(shares)}")
+
+
+def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
+    """The images of one model as dots of this area, in points squared; points: as :func:`confidence_scatter` takes."""
     axes.plot([0, 1], [0, 1], color="black", lw=0.6, ls="--", zorder=1)
     for zorder, (kind, colour) in enumerate(reversed(COLOURS.items()), start=2):
         inside = points[points["set"] == kind]
         # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
         axes.scatter(
-            inside["probability_clean"], inside["probability_adversarial"], s=6, color=colour, alpha=0.45,
+            inside["probability_clean"], inside["probability_adversarial"], s=size, color=colour, alpha=0.45,
             linewidths=0, clip_on=False, rasterized=True, zorder=zorder,
         )  # fmt: skip
-    # Points lie on top of one another in the corners, so the shares stand beside them.
-    shares = [f"{100 * (points['set'] == kind).mean():.1f} % {kind}" for kind in ("consistent", "inconsistent")]
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.set_title(f"{name}\n{', '.join(shares)}")
 
 
 def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str) -> Figure:
