@@ -11,7 +11,6 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
-from typer.exceptions import TyperException
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
@@ -21,6 +20,7 @@ from attrib.errors import InputError, Stopped, refused
 
 INTERRUPTED = 130
 """The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
+INTERRUPTED_MESSAGE = "interrupted; nothing was written"
 
 COMMANDS = {
     **{name: (f"attrib.analyses.{name}:{entry.kind}", entry.question) for name, entry in ANALYSES.items()},
@@ -97,17 +97,21 @@ def main() -> None:
             stream.reconfigure(errors="attrib")
     try:
         status = app(standalone_mode=False) or 0
-        message = "interrupted; nothing was written" if status == INTERRUPTED else ""
+        message = INTERRUPTED_MESSAGE if status == INTERRUPTED else ""
     except InputError as error:
         message, status = str(error), 2
-    except TyperException as error:
-        message, status = _words(error), 2
+    except typer.Abort:  # raised by older versions of typer
+        message, status = INTERRUPTED_MESSAGE, INTERRUPTED
     except Stopped as stop:
         message, status = f"interrupted; {stop}", INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; a second attempt to flush at exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a usage error: click's, or typer's own since it has them
+            raise
+        message, status = _words(error), 2
     if message:  # none where all went well, or the command line was empty and the help was printed instead
         print(f"attrib: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
@@ -123,12 +127,12 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     return lacking.encode("ascii", "replace").decode(), error.end
 
 
-def _words(error: TyperException) -> str:
+def _words(error: Any) -> str:
     """What a usage error says; of an unknown option with the nearest ones."""
     option, near = getattr(error, "option_name", None), getattr(error, "possibilities", None)
     if option and near:
         return f"{option}: no such option; did you mean {' or '.join(near)}?"
-    return error.format_message()
+    return str(error.format_message())
 
 
 def _show_warning(message: Warning | str, *_args: object, **_names: object) -> None:

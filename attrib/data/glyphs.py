@@ -208,7 +208,10 @@ def _templates() -> tuple[Tensor, Tensor]:
     aspect = torch.zeros(len(FONTS), len(CLASSES))
     height = round(_INK * _TEMPLATE)
     for row, name in enumerate(FONTS):
-        font = ImageFont.truetype(folder / f"{name}.ttf", 256)
+        path = folder / f"{name}.ttf"
+        if not path.exists():
+            raise InputError(f"glyphs: matplotlib {matplotlib.__version__} has no font {name}; matplotlib 3.11 has it")
+        font = ImageFont.truetype(str(path), 256)
         for column, digit in enumerate(CLASSES):
             left, top, right, bottom = font.getbbox(digit)
             large = Image.new("L", (int(right - left), int(bottom - top)))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from attrib.errors import InputError, one_line
@@ -129,11 +131,6 @@ def _read_torch(path: Path) -> Mapping[str, object]:
 
 
 def _read_safetensors(path: Path) -> Mapping[str, object]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(f"{path}: reading safetensors needs: pip install attrib[safetensors]") from None
     try:
         weights: dict[str, object] = dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
