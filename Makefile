@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test notebooks figures reproduce quarter bench lint clean
+.PHONY: setup demo test notebooks docs figures reproduce quarter bench lint clean
 
 setup: $(READY)
 
@@ -25,6 +25,11 @@ test: $(READY)
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute notebooks/*.ipynb
+
+# the pages as a site, in site/
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 figures: $(READY)
 	$(BIN)/python -m figures
@@ -50,4 +55,4 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs load
+	rm -rf .venv runs load site
