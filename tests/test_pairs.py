@@ -115,7 +115,8 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
         {"models": entries, "pairs": span_pairs(values)},
         {"models": entries, "pairs": robust_pairs(right), "eps": 0.1, "steps": [20]}, check=None, relation=None,
     )  # fmt: skip
-    assert [paragraph.answer for paragraph in said[:2]] == ["All 66 differences between these files are real."] * 2
+    for paragraph in said[:2]:
+        assert paragraph.answer.count(", then ") == len(NAMES) - 1
     assert said[2].answer.startswith("The files' order by coverage is the same as")
 
 

@@ -102,7 +102,7 @@ def test_page_needs_nothing_else(page: Page) -> None:
 def test_everything_is_said(page: Page) -> None:
     for said in (
         "ASC %", "31.25", "24 images", "fingerprint 0123456789ab", "no layer was found", "attrib report --ckpt a.pt",
-        "plain: a doubt about span.", "lr", "not computed", "No difference can be told",
+        "plain: a doubt about span.", "lr", "not computed", "no difference was found",
     ):  # fmt: skip
         assert said in page.text.replace("\u00a0", " "), said
 
@@ -230,50 +230,71 @@ def models(*values: float) -> list[dict[str, Any]]:
 def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     span = {"models": models(0.3, 0.4), "pairs": [pair("a", "b", -0.1, 0.001)]}
     (said,) = answer(span)
-    assert said.answer == (
-        "The file b uses more of the image than the file a, and the difference between these files is real."
-    )
+    assert plain(said) == "Of these files, b uses more of the image (40.0 %) than a (30.0 %)."
     assert "10.0 points (95 % CI 9.0 to 11.0, p = 0.001 with Holm's correction)" in said.numbers.replace("\u00a0", " ")
     span["pairs"] = [pair("a", "b", -0.1, 0.06)]
     (said,) = answer(span)
-    assert said.answer == "No difference can be told between the file b and the file a."
+    assert plain(said) == "Of these files, no difference was found between b and a (40.0 and 30.0 %)."
 
 
 def test_a_difference_that_rests_on_empty_maps_is_not_called_real() -> None:
     rest = {"n": 90, "difference": 0.01, "ci": [-0.01, 0.03], "p": 0.1, "p_holm": 0.3}
     span = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001) | {"without_empty": rest}]}
     (said,) = answer(span)
-    assert said.answer == (
-        "The file a uses more of the image than the file b only if empty maps count as covering nothing."
+    assert plain(said) == (
+        "Of these files, no difference was found between a and b (40.0 and 30.0 %)."
+        " a and b differ only if empty maps count as covering nothing."
     )
     rest |= {"p_holm": 0.001, "ci": [0.005, 0.015]}
-    assert answer(span)[0].answer == (
-        "The file a uses more of the image than the file b, and the difference between these files is real."
-    )
+    assert plain(answer(span)[0]) == "Of these files, a uses more of the image (40.0 %) than b (30.0 %)."
     rest["difference"] = -0.01  # the other way round
-    assert "only if empty maps" in answer(span)[0].answer
+    assert "only if empty maps" in plain(answer(span)[0])
     several = {
         "models": models(0.4, 0.3, 0.2),
         "pairs": [*span["pairs"], pair("a", "c", 0.2, 0.001), pair("b", "c", 0.1, 0.001)],
     }
-    assert answer(several)[0].answer == "2 of 3 differences between these files are real."
+    assert plain(answer(several)[0]) == (
+        "Of these files, a and b use more of the image (40.0 and 30.0 %) than c (20.0 %); between a and b no difference"
+        " was found. a and b differ only if empty maps count as covering nothing."
+    )
+
+
+def plain(paragraph: words.Paragraph) -> str:
+    return paragraph.answer.replace("\u00a0", " ")
 
 
 def answer(span: Any, robust: Any = None, relation: Any = None) -> list[words.Paragraph]:
     return words.answer(span, robust, check=None, relation=relation)
 
 
-def test_several_pairs_are_judged_by_the_stored_corrected_p() -> None:
-    pairs = [pair("a", "b", 0.1, 0.04), pair("a", "c", 0.2, 0.003), pair("b", "c", 0.1, 0.04)]
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [  # of a and b, a and c, b and c: as stored, and not corrected again
+        ((0.04, 0.003, 0.04), "a uses most of the image (40.0 %), then b (30.0 %), then c (20.0 %)."),
+        (
+            (0.06, 0.003, 0.04),
+            "a and b use more of the image (40.0 and 30.0 %) than c (20.0 %); between a and b no difference was found.",
+        ),
+        (
+            (0.04, 0.003, 0.06),
+            "a uses more of the image (40.0 %) than b and c (30.0 and 20.0 %);"
+            " between b and c no difference was found.",
+        ),
+        (
+            (0.06, 0.003, 0.06),
+            "a uses more of the image (40.0 %) than c (20.0 %); between the others no difference was found.",
+        ),
+        ((0.5, 0.6, 0.7), "no difference was found between a, b and c (40.0, 30.0 and 20.0 %)."),
+    ],
+)
+def test_the_answer_says_which_models_differ(p: tuple[float, float, float], expected: str) -> None:
+    pairs = [pair(*names, 0.1, each) for names, each in zip((("a", "b"), ("a", "c"), ("b", "c")), p, strict=True)]
     (said,) = answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs})
-    assert said.answer == "All 3 differences between these files are real."  # and not corrected again
-    pairs[0]["p_holm"] = pairs[2]["p_holm"] = 0.06
-    (said,) = answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs})
-    assert said.answer == "1 of 3 differences between these files are real."
-    assert "a and b (10.0 points" in said.numbers
-    pairs = [pair("a", "b", 0.1, 0.5), pair("a", "c", 0.1, 0.6)]
-    (said,) = answer({"models": models(0.4, 0.3, 0.3), "pairs": pairs})
-    assert said.answer == "None of the 2 differences between these files can be told from chance."
+    assert plain(said) == f"Of these files, {expected}"
+    assert ("a and b (10.0 points" in said.numbers) == (p[0] > 0.05)
+    seeds = [entry | {"seeds": []} for entry in models(0.4, 0.3, 0.2)]
+    (said,) = answer({"models": seeds, "pairs": pairs})
+    assert plain(said) == (f"N{expected[1:]}" if min(p) > 0.05 else expected)
 
 
 def test_two_models_are_ordered_only_where_both_differences_are_real() -> None:
@@ -316,7 +337,7 @@ def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> N
         ],
     }  # fmt: skip
     (said,) = answer(None, robust)
-    assert said.answer == "a withstands the attack better than b, and the difference is real."
+    assert plain(said) == "a withstands the attack better (40.0 %) than b (25.0 %)."
     assert said.numbers.startswith("Accuracy under CW-20 (L-infinity, eps 0.1): a 40.0")
 
 
@@ -327,11 +348,11 @@ def test_what_is_said_of_one_file_is_not_said_of_its_method() -> None:
     assert all("file" in sentence for sentence in sentences)
     assert "Each model is one file. Intervals are over images and hold for this file only" in sentences[1]
     span["models"][0]["seeds"] = [{}, {}]
-    assert answer(span)[0].answer == "a uses more of the image than the file b, and the difference is real."
+    assert plain(answer(span)[0]) == "a uses more of the image (40.0 %) than the file b (30.0 %)."
     assert words.cautions(span)[0].startswith("b is one file.")
     assert "compares files" not in words.cautions(span)[0]
     span["models"][1]["seeds"] = [{}, {}]
-    assert answer(span)[0].answer == "a uses more of the image than b, and the difference is real."
+    assert plain(answer(span)[0]) == "a uses more of the image (40.0 %) than b (30.0 %)."
     assert words.cautions(span) == []
     assert words.cautions({"models": models(0.4), "pairs": []})[0].startswith("a is one file.")
 

@@ -5,9 +5,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from attrib.analyses.span import LEVEL, stands_without_empty
+from attrib.pages.comparison import Claim, Pair, joined, sentence
 
 Summary = Mapping[str, Any]
 """The summary of a result, with None where there is no number."""
+USES = Claim("uses", "use", "more of the image", "most of the image")
+WITHSTANDS = Claim("withstands", "withstand", "the attack better", "the attack best")
 
 
 class Glance(NamedTuple):
@@ -21,20 +24,6 @@ class Glance(NamedTuple):
     clean: float | None
     robust: float | None
     robust_ci: tuple[float, float] | None
-
-
-class Pair(NamedTuple):
-    """Two models' difference, ``more`` less ``less``, in fractions."""
-
-    more: str
-    less: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    """Holm's correction over all comparisons of the analysis."""
-    real: bool
-    """p < 0.05; of coverage, also where neither model's map is empty."""
 
 
 def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]) -> list[Glance]:
@@ -86,7 +75,7 @@ def answer(
         values = {entry["name"]: entry["asc"] for entry in span["models"]}
         listed = _listed(values, {entry["name"]: entry["asc_ci"] for entry in span["models"]})
         numbers = f"Attribution span coverage of the clean images (ASC): {listed}.{_floors(span)}"
-        verdict = _verdict(pairs, "uses more of the image than", files=_single_files(span))
+        verdict = sentence(_known(values), pairs, USES, files=_single_files(span))
         paragraphs.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if robust:
         attack = strongest(robust)
@@ -94,7 +83,7 @@ def answer(
         values = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
         listed = _listed(values, {entry["name"]: entry["intervals"][attack] for entry in robust["models"]})
         numbers = f"Accuracy under {attack_title(attack)} (L-infinity, eps {robust['eps']:.3g}): {listed}."
-        verdict = _verdict(pairs, "withstands the attack better than", files=_single_files(robust))
+        verdict = sentence(_known(values), pairs, WITHSTANDS, files=_single_files(robust))
         paragraphs.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if span and robust and (together := _together(span, robust)):
         paragraphs.append(Paragraph(together, ""))
@@ -129,7 +118,7 @@ def cautions(span: Summary | None) -> list[str]:
 
 def _one_file_each(files: Sequence[str], *, of: int) -> str:
     """What one file does not show, for those of the ``of`` models that are one file."""
-    which = "Each model" if len(files) == of > 1 else _and(files)
+    which = "Each model" if len(files) == of > 1 else joined(files)
     is_one = "is one file" if len(files) == of or len(files) == 1 else "are one file each"
     compared = " p between two such files compares files, not training methods." if len(files) > 1 else ""
     return (
@@ -151,6 +140,10 @@ def _ends(interval: Sequence[float | None]) -> tuple[float, float] | None:
     """None where too few images have none."""
     low, high = interval
     return None if low is None or high is None else (low, high)
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _listed(values: Mapping[str, float | None], intervals: Mapping[str, Sequence[float | None]]) -> str:
@@ -205,33 +198,8 @@ def _called(name: str, files: Sequence[str]) -> str:
     return f"the file {name}" if name in files else name
 
 
-def _sentence(text: str) -> str:
-    """The text with a capital letter where it begins with "the" and not with a name."""
-    return f"T{text[1:]}" if text.startswith("the ") else text
-
-
-def _verdict(pairs: Sequence[Pair], claim: str, *, files: Sequence[str]) -> str:
-    """Which differences are real, in words; files: the names that are one file each."""
-    if not pairs:
-        return ""
-    between = " between these files" if all({pair.more, pair.less} <= {*files} for pair in pairs) else ""
-    clear = [pair for pair in pairs if pair.real]
-    if len(pairs) > 1:
-        if not clear:
-            return f"None of the {len(pairs)} differences{between} can be told from chance."
-        count = f"All {len(pairs)}" if len(clear) == len(pairs) else f"{len(clear)} of {len(pairs)}"
-        return f"{count} differences{between} are real."
-    pair = pairs[0]
-    more, less = _called(pair.more, files), _called(pair.less, files)
-    if clear:
-        return _sentence(f"{more} {claim} {less}, and the difference{between} is real.")
-    if pair.p < LEVEL:
-        return _sentence(f"{more} {claim} {less} only if empty maps count as covering nothing.")
-    return f"No difference can be told between {more} and {less}."
-
-
 def _evidence(pairs: Sequence[Pair]) -> str:
-    """The numbers behind :func:`_verdict`."""
+    """The differences behind the sentence."""
     if not pairs:
         return ""
     if len(pairs) == 1:
@@ -286,7 +254,7 @@ def _related(relation: Summary) -> Paragraph:
             going.append(f"{name} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
     if not numbers:
         return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
-    where = f"in {_and(going)}" if going else "in no model"
+    where = f"in {joined(going)}" if going else "in no model"
     return Paragraph(
         f"Among images of the same clean margin, coverage goes with robustness {where}.",
         f"Rank correlation of coverage with the adversarial margin: {'; '.join(numbers)}.",
@@ -311,16 +279,12 @@ def _checked(check: Summary) -> Paragraph:
         counts.append(f"{entry['name']} {len(known) - len(failed)} of {len(known)}{which}")
         if failed:
             failing.append(_called(entry["name"], _single_files(check)))
-    verdict = f"The maps of {_and(failing)} fail some of their checks" if failing else "The maps pass their checks"
+    verdict = f"The maps of {joined(failing)} fail some of their checks" if failing else "The maps pass their checks"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""
     return Paragraph(
         f"{verdict}.",
         f"Passed, each against a control that knows nothing of the model, at 95\u00a0%: {', '.join(counts)}.{why}",
     )
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _p(value: float) -> str:
