@@ -23,7 +23,7 @@ from attrib.analyses.options import Attack
 from attrib.analyses.relate import Relation
 from attrib.analyses.result import Result
 from attrib.errors import Stopped
-from attrib.models.specs import models_of
+from attrib.models.several import models_of
 from train.config import Config
 from train.loop import train
 

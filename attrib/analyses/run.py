@@ -36,8 +36,8 @@ from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
-from attrib.models.several import on_device
-from attrib.models.specs import Model, models_of
+from attrib.models.several import models_of, on_device
+from attrib.models.specs import Model
 from attrib.parallel import World, broadcast, gather, world
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from attrib import data as datasets
     from attrib.analyses import inputs, run
     from attrib.data import Dataset, folders
-    from attrib.models import names, specs
+    from attrib.models import names, several, specs
     from attrib.models.specs import Model
     from attrib.pages.compute import Report
 
     Kind = type[Analysis] | type[Report]
 else:
     specs, datasets = Lazy("attrib.models.specs"), Lazy("attrib.data")
-    folders, names = Lazy("attrib.data.folders"), Lazy("attrib.models.names")
+    folders, names, several = Lazy("attrib.data.folders"), Lazy("attrib.models.names"), Lazy("attrib.models.several")
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
@@ -93,7 +93,7 @@ class Chosen:
         pairs: list[tuple[str, Any]] = [(name, files if len(files) > 1 else files[0]) for name, files in named]
         for name, (path, *_) in map(named_files, self.maps or ()):
             pairs.append((name, specs.map_file(name, Path(path))))
-        models = specs.named_models(pairs, device="cpu")
+        models = several.named_models(pairs, device="cpu")
         return models, self._dataset(kind, models, shown)
 
     def _models(self, name: str, files: Sequence[str], weights: Sequence[str] | None) -> "Sequence[Model | Path]":

@@ -20,7 +20,7 @@ from attrib.explorer.views import View, ViewCache, pgd_attack, positions, probab
 from attrib.map_table import MAPS
 from attrib.maps import SAMPLES
 from attrib.models.layers import named
-from attrib.models.specs import models_of
+from attrib.models.several import models_of
 from attrib.targets import TARGETS
 from attrib.thresholds import RULES, Rule
 

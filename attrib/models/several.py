@@ -1,12 +1,92 @@
-"""What is done with all models of an analysis: move them to a device, group the files of a name."""
+"""All models of an analysis: from what the user gives to a list, on a device, grouped by name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from attrib.models.specs import Model
+from attrib.errors import InputError
+from attrib.models import checkpoint
+from attrib.models.names import usual_name
+from attrib.models.specs import Model, as_seeds, model
+
+
+def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
+    """Every file of the models given; those read from files are on the device.
+
+    given: a spec, a module, a :class:`Model`, a list of them, or a mapping of names to them, where a list is several
+    seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
+    Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
+    """
+    if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
+        return list(given)
+    loaded = named_models(_named(given), device=device)
+    if not loaded:
+        raise InputError("nothing to look at: expected at least one model")
+    return loaded
+
+
+def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.device | str) -> list[Model]:
+    """:func:`models_of` for names (None: the usual one) and specs; a model and a run may have the same name."""
+    loaded = [_load(name, spec, device) for name, spec in given]
+    names = [(files[0].name, files[0].epoch is None) for files in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            what = "models" if name[1] else "runs"
+            raise InputError(f"two {what} are called {name[0]!r}; give each its own name with NAME=SPEC")
+    return [each for files in loaded for each in files]
+
+
+def _named(given: Any) -> list[tuple[str | None, Any]]:
+    if isinstance(given, Mapping):
+        return [(str(name), spec) for name, spec in given.items()]
+    if isinstance(given, str | Path | nn.Module | Model):
+        return [(None, given)]
+    if isinstance(given, Sequence):
+        return [(None, spec) for spec in given]
+    raise InputError(f"models: expected paths, modules or a mapping of names to them, got {type(given).__name__}")
+
+
+def _load(name: str | None, spec: Any, device: torch.device | str) -> list[Model]:
+    """The files behind one name."""
+    if isinstance(spec, str | Path) and Path(spec).is_dir():
+        return _epochs(name, Path(spec))
+    if isinstance(spec, str | Path | nn.Module | Model):
+        return [_one(name, spec, device)]
+    if not isinstance(spec, Sequence) or not spec:
+        raise InputError(f"model {name}: expected a path, a module or a list of them, got {type(spec).__name__}")
+    if name is None:
+        raise InputError("several seeds need a name of their own: {'NAME': [files]}")
+    return as_seeds(name, [_one(name, one, device) for one in spec])
+
+
+def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
+    if isinstance(spec, Model):
+        return spec if name is None else replace(spec, name=name)
+    if not isinstance(spec, str | Path | nn.Module):
+        raise InputError(f"model {name}: expected a path or an nn.Module, got {type(spec).__name__}")
+    return model(spec, name=name, device=device)
+
+
+def _epochs(name: str | None, run: Path) -> list[Model]:
+    """The files epoch-K.pt of a training run by number, not yet opened; raises InputError where there are none."""
+    matches = [(re.fullmatch(r"epoch-(\d+)\.pt", path.name), path) for path in run.iterdir()]
+    numbered = [(int(match[1]), path) for match, path in matches if match]
+    if not numbered:
+        raise InputError(f"run: no epoch-*.pt in the directory {run}; train with --save-every 1 to keep the epochs")
+    name = name or usual_name(str(run))
+    epochs = []
+    for number, path in sorted(numbered):
+        ckpt = checkpoint.read(path)
+        without = replace(ckpt, weights={})
+        epochs.append(Model(name, str(path), ckpt.fingerprint, checkpoint=without, epoch=number))
+    return epochs
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""The models of an analysis: a path, a zoo name, a factory, a module or a run's folder to :class:`Model`."""
+"""A model under analysis, :class:`Model`, and how a path, a zoo name, a factory or a module becomes one."""
 
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,9 +172,7 @@ def model(
     made = [_model(spec, given._replace(weights=each)) for each in weights]
     if not made:
         raise InputError("weights: expected at least one file, got none")
-    made = [replace(each, seed=seed, seeds=len(made)) for seed, each in enumerate(made)]
-    _check_seeds(made[0].name, made)
-    return made
+    return as_seeds(made[0].name, made)
 
 
 class Given(NamedTuple):
@@ -240,66 +237,6 @@ def _from_code(spec: str | Path | nn.Module, given: Given) -> Model:
     return Model(name, path, fingerprint(module), module, classes=known.classes, weights=weights)
 
 
-def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
-    """Every file of the models given; those read from files are on the device.
-
-    given: a spec, a module, a :class:`Model`, a list of them, or a mapping of names to them, where a list is several
-    seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
-    Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
-    """
-    if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
-        return list(given)
-    loaded = named_models(_named(given), device=device)
-    if not loaded:
-        raise InputError("nothing to look at: expected at least one model")
-    return loaded
-
-
-def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.device | str) -> list[Model]:
-    """:func:`models_of` for names (None: the usual one) and specs; a model and a run may have the same name."""
-    loaded = [_load(name, spec, device) for name, spec in given]
-    names = [(files[0].name, files[0].epoch is None) for files in loaded]
-    for name in names:
-        if names.count(name) > 1:
-            what = "models" if name[1] else "runs"
-            raise InputError(f"two {what} are called {name[0]!r}; give each its own name with NAME=SPEC")
-    return [each for files in loaded for each in files]
-
-
-def _named(given: Any) -> list[tuple[str | None, Any]]:
-    if isinstance(given, Mapping):
-        return [(str(name), spec) for name, spec in given.items()]
-    if isinstance(given, str | Path | nn.Module | Model):
-        return [(None, given)]
-    if isinstance(given, Sequence):
-        return [(None, spec) for spec in given]
-    raise InputError(f"models: expected paths, modules or a mapping of names to them, got {type(given).__name__}")
-
-
-def _load(name: str | None, spec: Any, device: torch.device | str) -> list[Model]:
-    """The files behind one name."""
-    if isinstance(spec, str | Path) and Path(spec).is_dir():
-        return _epochs(name, Path(spec))
-    if isinstance(spec, str | Path | nn.Module | Model):
-        return [_one(name, spec, device)]
-    if not isinstance(spec, Sequence) or not spec:
-        raise InputError(f"model {name}: expected a path, a module or a list of them, got {type(spec).__name__}")
-    if name is None:
-        raise InputError("several seeds need a name of their own: {'NAME': [files]}")
-    files = [_one(name, one, device) for one in spec]
-    files = [replace(each, seed=seed, seeds=len(files)) for seed, each in enumerate(files)]
-    _check_seeds(name, files)
-    return files
-
-
-def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
-    if isinstance(spec, Model):
-        return spec if name is None else replace(spec, name=name)
-    if not isinstance(spec, str | Path | nn.Module):
-        raise InputError(f"model {name}: expected a path or an nn.Module, got {type(spec).__name__}")
-    return model(spec, name=name, device=device)
-
-
 def map_file(name: str | None, path: Path) -> Model:
     """Maps that were made elsewhere, in the place of a model; raises InputError for a file that holds none."""
     index, maps = read_maps(path)
@@ -308,8 +245,8 @@ def map_file(name: str | None, path: Path) -> Model:
     return Model(name, name, digest, maps=dict(zip(index.tolist(), maps, strict=True)), maps_file=str(path))
 
 
-def _check_seeds(name: str, files: Sequence[Model]) -> None:
-    """Raise InputError where the files behind a name are not several seeds of one method."""
+def as_seeds(name: str, files: Sequence[Model]) -> list[Model]:
+    """The files behind a name, numbered; raises InputError where they are not several seeds of one method."""
     from_files = [each.weights or each.path for each in files if each.checkpoint or each.weights]
     if len(set(map(os.path.realpath, from_files))) < len(from_files):
         raise InputError(f"{name}: the same file is given twice; name every seed once")
@@ -320,21 +257,7 @@ def _check_seeds(name: str, files: Sequence[Model]) -> None:
         if len(values) > 1:
             listed = ", ".join(f"{value} ({path})" for value, path in values.items())
             raise InputError(f"{name}: expected seeds of {words}, got {listed}; give each its own name")
-
-
-def _epochs(name: str | None, run: Path) -> list[Model]:
-    """The files epoch-K.pt of a training run by number, not yet opened; raises InputError where there are none."""
-    matches = [(re.fullmatch(r"epoch-(\d+)\.pt", path.name), path) for path in run.iterdir()]
-    numbered = [(int(match[1]), path) for match, path in matches if match]
-    if not numbered:
-        raise InputError(f"run: no epoch-*.pt in the directory {run}; train with --save-every 1 to keep the epochs")
-    name = name or usual_name(str(run))
-    epochs = []
-    for number, path in sorted(numbered):
-        ckpt = checkpoint.read(path)
-        without = replace(ckpt, weights={})
-        epochs.append(Model(name, str(path), ckpt.fingerprint, checkpoint=without, epoch=number))
-    return epochs
+    return [replace(each, seed=seed, seeds=len(files)) for seed, each in enumerate(files)]
 
 
 def _meant(missing: Path) -> str:

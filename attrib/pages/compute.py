@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from attrib import fast, parallel
     from attrib.analyses import fitting, inputs, run
     from attrib.data import Dataset, catalog
-    from attrib.models import cards, several, specs
+    from attrib.models import cards, several
     from attrib.models.specs import Model
     from attrib.pages import render
     from attrib.pages.render import Computed
     from attrib.parallel import World
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
-    inputs, specs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.models.specs"), Lazy("attrib.parallel")
+    inputs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.parallel")
     fitting, several = Lazy("attrib.analyses.fitting"), Lazy("attrib.models.several")
     render, run = Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
 
@@ -106,7 +106,7 @@ class Report:
         folder(page.absolute().parent)
         place = folder(Path(results) if results else page.with_name(f"{page.stem}-results"))
         with parallel.world(device) as group, ExitStack() as stack:
-            loaded = specs.models_of(models, device=group.device)
+            loaded = several.models_of(models, device=group.device)
             stack.enter_context(several.on_device(loaded, group.device))
             warn = run.Messages(run.print_warning if group.rank == 0 else None).add  # each once, for all analyses
             images = inputs.dataset_of(data, loaded).first(self.limit)
