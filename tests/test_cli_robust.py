@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import attrib
 from attrib import accuracy as library
 from attrib import stats
-from attrib.analyses import robust
 from attrib.analyses.measured import Files
+from attrib.analyses.radii import parse_eps
 from attrib.analyses.result import Result
 from attrib.analyses.robust import Robustness
 from attrib.analyses.training_images import training_images
@@ -351,7 +351,7 @@ def test_autoattack_below_four_classes_says_what_ran(easy: Dataset) -> None:
 def test_options_take_one_number_or_several() -> None:
     assert Robustness(eps=[0.1, 0, 0.1], steps=[4, 2]).options().items() >= {"eps": [0.0, 0.1], "steps": [2, 4]}.items()
     assert (Robustness(eps=[0.1]).eps, Robustness(steps=[3, 3]).steps) == (0.1, (3,))
-    assert robust.parse_eps("0:8/255:3") == pytest.approx((0, 4 / 255, 8 / 255))
+    assert parse_eps("0:8/255:3") == pytest.approx((0, 4 / 255, 8 / 255))
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"eps": 2}, "eps: expected a number in"), ({"eps": ["x"]}, "eps: expected a number or several"),
         ({"steps": ()}, "steps: expected"), ({"steps": 2.5}, "steps: expected"), ({"step_size": -1}, "step_size: exp"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from attrib.analyses import robust_tables as words
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import Attack, fraction, option
+from attrib.analyses.radii import Radius, parse_eps, parse_steps, rising
 from attrib.analyses.table import Table, differences
 from attrib.analyses.training_images import training_images
 from attrib.errors import InputError
@@ -40,46 +41,6 @@ COLUMNS = (
 )  # fmt: skip
 SQUARE_SHARE = 0.002
 """Square alone should break no larger share of the images: pyautoattack's own threshold."""
-
-
-class Radius(NamedTuple):
-    """A radius and the step of the attacks there."""
-
-    eps: float
-    step_size: float
-
-
-def parse_eps(given: str) -> float | tuple[float, ...]:
-    """A radius, as 0.03 or 8/255, or those of a sweep FROM:TO:COUNT. Raises InputError for anything else."""
-    if ":" not in given:
-        return fraction(given, "eps")
-    first, _, rest = given.partition(":")
-    last, _, count = rest.partition(":")
-    if not count.isdecimal() or int(count) < 2:
-        raise InputError(f"eps: expected a radius or FROM:TO:COUNT with at least 2 radii, as 0:16/255:9, got {given!r}")
-    low, high = fraction(first, "eps"), fraction(last, "eps")
-    if low >= high:
-        raise InputError(f"eps: expected a sweep from a smaller to a larger radius, got {given!r}")
-    return tuple(np.linspace(low, high, int(count)).tolist())
-
-
-def parse_steps(given: str) -> tuple[int, ...]:
-    """Numbers separated by commas. Raises InputError for anything else."""
-    try:
-        return tuple(int(part) for part in given.split(","))
-    except ValueError:
-        raise InputError(f"steps: expected numbers separated by commas, as 10,20, got {given!r}") from None
-
-
-def _rising(name: str, given: Any) -> tuple[float, ...]:
-    """One number or several as a rising tuple without duplicates."""
-    try:
-        numbers = {float(each) for each in np.ravel(given)}
-    except (TypeError, ValueError):
-        numbers = set()
-    if not numbers:
-        raise InputError(f"{name}: expected a number or several, got {given!r}")
-    return tuple(sorted(numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +73,14 @@ class Robustness(Analysis):
 
     def __post_init__(self) -> None:
         """Sort radii and steps, and keep a single radius as a number; then check every option."""
-        steps = _rising("steps", self.steps)
+        steps = rising("steps", self.steps)
         if steps[0] < 1 or any(count % 1 for count in steps):
             raise InputError(f"steps: expected at least 1, in whole numbers, got {self.steps}")
         object.__setattr__(self, "steps", tuple(map(int, steps)))
         if self.eps is not None:
-            radii = _rising("eps", self.eps)
+            radii = rising("eps", self.eps)
             object.__setattr__(self, "eps", radii if len(radii) > 1 else radii[0])
-        for eps in _rising("eps", self.eps or 0):
+        for eps in rising("eps", self.eps or 0):
             Attack("pgd", eps, self.step_size)  # raises for what lies outside [0,1]
         super().__post_init__()
 
@@ -141,7 +102,7 @@ class Robustness(Analysis):
         assert usual.eps is not None
         return [
             Radius(eps, usual.step_size * eps / usual.eps if self.step_size is None else self.step_size)
-            for eps in _rising("eps", self.eps)
+            for eps in rising("eps", self.eps)
         ]
 
     def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:

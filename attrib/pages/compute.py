@@ -16,8 +16,9 @@ from attrib.analyses.contrib import Contributions
 from attrib.analyses.explaining import Explaining
 from attrib.analyses.fc import LastLayer
 from attrib.analyses.options import Attack, attacked_option, check_options, option, same_option
+from attrib.analyses.radii import parse_steps
 from attrib.analyses.relate import Relation
-from attrib.analyses.robust import Robustness, parse_steps
+from attrib.analyses.robust import Robustness
 from attrib.analyses.sets import Sets
 from attrib.analyses.span import Span
 from attrib.errors import InputError, Stopped
