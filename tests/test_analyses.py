@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -302,3 +304,17 @@ def test_the_name_of_an_attack_is_an_attack() -> None:
     for wrong in ({"eps": "8/255"}, {"steps": 2.5}):
         with pytest.raises(InputError, match="expected a"):
             Attack("pgd", **wrong)
+
+
+def test_a_terminal_sees_how_far_the_work_is(
+    data: Dataset, files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(_model: nn.Module, image: torch.Tensor, _label: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.11)  # a bar is drawn ten times a second at most
+        return image.mean(1)
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("attrib.analyses.messages.DELAY", 0)
+    attrib.Span(map=slow, floor=0).run({"a": files[0], "b": files[1]}, data.first(4), batch_size=2)
+    bars = re.findall(r"span: .*? (\d)/4 \[[\d:]+<", capsys.readouterr().err)
+    assert list(dict.fromkeys(bars)) == ["0", "1", "2", "3", "4"]  # two batches under two models

@@ -7,8 +7,7 @@ order or number of processes (sums are exact; other numbers hold to rounding).
 
 import hashlib
 import platform
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from itertools import chain, combinations, groupby
@@ -20,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import attrib
 from attrib import inference
@@ -29,6 +27,7 @@ from attrib.analyses.fitting import about_data, batch_size_for, fitted, with_lab
 from attrib.analyses.inputs import check_labels, check_models, dataset_of
 from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.measured import Context, Files, Findings, Pass
+from attrib.analyses.messages import Messages, print_warning, progress
 from attrib.analyses.options import check_type
 from attrib.analyses.partial import Part, Row, Store, missing, partial_results
 from attrib.analyses.result import Result
@@ -39,11 +38,6 @@ from attrib.files import folder, to_json
 from attrib.models.several import models_of, on_device
 from attrib.models.specs import Model
 from attrib.parallel import World, broadcast, gather, world
-
-
-def print_warning(message: str) -> None:
-    """Print a warning on stderr."""
-    sys.stderr.write(f"attrib: warning: {message}\n")
 
 
 def execute(
@@ -126,37 +120,12 @@ def _check_save_maps(out: Path | None, group: World) -> None:
         raise InputError("save_maps: writes from one process; run it without torchrun")
 
 
-class Messages:
-    """The warnings of one or several analyses: shown at once, since the work may take long, and kept for the result."""
-
-    def __init__(self, show: Callable[[str], None] | None) -> None:
-        self.all: list[str] = []
-        self._show = show
-
-    def add(self, message: str) -> None:
-        """Keep and show a warning, unless it was given before."""
-        if message not in self.all:
-            self.all.append(message)
-            if self._show:
-                self._show(message)
-
-
 def provenance() -> dict[str, str]:
     """The versions that made a result."""
     return {
         "attrib": attrib.__version__, "torch": torch.__version__, "captum": captum.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
-
-
-DELAY = 2
-"""Seconds of work after which a progress bar appears."""
-
-
-def _progress(items: Iterable[Any], total: int, title: str, *, first: bool) -> Iterable[Any]:
-    """The items, with a bar on stderr in a terminal, or in a notebook."""
-    shown = first and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    return tqdm(items, total=total, desc=title, unit="batch", leave=False, delay=DELAY, disable=not shown)
 
 
 class _Work(NamedTuple):
@@ -184,10 +153,12 @@ def _measure(
 ) -> Part | None:
     """Measure every batch with every model; what all processes measured for the first, None for the others."""
     left = missing(range(len(work)), store.earlier)[group.rank :: group.size]
-    with _map_files(analysis, models, context, store) as writers:
-        for number, batch in _progress(_batches(work, left, context), len(left), analysis.name, first=group.rank == 0):
+    # A bar counts a batch under one model: a batch of several large models may take minutes.
+    bar = progress(len(left) * len(models), analysis.name, unit="batch", first=group.rank == 0)
+    with _map_files(analysis, models, context, store) as writers, bar:
+        for number, batch in _batches(work, left, context):
             here = replace(context, data=work[number].of.data)
-            store.add(_measure_batch(analysis, models, number, batch, here, writers))
+            store.add(_measure_batch(analysis, models, number, batch, here, writers, bar.update))
     parts = gather(store.part)
     if parts is None:
         return None
@@ -209,9 +180,9 @@ def _batches(work: Sequence[_Work], numbers: Sequence[int], context: Context) ->
 
 def _measure_batch(
     analysis: Analysis, models: Sequence[Model], number: int, batch: Batch, context: Context,
-    writers: Mapping[int, MapWriter],
+    writers: Mapping[int, MapWriter], advance: Callable[[], object],
 ) -> Part:  # fmt: skip
-    """What every model, and every two of them, make of a batch."""
+    """What every model, and every two of them, make of a batch; advance: called after every model."""
     part, kept = Part(rows={number: []}, across={number: []}), []
     index = batch.index.cpu()
     for place, model in enumerate(models):
@@ -225,6 +196,7 @@ def _measure_batch(
             part.examples.setdefault(position, {})[model.shown_as] = dict(example)
         if place in writers and measured.maps is not None:
             writers[place].add(index.numpy(), *(array.cpu().numpy() for array in measured.maps))
+        advance()
     for pair, (a, b) in enumerate(_pairs_of_files(models)):
         for kind, columns in analysis.across(kept[a], kept[b]).items():
             part.across[number].append((pair, kind, {"index": index} | _on_cpu(columns)))
@@ -249,9 +221,11 @@ def _describe(
     """What is known of every model beside its batches, for the first process; None for the others."""
     facts = {}
     own = range(group.rank, len(models), group.size)
-    for place in _progress(own, len(own), f"{analysis.name}, models", first=group.rank == 0):
-        with models[place].opened(context.device) as opened:
-            facts[place] = analysis.describe(opened, context)
+    with progress(len(own), f"{analysis.name}, models", unit="model", first=group.rank == 0) as bar:
+        for place in own:
+            with models[place].opened(context.device) as opened:
+                facts[place] = analysis.describe(opened, context)
+            bar.update()
     parts = gather(facts)
     if parts is None:
         return None

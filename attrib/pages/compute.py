@@ -15,6 +15,7 @@ from attrib.analyses.check import Checks
 from attrib.analyses.contrib import Contributions
 from attrib.analyses.explaining import Explaining
 from attrib.analyses.fc import LastLayer
+from attrib.analyses.messages import Messages, print_warning
 from attrib.analyses.options import Attack, attacked_option, check_options, option, same_option
 from attrib.analyses.radii import parse_steps
 from attrib.analyses.relate import Relation
@@ -109,7 +110,7 @@ class Report:
         with parallel.world(device) as group, ExitStack() as stack:
             loaded = several.models_of(models, device=group.device)
             stack.enter_context(several.on_device(loaded, group.device))
-            warn = run.Messages(run.print_warning if group.rank == 0 else None).add  # each once, for all analyses
+            warn = Messages(print_warning if group.rank == 0 else None).add  # each once, for all analyses
             images = inputs.dataset_of(data, loaded).first(self.limit)
             images = fitting.fitted(images, loaded, group.device, warn)
             if not images.labelled:
