@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import attrib
+from attrib.analyses.joining import ordered
 from attrib.analyses.partial import added, exact
-from attrib.analyses.run import ordered
 
 LIMIT = 30
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import captum
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,11 +23,12 @@ from attrib import inference
 from attrib.analyses.base import Analysis
 from attrib.analyses.fitting import about_data, batch_size_for, fitted, with_labels
 from attrib.analyses.inputs import check_labels, check_models, dataset_of
+from attrib.analyses.joining import joined, pairs_of_files
 from attrib.analyses.maps_file import MapWriter
-from attrib.analyses.measured import Context, Files, Findings, Pass
+from attrib.analyses.measured import Context, Findings, Pass
 from attrib.analyses.messages import Messages, print_warning, progress
 from attrib.analyses.options import check_type
-from attrib.analyses.partial import Part, Row, Store, missing, partial_results
+from attrib.analyses.partial import Part, Store, missing, partial_results
 from attrib.analyses.result import Result
 from attrib.data import Batch
 from attrib.errors import InputError
@@ -61,18 +60,10 @@ def execute(
         loaded = analysis.looked_at(models_of(models, device=group.device))
         stack.enter_context(on_device(loaded, group.device))
         messages = Messages(warn if group.rank == 0 else None)
-        images = dataset_of(data, loaded) if data is not None or analysis.needs_data else None
-        if images is not None:
-            images = fitted(images, loaded, group.device, messages.add)
-        check_labels(analysis, images)
-        analysis = analysis.resolved(images)
-        loaded = check_models(analysis, loaded, images, group, messages.add)
-        size = batch_size or batch_size_for(analysis.usual_batch(group.device), images)
-        context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(loaded))
-        passes = analysis.passes(loaded, images) if images else []
-        key = _key(analysis, loaded, passes, context)
-        if reuse and place and (saved := _saved(analysis, place, key, group)):
-            return saved, []
+        analysis, context, passes, key = prepare(analysis, loaded, data, batch_size, group, messages.add)
+        loaded = context.models
+        if reuse and place and (earlier := saved(analysis, place, key, group)):
+            return earlier, []
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
@@ -82,12 +73,40 @@ def execute(
             answer = None
             if measured is not None and facts is not None:
                 splits = {each.number: each.of.data.split for each in work}
-                found = _joined(analysis, loaded, measured, facts, splits, context)
+                found = joined(analysis, loaded, measured, facts, splits, context)
                 result = _summed_up(analysis, found, messages, key)
                 answer = result, result.save(place) if place else []
             answer = broadcast(answer)
     assert answer is not None
     return answer
+
+
+class Ready(NamedTuple):
+    """An analysis with all that it runs on, checked."""
+
+    analysis: Analysis
+    """With what its options leave to the data."""
+    context: Context
+    passes: Sequence[Pass]
+    key: str
+    """A hash of all that the result depends on."""
+
+
+def prepare(
+    analysis: Analysis, models: Sequence[Model], data: Any, batch_size: int | None, group: World,
+    warn: Callable[[str], None],
+) -> Ready:  # fmt: skip
+    """Check models, which are on the device, and data before any work; raises InputError where they do not fit."""
+    images = dataset_of(data, models) if data is not None or analysis.needs_data else None
+    if images is not None:
+        images = fitted(images, models, group.device, warn)
+    check_labels(analysis, images)
+    analysis = analysis.resolved(images)
+    models = check_models(analysis, models, images, group, warn)
+    size = batch_size or batch_size_for(analysis.usual_batch(group.device), images)
+    context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(models))
+    passes = analysis.passes(models, images) if images else []
+    return Ready(analysis, context, passes, _key(analysis, models, passes, context))
 
 
 def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], context: Context) -> str:
@@ -103,14 +122,10 @@ def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], co
     return hashlib.sha256(to_json(described).encode()).hexdigest()[:12]
 
 
-def _saved(analysis: Analysis, place: Path, key: str, group: World) -> Result | None:
+def saved(analysis: Analysis, place: Path, key: str, group: World) -> Result | None:
     """The result with this key in the folder; None where a function is a setting: its code may have changed."""
     by_name = not any(callable(getattr(analysis, each.name)) for each in fields(analysis))
     return broadcast(Result.saved(analysis, place, key) if by_name and group.rank == 0 else None)
-
-
-KEYS = ("split", "model", "seed", "epoch", "images", "index")
-"""The columns that begin a row; an analysis names those that it needs."""
 
 
 def _check_save_maps(out: Path | None, group: World) -> None:
@@ -197,7 +212,7 @@ def _measure_batch(
         if place in writers and measured.maps is not None:
             writers[place].add(index.numpy(), *(array.cpu().numpy() for array in measured.maps))
         advance()
-    for pair, (a, b) in enumerate(_pairs_of_files(models)):
+    for pair, (a, b) in enumerate(pairs_of_files(models)):
         for kind, columns in analysis.across(kept[a], kept[b]).items():
             part.across[number].append((pair, kind, {"index": index} | _on_cpu(columns)))
     return part
@@ -205,14 +220,6 @@ def _measure_batch(
 
 def _on_cpu(columns: Mapping[str, Tensor | list[str]]) -> dict[str, Tensor | list[str]]:
     return {name: values.cpu() if isinstance(values, Tensor) else values for name, values in columns.items()}
-
-
-def _pairs_of_files(models: Sequence[Model]) -> list[tuple[int, int]]:
-    """The positions of every two models that have different names."""
-    return [
-        (a, b) for (a, one), (b, other) in combinations(enumerate(models), 2)
-        if one.name != other.name and one.epoch is None and other.epoch is None
-    ]  # fmt: skip
 
 
 def _describe(
@@ -231,66 +238,6 @@ def _describe(
         return None
     joined = {place: fact for of_rank in parts for place, fact in of_rank.items()}
     return [joined[place] for place in range(len(models))]
-
-
-def _joined(
-    analysis: Analysis, models: Sequence[Model], part: Part, facts: Sequence[Mapping[str, Any]],
-    splits: Mapping[int, str], context: Context,
-) -> Findings:  # fmt: skip
-    """Everything that was measured, by model."""
-    keys = [(model.name, model.seed, -1 if model.epoch is None else model.epoch) for model in models]
-    heads = [dict(zip(("model", "seed", "epoch"), key, strict=True)) for key in keys]
-    rows = _table(part.rows, heads, splits)
-    names = [{"a": models[a].name, "b": models[b].name} for a, b in _pairs_of_files(models)]
-    across = _table(part.across, names, splits)
-    of_model = dict(iter(rows.groupby(["model", "seed", "epoch"], sort=False))) if len(rows) else {}
-    kept = [column for column in rows if column not in KEYS or column in analysis.keys]
-    files = [
-        Files(
-            [model], [of_model[key][kept] if key in of_model else rows],
-            [analysis.condense(
-                {name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
-                | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}
-            )],
-            [facts[place]],
-        )
-        for place, (model, key) in enumerate(zip(models, keys, strict=True))
-    ]  # fmt: skip
-    of_name: dict[str, Files] = {}
-    epochs: dict[str, list[Files]] = {}
-    for file in files:
-        model = file.models[0]
-        if model.epoch is not None:
-            epochs.setdefault(model.name, []).append(file)
-        else:
-            of_name[model.name] = of_name[model.name].joined(file) if model.name in of_name else file
-    return Findings(context, of_name, epochs, rows[kept], across, part.examples)
-
-
-def _table(
-    rows: Mapping[int, Sequence[Row]], heads: Sequence[Mapping[str, Any]], splits: Mapping[int, str]
-) -> pd.DataFrame:
-    """The rows of all batches as one table: by model, seed, epoch and image; of one image as they come."""
-    frames = []
-    for number in sorted(rows):
-        for place, kind, columns in rows[number]:
-            arrays = {
-                name: values.numpy() if isinstance(values, Tensor) else values for name, values in columns.items()
-            }
-            frames.append(pd.DataFrame({"split": splits[number], **heads[place], "images": kind, **arrays}))
-    if not frames:
-        return pd.DataFrame()
-    return ordered(pd.concat(frames, ignore_index=True))
-
-
-def ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by split and model (in the order they come), seed, epoch and image; of one image as they come.
-
-    Batch by batch, a batch's rows of all models would follow one another: an order that says how large batches were.
-    """
-    first = [pd.factorize(table[name])[0] for name in ("b", "a", "model", "split") if name in table]
-    keys = [table[name].to_numpy() for name in ("index", "epoch", "seed") if name in table]
-    return table.iloc[np.lexsort((*keys, *first))].reset_index(drop=True)
 
 
 def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
