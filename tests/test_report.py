@@ -419,6 +419,7 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     given = ("report", "a.pt", "--ckpt", "<b>=b.pt", *LIMITS)
     done = run(*given, "--out", tmp_path / "report.html")
     assert done.status == 0, done.err
+    assert estimated(done) == ["images", "span", "robust", "sets", "contrib", "check", "relate"]
     assert done.out.splitlines()[-1] == str(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
@@ -436,6 +437,14 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     other = run(*given, "--threshold", "max:0.5", *places)
     kept = {line.partition(":")[0] for line in other.out.splitlines() if line.endswith("as computed before")}
     assert kept == {"images", "robust", "sets", "contrib", "fc"}
+    assert estimated(other) == ["span", "check", "relate"]
+
+
+def estimated(done: Out) -> list[str]:
+    """The analyses whose time the first line foretells."""
+    begun, _, times = done.out.splitlines()[0].partition(" from a trial on a few images: ")
+    assert re.fullmatch(r"about \d+ (s|min) on \w+,", begun)
+    return re.findall(r"(\w+) \d+ (?:s|min)(?:, |$)", times)
 
 
 def assert_browsed(data: dict[str, Any], rows: pd.DataFrame) -> None:

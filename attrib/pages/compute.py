@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from attrib.data import Dataset, catalog
     from attrib.models import cards, several
     from attrib.models.specs import Model
-    from attrib.pages import render
+    from attrib.pages import estimate, render
     from attrib.pages.render import Computed
     from attrib.parallel import World
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
     inputs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.parallel")
     fitting, several = Lazy("attrib.analyses.fitting"), Lazy("attrib.models.several")
-    render, run = Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
+    estimate, render, run = Lazy("attrib.pages.estimate"), Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
 
 CHECKED = 200
 """At most so many images for the checks, which run the models on each of them some hundred times."""
@@ -123,7 +123,9 @@ class Report:
             about = self._about(browsed, loaded, images, group)
             parts: dict[str, Computed] = {}
             missing: dict[str, str] = {}
-            for planned in self._planned(loaded, images):
+            every = self._planned(loaded, images)
+            _say_how_long(every, loaded, place, group)
+            for planned in every:
                 part = _computed(planned, loaded, place, device, warn)
                 if isinstance(part, str):
                     missing[planned.analysis.name] = part
@@ -249,6 +251,21 @@ def _computed(
     if known is None and parallel.is_first():
         _write_json(made | {"key": key}, record)
     return render.Computed(result, out, **made)
+
+
+def _say_how_long(planned: Sequence[Planned], models: "Sequence[Model]", place: Path, group: "World") -> None:
+    """Print about how long the analyses take that have no result yet."""
+    took = {}
+    for analysis, data, n in planned:
+        try:
+            ready = run.prepare(analysis, analysis.looked_at(models), data, None, group, lambda _: None)
+            if n is not None and not run.saved(ready.analysis, place / analysis.name, ready.key, group):
+                took[analysis.name] = estimate.seconds(ready, group)
+        except InputError:  # said when its turn comes
+            continue
+    if took:
+        each = ", ".join(f"{name} {estimate.words(value)}" for name, value in took.items())
+        _say(f"about {estimate.words(sum(took.values()))} on {group.device}, from a trial on a few images: {each}")
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:

@@ -1,0 +1,45 @@
+"""How long an analysis will take, roughly, from a trial on a few images."""
+
+import time
+
+import torch
+
+from attrib.analyses.run import Ready
+from attrib.models.specs import Model
+from attrib.parallel import World
+
+TRIED = {"cpu": 8, "cuda": 64}
+"""Images of the trial, by the kind of device: a GPU takes hardly longer for 64 than for one."""
+
+
+def seconds(ready: Ready, group: World) -> float:
+    """About how long every model takes for all images; the real time may be half or twice as much."""
+    count = len(ready.context.images)
+    tried = min(count, TRIED.get(group.device.type, 8))
+    took = 0.0
+    for model in ready.context.models:
+        _timed(ready, model, 1)  # what only the first call does
+        took += _timed(ready, model, tried)
+    return took * count / tried / group.size
+
+
+def _timed(ready: Ready, model: Model, count: int) -> float:
+    """Seconds for one batch of the first images."""
+    context = ready.context
+    (batch,) = context.images.first(count).batches(count, device=context.device)
+    started = time.monotonic()
+    ready.analysis.measure(model, batch, context)
+    if context.device.type == "cuda":
+        torch.cuda.synchronize(context.device)
+    return time.monotonic() - started
+
+
+def words(seconds: float) -> str:
+    """A rough time: 40 s, 12 min, 3.5 h.
+
+    >>> words(0.2), words(44), words(700), words(12000)
+    ('1 s', '44 s', '12 min', '3.3 h')
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
