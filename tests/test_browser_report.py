@@ -1,6 +1,8 @@
 """The report in a real browser: what is seen and clicked, against pandas and the library."""
 
+from base64 import b64decode
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from results_by_hand import IMAGES, SIZE, ByHand, by_hand
 
 import attrib
@@ -207,6 +210,35 @@ def test_an_image_opens_with_every_models_maps_and_escape_closes_it(page: "Chrom
     focused(page).send_keys(Keys.ESCAPE)
     assert not detail.is_displayed()
     assert focused(page).get_attribute("data-index") == "6"
+
+
+def test_a_map_lies_over_its_image_the_more_opaque_the_higher(page: "Chrome", results: ByHand) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def drawn(what: str, canvas: str) -> NDArray[np.float64]:
+        choose(page, "#show", what)
+        return pixels_of(page, canvas)
+
+    first = ".thumb[data-index='5'] canvas"
+    image, heat, over = (drawn(what, first) for what in ("image", "map", "image and map"))
+    values = np.maximum(browsed_maps(results, model=0)[5], 0)
+    step = len(image) // SIZE
+    opacity = 0.7 * np.sqrt(values / values.max()).repeat(step, 0).repeat(step, 1)[..., None]
+    assert np.abs(over - (opacity * heat + (1 - opacity) * image)).max() <= 3
+    page.find_element("css selector", ".thumb[data-index='5']").click()
+    alone = pixels_of(page, "#detail-models canvas:last-child")
+    toggle = page.find_element("id", "over")
+    page.execute_script("arguments[0].focus()", toggle)
+    toggle.send_keys(Keys.SPACE)
+    laid_over = pixels_of(page, "#detail-models canvas:last-child")
+    assert laid_over.shape == alone.shape
+    assert (laid_over != alone).any()
+
+
+def pixels_of(page: "Chrome", canvas: str) -> NDArray[np.float64]:
+    """What is drawn on a canvas, (H,W,3)."""
+    url: str = page.execute_script("return document.querySelector(arguments[0]).toDataURL()", canvas)
+    return np.asarray(Image.open(BytesIO(b64decode(url.partition(",")[2]))).convert("RGB"), float)
 
 
 def test_the_keyboard_alone_is_enough(page: "Chrome") -> None:

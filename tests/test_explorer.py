@@ -53,7 +53,7 @@ def cache_of(models: dict[str, nn.Module], data: Dataset) -> ViewCache:
 def asked(**changed: Any) -> Settings:
     usual: dict[str, Any] = {
         "position": 4, "label": None, "models": (NAME, "b"), "kind": "gradcam", "threshold": "mean",
-        "target": "label", "attack": None, "perturbation": False,
+        "target": "label", "attack": None, "perturbation": False, "overlay": False,
     }  # fmt: skip
     return Settings(**(usual | changed))
 
@@ -97,7 +97,7 @@ def test_the_words_tell_coverage_and_predictions_of_every_model(
     "changed",
     [
         {"position": 5}, {"models": (NAME,)}, {"kind": "gradient"}, {"threshold": "mass:0.2"},
-        {"attack": SHORT}, {"models": (NAME, "b", "flat")},
+        {"attack": SHORT}, {"models": (NAME, "b", "flat")}, {"overlay": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -128,6 +128,22 @@ def test_all_models_share_one_colour_scale(models: dict[str, nn.Module], data: D
     limits = [image.get_clim() for axes in figure.axes if "map of" in axes.get_title() for image in axes.images]
     top = np.percentile([seen.map for seen in views if seen.map is not None], 99.5)
     np.testing.assert_allclose(limits, [(0, top)] * 2, rtol=1e-6)
+
+
+def test_a_map_over_its_image_hides_it_where_it_is_high(models: dict[str, nn.Module], data: Dataset) -> None:
+    seen = view(
+        cache_of(models, data), "b", 4, kind="gradient", threshold="mean", target="label",
+        attack=pgd_attack("glyphs", eps=0.1, steps=2),
+    )  # fmt: skip
+    assert seen.map is not None
+    figure = panels(
+        [seen], classes=data.classes, label=0, kind="gradient", attacked=True, perturbation=False, overlay=True
+    )
+    (axes,) = [axes for axes in figure.axes if "map of" in axes.get_title()]
+    below, above = axes.images
+    np.testing.assert_array_equal(np.asarray(below.get_array()), seen.image)
+    share = np.minimum(1, seen.map / np.percentile(seen.map, 99.5))
+    np.testing.assert_allclose(np.asarray(above.get_alpha()), 0.7 * np.sqrt(share), rtol=1e-5)
 
 
 def test_many_classes_are_reduced_to_the_likeliest(data: Dataset) -> None:
@@ -182,6 +198,7 @@ def test_the_controls_change_the_words_and_compute_only_what_is_new(
     control(box, "attack (PGD)").value = False
     control(box, "attack (PGD)").value = True
     control(box, "show what it adds").value = True
+    control(box, "map over the image").value = True
     assert not runs
     control(box, "class").value = 3
     chosen = [n for n, k in enumerate(data.labels.tolist()) if k == 3]

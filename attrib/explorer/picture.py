@@ -34,16 +34,20 @@ NAME, TITLE, BETWEEN, BARS, AXIS = 0.2, 0.17, 0.32, 1.3, 0.4
 CLASSES = 10
 """Classes shown: the likeliest ones, where there are more."""
 CLEAN, ATTACKED = "#0072B2", "#D55E00"
+OPACITY = 0.7
+"""Of a map over its image, where it is highest."""
 
 
 def panels(
-    views: Sequence["View"], *, classes: Sequence[str], label: int, kind: str, attacked: bool, perturbation: bool
-) -> Figure:
+    views: Sequence["View"], *, classes: Sequence[str], label: int, kind: str, attacked: bool, perturbation: bool,
+    overlay: bool = False,
+) -> Figure:  # fmt: skip
     """A panel per model, two beside each other; all maps share one colour scale.
 
     classes: their names; label: the true class; kind: what the map is called; attacked: whether the image shown is an
-    attack's; perturbation: whether to show what the attack added. The scale is capped at the 99.5th percentile, with
-    the square root of the value as brightness, as in :func:`attrib.plots.maps.map_grid`.
+    attack's; perturbation: whether to show what the attack added; overlay: whether maps lie over the image. The scale
+    is capped at the 99.5th percentile, with the square root of the value as brightness, as in
+    :func:`attrib.plots.maps.map_grid`.
     """
     columns = min(2, len(views))
     rows = -(-len(views) // columns)
@@ -60,7 +64,7 @@ def panels(
             left, top = place % columns * width, ABOVE + place // columns * height
             _text(figure, left + MARGIN, top, view.model, weight="bold", fontsize=8)
             top += NAME + TITLE
-            _pictures(figure, left + MARGIN, top, side, view, scale, classes, attacked, perturbation)
+            _pictures(figure, left + MARGIN, top, side, view, scale, classes, attacked, perturbation, overlay)
             top += side + BETWEEN
             # Room for the features' numbers to the left of the first bars, for the classes' names of the second.
             each = (width - 2 * MARGIN - 1.25) / 2
@@ -92,7 +96,7 @@ def png(figure: Figure) -> bytes:
 
 def _pictures(
     figure: Figure, left: float, top: float, side: float, view: "View", scale: PowerNorm | None,
-    classes: Sequence[str], attacked: bool, perturbation: bool,
+    classes: Sequence[str], attacked: bool, perturbation: bool, overlay: bool,
 ) -> None:  # fmt: skip
     """The image, what the attack added, the map and the span, beside each other."""
     places = [_axes(figure, left + n * (side + GAP), top, side, side) for n in range(4 if perturbation else 3)]
@@ -108,7 +112,9 @@ def _pictures(
         heat.text(0, 0.95, textwrap.fill(f"no map: {view.error}", 38), va="top", fontsize=6, color=ATTACKED)
         spanned.set_visible(False)
         return
-    heat.imshow(view.map, norm=scale)
+    if overlay:
+        heat.imshow(view.image, vmin=0, vmax=1, interpolation="nearest")
+    heat.imshow(view.map, norm=scale, alpha=OPACITY * np.clip(scale(view.map), 0, 1) if overlay else None)
     heat.set_title(f"map of {_short(classes[view.target])}")
     span_outline(spanned, view.image, view.span)
     spanned.set_title(f"span {100 * view.coverage:.1f} %")

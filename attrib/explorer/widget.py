@@ -47,6 +47,7 @@ class Settings(NamedTuple):
     target: str
     attack: Attack | None
     perturbation: bool
+    overlay: bool
 
 
 def explore(
@@ -105,6 +106,7 @@ def render(cache: ViewCache, settings: Settings) -> tuple[bytes, str]:
     figure = panels(
         views, classes=cache.data.classes, label=int(cache.data.labels[settings.position]), kind=kind,
         attacked=settings.attack is not None, perturbation=settings.perturbation and settings.attack is not None,
+        overlay=settings.overlay,
     )  # fmt: skip
     return png(figure), _image_words(cache, settings) + _table(views, cache.data.classes, settings)
 
@@ -173,6 +175,7 @@ class Controls:
     eps: widgets.FloatSlider
     steps: widgets.IntSlider
     perturbation: widgets.Checkbox
+    overlay: widgets.Checkbox
     data: str
     """The data set's name, whose usual attack the steps follow."""
     unit: int
@@ -188,7 +191,7 @@ class Controls:
             target=self.target.value,
             attack=pgd_attack(self.data, eps=self.eps.value / self.unit, steps=self.steps.value)
             if self.attack.value else None,
-            perturbation=self.perturbation.value,
+            perturbation=self.perturbation.value, overlay=self.overlay.value,
         )  # fmt: skip
 
     def enable(self) -> None:
@@ -242,6 +245,7 @@ def _controls(cache: ViewCache) -> Controls:
         ),
         steps=widgets.IntSlider(usual.steps, min=1, max=max(50, usual.steps), description="steps", **slider),
         perturbation=widgets.Checkbox(False, description="show what it adds", **box),
+        overlay=widgets.Checkbox(False, description="map over the image", **box),
         data=data.name, unit=unit,
     )  # fmt: skip
 
@@ -285,14 +289,14 @@ def _box(cache: ViewCache) -> widgets.VBox:
     controls.rule.observe(take_range, "value")
     for control in (
         controls.index, *controls.models.values(), controls.kind, controls.target, controls.parameter,
-        controls.attack, controls.eps, controls.steps, controls.perturbation,
+        controls.attack, controls.eps, controls.steps, controls.perturbation, controls.overlay,
     ):  # fmt: skip
         control.observe(draw, "value")
     draw()
     rows = [
         (controls.previous, controls.index, controls.next, controls.label),
         (widgets.Label("models:"), *controls.models.values()),
-        (controls.kind, controls.target, controls.rule, controls.parameter),
+        (controls.kind, controls.target, controls.overlay, controls.rule, controls.parameter),
         (controls.attack, controls.eps, controls.steps, controls.perturbation),
     ]
     lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"}) for row in rows]

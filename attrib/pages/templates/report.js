@@ -11,6 +11,7 @@
   const SETS = { consistent: "consistent", inconsistent: "inconsistent", "clean-wrong": "clean wrong" };
   const MARKS = { consistent: "●", inconsistent: "◐", "clean-wrong": "○" };
   const SPAN = [86, 180, 233];
+  const OPACITY = 0.7;
   const PALETTE = page.palette.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
   const $ = (id) => document.getElementById(id);
 
@@ -132,11 +133,11 @@
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
   }
 
-  // Brightness is the square root of the value, as in the figures.
-  function drawMap(canvas, map, top) {
+  // Brightness is the square root of the value, as in the figures; over an image so is opacity.
+  function drawMap(canvas, map, top, over = false) {
     drawPixels(canvas, map, (code) => {
-      const value = Math.max(0, map.low + (map.high - map.low) * SQUARE[code]);
-      return [...PALETTE[top > 0 ? Math.min(255, Math.round(255 * Math.sqrt(value / top))) : 0], 255];
+      const level = top > 0 ? Math.min(255, Math.round(255 * Math.sqrt(positive(map, code) / top))) : 0;
+      return [...PALETTE[level], over ? OPACITY * level : 255];
     });
   }
 
@@ -249,7 +250,7 @@
       drawPicture(thumb.canvas, 0, thumb.i);
       const own = maps[m][0][thumb.i];
       if ($("show").value === "span") drawTint(thumb.canvas, own);
-      if ($("show").value === "map") drawMap(thumb.canvas, own, own.high);
+      if ($("show").value.startsWith("map")) drawMap(thumb.canvas, own, own.high, $("show").value === "map-over");
       thumb.facts.replaceChildren(element("b", page.index[thumb.i]), element("i", percent(covers[thumb.i])));
       thumb.button.dataset.coverage = covers[thumb.i];
       const sets = page.models.map((name, at) => `${name} ${SETS[page.sets[at][thumb.i]]}`).join(", ");
@@ -331,8 +332,10 @@
     const outlined = canvasOf(`Image ${page.index[i]}, ${kind}, the span of ${name} outlined`, page.size, 320);
     drawPicture(outlined, k === 0 ? 0 : m + 1, i);
     drawOutline(outlined, own);
-    const heat = canvasOf(`Map of ${name}, ${kind}`, page.size, 320);
-    drawMap(heat, own, top);
+    const over = $("over").checked;
+    const heat = canvasOf(`Map of ${name}, ${kind}${over ? ", over the image" : ""}`, page.size, 320);
+    if (over) drawPicture(heat, k === 0 ? 0 : m + 1, i);
+    drawMap(heat, own, top, over);
     pair.append(outlined, heat);
     const said = page.prediction[m][k][i];
     const verdict = said === page.label[i] ? "right" : "wrong";
@@ -363,6 +366,7 @@
   $("next").addEventListener("click", () => step(1));
   $("close").addEventListener("click", shut);
   $("scale").addEventListener("change", detail);
+  $("over").addEventListener("change", detail);
   $("detail").addEventListener("cancel", (event) => {
     event.preventDefault();
     shut();
