@@ -294,9 +294,9 @@ def _box(cache: ViewCache) -> widgets.VBox:
         control.observe(draw, "value")
     draw()
     rows = [
-        (controls.previous, controls.index, controls.next, controls.label),
+        (controls.previous, controls.index, controls.next, controls.label, controls.overlay),
         (widgets.Label("models:"), *controls.models.values()),
-        (controls.kind, controls.target, controls.overlay, controls.rule, controls.parameter),
+        (controls.kind, controls.target, controls.rule, controls.parameter),
         (controls.attack, controls.eps, controls.steps, controls.perturbation),
     ]
     lines = [widgets.HBox(row, layout={"flex_flow": "row wrap", "grid_gap": "0 1em"}) for row in rows]
