@@ -1,4 +1,4 @@
-"""Writing files so that none is ever half-written. No torch."""
+"""Writing files so that none is ever half-written, and what is at a path. No torch."""
 
 import json
 import math
@@ -47,6 +47,15 @@ def folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to the folder {path}: {error.strerror}; name another with --out") from None
     return path
+
+
+def found_at(path: str | Path) -> str:
+    """What is at a path, as an error says it: a file, a folder, nothing, or what is neither, as a pipe or a device."""
+    if os.path.isfile(path):  # unlike Path's, these take every text, also one too long for a name
+        return "a file"
+    if os.path.isdir(path):
+        return "a folder"
+    return "a pipe or device" if os.path.exists(path) else "nothing"
 
 
 def _umask() -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib.errors import InputError, one_line
+from attrib.limits import ROUNDING
 from attrib.loss import check_classes
 from attrib.models.answers import adapted
 from attrib.models.types import takes_autocast
@@ -223,10 +224,6 @@ def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> T
             raise InputError(f"{name}: expected integers of shape ({len(image)},), got {got}")
     check_pixels(image)
     return label.long()
-
-
-ROUNDING = 1e-5
-"""How far a pixel may lie outside [0,1], as after a normalisation that was undone."""
 
 
 def check_pixels(image: Tensor) -> None:

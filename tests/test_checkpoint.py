@@ -314,7 +314,7 @@ def test_truncated(ckpt: Checkpoint, path: Path, share: float, zipped: bool) -> 
 
 
 def test_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="this is a directory"):
+    with pytest.raises(InputError, match="this is a folder"):
         load(tmp_path)
     with pytest.raises(InputError, match="no such file; expected a checkpoint"):
         load(tmp_path / "none.pt")

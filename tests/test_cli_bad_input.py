@@ -99,7 +99,7 @@ BAD = [
     (("span", "--maps", "{bad}/few.npz", "--data", "glyphs", "--limit", "9"), "no map for 6 of the 9 images"),
     (("span", "--maps", "{bad}/ten.npz", "--data", "glyphs"), "it has no 'map'"),
     (("span", "--maps", "{bad}/page.pt", "--data", "glyphs"), "cannot be read"),
-    (("span", "--maps", "{bad}/gone.npz", "--data", "glyphs"), "no such file"),
+    (("span", "--maps", "{bad}/gone.npz", "--data", "glyphs"), "found nothing"),
     (("span", "--maps", "{bad}/nothing.npz", "--data", "glyphs"), "cannot be read"),
     (("span", "--maps", "{bad}/halves.npz", "--data", "glyphs"), "whole numbers, each once, got float64"),
     (("span", "--maps", "{bad}/twice.npz", "--data", "glyphs"), "whole numbers, each once, got int64"),

@@ -291,7 +291,7 @@ def test_normalized_resizes() -> None:
         ([0.5], [0.5, 0.5], None, "one number per channel in each"),
         ([0.5], None, None, "one number per channel in each"),
         ([0.5], [0.0], None, "std: expected finite numbers above 0"),
-        ([0.5], [0.5], 0, "size: expected at least 1 pixel, got 0"),
+        ([0.5], [0.5], 0, "size: expected at least 1 pixel and at most 8192, got 0"),
     ],
 )
 def test_normalized_bad_numbers(mean: list[float], std: list[float] | None, size: int | None, message: str) -> None:

@@ -177,12 +177,6 @@ def test_pictures_are_upright_and_sized_as_such(tmp_path: Path) -> None:
     assert torch.equal(batch.image[0, 0], torch.from_numpy(np.rot90(pixels[..., 0]).copy()) / 255)
 
 
-def test_an_extreme_picture_is_cut_without_being_enlarged(tmp_path: Path) -> None:
-    save(tmp_path / "a.png", (30_000, 2), 100)
-    (batch,) = attrib.dataset(str(tmp_path / "a.png"), size=200).batches(1)
-    assert torch.equal(batch.image, torch.full((1, 3, 200, 200), 100 / 255))
-
-
 def test_grey_models_get_grey_pictures_and_dark_ones_are_warned_of(tmp_path: Path) -> None:
     save(tmp_path / "a.png", value=1)
     data, warned = fit(attrib.dataset(tmp_path / "a.png"), Linear(3, channels=1))
@@ -219,7 +213,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
     assert matched(["cat", "CAT"], ["cat", "dog"]) is None
     (tmp_path / "index.json").write_text('{"0": ["n00000001", "cat"], "1": ["n00000002", "dog"]}')
     assert matched(["dog"], read_classes(tmp_path / "index.json")) == [1]
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="found nothing at"):
         read_classes(tmp_path / "nowhere.txt")
 
 
@@ -264,7 +258,7 @@ def test_whatever_holds_images_is_a_data_set() -> None:
         ((torch.rand(2, 3, 4, 4), torch.rand(2, 5)), "one-hot"),
         ((torch.rand(2, 3, 4, 4), torch.zeros(3, dtype=torch.long)), "a label for each"),
         ([torch.rand(3, 4, 4), torch.rand(3, 5, 5)], "one shape"),
-        ([{"text": "no image"}], "with one of the keys"),
+        ([{"text": "no image"}], "under one of the keys"),
         ([], "at least one"),
         (3, "got int"),
     ],

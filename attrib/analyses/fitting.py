@@ -11,7 +11,7 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.measured import Context
 from attrib.data import CATALOG, Batch, Dataset
 from attrib.data.matching import by_position, matched
-from attrib.data.pictures import Pictures
+from attrib.data.pictures import DEFAULT_SIZE, Pictures
 from attrib.errors import InputError
 from attrib.models.outside import Normalized
 from attrib.models.specs import Model
@@ -32,6 +32,11 @@ def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: C
     for note in data.notes:
         warn(note)
     data = _pictures(data, models, device)
+    if isinstance(data.images, Pictures) and data.images.by_default:
+        warn(
+            f"the pictures of {data.name} share no size of up to 2 megapixels: they are resized and cropped to"
+            f" {DEFAULT_SIZE}x{DEFAULT_SIZE}; name another size with size (--size)"
+        )
     _warn_dark(data, warn)
     if not data.labelled or data.numbered or data.folders:
         names, count = _classes_of(data, models, device)
@@ -51,9 +56,10 @@ def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> D
         images = replace(images, channels=1)
     (size,) = sizes if len(sizes) == 1 else (None,)
     given = data.source is not None and data.source.size is not None
-    # What a Normalized shrinks, or a checkpoint refuses; smaller pictures a Normalized may enlarge by itself.
-    if size and not given and (all(model.checkpoint for model in models) or min(images.size) > min(size)):
-        images = replace(images, size=size)
+    # What a Normalized shrinks, or a checkpoint refuses; pictures that are smaller a Normalized may enlarge by itself.
+    needed = all(model.checkpoint for model in models) or images.by_default or min(images.size) > min(size or (1,))
+    if size and not given and needed:
+        images = replace(images, size=size, by_default=False)
     return data if images is data.images else replace(data, images=images)
 
 

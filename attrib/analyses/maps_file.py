@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attrib.errors import InputError, one_line
-from attrib.files import atomic
+from attrib.files import atomic, found_at
 
 ARRAYS = ("index", "map", "span")
 
@@ -54,14 +54,14 @@ def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     Without ``index`` the maps are taken to be those of the first N images. Raises InputError for another file.
     """
     wanted = f"{path}: expected an NPZ with an array 'map' of shape (N,H,W) and 'index' (N,)"
+    if (there := found_at(path)) != "a file":
+        raise InputError(f"maps: {wanted}; found {there}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile) or "map" not in archive:
                 raise InputError(f"{wanted}; it has no 'map'")
             maps = archive["map"]
             index = archive["index"] if "index" in archive else np.arange(len(maps))
-    except FileNotFoundError:
-        raise InputError(f"--maps: no such file: {path}") from None
     except InputError:
         raise
     except Exception as error:  # numpy meets arbitrary bytes here and raises anything

@@ -13,6 +13,8 @@ from torch import Tensor
 from attrib.data import corruptions, download, folders, glyphs, matching, pictures, readers, wrap
 from attrib.data.catalog import CATALOG, DATA_SETS
 from attrib.errors import InputError, meant
+from attrib.files import found_at
+from attrib.limits import LARGEST_SIZE, ROUNDING
 from attrib.loss import check_classes
 from attrib.noise import mixed_seed
 
@@ -176,7 +178,7 @@ def _check_pixels(images: Tensor) -> None:
         raise InputError(f"{expected}, got {images.dtype} {tuple(images.shape)}")
     if images.is_floating_point() and images.numel():
         low, high = map(float, images.aminmax())
-        if not 0 <= low <= high <= 1:  # NaN is neither
+        if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # NaN is neither
             raise InputError(
                 f"{expected}, got floats from {low:.4g} to {high:.4g}; divide by 255 or undo a normalisation"
             )
@@ -219,8 +221,8 @@ def dataset(
     root: where to look first, before ATTRIB_DATA and the user's cache; what is nowhere is downloaded there.
     limit: the first so many images (a folder's alternate between its classes). size: pictures are resized
     until their shorter side is ``size`` and cropped to the square at their centre; default: their own size
-    where they share one, else 224. seed: of glyphs. classes: the names of the model's classes in its order, or a file
-    with a name per line: where the folders are fewer than the classes, they are matched by name.
+    where they share one of at most 2 megapixels, else 224. seed: of glyphs. classes: the names of the model's classes
+    in its order, or a file with a name per line, by which folders that are fewer than the classes are matched.
 
     Raises InputError for an unknown name or split, a limit or size below 1, and files that are missing or
     not what they should be.
@@ -237,6 +239,8 @@ def dataset(
     for option, value in (("limit", limit), ("size", size)):
         if value is not None and value < 1:
             raise InputError(f"{option}: expected at least 1, got {value}")
+    if size is not None and size > LARGEST_SIZE:
+        raise InputError(f"size: expected at most {LARGEST_SIZE} pixels, got {size}")
     source = Source(root, size, seed, None if classes is None else matching.read_classes(classes))
     if isinstance(name, Path):
         name = str(name)
@@ -264,16 +268,19 @@ def _of_folder(name: str, place: Path, split: str, source: Source, limit: int | 
 def _of_files(paths: Sequence[Path], source: Source, limit: int | None) -> Dataset:
     """Picture files, unlabelled."""
     for path in paths:
-        if not path.is_file():
-            raise InputError(f"{path}: expected a picture, found {'a folder' if path.is_dir() else 'nothing'}")
+        if (there := found_at(path)) != "a file":
+            raise InputError(f"{path}: expected a picture, found {there}")
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     return Dataset(name, WHOLE, (), _sized(tuple(paths), source.size, limit), None, source=source)
 
 
 def _sized(paths: tuple[Path, ...], size: int | None, limit: int | None) -> pictures.Pictures:
     """The first so many pictures, at the size asked for, that of all the pictures, or the usual one."""
+    if size is not None:
+        return pictures.Pictures(paths[:limit], (size, size))
+    own = pictures.common_size(paths)
     usual = pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE
-    return pictures.Pictures(paths[:limit], (pictures.common_size(paths) or usual) if size is None else (size, size))
+    return pictures.Pictures(paths[:limit], own or usual, by_default=own is None)
 
 
 def _wrapped(data: Any, source: Source, limit: int | None) -> Dataset:

@@ -1,11 +1,12 @@
 """What lies in a folder of pictures: splits, class folders, files; hidden and system files left out."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from attrib.errors import InputError
+from attrib.files import found_at
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"))
 _TRAIN = ("train", "training")
@@ -31,10 +32,7 @@ def is_picture(path: Path) -> bool:
 
 def splits(root: Path) -> dict[str, Path]:
     """The folders of the splits, ``train`` and ``test``; none where the folder is not split."""
-    try:
-        below = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir()}
-    except OSError:
-        return {}
+    below = {name.lower(): root / name for name in next(_walk(root))[1]}
     train, test = (next((below[name] for name in names if name in below), None) for names in (_TRAIN, _TEST))
     return {"train": train, "test": test} if train and test else {}
 
@@ -45,30 +43,27 @@ def listed(root: Path, *, split: str) -> Listed:
     The order is the first picture of each class, then the second of each, by name, so that the first so many hold
     all classes. Folders that are all called by numbers come by number. ``root/train`` and ``root/test`` (or training,
     testing, val, validation, valid, dev), where both exist, are the splits; otherwise every split is the whole folder.
-    Raises InputError where there are no pictures.
+    Raises InputError where there are no pictures, and for a folder that cannot be read.
     """
-    if not root.is_dir():
-        found = "a file" if root.is_file() else "nothing"
-        raise InputError(f"folder:{root}: expected a folder with one folder per class, or pictures, found {found}")
+    if (there := found_at(root)) != "a folder":
+        raise InputError(f"folder:{root}: expected a folder with one folder per class, or pictures, found {there}")
     if places := splits(root):
         root = places[split]
-    try:
-        entries = sorted(root.iterdir())
-    except OSError as error:
-        raise InputError(f"folder:{root}: cannot be listed ({error.strerror})") from None
-    names = [entry.name for entry in entries if entry.is_dir() and not _ignored(entry.name)]
-    if not names:
-        loose = tuple(entry for entry in entries if is_picture(entry) and not _ignored(entry.name))
-        if not loose:
-            raise InputError(f"folder:{root}: expected one folder per class in it, or pictures, found none")
-        return Listed(loose, None, ())
+    _, names, files = next(_walk(root))
+    loose = tuple(sorted(root / name for name in files if is_picture(Path(name))))
     classes, notes = by_number(names)
     per_class = [_pictures_below(root / name) for name in classes]
     ranked = sorted(
         (rank, label, path) for label, pictures in enumerate(per_class) for rank, path in enumerate(pictures)
     )
     if not ranked:
-        raise InputError(f"folder:{root}: no pictures in its {len(classes)} folders ({', '.join(sorted(SUFFIXES))})")
+        if loose:
+            return Listed(loose, None, ())
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise InputError(f"folder:{root}: no pictures ({kinds}) in it; expected one folder per class, or pictures")
+    if loose:
+        notes.append(f"{root}: pictures beside the class folders are left out: {len(loose)}, as {loose[0].name}")
+    notes += _one_level_below(root, classes, per_class)
     return Listed(
         tuple(path for _, _, path in ranked), tuple(label for _, label, _ in ranked), tuple(classes), tuple(notes)
     )
@@ -92,6 +87,19 @@ def by_number(names: Sequence[str]) -> tuple[list[str], list[str]]:
     ]
 
 
+def _one_level_below(root: Path, classes: Sequence[str], per_class: Sequence[Sequence[Path]]) -> list[str]:
+    """A sentence where all folders hold the same folders, which may be the classes: ImageNet-C's below severities."""
+    depth = len(root.parts) + 1
+    inner, *others = {frozenset(path.parts[depth:-1][:1] for path in pictures) for pictures in per_class}
+    if others or len(per_class) < 2 or len(inner) < 2 or () in inner:
+        return []
+    names = sorted(name for (name,) in inner)
+    return [
+        f"{root}: every class folder holds the same folders ({', '.join(names[:3])}{', ...' * (len(names) > 3)}); if"
+        f" those are the classes, name one folder above them, as folder:{root / classes[0]}"
+    ]
+
+
 def holds_pictures(root: Path) -> bool:
     """Whether there is any picture in the folder, or in a folder below it."""
     return any(is_picture(Path(name)) for _, _, names in _walk(root) for name in names)
@@ -101,9 +109,16 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _walk(root: Path) -> Iterable[tuple[str, list[str], list[str]]]:
-    """As os.walk, without what is hidden, which editors, notebooks and archives leave behind."""
-    for where, folders, names in os.walk(root):
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, without what is hidden, which editors, notebooks and archives leave behind.
+
+    Raises InputError for a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(f"folder:{error.filename}: cannot be listed ({error.strerror}); mend or remove it")
+
+    for where, folders, names in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not _ignored(name)]
         yield where, folders, [name for name in names if not _ignored(name)]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from attrib.class_names import folded, meanings
 from attrib.errors import InputError, one_line
+from attrib.files import found_at
 
 
 def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
@@ -17,6 +18,8 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(given, str | Path):
         return tuple(map(str, given))
     path = Path(given).expanduser()
+    if (there := found_at(path)) != "a file":
+        raise InputError(f"classes: expected a file with a class name per line, found {there} at {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from attrib.errors import InputError, one_line
+from attrib.files import found_at
 
 DEFAULT_SIZE = 224
-"""Of pictures that share no size."""
+"""Of pictures that share no size, or one of more than ``MOST_PIXELS``."""
+MOST_PIXELS = 2**21
+"""Of a picture at its own size: 4 GB of activations in a ResNet-50."""
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 _LARGE = 2**24
@@ -34,6 +37,8 @@ class Pictures:
     size: tuple[int, int]
     channels: int = 3
     """3, or 1 for grey."""
+    by_default: bool = False
+    """Nobody named the size, and it is not the pictures' own."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,6 +111,8 @@ def _as_it_is(batch: object) -> object:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture in a file; what goes wrong in opening or decoding it is an InputError naming the file."""
+    if (there := found_at(path)) != "a file":  # a pipe would be waited for
+        raise InputError(f"{path}: expected a picture, found {there}")
     try:
         with Image.open(path) as picture:
             yield picture
@@ -115,14 +122,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
-    """The (H,W) that all pictures share, None where they share none; only headers are read."""
+    """The (H,W) that all pictures share, None where they share none or a large one; only headers are read."""
     sizes = set()
     for path in paths:
         with _opened(path) as picture:
             sizes.add(
                 (picture.width, picture.height) if _lies_on_its_side(picture) else (picture.height, picture.width)
             )
-        if len(sizes) > 1:
+        if len(sizes) > 1 or picture.width * picture.height > MOST_PIXELS:
             return None
     return sizes.pop()
 

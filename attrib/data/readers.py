@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from attrib.errors import InputError, one_line
+from attrib.files import found_at
 
 Arrays = tuple[Tensor, Tensor]
 _MOST_CLASSES = 100_000  # a larger label is a mistake
@@ -187,8 +188,8 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     The file's arrays are ``images`` uint8 (N,H,W[,C]) and ``labels``; optionally ``masks`` bool (N,H,W) and
     ``classes`` (text, one name per label). Raises InputError for anything else; pickled objects are refused.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected an .npz file, found {'a folder' if path.is_dir() else 'nothing'}")
+    if (there := found_at(path)) != "a file":
+        raise InputError(f"{path}: expected an .npz file, found {there}")
     try:
         with path.open("rb") as file:  # numpy would leave it open where it is damaged
             archive = np.load(file, allow_pickle=False)

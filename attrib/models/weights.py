@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from attrib.errors import InputError, one_line
+from attrib.files import found_at
 
 _SCALAR, _ARRAY = (made.__reduce__()[0] for made in (np.float64(0), np.empty(0)))
 
@@ -64,8 +65,8 @@ _FOREIGN = {
 
 def content_of(path: Path) -> Mapping[str, object]:
     """What the file holds, told apart by its first bytes; every way to fail gets its own message."""
-    if path.is_dir():
-        raise InputError(f"{path}: expected a checkpoint file, this is a directory")
+    if (there := found_at(path)) not in ("a file", "nothing"):
+        raise InputError(f"{path}: expected a checkpoint file, this is {there}")
     try:
         with path.open("rb") as file:
             head = file.read(64)
