@@ -17,6 +17,9 @@ IMAGE_KEYS = ("image", "img", "pixel_values", "images")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
 LARGEST = 8 * 2**30
 """Bytes of images that are taken into memory."""
+NO_IMAGES = "data: expected at least one image, got none"
+_COLUMN = (Tensor, np.ndarray, list, type(None))
+"""What holds all images, or all labels."""
 
 
 class Arrays(NamedTuple):
@@ -34,7 +37,7 @@ class Arrays(NamedTuple):
 def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
     """The images, labels and class names in ``data``.
 
-    data: images (N,C,H,W), or a pair (images, labels), as tensors or arrays (of arrays also (N,H,W,C)); a picture or
+    data: images (N,C,H,W) or (N,H,W,C), or a pair or mapping of images and labels, as tensors or arrays; a picture or
     a list of pictures; a torch ``Dataset`` or ``DataLoader``, or rows with the keys image and label. Items are an
     image, a tuple (image, label, ...) or a mapping; an image is a picture or a tensor (C,H,W). Labels of -1 are
     unknown. limit: the first so many. size: pictures (not tensors) are cut to it; without it, where they do not share
@@ -42,16 +45,12 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
 
     Raises InputError for anything else, and for images of different shapes.
     """
-    if isinstance(data, Tensor | np.ndarray):
-        return Arrays("tensors", _stack(data)[:limit], None, None)
-    if (
-        isinstance(data, tuple)
-        and len(data) == 2
-        and all(isinstance(each, Tensor | np.ndarray | list) for each in data)
-    ):
-        images, labels = _stack(data[0]), _labels(data[1])
-        if len(images) != len(labels if labels is not None else images):
-            raise InputError(f"data: expected a label for each of the {len(images)} images, got {len(data[1])}")
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, _COLUMN) for each in data)
+    if pair or isinstance(data, Tensor | np.ndarray | Mapping):
+        given, numbers = _parts(data)
+        images, labels = _stack(given), None if numbers is None else _labels(numbers)
+        if labels is not None and len(images) != len(labels):
+            raise InputError(f"data: expected a label for each of the {len(images)} images, got {len(labels)}")
         return Arrays("tensors", images[:limit], None if labels is None else labels[:limit], None)
     if isinstance(data, Image.Image):
         data = [data]
@@ -62,42 +61,65 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
         )
     notes: list[str] = []
     with torch.random.fork_rng(devices=[]):
-        pairs = list(islice(_items(data, notes), limit))
+        pairs = list(_bounded(islice(_items(data, notes), limit), _count(data, limit)))
     if not pairs:
-        raise InputError("data: expected at least one image, got none")
+        raise InputError(NO_IMAGES)
     given = [label for _, label in pairs]
     labels = None if all(label is None for label in given) else _labels(given)
     images = _images([image for image, _ in pairs], size)
     return Arrays(_name(data), images, labels, _classes(data), tuple(notes))
 
 
+def _inner(data: Any) -> Any:
+    return data.dataset if isinstance(data, DataLoader) else data
+
+
 def _name(data: Any) -> str:
-    inner = data.dataset if isinstance(data, DataLoader) else data
-    return "pictures" if isinstance(inner, list) else type(inner).__name__
+    """What captions call the data; a Hugging Face data set by its own name."""
+    inner = _inner(data)
+    known = getattr(getattr(inner, "info", None), "dataset_name", None)
+    return "pictures" if isinstance(inner, list) else known or type(inner).__name__
+
+
+def _count(data: Any, limit: int | None) -> int:
+    """How many images there will be; 0 where nothing says so."""
+    inner = _inner(data)
+    count = len(inner) if hasattr(inner, "__len__") else 0
+    return count if limit is None else min(count, limit)
+
+
+def _bounded(pairs: Iterable[tuple[Any, Any]], count: int) -> Iterator[tuple[Any, Any]]:
+    """The pairs, which raise InputError as soon as ``count`` of them, or those so far, need too much memory."""
+    total = 0
+    for image, label in pairs:
+        nbytes = _nbytes(image)
+        total += nbytes
+        if (needed := max(total, nbytes * count)) > LARGEST:
+            raise InputError(
+                f"data: the images need {needed / 2**30:.0f} GiB of memory or more; name fewer with limit (--limit)"
+            )
+        yield image, label
+
+
+def _nbytes(image: Any) -> int:
+    if isinstance(image, Image.Image):
+        return image.width * image.height * len(image.getbands())
+    return int(image.nbytes) if isinstance(image, Tensor | np.ndarray) else 0
 
 
 def _items(data: Any, notes: list[str]) -> Iterator[tuple[Any, Any]]:
     """Every image with its label or None."""
     if isinstance(data, DataLoader):
         for batch in _in_order(data, notes):
+            if isinstance(batch, list) and batch and isinstance(batch[0], tuple | Mapping):  # rows, left as they are
+                yield from map(_parts, batch)
+                continue
             image, label = _parts(batch)
             single = data.batch_size is None and data.batch_sampler is None
             yield from [(image, label)] if single else _rows(image, label)
         return
     rows: Iterable[Any] = data if isinstance(data, IterableDataset) else (data[at] for at in range(len(data)))
-    for count, row in enumerate(rows):
-        parts = _parts(row)
-        if count == 0 and hasattr(data, "__len__"):
-            _check_memory(parts[0], len(data))
-        yield parts
-
-
-def _check_memory(image: Any, count: int) -> None:
-    nbytes = image.nbytes if isinstance(image, Tensor | np.ndarray) else 0
-    if nbytes * count > LARGEST:
-        raise InputError(
-            f"data: {count:,} images need {nbytes * count / 2**30:.0f} GiB of memory; name fewer with limit (--limit)"
-        )
+    yield from map(_parts, rows)
 
 
 def _in_order(loader: "DataLoader[Any]", notes: list[str]) -> Iterable[Any]:
@@ -119,7 +141,11 @@ def _parts(row: Any) -> tuple[Any, Any]:
     if isinstance(row, Mapping):
         image = next((key for key in IMAGE_KEYS if key in row), None)
         if image is None:
-            raise InputError(f"data: expected rows with one of the keys {', '.join(IMAGE_KEYS)}, got {', '.join(row)}")
+            got = ", ".join(map(str, row))
+            raise InputError(
+                f"data: expected the images under one of the keys {', '.join(IMAGE_KEYS)}, got {got}; of several splits"
+                " name one, as data['test']"
+            )
         return row[image], next((row[key] for key in LABEL_KEYS if key in row), None)
     if isinstance(row, tuple | list):
         if not row:
@@ -152,18 +178,32 @@ def _images(images: Sequence[Any], size: int | None) -> Tensor:
     if len(shapes) > 1:
         listed = " and ".join(map(str, sorted(shapes)[:2]))
         raise InputError(f"data: expected images of one shape, got {listed}; resize and crop them in the data set")
-    return _stack(torch.stack([torch.as_tensor(image) for image in images]), whole=images[0])
+    return _shaped(torch.stack([_tensor(image) for image in images]))
 
 
-def _stack(images: Any, *, whole: Any = None) -> Tensor:
-    """Images as a tensor (N,C,H,W): grey ones get their channel, arrays (N,H,W,C) are turned."""
+def _stack(images: Any) -> Tensor:
+    """Images in one tensor or array, or in a list."""
     if isinstance(images, list):
         return _images(images, None)
-    from_array = isinstance(images if whole is None else whole, np.ndarray)
-    tensor = torch.as_tensor(images) if not isinstance(images, Tensor) else images
+    if images.ndim == 3 and 3 in (images.shape[0], images.shape[2]):
+        raise InputError(
+            f"data: expected images (N,C,H,W), got {tuple(images.shape)}, which may be one image or several; of one"
+            " image give image[None], of grey images images[:, None]"
+        )
+    return _shaped(_tensor(images))
+
+
+def _tensor(array: Any) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.as_tensor(np.array(array))  # a copy: torch wants to write
+
+
+def _shaped(tensor: Tensor) -> Tensor:
+    """Images as (N,C,H,W): grey ones get their channel, images (N,H,W,C) are turned."""
+    if not len(tensor):
+        raise InputError(NO_IMAGES)
     if tensor.ndim == 3:
         tensor = tensor[:, None]
-    if from_array and tensor.ndim == 4 and tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3):
+    if tensor.ndim == 4 and tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3):
         tensor = tensor.permute(0, 3, 1, 2)
     if tensor.dtype == torch.bool:
         tensor = tensor.float()
@@ -175,7 +215,10 @@ def _labels(labels: Any) -> Tensor | None:
     try:
         found = torch.as_tensor(np.asarray([int(label) if _is_whole(label) else label for label in labels]))
     except (ValueError, TypeError, RuntimeError):
-        raise InputError(f"label: expected whole numbers, one per image, got {type(labels[0]).__name__}") from None
+        got = next(type(label).__name__ for label in labels if not _is_whole(label))
+        raise InputError(f"label: expected whole numbers, one per image, got {got}") from None
+    if found.ndim == 2 and found.shape[1] == 1:  # as Keras has them
+        found = found[:, 0]
     if found.ndim != 1 or found.is_floating_point():
         raise InputError(
             f"label: expected whole numbers of shape (N,), got {found.dtype} {tuple(found.shape)}; of one-hot labels"
