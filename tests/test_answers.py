@@ -206,9 +206,24 @@ class Rounds(nn.Module):
         return logits
 
 
+class RoundsAtTheEnd(nn.Module):
+    """Its gradient stops behind the feature map, as in a network whose linear layers are quantised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body(x).mul(8).round().detach() * self.scale.detach().requires_grad_()
+        return logits
+
+
 def test_a_model_whose_gradient_does_not_reach_the_image() -> None:
     model = Rounds()
     with pytest.raises(InputError, match="gives no gradient to explain; is it quantised"):
         attrib.gradient(model, IMAGES, LABELS)
+    with pytest.raises(InputError, match="gives no gradient at its output; does what follows run under"):
+        attrib.gradcam(RoundsAtTheEnd(), IMAGES, LABELS)
     assert attrib.fgsm(model, IMAGES, LABELS, eps=0.1).equal(IMAGES)
     assert accuracy.gradient_size(model, IMAGES, LABELS).eq(0).all()

@@ -108,7 +108,10 @@ def activation_and_gradient(fast: Prepared, chunk: Chunk, where: Place, score: S
         raise InputError(f"layer: its output has other shapes in every pass of {name}; say with reshape= what it is")
     (gradient,) = torch.autograd.grad(scores.sum(), fitting[-1], allow_unused=True)
     if gradient is None:
-        raise InputError(f"layer: the logits of {name} do not depend on its output; name one before")
+        raise InputError(
+            f"layer: {name} gives no gradient at its output; does what follows run under torch.no_grad(), quantised or"
+            " detached, or do the logits not depend on it? Name another layer; occlusion needs no gradient"
+        )
     return where.to_map(fitting[-1].detach()), where.to_map(gradient)
 
 
