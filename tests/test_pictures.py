@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_pictures import Linear, save
 from PIL import Image
 
 import attrib
@@ -16,11 +17,6 @@ from attrib.analyses.maps_file import read_maps
 from attrib.data.matching import read_classes
 from attrib.errors import InputError
 from attrib.models.outside import Normalized
-
-
-def save(path: Path, size: tuple[int, int] = (8, 8)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (200, 100, 50)).save(path)
 
 
 @pytest.fixture
@@ -147,18 +143,6 @@ def test_a_narrow_picture_takes_little_memory(tmp_path: Path, monkeypatch: pytes
     assert torch.equal(batch.image, torch.full((1, 3, 128, 128), 7 / 255))
 
 
-class Net(torch.nn.Module):
-    """Two logits of the mean colour."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.conv(x).mean((2, 3))
-        return out
-
-
 @pytest.mark.parametrize(
     ("sizes", "model_size", "shape", "said"),
     [
@@ -173,7 +157,7 @@ def test_pictures_without_a_size_in_common(
 ) -> None:
     for number, size in enumerate(sizes):
         save(tmp_path / f"{number}.png", size)
-    model = attrib.model(Net(), size=model_size) if model_size else Net()
+    model = attrib.model(Linear(2), size=model_size) if model_size else Linear(2)
     result = attrib.Span(map="gradient", floor=0, save_maps=True).run(
         {"m": model}, f"folder:{tmp_path}", out=tmp_path / "out"
     )

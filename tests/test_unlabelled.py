@@ -1,7 +1,6 @@
 """Pictures and data as people have them: without labels, in odd folders, in tensors, loaders and rows."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,17 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_pictures import Linear, fit, save
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import attrib
-from attrib.analyses.fitting import batch_size_for, fitted
-from attrib.data import Dataset
-from attrib.data.matching import matched, read_classes
+from attrib.analyses.fitting import batch_size_for
 from attrib.errors import InputError
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -31,32 +26,6 @@ def photos(tmp_path: Path) -> Path:
         noise = np.random.default_rng(position).integers(0, 256, (30, 40, 3), np.uint8)
         Image.fromarray(noise).save(place / f"{position}.png")
     return place
-
-
-def save(path: Path, size: tuple[int, int] = (8, 8), value: int = 200) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (value, value, value)).save(path)
-
-
-class Linear(nn.Module):
-    """K logits of the mean colour."""
-
-    def __init__(self, classes: int, channels: int = 3) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 4, 3, padding=1)
-        self.fc = nn.Linear(4, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.fc(self.conv(x).relu().mean((2, 3)))
-        return out
-
-
-def fit(data: Dataset, module: nn.Module, classes: tuple[str, ...] | None = None) -> tuple[Dataset, list[str]]:
-    made: list[str] = []
-    model: Any = attrib.model(module)
-    if classes:
-        model = replace(model, classes=classes)
-    return fitted(data, [model], CPU, made.append), made
 
 
 def test_a_folder_without_class_folders_explains_the_prediction(photos: Path, models: Path) -> None:
@@ -183,38 +152,6 @@ def test_grey_models_get_grey_pictures_and_dark_ones_are_warned_of(tmp_path: Pat
     assert data.shape == (1, 8, 8)
     assert data.classes == ("0", "1", "2")
     assert "1/255" in warned[0]
-
-
-def test_class_folders_are_matched_by_name(tmp_path: Path) -> None:
-    for name in ("Tiger_Cat", "zebra"):
-        save(tmp_path / name / "1.png")
-    names = ("zebra", "dog", "tabby, tabby cat", "tiger cat")
-    data, warned = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(4), names)
-    assert (data.labels.tolist(), data.folders, data.classes, warned) == (
-        [3, 0],
-        {"Tiger_Cat": 3, "zebra": 0},
-        names,
-        [],
-    )
-    again, _ = fit(data, Linear(4), names)
-    assert again.labels.tolist() == [3, 0]
-    (tmp_path / "names.txt").write_text("\n".join(names))
-    data, _ = fit(attrib.dataset(f"folder:{tmp_path}", classes=tmp_path / "names.txt"), Linear(4))
-    assert data.labels.tolist() == [3, 0]
-    data, warned = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(4))
-    assert not data.labelled
-    assert "taken as unlabelled" in warned[0]
-    with pytest.raises(InputError, match="expected 3 names"):
-        fit(attrib.dataset(f"folder:{tmp_path}", classes=names), Linear(3))
-
-
-def test_names_of_classes(tmp_path: Path) -> None:
-    assert matched(["n00000002", "n00000001"], ["n00000001 cat", "n00000002 dog"]) == [1, 0]
-    assert matched(["cat", "CAT"], ["cat", "dog"]) is None
-    (tmp_path / "index.json").write_text('{"0": ["n00000001", "cat"], "1": ["n00000002", "dog"]}')
-    assert matched(["dog"], read_classes(tmp_path / "index.json")) == [1]
-    with pytest.raises(InputError, match="found nothing at"):
-        read_classes(tmp_path / "nowhere.txt")
 
 
 class Rows(list[dict[str, Any]]):

@@ -1,5 +1,6 @@
 """Data made to fit the models: the size and channels of pictures, and which class a folder's name means."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,9 @@ import torch
 from attrib import inference
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import Context
+from attrib.class_names import folded, meanings
 from attrib.data import CATALOG, Batch, Dataset
-from attrib.data.matching import by_position, matched
+from attrib.data.matching import by_position, by_wordnet_id, matched
 from attrib.data.pictures import DEFAULT_SIZE, Pictures
 from attrib.errors import InputError
 from attrib.models.outside import Normalized
@@ -143,22 +145,36 @@ def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Ca
         return replace(data, classes=usual) if count >= len(data.classes) else data
     assert data.folders is not None
     folders = list(data.folders)
-    positions = matched(folders, names) if names else None
-    if positions is None and len(folders) < count:
-        positions = by_position(folders, count)
+    positions = (matched(folders, names) if names else None) or by_wordnet_id(folders, count)
+    if positions is None and (positions := by_position(folders, count)) and names:
+        warn(
+            f"the class folders of {data.name} are called by numbers, which are taken as the positions of the model's"
+            f" classes, from 0: {folders[0]} is {names[positions[0]]}"
+        )
     if positions is not None:
         if positions == list(data.folders.values()) and (len(folders) == count or data.classes == usual):
-            return data  # as they are, or matched before
+            return data if names is None else replace(data, classes=usual)  # as they are, or matched before
         labels = torch.tensor(positions)[data.labels]
         return replace(data, classes=usual, labels=labels, folders=dict(zip(folders, positions, strict=True)))
+    strangers = _few([folder for folder in folders if folded(folder) not in meanings(names)]) if names else ""
     if len(folders) >= count:
+        if names and len(folders) == count:
+            warn(
+                f"not all class folders of {data.name} have a name of the model's classes ({strangers} have none), so"
+                f" they are taken in their order: {folders[0]} is {names[0]}, ..., {folders[-1]} is {names[-1]}"
+            )
         return data
+    reason = f"none is called {strangers}" if strangers else "the names do not say which is which"
+    advice = " or install timm, which knows these WordNet ids" if re.fullmatch(r"n\d{8}", folders[0]) else ""
     warn(
-        f"{data.name} has {len(folders)} class folder{'s' * (len(folders) > 1)} ({', '.join(folders[:3])}"
-        f"{', ...' if len(folders) > 3 else ''}), the model {count} classes, and the names do not say which is which:"
-        " taken as unlabelled; name the model's classes with --classes FILE"
+        f"{data.name} has {len(folders)} class folder{'s' * (len(folders) > 1)} ({_few(folders)}), the model {count}"
+        f" classes, and {reason}: taken as unlabelled; name the model's classes with --classes FILE{advice}"
     )
     return replace(data, classes=usual, labels=None, folders=None)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 BYTES = 2 * 10**9

@@ -142,7 +142,7 @@ def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysi
     """Run the model on a few images (N,C,H,W) of the data: its answers must fit, and warn where they are no logits."""
     count = len(data.classes)
     advice = {
-        "folder": ": make a folder for every class of the model, empty where it has no pictures",
+        "folder": "; leave out the folders that are no class of the model",
         "npz": ": name every class of the model in an array 'classes'",
     }.get(data.name.partition(":")[0], "")
     named_data = f"{data.name} ({count} class{'es' * (count > 1)}{advice})"

@@ -1,8 +1,11 @@
 """Which class of the model does a folder's name mean? By name, by number, by WordNet id."""
 
 import json
+import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from attrib.class_names import folded, meanings
 from attrib.errors import InputError, one_line
@@ -48,6 +51,30 @@ def matched(folders: Sequence[str], names: Sequence[str]) -> list[int] | None:
     known = meanings(names)
     positions = [known[folded(folder)] for folder in folders if folded(folder) in known]
     return positions if len(set(positions)) == len(folders) else None
+
+
+def by_wordnet_id(folders: Sequence[str], count: int) -> list[int] | None:
+    """The position of every folder that is called by a WordNet id, as ImageNet's are, among the model's classes.
+
+    The order of ImageNet's classes is that of their ids. So the folders of all 1,000 say it themselves; of fewer,
+    timm's lists say it, where it is installed.
+    """
+    if not all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
+        return None
+    first = 1 if count == 1001 else 0  # TensorFlow's models begin with a class "background"
+    ids = sorted(folders) if len(folders) == count - first == 1000 else _wordnet_ids(count - first)
+    known = {name: position for position, name in enumerate(ids, start=first)}
+    return [known[folder] for folder in folders] if known.keys() >= set(folders) else None
+
+
+def _wordnet_ids(count: int) -> Sequence[str]:
+    """The ids of the ImageNet that has so many classes, in its order; none where timm is not installed or has none."""
+    try:
+        data: Any = import_module("timm.data")
+    except ImportError:
+        return ()
+    subset = data.infer_imagenet_subset({"num_classes": count})
+    return list(data.ImageNetInfo(subset).label_names()) if subset else ()
 
 
 def by_position(folders: Sequence[str], count: int) -> list[int] | None:

@@ -1,0 +1,109 @@
+"""Which class of the model a folder is: by name, by number, by WordNet id, or unlabelled with a word."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from own_pictures import Linear, fit, save
+
+import attrib
+from attrib.data.matching import by_wordnet_id, matched, read_classes
+from attrib.errors import InputError
+
+
+def test_class_folders_are_matched_by_name(tmp_path: Path) -> None:
+    for name in ("Tiger_Cat", "zebra"):
+        save(tmp_path / name / "1.png")
+    names = ("zebra", "dog", "tabby, tabby cat", "tiger cat")
+    data, warned = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(4), names)
+    assert (data.labels.tolist(), data.folders, data.classes, warned) == (
+        [3, 0],
+        {"Tiger_Cat": 3, "zebra": 0},
+        names,
+        [],
+    )
+    again, _ = fit(data, Linear(4), names)
+    assert again.labels.tolist() == [3, 0]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    data, _ = fit(attrib.dataset(f"folder:{tmp_path}", classes=tmp_path / "names.txt"), Linear(4))
+    assert data.labels.tolist() == [3, 0]
+    data, warned = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(4))
+    assert not data.labelled
+    assert "taken as unlabelled" in warned[0]
+    with pytest.raises(InputError, match="expected 3 names"):
+        fit(attrib.dataset(f"folder:{tmp_path}", classes=names), Linear(3))
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "labels", "words"),
+    [
+        # As many as the model's classes, but one is called otherwise: in their order, with a word.
+        (("bird", "car", "ship"), ("bird", "automobile", "ship"), [0, 1, 2], "car have none), so they are taken in"),
+        (("ship", "bird", "automobile"), ("bird", "automobile", "ship"), [1, 0, 2], ""),
+        (("2", "0", "1"), ("bird", "automobile", "ship"), [0, 1, 2], "from 0: 0 is bird"),
+        (("0", "1", "2"), None, [0, 1, 2], ""),
+        (("1", "3"), ("bird", "cat", "deer", "dog"), [1, 3], "from 0: 1 is cat"),
+        (("1", "3"), ("1", "2", "3", "4"), [0, 2], ""),
+        (("1", "4"), ("bird", "cat", "deer", "dog"), None, "none is called 1, 4: taken as unlabelled"),
+        (("bird", "lion"), ("bird", "cat", "deer", "dog"), None, "none is called lion: taken as unlabelled"),
+    ],
+)
+def test_folders_that_are_called_otherwise(
+    folders: tuple[str, ...], names: tuple[str, ...] | None, labels: list[int] | None, words: str, tmp_path: Path
+) -> None:
+    for name in folders:
+        save(tmp_path / name / "1.png")
+    data, warned = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(len(names or folders)), names)
+    assert (None if data.labels is None else data.labels.tolist()) == labels
+    assert any(words in warning for warning in warned) if words else not warned
+    if names:
+        assert data.classes == names or "taken in" in words
+
+
+def test_more_folders_than_classes(tmp_path: Path) -> None:
+    for name in ("bird", "lion", "ship"):
+        save(tmp_path / name / "1.png")
+    with pytest.raises(InputError, match="3 classes; leave out the folders that are no class of the model"):
+        attrib.Span().run({"m": Linear(2)}, f"folder:{tmp_path}")
+
+
+def ids(count: int) -> list[str]:
+    """WordNet ids, in order."""
+    return [f"n{2_000_000 + 37 * number:08}" for number in range(count)]
+
+
+def test_wordnet_ids_say_their_order_or_timm_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_wordnet_id(ids(1000)[::-1], 1000) == list(range(1000))[::-1]
+    assert by_wordnet_id(ids(1000), 1001) == list(range(1, 1001))  # behind a class "background"
+    assert by_wordnet_id(["cat", *ids(1)], 1000) is None
+    for name in (ids(1000)[7], ids(1000)[3]):
+        save(tmp_path / name / "1.png")
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    data, (warned,) = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(1000))
+    assert not data.labelled
+    assert "--classes FILE or install timm" in warned
+
+    stub = SimpleNamespace(
+        infer_imagenet_subset=lambda known: {1000: "imagenet-1k"}.get(known["num_classes"]),
+        ImageNetInfo=lambda subset: SimpleNamespace(label_names=lambda: ids({"imagenet-1k": 1000}[subset])),
+    )
+    monkeypatch.setitem(sys.modules, "timm.data", stub)
+    data, warnings = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(1000))
+    assert (data.labels.tolist(), warnings) == ([3, 7], [])
+    assert by_wordnet_id(ids(2), 999) is None
+
+
+def test_timm_knows_imagenets_ids() -> None:
+    info = pytest.importorskip("timm.data", reason="timm is not installed").ImageNetInfo("imagenet-1k")
+    assert by_wordnet_id(["n01443537", "n01440764"], 1000) == [1, 0]
+    assert info.label_names() == sorted(info.label_names())
+
+
+def test_names_of_classes(tmp_path: Path) -> None:
+    assert matched(["n00000002", "n00000001"], ["n00000001 cat", "n00000002 dog"]) == [1, 0]
+    assert matched(["cat", "CAT"], ["cat", "dog"]) is None
+    (tmp_path / "index.json").write_text('{"0": ["n00000001", "cat"], "1": ["n00000002", "dog"]}')
+    assert matched(["dog"], read_classes(tmp_path / "index.json")) == [1]
+    with pytest.raises(InputError, match="found nothing at"):
+        read_classes(tmp_path / "nowhere.txt")
