@@ -1,8 +1,10 @@
 """Which class of the model a folder is: by name, by number, by WordNet id, or unlabelled with a word."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from own_pictures import Linear, fit, save
@@ -107,3 +109,15 @@ def test_names_of_classes(tmp_path: Path) -> None:
     assert matched(["dog"], read_classes(tmp_path / "index.json")) == [1]
     with pytest.raises(InputError, match="found nothing at"):
         read_classes(tmp_path / "nowhere.txt")
+
+
+def test_info_says_which_class_each_folder_is(tmp_path: Path, untrained: Any, run: Any) -> None:
+    for name in ("Horse", "bird"):
+        save(tmp_path / "animals" / name / "1.png", (32, 32))
+    path = untrained(tmp_path / "model.pt", data="cifar10")
+    place = f"folder:{tmp_path}/animals"
+    known = json.loads(run("info", place, path, "--json").out)
+    assert known["data"][0]["folders"] == {"Horse": {"class": 7, "name": "horse"}, "bird": {"class": 2, "name": "bird"}}
+    assert known["checkpoints"][0]["path"] == str(path)
+    alone = run("info", tmp_path / "animals")
+    assert [line.split() for line in alone.out.splitlines() if "orse" in line] == [["Horse", "0", "Horse"]]

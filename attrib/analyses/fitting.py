@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from attrib import inference
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import Context
 from attrib.class_names import folded, meanings
-from attrib.data import CATALOG, Batch, Dataset
+from attrib.data import CATALOG, Batch, Dataset, dataset
+from attrib.data.folders import is_picture
 from attrib.data.matching import by_position, by_wordnet_id, matched
 from attrib.data.pictures import DEFAULT_SIZE, Pictures
 from attrib.errors import InputError
@@ -165,7 +167,8 @@ def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Ca
             )
         return data
     reason = f"none is called {strangers}" if strangers else "the names do not say which is which"
-    advice = " or install timm, which knows these WordNet ids" if re.fullmatch(r"n\d{8}", folders[0]) else ""
+    of_imagenet = count >= 1000 and re.fullmatch(r"n\d{8}", folders[0])
+    advice = " or install timm, which knows these WordNet ids" if of_imagenet else ""
     warn(
         f"{data.name} has {len(folders)} class folder{'s' * (len(folders) > 1)} ({_few(folders)}), the model {count}"
         f" classes, and {reason}: taken as unlabelled; name the model's classes with --classes FILE{advice}"
@@ -216,3 +219,15 @@ def about_data(data: Dataset) -> dict[str, Any]:
             folder: {"class": position, "name": data.classes[position]} for folder, position in data.folders.items()
         }
     return about
+
+
+def data_card(name: str, models: Sequence[Model]) -> dict[str, Any]:
+    """What is known of a folder of pictures or a picture; with models, as they take it."""
+    notes: list[str] = []
+    place = name if name.startswith("folder:") or is_picture(Path(name)) else f"folder:{name}"
+    data = fitted(dataset(place), models, torch.device("cpu"), notes.append)
+    about = about_data(data)
+    return {
+        "path": about.pop("data"), "images": len(data), "size": "x".join(map(str, data.shape)),
+        "classes": len(data.classes), **about, "notes": notes,
+    }  # fmt: skip

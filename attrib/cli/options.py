@@ -74,7 +74,7 @@ class Chosen:
         if (self.mean is None) != (self.std is None):
             raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
         positional = self.models or ()
-        shown = [] if kind.takes == ("runs",) else [text for text in positional if _is_data(text)]
+        shown = [] if kind.takes == ("runs",) else [text for text in positional if is_data(text)]
         if shown and self.data:
             raise InputError(f"--data {self.data} and {shown[0]}: name the data once")
         positional = [text for text in positional if text not in shown]
@@ -324,7 +324,7 @@ def files_of(text: str) -> list[str]:
     return found
 
 
-def _is_data(text: str) -> bool:
+def is_data(text: str) -> bool:
     """Whether an argument is a picture, or a folder of pictures that holds neither saved epochs nor a model."""
     path = Path(text)
     if not path.is_dir():
