@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -313,6 +314,17 @@ def test_bad_options_are_one_line_and_status_2(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_other_data_of_the_same_name_does_not_continue_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("standard", "--data", f"npz:{tmp_path / 'd.npz'}", "--arch", "lenet", "--epochs", "1", "--batch-size", "8")
+    for seed, status in ((0, 0), (1, 2)):
+        images = np.random.default_rng(seed).integers(0, 256, (16, 32, 32, 3), np.uint8)
+        np.savez(tmp_path / "d.npz", images=images, labels=np.arange(16) % 10)
+        assert run(*given, "--holdout", "8", "--out", str(tmp_path / "run")) == status
+    assert "other images or labels than npz:" in capsys.readouterr().err
 
 
 def test_a_broken_last_pt_is_named(tmp_path: Path) -> None:

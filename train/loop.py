@@ -85,11 +85,11 @@ def train(
             for sentence in [*warn_short_attack(*config.budget), *_about_awp(config)]:
                 print(f"train: warning: {sentence}", file=sys.stderr)
         folder(out)
-        _start(state, config, out, fresh=fresh, speaks=group.rank == 0)
+        _start(state, config, data, out, fresh=fresh, speaks=group.rank == 0)
         module = synchronised(LossModule(state.model), group)
         with running(state.model, engine, group.device):
             while len(state.history) < config.epochs:
-                _check_time(state, config, out, settings, until=until, saved=keep_last)
+                _check_time(state, config, data, out, settings, until=until, saved=keep_last)
                 _run_epoch(module, state, config, data, fit, held_out, settings)
                 if group.rank == 0:
                     finished = len(state.history) == config.epochs
@@ -102,11 +102,11 @@ def _about_awp(config: Config) -> Iterator[str]:
         yield f"--awp never acts: it begins with epoch {config.awp_from}, and the run ends with epoch {config.epochs}"
 
 
-def _start(state: State, config: Config, out: Path, *, fresh: bool, speaks: bool) -> None:
+def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: bool, speaks: bool) -> None:
     """Continue from last.pt, or remove what an earlier run left."""
     last = out / "last.pt"
     if last.exists() and not fresh:
-        resume(state, config, last)
+        resume(state, config, data, last)
         done = len(state.history)
         if speaks:
             write_log(state.history, out)
@@ -124,7 +124,7 @@ def _start(state: State, config: Config, out: Path, *, fresh: bool, speaks: bool
 
 
 def _check_time(
-    state: State, config: Config, out: Path, settings: Settings, *, until: float | None, saved: bool
+    state: State, config: Config, data: Dataset, out: Path, settings: Settings, *, until: float | None, saved: bool
 ) -> None:
     """Raise OutOfTime, with last.pt on disk, where another epoch, as long as the last one, would end too late."""
     if until is None:
@@ -135,7 +135,7 @@ def _check_time(
     if not late:
         return
     if settings.world.rank == 0 and state.history and not saved:
-        save(state, config, out / "last.pt")
+        save(state, config, data, out / "last.pt")
     reason = "--until has passed" if time.time() > until else "another one would end after --until"
     raise OutOfTime(
         f"stopped after epoch {len(state.history)} of {config.epochs}: {reason};"
@@ -180,7 +180,7 @@ def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool
             checkpoint.save(finished, out / f"epoch-{epoch}.pt")
     # last.pt comes after model.pt: a run killed in between repeats the epoch and writes the same model.pt.
     if last:
-        save(state, config, out / "last.pt")
+        save(state, config, data, out / "last.pt")
     write_log(state.history, out)
     if tensorboard:
         _write_curves(record, out / "tensorboard")

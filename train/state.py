@@ -58,11 +58,12 @@ def initial(config: Config, data: Dataset, device: torch.device) -> State:
     return State(model, average, optimizer, [])
 
 
-def save(state: State, config: Config, path: Path) -> None:
+def save(state: State, config: Config, data: Dataset, path: Path) -> None:
     with atomic(path) as temporary:
         torch.save(
             {
                 "config": config.as_dict(),
+                "data": data.key,
                 "model": state.model.state_dict(),
                 "average": state.average.state_dict() if state.average else None,
                 "optimizer": state.optimizer.state_dict(),
@@ -72,7 +73,7 @@ def save(state: State, config: Config, path: Path) -> None:
         )
 
 
-def resume(state: State, config: Config, path: Path) -> None:
+def resume(state: State, config: Config, data: Dataset, path: Path) -> None:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before, history = dict(saved["config"]), list(saved["history"])
@@ -87,6 +88,11 @@ def resume(state: State, config: Config, path: Path) -> None:
         raise InputError(
             f"{path} was started with other options: {'; '.join(changed)};"
             " repeat those, name another --out, or start over with --fresh"
+        )
+    if saved.get("data", data.key) != data.key:  # older files do not say
+        raise InputError(
+            f"{path} was started with other images or labels than {data.name} has now;"
+            " bring those back, name another --out, or start over with --fresh"
         )
     try:
         state.model.load_state_dict(saved["model"])
