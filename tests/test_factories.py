@@ -76,10 +76,14 @@ class Net(nn.Module):
 """
 
 
-def test_a_model_that_prints_leaves_json_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "start", [("-P", "-c", "from attrib.cli import main; main()"), ("-m", "attrib"), ("-m", "attrib.cli")], ids=" ".join
+)
+def test_a_model_that_prints_leaves_json_alone(start: tuple[str, ...], tmp_path: Path) -> None:
     write(tmp_path, "speaks", SPEAKS)
-    write(tmp_path, "secrets", "x = 1\n")  # numpy imports secrets
-    command = [sys.executable, "-P", "-c", "from attrib.cli import main; main()"]
+    for name in ("secrets", "queue", "torch"):  # which numpy, pydantic and we import
+        write(tmp_path, name, "raise ImportError('not mine')\n")
+    command = [sys.executable, *start]
     given = ["span", "--model", "x=speaks:Net", "--data", "glyphs", "--limit", "3", "--map", "gradient", "--json"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(

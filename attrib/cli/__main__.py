@@ -1,5 +1,3 @@
 """``python -m attrib.cli``: the command, for starters such as torchrun that want a module."""
 
-from attrib.cli import main
-
-main()
+import attrib.__main__  # noqa: F401
