@@ -3,13 +3,20 @@
 import json
 import math
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from attrib.errors import InputError
+
+TEMPORARY = f".attrib-{platform.node()}-"
+"""How names of temporary files begin; the number of the process follows."""
 
 
 @contextmanager
@@ -21,7 +28,7 @@ def atomic(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a directory; name another place")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-", suffix=path.suffix)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name another place") from None
     os.close(handle)
@@ -39,11 +46,17 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def folder(path: Path) -> Path:
-    """The folder, made where it is missing; raises InputError where that cannot be, or it cannot be written to."""
+    """The folder, made where it is missing, without temporary files of processes that were killed.
+
+    Raises InputError where it cannot be made or written to.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        for left in path.glob(f"{TEMPORARY}*"):
+            if not _runs(int(left.name.removeprefix(TEMPORARY).partition("-")[0])):
+                left.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to the folder {path}: {error.strerror}; name another with --out") from None
     return path
@@ -56,6 +69,45 @@ def found_at(path: str | Path) -> str:
     if os.path.isdir(path):
         return "a folder"
     return "a pipe or device" if os.path.exists(path) else "nothing"
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process on this machine, or that is not known."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other run writes into the folder. Raises InputError, which names the owner, where one does.
+
+    The system's lock (flock), which ends with its process however that ends: in a container, or on a file system that
+    several machines share, the number of a process does not tell whether it lives.
+    """
+    lock, owner = FileLock(path / ".attrib.lock"), path / ".attrib.owner"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        who = owner.read_text() if owner.exists() else "another run"
+        raise InputError(f"{path} is written to by {who}; wait until it ends, or name another folder") from None
+    except OSError:  # a file system without locks
+        yield
+        return
+    try:
+        owner.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows deletes no file that is open
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 def _umask() -> int:

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -10,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attrib import inference
+from attrib.errors import InputError
+from attrib.files import locked
 
 
 class World(NamedTuple):
@@ -80,3 +83,21 @@ def gather(part: Part) -> list[Part] | None:
     parts: list[Part] | None = [part] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(part, parts)
     return parts
+
+
+@contextmanager
+def writing_alone(folder: Path | None, world: World) -> Iterator[None]:
+    """Inside, the first process holds the folder's lock (:func:`attrib.files.locked`); its InputError is raised in all.
+
+    Without a folder nothing is locked.
+    """
+    with ExitStack() as stack:
+        refusal = None
+        if folder and world.rank == 0:
+            try:
+                stack.enter_context(locked(folder))
+            except InputError as error:
+                refusal = error
+        if refusal := broadcast(refusal):
+            raise refusal
+        yield

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ from attrib.files import folder
 from attrib.models import checkpoint
 from attrib.models.classifier import Classifier
 from attrib.objections import warn_short_attack
-from attrib.parallel import shard, total, world
+from attrib.parallel import shard, total, world, writing_alone
 from train.config import Config
 from train.engine import Engine, ascent_of, resolve, running, uncompiled
 from train.epoch import LossModule, Settings, train_epoch
@@ -68,7 +69,7 @@ def train(
     out = Path(out)
     if tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard")
-    with world(device) as group:
+    with world(device) as group, ExitStack() as stack:
         if config.batch_size % group.size:
             raise InputError(
                 f"--batch-size: expected a multiple of the {group.size} processes, got {config.batch_size}"
@@ -84,7 +85,7 @@ def train(
         if group.rank == 0:
             for sentence in [*warn_short_attack(*config.budget), *_about_awp(config)]:
                 print(f"train: warning: {sentence}", file=sys.stderr)
-        folder(out)
+        stack.enter_context(writing_alone(folder(out), group))
         _start(state, config, data, out, fresh=fresh, speaks=group.rank == 0)
         module = synchronised(LossModule(state.model), group)
         with running(state.model, engine, group.device):
@@ -115,12 +116,13 @@ def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: boo
                 f"{out}: {left if done < config.epochs else 'all epochs are done; --fresh starts over'}",
                 file=sys.stderr,
             )
-    elif not fresh and speaks and (out / "log.jsonl").exists():
-        print(f"{out}: an earlier run left no last.pt to continue from; it starts over", file=sys.stderr)
-    elif fresh and speaks:
-        written = ("model.pt", "log.jsonl", "epoch-*.pt", "tensorboard/events.out.tfevents.*")
-        for stale in (last, *(path for pattern in written for path in out.glob(pattern))):
-            stale.unlink(missing_ok=True)
+    elif speaks:
+        if not fresh and (out / "log.jsonl").exists():
+            print(f"{out}: an earlier run left no last.pt to continue from; it starts over", file=sys.stderr)
+        if fresh or (out / "log.jsonl").exists():
+            written = ("model.pt", "log.jsonl", "epoch-*.pt", "tensorboard/events.out.tfevents.*")
+            for stale in (last, *(path for pattern in written for path in out.glob(pattern))):
+                stale.unlink(missing_ok=True)
 
 
 def _check_time(

@@ -1,7 +1,7 @@
 """What every analysis returns: numbers, tables, figures; shown in a notebook, printed, saved and loaded. No torch."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from importlib import import_module
@@ -113,30 +113,38 @@ class Result:
         tables = "\n".join(table.to_html() for table in self.tables())
         return f"<div>{tables}{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}</div>"
 
-    def save(self, out: str | Path) -> list[Path]:
+    def save(self, out: str | Path, *, keep: Iterable[Path] = ()) -> list[Path]:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
-        Every file is whole or not there, and the JSON is written last: where it is, the others belong to it. Raises
+        Every file is whole or not there, and the JSON is written last: where it is, the others belong to it. What an
+        earlier result of the same analysis left there is removed. keep: files that belong to this one already. Raises
         InputError where the folder cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
-        written: list[Path] = []
-        if (place / f"{name}.json").is_file():
-            (place / f"{name}.json").unlink()
+        figures, papers = self.figures, self.analysis.papers(self)
+        names = [_file(name, part, ".csv") for part in self.frames]
+        names += [_file(name, part, ".tex") for part in papers]
+        names += [_file(name, part, ".npz") for part in self.arrays]
+        names += [f"{figure}{suffix}" for figure in figures for suffix in drawing.SUFFIXES]
+        names.append(f"{name}.json")
+        kept = [path.name for path in keep if path.resolve().parent == place.resolve()]
+        discard(place, name, keep=kept)
+        with atomic(place / _list(name)) as temporary:
+            temporary.write_text("\n".join([*names, *kept]), encoding="utf-8")
         for part, frame in self.frames.items():
-            with atomic(_path(place, name, part, ".csv", written)) as temporary:
+            with atomic(place / _file(name, part, ".csv")) as temporary:
                 frame.to_csv(temporary, index=False)
-        for part, table in self.analysis.papers(self).items():
-            with atomic(_path(place, name, part, ".tex", written)) as temporary:
+        for part, table in papers.items():
+            with atomic(place / _file(name, part, ".tex")) as temporary:
                 temporary.write_text(table.to_latex())
         for part, arrays in self.arrays.items():
-            with atomic(_path(place, name, part, ".npz", written)) as temporary:
+            with atomic(place / _file(name, part, ".npz")) as temporary:
                 np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        for figure_name, figure in self.figures.items():
-            written += drawing.save(figure, place / figure_name)
-        with atomic(_path(place, name, "", ".json", written)) as temporary:
+        for figure_name, figure in figures.items():
+            drawing.save(figure, place / figure_name)
+        with atomic(place / f"{name}.json") as temporary:
             temporary.write_text(to_json(self.summary) + "\n")
-        return written
+        return [place / each for each in names]
 
     @classmethod
     def load(cls, out: str | Path, name: str | None = None) -> "Result":
@@ -160,16 +168,30 @@ class Result:
             raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
         return cls(analysis, summary, *_frames_and_arrays(place, name))
 
+    def replaces(self, place: Path) -> str:
+        """What is to be said of the earlier result in the folder that :meth:`save` removes; "" where there is none."""
+        earlier = _summary(place, self.analysis.name)
+        if not earlier or earlier.get("key") == self.summary["key"]:
+            return ""
+        names = ", ".join(str(entry["name"]) for entry in earlier["models"])
+        return f"{place}: the earlier result of {self.analysis.name} ({names}) is replaced"
+
     @classmethod
     def saved(cls, analysis: "Analysis", out: Path, key: str) -> "Result | None":
         """The result of this analysis that was saved in a folder, if there is one with this key."""
-        try:
-            summary = json.loads((out / f"{analysis.name}.json").read_text())
-        except (OSError, ValueError):
-            return None
-        if summary.get("key") != key:
+        summary = _summary(out, analysis.name)
+        if summary is None or summary.get("key") != key:
             return None
         return cls(analysis, summary, *_frames_and_arrays(out, analysis.name))
+
+
+def _summary(place: Path, name: str) -> dict[str, Any] | None:
+    """The summary of a saved result; None where there is none, or it is no summary."""
+    try:
+        summary = json.loads((place / f"{name}.json").read_text())
+        return summary if all("name" in entry for entry in summary["models"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _frames_and_arrays(place: Path, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
@@ -206,9 +228,22 @@ def _analysis(name: str, options: Mapping[str, Any]) -> "Analysis":
     return analysis
 
 
-def _path(place: Path, name: str, part: str, suffix: str, written: list[Path]) -> Path:
-    written.append(place / f"{name}{'-' if part else ''}{part}{suffix}")
-    return written[-1]
+def _file(name: str, part: str, suffix: str) -> str:
+    return f"{name}{'-' if part else ''}{part}{suffix}"
+
+
+def _list(name: str) -> str:
+    """The file that lists what a result consists of, so that nothing else is ever removed."""
+    return f".{name}.files"
+
+
+def discard(place: Path, name: str, *, keep: Collection[str] = ()) -> None:
+    """Remove the result of an analysis that was saved in a folder, the JSON first, but for the files to keep."""
+    listed = place / _list(name)
+    names = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    for each in (f"{name}.json", *names):
+        if Path(each).name == each and each not in keep and (place / each).is_file():
+            (place / each).unlink()
 
 
 def _parts(place: Path, name: str, suffix: str) -> Iterator[tuple[str, Path]]:

@@ -36,7 +36,7 @@ from attrib.fast import keep_prepared
 from attrib.files import folder, to_json
 from attrib.models.several import models_of, on_device
 from attrib.models.specs import Model
-from attrib.parallel import World, broadcast, gather, world
+from attrib.parallel import World, broadcast, gather, world, writing_alone
 
 
 def execute(
@@ -54,6 +54,7 @@ def execute(
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     place = folder(Path(out)) if out else None
     with world(device) as group, ExitStack() as stack:
+        stack.enter_context(writing_alone(place, group))
         if getattr(analysis, "save_maps", False):
             _check_save_maps(place, group)
         inference.precision(analysis.precision, group.device)
@@ -75,7 +76,9 @@ def execute(
                 splits = {each.number: each.of.data.split for each in work}
                 found = joined(analysis, loaded, measured, facts, splits, context)
                 result = _summed_up(analysis, found, messages, key)
-                answer = result, result.save(place) if place else []
+                if place and (sentence := result.replaces(place)):
+                    warn(sentence)
+                answer = result, result.save(place, keep=_maps_of(analysis, loaded, place)) if place else []
             answer = broadcast(answer)
     assert answer is not None
     return answer
@@ -259,6 +262,15 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
         messages.add(sentence)
     summary["warnings"] = messages.all
     return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
+
+
+def _maps_of(analysis: Analysis, models: Sequence[Model], place: Path) -> list[Path]:
+    """The files of maps that were measured, or written."""
+    written = models if getattr(analysis, "save_maps", False) else ()
+    return [
+        *(Path(model.maps_file) for model in models if model.maps_file),
+        *(place / f"{analysis.name}-{model.stem}.npz" for model in written),
+    ]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from attrib.analyses.messages import Messages, print_warning
 from attrib.analyses.options import Attack, attacked_option, check_options, option, same_option
 from attrib.analyses.radii import parse_steps
 from attrib.analyses.relate import Relation
+from attrib.analyses.result import discard
 from attrib.analyses.robust import Robustness
 from attrib.analyses.sets import Sets
 from attrib.analyses.span import Span
@@ -108,6 +109,7 @@ class Report:
         folder(page.absolute().parent)
         place = folder(Path(results) if results else page.with_name(f"{page.stem}-results"))
         with parallel.world(device) as group, ExitStack() as stack:
+            stack.enter_context(parallel.writing_alone(place, group))
             loaded = several.models_of(models, device=group.device)
             stack.enter_context(several.on_device(loaded, group.device))
             warn = Messages(print_warning if group.rank == 0 else None).add  # each once, for all analyses
@@ -235,6 +237,8 @@ def _computed(
         )
     except InputError as error:
         _say(f"{analysis.name}: left out ({error})")
+        if parallel.is_first():
+            discard(out, analysis.name)  # of an earlier report
         return str(error)
     except (KeyboardInterrupt, Stopped):
         raise Stopped(INTERRUPTED) from None

@@ -19,6 +19,8 @@ from attrib.files import atomic
 
 COLUMN = 3.25
 TEXT = 6.875
+SUFFIXES = (".pdf", ".png")
+"""Of the files of a figure."""
 SCREEN = 90
 """Dots per inch in a notebook."""
 
@@ -38,7 +40,7 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write the figure beside each other as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
     written = []
-    for suffix in (".pdf", ".png"):
+    for suffix in SUFFIXES:
         target = path.with_name(path.name + suffix)
         with atomic(target) as temporary, style():
             # No date, so that the same results give the same bytes.
