@@ -12,6 +12,10 @@ class InputError(ValueError):
     """
 
 
+class WriteError(InputError):
+    """A file or folder that cannot be written, whatever is written to it."""
+
+
 def one_line(error: BaseException) -> str:
     """The first line of what an error says, with its type where that is none of ours.
 

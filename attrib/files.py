@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from attrib.errors import InputError
+from attrib.errors import InputError, WriteError
 
 TEMPORARY = f".attrib-{platform.node()}-"
 """How names of temporary files begin; the number of the process follows."""
@@ -23,14 +23,14 @@ TEMPORARY = f".attrib-{platform.node()}-"
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the body is through, and vanishes when it raises.
 
-    Raises InputError where the folder cannot be written to.
+    Raises WriteError where it cannot be written: no such folder, no rights, a full disk.
     """
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a directory; name another place")
     try:
+        if path.is_dir():
+            raise WriteError(f"cannot write {path}: it is a directory; name another place")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{os.getpid()}-", suffix=path.suffix)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; name another place") from None
+        raise WriteError(f"cannot write {path}: {error.strerror}; name another place") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -39,26 +39,39 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    except Exception as error:
+        if isinstance(error, InputError) or not (reason := _system_error(error)):
+            raise
+        raise WriteError(f"cannot write {path}: {reason.strerror or reason}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that it is or comes from.
+
+    torch.save and zipfile raise errors of their own as they close what could not be written.
+    """
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def folder(path: Path) -> Path:
     """The folder, made where it is missing, without temporary files of processes that were killed.
 
-    Raises InputError where it cannot be made or written to.
+    Raises WriteError where it cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
         for left in path.glob(f"{TEMPORARY}*"):
-            if not _runs(int(left.name.removeprefix(TEMPORARY).partition("-")[0])):
+            process = left.name.removeprefix(TEMPORARY).partition("-")[0]
+            if process.isdecimal() and not _runs(int(process)):
                 left.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to the folder {path}: {error.strerror}; name another with --out") from None
+        raise WriteError(f"cannot write to the folder {path}: {error.strerror}; name another with --out") from None
     return path
 
 
@@ -77,7 +90,7 @@ def _runs(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass
@@ -86,7 +99,7 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Inside, no other run writes into the folder. Raises InputError, which names the owner, where one does.
+    """Inside, no other run writes into the folder. Raises WriteError, which names the owner, where one does.
 
     The system's lock (flock), which ends with its process however that ends: in a container, or on a file system that
     several machines share, the number of a process does not tell whether it lives.
@@ -96,12 +109,15 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         who = owner.read_text() if owner.exists() else "another run"
-        raise InputError(f"{path} is written to by {who}; wait until it ends, or name another folder") from None
+        raise WriteError(f"{path} is written to by {who}; wait until it ends, or name another folder") from None
     except OSError:  # a file system without locks
         yield
         return
     try:
-        owner.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        with atomic(owner) as temporary:
+            temporary.write_text(
+                f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            )
         yield
     finally:
         owner.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.parallel import is_first
 from train.config import METHODS, Config, read_recipes, value_type
 from train.engine import ENGINES, keep_freed_memory
@@ -125,9 +125,9 @@ def main() -> int:
             print(f"train: {stopped}", file=sys.stderr)
             return 3
         if is_first():
-            print(run.path)
-    except InputError as error:
-        print(f"train: error: {error}", file=sys.stderr)
+            print(run.path, flush=True)
+    except (InputError, OSError) as error:
+        print(f"train: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         continues = (

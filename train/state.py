@@ -59,7 +59,7 @@ def initial(config: Config, data: Dataset, device: torch.device) -> State:
 
 
 def save(state: State, config: Config, data: Dataset, path: Path) -> None:
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, temporary.open("wb") as file:
         torch.save(
             {
                 "config": config.as_dict(),
@@ -69,7 +69,7 @@ def save(state: State, config: Config, data: Dataset, path: Path) -> None:
                 "optimizer": state.optimizer.state_dict(),
                 "history": state.history,
             },
-            temporary,
+            file,
         )
 
 

@@ -1,50 +1,71 @@
 """Maps and spans of all images, streamed to an NPZ file, and read back."""
 
+import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attrib.errors import InputError, one_line
+from attrib.errors import InputError, WriteError, one_line
 from attrib.files import atomic, found_at
 
 ARRAYS = ("index", "map", "span")
 
 
+class _Part(NamedTuple):
+    """An NPY file to be filled in."""
+
+    path: Path
+    start: int
+    """Of the numbers, in bytes."""
+    kind: np.dtype[Any]
+
+
+def _begun(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> _Part:
+    """The file, made where it is not there yet."""
+    size = math.prod(shape) * kind.itemsize
+    if not path.exists():
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+        with atomic(path) as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + size)
+    return _Part(path, path.stat().st_size - size, kind)
+
+
 class MapWriter:
     """Streams the maps and spans of one model to NAME.npz (arrays ``index, map, span``), batch by batch.
 
-    The arrays lie in ``folder`` until :meth:`finish`, so that a later start can fill in what is missing.
+    The arrays lie in ``folder`` until :meth:`finish`, so that a later start can fill in what is missing. They are
+    written as files: in mapped memory a full disk would be no error, but the end of the process.
     """
 
     def __init__(self, folder: Path, name: str, *, images: int, size: tuple[int, int]) -> None:
         self._name = name
-        self._parts = [folder / f"{name}-{array}.npy" for array in ARRAYS]
         kinds = (((images,), np.int64), ((images, *size), np.float32), ((images, *size), np.bool_))
-        try:
-            self._arrays = [
-                np.load(part, mmap_mode="r+") if part.exists()
-                else np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
-                for part, (shape, kind) in zip(self._parts, kinds, strict=True)
-            ]  # fmt: skip
-        except OSError as error:
-            raise InputError(f"cannot write {self._parts[0]}: {error.strerror}; name another place") from None
+        self._parts = [
+            _begun(folder / f"{name}-{array}.npy", shape, np.dtype(kind))
+            for array, (shape, kind) in zip(ARRAYS, kinds, strict=True)
+        ]
 
     def add(self, index: NDArray[Any], maps: NDArray[Any], spans: NDArray[Any]) -> None:
-        """Write a batch: index (n,), maps (n,H,W), spans bool (n,H,W)."""
-        for array, values in zip(self._arrays, (index, maps, spans), strict=True):
-            array[index] = values
+        """Write a batch: index (n,), maps (n,H,W), spans bool (n,H,W). Raises WriteError where the disk is full."""
+        for part, values in zip(self._parts, (index, maps, spans), strict=True):
+            try:
+                with part.path.open("r+b") as file:
+                    for position, row in zip(index.tolist(), values.astype(part.kind), strict=True):
+                        file.seek(part.start + position * row.nbytes)
+                        file.write(row.tobytes())
+            except OSError as error:
+                raise WriteError(f"cannot write {part.path}: {error.strerror}; name another place") from None
 
     def finish(self, out: Path) -> Path:
         """Write ``out``/NAME.npz; returns its path."""
-        for array in self._arrays:
-            array.flush()
         path = out / f"{self._name}.npz"
         with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, part in zip(ARRAYS, self._parts, strict=True):
-                archive.write(part, f"{name}.npy")
+                archive.write(part.path, f"{name}.npy")
         return path
 
 

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib.errors import Stopped
+from attrib.errors import Stopped, WriteError
 from attrib.files import atomic
 from attrib.parallel import World, broadcast
 
@@ -96,8 +96,8 @@ class Store:
         if self._path is None or not self._whole or not self.part.rows:
             return
         started = time.monotonic()
-        with atomic(self._path) as temporary:
-            torch.save(vars(self.part), temporary)
+        with atomic(self._path) as temporary, temporary.open("wb") as file:
+            torch.save(vars(self.part), file)
         self._due = time.monotonic() + WORTH * (time.monotonic() - started)
 
 
@@ -119,14 +119,15 @@ def partial_results(out: Path | None, name: str, key: str, group: World) -> Iter
     store = Store(folder, group)
     try:
         yield store
-    except KeyboardInterrupt:
-        store.save()
-        if any(folder.iterdir()):
+    except BaseException as error:
+        with suppress(WriteError):
+            store.save()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        elif isinstance(error, KeyboardInterrupt):
             raise Stopped("the same command continues where it stopped") from None
-        folder.rmdir()
-        raise
-    except BaseException:
-        store.save()
+        elif isinstance(error, WriteError):
+            raise WriteError(f"{error}; what is finished is in {folder}, and the same command continues") from None
         raise
     if group.rank == 0:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from html import escape
 from importlib import import_module
@@ -116,35 +117,33 @@ class Result:
     def save(self, out: str | Path, *, keep: Iterable[Path] = ()) -> list[Path]:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
-        Every file is whole or not there, and the JSON is written last: where it is, the others belong to it. What an
-        earlier result of the same analysis left there is removed. keep: files that belong to this one already. Raises
-        InputError where the folder cannot be written to.
+        Nothing is replaced before everything is written, and the JSON comes last: where it is, the others belong to
+        it. What an earlier result of the same analysis left there is removed. keep: files that belong to this one
+        already. Raises WriteError where the folder cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
-        figures, papers = self.figures, self.analysis.papers(self)
-        names = [_file(name, part, ".csv") for part in self.frames]
-        names += [_file(name, part, ".tex") for part in papers]
-        names += [_file(name, part, ".npz") for part in self.arrays]
-        names += [f"{figure}{suffix}" for figure in figures for suffix in drawing.SUFFIXES]
-        names.append(f"{name}.json")
-        kept = [path.name for path in keep if path.resolve().parent == place.resolve()]
-        discard(place, name, keep=kept)
-        with atomic(place / _list(name)) as temporary:
-            temporary.write_text("\n".join([*names, *kept]), encoding="utf-8")
-        for part, frame in self.frames.items():
-            with atomic(place / _file(name, part, ".csv")) as temporary:
-                frame.to_csv(temporary, index=False)
-        for part, table in papers.items():
-            with atomic(place / _file(name, part, ".tex")) as temporary:
-                temporary.write_text(table.to_latex())
-        for part, arrays in self.arrays.items():
-            with atomic(place / _file(name, part, ".npz")) as temporary:
-                np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        for figure_name, figure in figures.items():
-            drawing.save(figure, place / figure_name)
-        with atomic(place / f"{name}.json") as temporary:
-            temporary.write_text(to_json(self.summary) + "\n")
-        return [place / each for each in names]
+        written: list[Path] = []
+        with ExitStack() as stack:  # which replaces files from the last to the first
+
+            def temporary(file: str) -> Path:
+                written.append(place / file)
+                return stack.enter_context(atomic(written[-1]))
+
+            temporary(f"{name}.json").write_text(to_json(self.summary) + "\n")
+            for part, frame in self.frames.items():
+                frame.to_csv(temporary(_file(name, part, ".csv")), index=False)
+            for part, table in self.analysis.papers(self).items():
+                temporary(_file(name, part, ".tex")).write_text(table.to_latex())
+            for part, arrays in self.arrays.items():
+                np.savez_compressed(temporary(_file(name, part, ".npz")), **arrays)  # type: ignore[arg-type]
+            for figure_name, figure in self.figures.items():
+                for suffix in drawing.SUFFIXES:
+                    temporary(f"{figure_name}{suffix}").write_bytes(drawing.drawn(figure, suffix))
+            kept = [path.name for path in keep if path.resolve().parent == place.resolve()]
+            names = "\n".join([*(path.name for path in written), *kept])
+            stack.enter_context(atomic(place / _list(name))).write_text(names, encoding="utf-8")
+            discard(place, name, keep=kept)
+        return [*written[1:], written[0]]
 
     @classmethod
     def load(cls, out: str | Path, name: str | None = None) -> "Result":

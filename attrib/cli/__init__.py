@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -97,6 +98,7 @@ def main() -> None:
             stream.reconfigure(errors="attrib")
     try:
         status = app(standalone_mode=False) or 0
+        sys.stdout.flush()
         message = INTERRUPTED_MESSAGE if status == INTERRUPTED else ""
     except InputError as error:
         message, status = str(error), 2
@@ -105,16 +107,24 @@ def main() -> None:
     except Stopped as stop:
         message, status = f"interrupted; {stop}", INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; a second attempt to flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
+    except OSError as error:
+        _drop_output()
+        message, status = f"{error.filename or 'cannot write the output'}: {error.strerror or error}", 2
     except Exception as error:
         if not hasattr(error, "format_message"):  # a usage error: click's, or typer's own since it has them
             raise
         message, status = _words(error), 2
     if message:  # none where all went well, or the command line was empty and the help was printed instead
-        print(f"attrib: error: {' '.join(message.split())}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"attrib: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere, so that flushing it at exit fails no second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 IN_ASCII = str.maketrans({"−": "-", "–": "-", "─": "-", "↓": "v", "↑": "^", "…": ".", "×": "x", "·": "."})

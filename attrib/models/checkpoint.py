@@ -94,8 +94,8 @@ def save(ckpt: Checkpoint, path: StrPath) -> None:
     for name, value in content.items():
         if name != "weights":
             _check_plain(value, name)
-    with atomic(Path(path)) as temporary:
-        torch.save(content, temporary)
+    with atomic(Path(path)) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def load(

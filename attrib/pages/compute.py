@@ -23,7 +23,7 @@ from attrib.analyses.result import discard
 from attrib.analyses.robust import Robustness
 from attrib.analyses.sets import Sets
 from attrib.analyses.span import Span
-from attrib.errors import InputError, Stopped
+from attrib.errors import InputError, Stopped, WriteError
 from attrib.files import atomic, folder, to_json
 from attrib.lazy import Lazy
 from attrib.pages.commands import command_line
@@ -235,6 +235,8 @@ def _computed(
         result, written = run.execute(
             analysis, models, planned.data, out=out, batch_size=None, device=device, reuse=True, warn=warn
         )
+    except WriteError:
+        raise
     except InputError as error:
         _say(f"{analysis.name}: left out ({error})")
         if parallel.is_first():

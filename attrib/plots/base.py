@@ -39,14 +39,20 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write the figure beside each other as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
-    written = []
-    for suffix in SUFFIXES:
-        target = path.with_name(path.name + suffix)
-        with atomic(target) as temporary, style():
-            # No date, so that the same results give the same bytes.
-            figure.savefig(temporary, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
-        written.append(target)
+    written = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    for target in written:
+        with atomic(target) as temporary:
+            temporary.write_bytes(drawn(figure, target.suffix))
     return written
+
+
+def drawn(figure: Figure, suffix: str) -> bytes:
+    """The content of the figure's file. In memory, since matplotlib fails in many ways where a disk is full."""
+    file = io.BytesIO()
+    with style():
+        # No date, so that the same results give the same bytes.
+        figure.savefig(file, format=suffix[1:], metadata={"CreationDate": None} if suffix == ".pdf" else None)
+    return file.getvalue()
 
 
 def show_in_notebooks() -> None:
