@@ -49,7 +49,9 @@ def test_csv_and_summary_are_what_the_library_gives_by_hand(
     (line,) = done.err.splitlines()
     assert line.startswith("attrib: warning: first: clean accuracy")  # after one epoch still no better than chance
     summary = json.loads(done.out)
-    assert summary == json.loads((tmp_path / "sets.json").read_text())
+    saved = json.loads((tmp_path / "sets.json").read_text())
+    assert set(saved.pop("files")) == {path.name for path in tmp_path.iterdir()}
+    assert summary == saved
     assert summary.keys() >= {"data", "split", "attack", "seed", "precision", "models", "pairs", "epochs", "versions"}
     assert summary["attack"] == {"name": "pgd", "eps": 8 / 255, "step_size": 0.02, "steps": 3, "precision": "fp32"}
     table = pd.read_csv(tmp_path / "sets.csv")

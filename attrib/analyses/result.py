@@ -129,7 +129,7 @@ class Result:
                 written.append(place / file)
                 return stack.enter_context(atomic(written[-1]))
 
-            temporary(f"{name}.json").write_text(to_json(self.summary) + "\n")
+            summary = temporary(f"{name}.json")
             for part, frame in self.frames.items():
                 frame.to_csv(temporary(_file(name, part, ".csv")), index=False)
             for part, table in self.analysis.papers(self).items():
@@ -140,8 +140,8 @@ class Result:
                 for suffix in drawing.SUFFIXES:
                     temporary(f"{figure_name}{suffix}").write_bytes(drawing.drawn(figure, suffix))
             kept = [path.name for path in keep if path.resolve().parent == place.resolve()]
-            names = "\n".join([*(path.name for path in written), *kept])
-            stack.enter_context(atomic(place / _list(name))).write_text(names, encoding="utf-8")
+            files = [*kept, *(path.name for path in written)]
+            summary.write_text(to_json(self.summary | {"files": files}) + "\n")
             discard(place, name, keep=kept)
         return [*written[1:], written[0]]
 
@@ -162,6 +162,7 @@ class Result:
         name = name or here[0]
         try:
             summary = json.loads((place / f"{name}.json").read_text())
+            summary.pop("files", None)
             analysis = _analysis(name, summary["options"])
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
@@ -181,6 +182,7 @@ class Result:
         summary = _summary(out, analysis.name)
         if summary is None or summary.get("key") != key:
             return None
+        summary.pop("files", None)
         return cls(analysis, summary, *_frames_and_arrays(out, analysis.name))
 
 
@@ -188,7 +190,8 @@ def _summary(place: Path, name: str) -> dict[str, Any] | None:
     """The summary of a saved result; None where there is none, or it is no summary."""
     try:
         summary = json.loads((place / f"{name}.json").read_text())
-        return summary if all("name" in entry for entry in summary["models"]) else None
+        whole = all("name" in entry for entry in summary["models"]) and isinstance(summary.get("files", []), list)
+        return summary if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -231,18 +234,12 @@ def _file(name: str, part: str, suffix: str) -> str:
     return f"{name}{'-' if part else ''}{part}{suffix}"
 
 
-def _list(name: str) -> str:
-    """The file that lists what a result consists of, so that nothing else is ever removed."""
-    return f".{name}.files"
-
-
 def discard(place: Path, name: str, *, keep: Collection[str] = ()) -> None:
-    """Remove the result of an analysis that was saved in a folder, the JSON first, but for the files to keep."""
-    listed = place / _list(name)
-    names = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
-    for each in (f"{name}.json", *names):
-        if Path(each).name == each and each not in keep and (place / each).is_file():
-            (place / each).unlink()
+    """Remove the files of the result that was saved in a folder, the JSON, which lists them, included."""
+    summary = _summary(place, name) or {}
+    for file in map(str, summary.get("files", [f"{name}.json"])):
+        if Path(file).name == file and file not in keep and (place / file).is_file():
+            (place / file).unlink()
 
 
 def _parts(place: Path, name: str, suffix: str) -> Iterator[tuple[str, Path]]:
