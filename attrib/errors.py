@@ -1,5 +1,6 @@
 """The one exception for what the user can mend, and other errors in one line of it."""
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -57,3 +58,15 @@ def _folded(name: str) -> str:
 
 class Stopped(Exception):
     """The user interrupted work about which there is something to say: that it can be continued, or what is left."""
+
+
+INTERRUPTED = 130
+"""The status of a command that Ctrl-C stopped."""
+
+
+def interrupted_by_signals() -> None:
+    """Let SIGTERM and SIGHUP stop this process as Ctrl-C does: what is finished is kept. Nohup still ignores SIGHUP."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)

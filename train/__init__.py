@@ -1,6 +1,17 @@
 """The training core: run from a checkout, as ``python -m train METHOD`` or by :func:`train`; not part of the wheel."""
 
-from train.config import Config, read_recipes
-from train.loop import Run, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.config import Config, read_recipes
+    from train.loop import Run, train
 
 __all__ = ["Config", "Run", "read_recipes", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported on first use: ``python -m train`` answers Ctrl-C while torch is imported."""
+    if name not in __all__:
+        raise AttributeError(f"module 'train' has no attribute {name!r}")
+    return getattr(import_module("train.config" if name in ("Config", "read_recipes") else "train.loop"), name)

@@ -7,11 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attrib.errors import InputError, one_line
-from attrib.parallel import is_first
-from train.config import METHODS, Config, read_recipes, value_type
-from train.engine import ENGINES, keep_freed_memory
-from train.loop import OutOfTime, train
+from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_line
+
+try:
+    from attrib.parallel import is_first
+    from train.config import METHODS, Config, read_recipes, value_type
+    from train.engine import ENGINES, keep_freed_memory
+    from train.loop import OutOfTime, train
+except KeyboardInterrupt:  # importing torch takes seconds
+    print("train: interrupted; nothing was written", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,6 +118,7 @@ def _time(text: str) -> float:
 
 def main() -> int:
     """Run the command line; the exit status is 2 for what the user can mend, 3 where --until stopped the run."""
+    interrupted_by_signals()
     try:
         config, parsed = parse(sys.argv[1:])
         keep_freed_memory()
@@ -135,8 +141,9 @@ def main() -> int:
             if "--no-last" in sys.argv
             else ("continues after the last finished epoch")
         )
-        print(f"train: interrupted; the same command {continues}", file=sys.stderr)
-        return 130
+        if is_first():
+            print(f"train: interrupted; the same command {continues}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

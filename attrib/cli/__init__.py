@@ -10,18 +10,21 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-import typer
-from typer.core import TyperGroup
-from typer.main import get_command_from_info
-from typer.models import CommandInfo
-
 import attrib
 from attrib.analyses import ANALYSES
-from attrib.errors import InputError, Stopped, refused
+from attrib.errors import INTERRUPTED, InputError, Stopped, interrupted_by_signals, refused
 
-INTERRUPTED = 130
-"""The status of a command that Ctrl-C stopped; typer returns it where nobody else has something to say."""
 INTERRUPTED_MESSAGE = "interrupted; nothing was written"
+"""Where nobody else has something to say; typer returns the status then."""
+
+try:
+    import typer
+    from typer.core import TyperGroup
+    from typer.main import get_command_from_info
+    from typer.models import CommandInfo
+except KeyboardInterrupt:
+    print(f"attrib: error: {INTERRUPTED_MESSAGE}", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 COMMANDS = {
     **{name: (f"attrib.analyses.{name}:{entry.kind}", entry.question) for name, entry in ANALYSES.items()},
@@ -91,6 +94,7 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 for anything the user can mend, said in one line on stderr."""
+    interrupted_by_signals()
     warnings.showwarning = _show_warning
     codecs.register_error("attrib", _in_ascii)
     for stream in (sys.stdout, sys.stderr):

@@ -1,6 +1,8 @@
 """Picture files: read when they are asked for, by worker processes, upright and cut to one size."""
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +65,7 @@ class Pictures:
             sampler=[part.tolist() for part in parts],
             num_workers=workers if workers > 1 else 0,
             collate_fn=_as_it_is,
+            worker_init_fn=_end_with_parent,
             generator=torch.Generator(),  # or it would draw from the global one
         )
         for pixels in loader:
@@ -102,6 +105,18 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"expected at most 16 bits a pixel, got {values.min()} to {values.max()}")
     return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
+def _end_with_parent(_: int) -> None:
+    """End this worker when its parent has died: torch's own watch waits for ever where the pipe to it is full."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(batch: object) -> object:
