@@ -1,6 +1,7 @@
 """The engine of all analyses: what :meth:`Analysis.run` takes, how it continues, and what a Result gives."""
 
 import base64
+import copy
 import io
 import json
 import re
@@ -54,6 +55,9 @@ class Own(nn.Module):
         """(N,3,H,W) to (N,10)."""
         logits: torch.Tensor = self.head(self.body(x))
         return logits
+
+
+OWN = Own()
 
 
 def test_paths_zoo_names_modules_and_seeds_mix(data: Dataset, files: list[Path]) -> None:
@@ -226,6 +230,12 @@ def test_two_processes_give_what_one_gives(files: list[Path], two_processes: Any
         ({"a": "nowhere.pt"}, "nowhere.pt"),
         ({"a": 3}, "model a: expected a path"),
         (["zoo:mnist-lenet-raw", "zoo:mnist-lenet-raw"], "two models are called 'mnist-lenet-raw'"),
+        (
+            [attrib.model(Own(), name="a"), attrib.model(Own(), name="a")],
+            "a name of its own for each, got a, a",
+        ),
+        ({"a": [OWN, OWN]}, r"a: seeds 0 and 1 are one network, with the same weights \(Own\)"),
+        ({"a": [Own(), OWN, copy.deepcopy(OWN)]}, "a: seeds 1 and 2 are one network"),
         ({"a": Own(), "b": nn.Linear(3, 3)}, "b: the model does not take"),
     ],
 )

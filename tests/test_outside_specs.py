@@ -143,7 +143,7 @@ def test_seeds_of_an_own_network(folder: Path, run: Any) -> None:
     for words, weights in (
         ("given twice", ["mine=s0.pt", "mine=s1.pt"]),
         ("name of a factory", ["other=s0.pt"]),
-        ("the same file is given twice", ["mine=s0.pt,s0.pt"]),
+        ("mine: seeds 0 and 1 are one network", ["mine=s0.pt,s0.pt"]),
     ):
         options = [word for each in weights for word in ("--weights", each)]
         done = run(*given, "--model", "mine=weighed:build", *options)

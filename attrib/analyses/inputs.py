@@ -16,7 +16,8 @@ from attrib.models import checkpoint, probe
 from attrib.models.gated import GatedClassifier
 from attrib.models.layers import named
 from attrib.models.outside import Normalized
-from attrib.models.specs import Model, with_layer
+from attrib.models.several import with_layer
+from attrib.models.specs import Model
 from attrib.models.types import takes_autocast
 from attrib.parallel import World
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from attrib.errors import meant
+from attrib.models import zoo
 from attrib.models.hubs import is_hub
 
 
@@ -30,3 +32,12 @@ def name_of_path(text: str) -> str:
     path = Path(text.removeprefix("zoo:"))
     generic = path.stem in ("model", "last", "best", "checkpoint") and path.parent.name
     return path.parent.name if generic else path.stem
+
+
+def meant_path(missing: Path) -> str:
+    """What a path that is not there may stand for: a file beside it, or a model of the zoo."""
+    beside = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
+    before = "" if missing.parent == Path() else f"{missing.parent}/"
+    if near := meant(missing.name, beside, before=before):
+        return near
+    return meant(str(missing), zoo.names(), before=zoo.PREFIX)

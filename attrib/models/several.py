@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.models import checkpoint
+from attrib.models.layers import feature_layer
 from attrib.models.names import usual_name
 from attrib.models.specs import Model, as_seeds, model
 
@@ -25,6 +26,9 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
     Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
     """
     if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
+        if len({(each.name, each.seed, each.epoch) for each in given}) < len(given):
+            listed = ", ".join(each.label for each in given)
+            raise InputError(f"models: expected a name of its own for each, got {listed}; see name of attrib.model")
         return list(given)
     loaded = named_models(_named(given), device=device)
     if not loaded:
@@ -110,3 +114,16 @@ def groups(models: Iterable[Model]) -> dict[str, list[Model]]:
         if each.epoch is None:
             grouped.setdefault(each.name, []).append(each)
     return grouped
+
+
+def with_layer(model: Model, example: Tensor) -> Model:
+    """A module with the layer where maps look, found by running the example (N,C,H,W), so that results can name it.
+
+    A model without such a layer stays as it is: only a map that needs one complains.
+    """
+    if model.checkpoint or model.layer is not None or model.module is None:
+        return model
+    try:
+        return replace(model, layer=feature_layer(model.module, example))
+    except InputError:
+        return model

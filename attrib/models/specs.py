@@ -1,24 +1,24 @@
 """A model under analysis, :class:`Model`, and how a path, a zoo name, a factory or a module becomes one."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attrib.analyses.maps_file import read_maps
-from attrib.errors import InputError, meant
-from attrib.models import checkpoint, zoo
+from attrib.errors import InputError
+from attrib.models import checkpoint
 from attrib.models.checkpoint import Checkpoint
 from attrib.models.foreign import load_into
 from attrib.models.hubs import HUBS, Known, is_hub, load_hub
-from attrib.models.layers import feature_layer, named
-from attrib.models.names import is_code, name_of_path, usual_name
+from attrib.models.layers import named
+from attrib.models.names import is_code, meant_path, name_of_path, usual_name
 from attrib.models.outside import Normalized, bare, load_factory, unwrapped
 from attrib.models.types import digits, fingerprint
 
@@ -208,7 +208,7 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
             others = ", ".join(f"{hub}:NAME" for hub in HUBS)
             raise InputError(
                 f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory or"
-                f" {others}{_meant(Path(spec))}"
+                f" {others}{meant_path(Path(spec))}"
             )
         module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)
         made = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
@@ -247,9 +247,13 @@ def map_file(name: str | None, path: Path) -> Model:
 
 def as_seeds(name: str, files: Sequence[Model]) -> list[Model]:
     """The files behind a name, numbered; raises InputError where they are not several seeds of one method."""
-    from_files = [each.weights or each.path for each in files if each.checkpoint or each.weights]
-    if len(set(map(os.path.realpath, from_files))) < len(from_files):
-        raise InputError(f"{name}: the same file is given twice; name every seed once")
+    for (first, one), (second, other) in combinations(enumerate(files), 2):
+        if one.fingerprint == other.fingerprint:
+            paths = {each.weights or each.path: None for each in (one, other)}
+            raise InputError(
+                f"{name}: seeds {first} and {second} are one network, with the same weights ({', '.join(paths)});"
+                " name every seed once"
+            )
     for what, words in (("arch", "one architecture"), ("data", "models trained on one data set")):
         values: dict[str, str] = {}
         for each in files:
@@ -258,25 +262,3 @@ def as_seeds(name: str, files: Sequence[Model]) -> list[Model]:
             listed = ", ".join(f"{value} ({path})" for value, path in values.items())
             raise InputError(f"{name}: expected seeds of {words}, got {listed}; give each its own name")
     return [replace(each, seed=seed, seeds=len(files)) for seed, each in enumerate(files)]
-
-
-def _meant(missing: Path) -> str:
-    """What a path that is not there may stand for: a file beside it, or a model of the zoo."""
-    beside = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    before = "" if missing.parent == Path() else f"{missing.parent}/"
-    if near := meant(missing.name, beside, before=before):
-        return near
-    return meant(str(missing), zoo.names(), before=zoo.PREFIX)
-
-
-def with_layer(model: Model, example: Tensor) -> Model:
-    """A module with the layer where maps look, found by running the example (N,C,H,W), so that results can name it.
-
-    A model without such a layer stays as it is: only a map that needs one complains.
-    """
-    if model.checkpoint or model.layer is not None or model.module is None:
-        return model
-    try:
-        return replace(model, layer=feature_layer(model.module, example))
-    except InputError:
-        return model
