@@ -124,6 +124,24 @@ def test_a_result_shows_saves_and_loads(analysis: Analysis, data: Dataset, files
     assert json.loads((tmp_path / f"{analysis.name}.json").read_text())["models"][0]["name"] == "one"
 
 
+def test_what_a_result_does_not_hold_is_one_line_that_names_what_it_holds(
+    data: Dataset, files: list[Path], tmp_path: Path
+) -> None:
+    result = Sets(attack=Attack("fgsm")).run({"one": files[0], "two": files[1]}, data, out=tmp_path)
+    for ask, words in (
+        (lambda: result["tow"], "model: expected one of one, two, got 'tow'; did you mean two?"),
+        (lambda: result.plot("nosuch"), "plot: expected one of sets, sets-"),
+        (lambda: result.to_latex("nosuch"), "table: expected one of sets, shares, one: 24 images"),
+        (lambda: Result.load(tmp_path, "nosuch"), "expected a result of nosuch, found sets"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            ask()
+    assert result.to_latex() == result.to_latex("sets") == (tmp_path / "sets.tex").read_text()
+    assert result.to_latex("shares") == (tmp_path / "sets-shares.tex").read_text()
+    for table in result.tables():
+        assert result.to_latex(table.title) == table.to_latex()
+
+
 def test_a_notebook_shows_a_result_as_text_tables_and_pictures(
     data: Dataset, files: list[Path], tmp_path: Path
 ) -> None:

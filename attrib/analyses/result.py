@@ -74,11 +74,11 @@ class Result:
         return _numbers(rows) if rows else pd.DataFrame(columns=list(first))
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        """The summary of the model called so; raises KeyError where there is none."""
+        """The summary of the model called so; raises InputError where there is none."""
         for entry in self.summary["models"]:
             if entry["name"] == name:
                 return dict(entry)
-        raise KeyError(f"{name!r}; models: {', '.join(entry['name'] for entry in self.summary['models'])}")
+        raise refused("model", name, (entry["name"] for entry in self.summary["models"]))
 
     def tables(self) -> list[Table]:
         """The tables for people."""
@@ -98,9 +98,14 @@ class Result:
                 return figure
         raise refused("plot", name, figures)
 
-    def to_latex(self) -> str:
-        """The table for a paper."""
-        return next(iter((*self.analysis.papers(self).values(), *self.tables()))).to_latex()
+    def to_latex(self, name: str | None = None) -> str:
+        """A table in LaTeX: the one for a paper, or another by its title. Raises InputError where there is no such."""
+        papers = {part or self.analysis.name: table for part, table in self.analysis.papers(self).items()}
+        tables = papers | {each.title: each for each in self.tables()}
+        for known, table in tables.items():
+            if name in (None, known):
+                return table.to_latex()
+        raise refused("table", name, tables)
 
     def to_text(self, width: int = WIDTH) -> str:
         """The tables as lines of at most so many characters."""
