@@ -19,6 +19,7 @@ from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.inference import Precision
 from attrib.maps import Map
+from attrib.models.tokens import Reshape
 from attrib.models.types import place_of
 from attrib.randomisation import Randomised, cascade
 
@@ -47,6 +48,7 @@ def asc_floor(
     threshold: str = "mean",
     target: str | int = "label",
     layer: nn.Module | None = None,
+    reshape: Reshape | None = None,
     images: int = IMAGES,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -66,8 +68,8 @@ def asc_floor(
     """
     ascs = [
         random_coverage(
-            model, data, map=map, threshold=threshold, target=target, layer=layer, images=images, seed=number,
-            precision=precision, batch_size=batch_size, map_options=map_options,
+            model, data, map=map, threshold=threshold, target=target, layer=layer, reshape=reshape, images=images,
+            seed=number, precision=precision, batch_size=batch_size, map_options=map_options,
         ).double().mean().item()
         for number in range(seed, seed + SEEDS)
     ]  # fmt: skip
@@ -82,6 +84,7 @@ def random_coverage(
     threshold: str = "mean",
     target: str | int = "label",
     layer: nn.Module | None = None,
+    reshape: Reshape | None = None,
     images: int = IMAGES,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -94,8 +97,8 @@ def random_coverage(
     as it is. map: a name, or a function of model, image (N,C,H,W) and label (N,) that gives maps (N,H,W).
     threshold: a rule of :func:`attrib.span`. target: label, prediction, which is the random
     network's own and of unlabelled data stands for the label, or a class.
-    layer: for maps that look at one. seed: of the weights and of SmoothGrad's noise. map_options: of the map, as
-    ``{"samples": 8}`` (:data:`attrib.map_table.MAPS`).
+    layer, reshape: for maps that look at one, as in :func:`attrib.gradcam`. seed: of the weights and of SmoothGrad's
+    noise. map_options: of the map, as ``{"samples": 8}`` (:data:`attrib.map_table.MAPS`).
     The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
     several models of one structure cost as much as one.
 
@@ -111,13 +114,15 @@ def random_coverage(
     device = place_of(model, torch.device("cpu"))
     (first,) = data.batches(1, order=order[:1], device=device)
     (random,) = cascade(model, first.image, layer=layer, stages=1, seed=seed)
-    key = (*_structure(random), map, threshold, target, len(order), seed, precision, *map_options.items())
+    key = (*_structure(random), map, threshold, target, reshape, len(order), seed, precision, *map_options.items())
     known = _known.setdefault(data, {})
     if key not in known:
         with keep_prepared(random.model):
             parts = [
                 spans.coverage(
-                    spans.span(_maps(random, batch, map, target, seed, precision, map_options), threshold=threshold)
+                    spans.span(
+                        _maps(random, batch, map, target, reshape, seed, precision, map_options), threshold=threshold
+                    )
                 )
                 for batch in data.batches(batch_size, order=order, device=device)
             ]
@@ -136,14 +141,14 @@ def _check(map: Map, target: str | int, layer: nn.Module | None, images: int, op
 
 
 def _maps(
-    random: Randomised, batch: Batch, map: Map, target: str | int, seed: int, precision: Precision,
-    options: Mapping[str, Any],
+    random: Randomised, batch: Batch, map: Map, target: str | int, reshape: Reshape | None, seed: int,
+    precision: Precision, options: Mapping[str, Any],
 ) -> Tensor:  # fmt: skip
     prediction = inference.logits(random.model, batch.image).argmax(1) if target == "prediction" else batch.index
     label = targets.explained(target, batch.label, prediction)
     return maps.attribution(
-        map, random.model, batch.image, label, layer=random.layer, seed=seed, index=batch.index, precision=precision,
-        options=options,
+        map, random.model, batch.image, label, layer=random.layer, reshape=reshape, seed=seed, index=batch.index,
+        precision=precision, options=options,
     ).map  # fmt: skip
 
 

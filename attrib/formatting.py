@@ -159,3 +159,8 @@ def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
 def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:
     """What the title of a picture of examples says where they are those of one seed of several."""
     return "; of several seeds the first" if several_seeds(models) else ""
+
+
+def qualified_name(function: Callable[..., Any]) -> str:
+    """What a result calls a function of a user: module.name; of an object that can be called its class."""
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -7,6 +7,7 @@ own classes with small random configurations, where that package is installed.
 from collections.abc import Callable
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -295,6 +296,43 @@ def test_a_function_says_what_is_stranger() -> None:
         attrib.gradcam(model, IMAGE, LABEL, layer="blocks.0", reshape=as_it_is)
     with pytest.raises(InputError, match=r"layer: expected .* got .* \(N, 5\); name one before, or say with reshape="):
         attrib.gradcam(model, IMAGE, LABEL, layer="head")
+
+
+class Mean(nn.Module):
+    """The mean of tokens, which run as (T,N,C) where the sequence comes first, else as (N,T,C)."""
+
+    def __init__(self, *, sequence_first: bool) -> None:
+        super().__init__()
+        self.patch_embed, self.norm, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8), nn.Linear(8, 5)
+        self.order = (2, 0, 1) if sequence_first else (0, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.patch_embed(x).flatten(2).permute(self.order)).tanh()
+        logits: Tensor = self.head(normed.mean(self.order.index(2)))
+        return logits
+
+
+def from_sequence(output: Tensor) -> Tensor:
+    return tokens(0, 4, 6)(output.transpose(0, 1))
+
+
+@pytest.mark.parametrize("analysis", [
+    attrib.Span(attack=attrib.Attack("fgsm")), attrib.Span(map="gradient", floor=0), attrib.Maps(), attrib.Checks(),
+], ids=["span", "another map", "maps", "check"])  # fmt: skip
+def test_the_function_reaches_every_analysis(analysis: attrib.Span | attrib.Maps | attrib.Checks) -> None:
+    """As where the same network has its tokens in the order that needs no function."""
+    images, labels = torch.rand(8, 3, 16, 24, generator=torch.Generator().manual_seed(2)), torch.arange(8) % 5
+    strange, known = made(lambda: Mean(sequence_first=True)), made(lambda: Mean(sequence_first=False))
+    with pytest.raises(InputError, match=r"Mean has no feature map .* name the layer to look at with layer="):
+        attrib.gradcam(strange, images, labels)
+    told = attrib.model(strange, layer="norm", reshape=from_sequence, name="net")
+    found, expected = (analysis.run({"net": model}, (images, labels)) for model in (told, known))
+    pd.testing.assert_frame_equal(found.rows, expected.rows)
+    pd.testing.assert_frame_equal(found.table.drop(columns="reshape"), expected.table)
+    assert told.identity()["reshape"] == "test_token_layers.from_sequence"
+    assert told.key() != attrib.model(strange, layer="norm", name="net").key()
+    with pytest.raises(InputError, match=r"reshape: expected a function of the layer's output to .*, got 'map'"):
+        attrib.gradcam(strange, images, labels, layer="norm", reshape=cast(ToMap, "map"))
 
 
 def test_names_that_fit_are_listed() -> None:

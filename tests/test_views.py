@@ -178,10 +178,12 @@ def test_what_a_model_has_not_is_told_in_one_line_beside_the_rest(cache: ViewCac
 
 def test_a_layer_that_is_named_is_looked_at(data: Dataset, lenet: nn.Module) -> None:
     first = lenet.get_submodule("stages.0")
-    found = look(ViewCache({"lenet": attrib.model(lenet, layer=first)}, data, SAMPLES, SEED))
     image, label, *_ = list(data.batches(1))[POSITION]
-    assert found.map is not None
-    np.testing.assert_allclose(found.map, attrib.gradcam(lenet, image, label, layer=first)[0].numpy(), atol=1e-7)
+    for reshape in (None, lambda output: output.flip(3)):
+        expected = attrib.gradcam(lenet, image, label, layer=first, reshape=reshape)[0].numpy()
+        found = look(ViewCache({"lenet": attrib.model(lenet, layer=first, reshape=reshape)}, data, SAMPLES, SEED))
+        assert found.map is not None
+        np.testing.assert_allclose(found.map, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from attrib import stats
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
 from attrib.analyses.options import Attack, check_options, option
+from attrib.formatting import qualified_name
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Attack):
         return {each.name: getattr(value, each.name) for each in fields(value)}
     if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        return qualified_name(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -109,8 +109,8 @@ class Explaining(Analysis):
         """The map of the target classes (N,), (N,H,W), and on its own grid where it has one."""
         with inputs.naming(model):
             return maps.attribution(
-                self.map, model.opened_module, image, target, layer=model.layer, seed=self.seed, index=index,
-                precision=self.map_precision(context.device), options=self.map_options,
+                self.map, model.opened_module, image, target, layer=model.layer, reshape=model.reshape, seed=self.seed,
+                index=index, precision=self.map_precision(context.device), options=self.map_options,
             )  # fmt: skip
 
 

@@ -70,8 +70,9 @@ class Span(Explaining):
     def _floor(self, model: "Model", context: Context, seed: int) -> Array:
         coverage = floors.random_coverage(
             model.opened_module, context.images, map=self.map, threshold=self.threshold, target=self.target,
-            layer=model.layer if self.map in map_table.LAYER_MAPS else None, images=self.floor, seed=self.seed + seed,
-            precision=self.map_precision(context.device), batch_size=context.batch_size, map_options=self.map_options,
+            layer=model.layer if self.map in map_table.LAYER_MAPS else None, reshape=model.reshape, images=self.floor,
+            seed=self.seed + seed, precision=self.map_precision(context.device), batch_size=context.batch_size,
+            map_options=self.map_options,
         )  # fmt: skip
         return np.asarray(coverage.double().numpy())
 

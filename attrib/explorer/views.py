@@ -160,7 +160,8 @@ def attribution(cache: ViewCache, name: str, position: int, attack: Attack | Non
         index, label = (torch.tensor([number], device=image.device) for number in (position, target))
         options = {"samples": cache.samples} if kind == "smoothgrad" else {}
         return maps.attribution(
-            kind, model.opened_module, image, label, layer=model.layer, seed=cache.seed, index=index, options=options
+            kind, model.opened_module, image, label, layer=model.layer, reshape=model.reshape, seed=cache.seed,
+            index=index, options=options,
         ).map[0].cpu()  # fmt: skip
 
     return cache.get(("map", name, position, attack, kind, target), compute)

@@ -20,6 +20,7 @@ from attrib.maps.custom import Map, custom_map
 from attrib.maps.engine import upsample
 from attrib.maps.gradients import SAMPLES, gradient, integrated_gradients, smoothgrad
 from attrib.maps.perturbation import occlusion
+from attrib.models.tokens import Reshape
 
 
 def _function(place: str) -> Callable[..., Tensor]:
@@ -48,6 +49,7 @@ def attribution(
     label: Tensor,
     *,
     layer: nn.Module | str | None = None,
+    reshape: Reshape | None = None,
     seed: int = 0,
     index: Tensor | None = None,
     precision: Precision = "fp32",
@@ -55,9 +57,10 @@ def attribution(
 ) -> Attribution:
     """The map called ``name``, with the options that this map has; or what a function or a class of Captum's gives.
 
-    image: (N,C,H,W); label, index: (N,); layer: for ``LAYER_MAPS``, a module or its name; seed and index: of
-    SmoothGrad's noise; options: those of the map in :data:`attrib.map_table.MAPS`, None for its default. Of a
-    Captum class the absolute attributions are summed over channels.
+    image: (N,C,H,W); label, index: (N,); layer, reshape: for ``LAYER_MAPS``, a module or its name, and what brings its
+    output to (N,C,h,w) where it is none; seed and index: of SmoothGrad's noise; options: those of the map in
+    :data:`attrib.map_table.MAPS`, None for its default. Of a Captum class the absolute attributions are summed over
+    channels.
     Raises InputError for another name or option, a function that gives no finite maps (N,H,W), and what the map raises.
     """
     map_table.check_map(name, options=options)
@@ -66,7 +69,7 @@ def attribution(
     record = map_table.MAPS[name]
     given: dict[str, Any] = {record.options[key]: value for key, value in options.items() if value is not None}
     if record.at_layer:
-        given["layer"] = layer
+        given |= {"layer": layer, "reshape": reshape}
     if record.is_random:
         given |= {"seed": seed, "index": index}
     if record.on_grid:

@@ -17,7 +17,8 @@ from attrib.fast import Prepared
 from attrib.inference import Precision
 from attrib.loss import cross_entropy
 from attrib.maps.engine import Chunk, in_chunks, over_channels, upsample
-from attrib.maps.layer import Place, Reshape, Score, activation_and_gradient, logit, place
+from attrib.maps.layer import Place, Score, activation_and_gradient, logit, place
+from attrib.models.tokens import Reshape
 
 Combine = Callable[[Tensor, Tensor, bool], Tensor]
 """The feature map A and the gradient of a score with respect to it, both (N,C,h,w), and ``signed``, to (N,h,w)."""

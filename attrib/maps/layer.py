@@ -13,11 +13,9 @@ from attrib.inference import check_images
 from attrib.maps.engine import Chunk
 from attrib.models.layers import feature_layer, layout_of, named
 from attrib.models.outside import bare, unwrapped
-from attrib.models.tokens import Layout
+from attrib.models.tokens import Layout, Reshape
 from attrib.models.trace import first_tensor
 
-Reshape = Callable[[Tensor], Tensor]
-"""A function of a layer's output to a feature map (N,C,h,w)."""
 Score = Callable[[Tensor, Tensor], Tensor]
 """Logits (N,K) and labels (N,) to scores (N,)."""
 
@@ -34,15 +32,15 @@ class Place(NamedTuple):
         """Whether an output of the layer is the map: a layer may run several times in one pass."""
         return self.layout is None or self.layout.fits(output)
 
-    def to_map(self, output: Tensor) -> Tensor:
-        """The output as (N,C,h,w); raises InputError where ``reshape`` gives something else."""
+    def to_map(self, output: Tensor, *, images: int) -> Tensor:
+        """The output for N images as (N,C,h,w); raises InputError where ``reshape`` gives something else."""
         if self.reshape is None:
             assert self.layout is not None
             return self.layout.to_map(output)
         reshaped = self.reshape(output)
-        if not isinstance(reshaped, Tensor) or reshaped.ndim != 4 or len(reshaped) != len(output):
+        if not isinstance(reshaped, Tensor) or reshaped.ndim != 4 or len(reshaped) != images:
             got = tuple(reshaped.shape) if isinstance(reshaped, Tensor) else type(reshaped).__name__
-            raise InputError(f"reshape: expected it to give a feature map ({len(output)},C,h,w), got {got}")
+            raise InputError(f"reshape: expected it to give a feature map ({images},C,h,w), got {got}")
         return reshaped
 
 
@@ -62,6 +60,8 @@ def place(
     elif not isinstance(layer, nn.Module):
         raise InputError(f"layer: expected a module of the model or its name, as layer4, got {layer!r}")
     if reshape is not None:
+        if not callable(reshape):
+            raise InputError(f"reshape: expected a function of the layer's output to (N,C,h,w), got {reshape!r}")
         return Place(layer, None, reshape)
     known = _known_layouts.setdefault(bare(model), {})
     name = next((name for name, module in unwrapped(model).named_modules() if module is layer), None)
@@ -112,7 +112,8 @@ def activation_and_gradient(fast: Prepared, chunk: Chunk, where: Place, score: S
             f"layer: {name} gives no gradient at its output; does what follows run under torch.no_grad(), quantised or"
             " detached, or do the logits not depend on it? Name another layer; occlusion needs no gradient"
         )
-    return where.to_map(fitting[-1].detach()), where.to_map(gradient)
+    images = len(chunk.image)
+    return where.to_map(fitting[-1].detach(), images=images), where.to_map(gradient, images=images)
 
 
 def _with_first(output: object, first: Tensor) -> object:

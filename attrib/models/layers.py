@@ -135,8 +135,9 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def _makes_tokens(call: Call) -> bool:
+    """Of the one image that runs: tokens (1,T,C), or (T,1,C) with the sequence first."""
     shape = call.output.shape
-    return len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and _has_weights(call.module)
+    return len(shape) == 3 and min(shape[:2]) == 1 < max(shape[:2]) and _has_weights(call.module)
 
 
 def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: str = "layer") -> nn.Module:

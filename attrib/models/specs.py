@@ -13,6 +13,7 @@ from torch import nn
 
 from attrib.analyses.maps_file import read_maps
 from attrib.errors import InputError
+from attrib.formatting import qualified_name
 from attrib.models import checkpoint
 from attrib.models.checkpoint import Checkpoint
 from attrib.models.foreign import load_into
@@ -20,6 +21,7 @@ from attrib.models.hubs import HUBS, Known, is_hub, load_hub
 from attrib.models.layers import named
 from attrib.models.names import is_code, meant_path, name_of_path, usual_name
 from attrib.models.outside import Normalized, bare, load_factory, unwrapped
+from attrib.models.tokens import Reshape
 from attrib.models.types import digits, fingerprint
 
 
@@ -39,6 +41,8 @@ class Model:
     """What the file says; None for a module or factory."""
     layer: nn.Module | None = None
     """Where maps look; None: the maps find it."""
+    reshape: Reshape | None = None
+    """What brings the layer's output to (N,C,h,w), where that is neither a map nor tokens."""
     layer_name: str | None = None
     """Of a saved epoch: the layer by its dotted name, which it has when it is opened."""
     seed: int = 0
@@ -79,8 +83,9 @@ class Model:
         return None if not known or known == "unknown" else known
 
     def key(self) -> list[Any]:
-        """What results depend on: name, weights, the layer looked at. Neither path nor device."""
-        return [self.label, self.fingerprint, self._layer_name(), type(self.module).__name__, self._input()]
+        """What results depend on: name, weights, the layer looked at and how. Neither path nor device."""
+        reshape = [qualified_name(self.reshape)] if self.reshape else []
+        return [self.label, self.fingerprint, self._layer_name(), type(self.module).__name__, self._input(), *reshape]
 
     @contextmanager
     def opened(self, device: torch.device) -> Iterator["Model"]:
@@ -101,7 +106,7 @@ class Model:
         """What a result says of its model: name, file, fingerprint.
 
         Of a module, which no file describes, also the normalisation in front of it, ``input``, and ``layer``, where
-        maps look.
+        maps look, and the name of what reshapes its output.
         """
         known: dict[str, Any] = {"name": self.label, "checkpoint": self.path, "fingerprint": self.fingerprint}
         if self.weights:
@@ -110,7 +115,8 @@ class Model:
             return known | {"maps": self.maps_file}
         if self.checkpoint:
             return known
-        return known | {"input": self._input(), "layer": self._layer_name()}
+        reshape = {"reshape": qualified_name(self.reshape)} if self.reshape else {}
+        return known | {"input": self._input(), "layer": self._layer_name()} | reshape
 
     def _input(self) -> dict[str, Any] | None:
         if self.module is None or self.checkpoint:
@@ -132,21 +138,21 @@ class Model:
 def model(
     spec: str | Path | nn.Module, *, weights: str | Path | None = None, arch: str | None = None,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int | None = None,
-    layer: str | nn.Module | None = None, classes: Sequence[str] | None = None, name: str | None = None,
-    device: str | torch.device = "cpu",
+    layer: str | nn.Module | None = None, reshape: Reshape | None = None, classes: Sequence[str] | None = None,
+    name: str | None = None, device: str | torch.device = "cpu",
 ) -> Model: ...  # fmt: skip
 @overload
 def model(
     spec: str | Path | nn.Module, *, weights: list[Any] | tuple[Any, ...], arch: str | None = None,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int | None = None,
-    layer: str | nn.Module | None = None, classes: Sequence[str] | None = None, name: str | None = None,
-    device: str | torch.device = "cpu",
+    layer: str | nn.Module | None = None, reshape: Reshape | None = None, classes: Sequence[str] | None = None,
+    name: str | None = None, device: str | torch.device = "cpu",
 ) -> list[Model]: ...  # fmt: skip
 def model(
     spec: str | Path | nn.Module, *, weights: str | Path | list[Any] | tuple[Any, ...] | None = None,
     arch: str | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
-    size: int | None = None, layer: str | nn.Module | None = None, classes: Sequence[str] | None = None,
-    name: str | None = None, device: str | torch.device = "cpu",
+    size: int | None = None, layer: str | nn.Module | None = None, reshape: Reshape | None = None,
+    classes: Sequence[str] | None = None, name: str | None = None, device: str | torch.device = "cpu",
 ) -> Model | list[Model]:  # fmt: skip
     """A model for an analysis, from a spec or a module; with a list of weights one for each file, the seeds of a name.
 
@@ -154,8 +160,8 @@ def model(
     ``robustbench:`` and a NAME, an ``nn.Module``, or FILE.npz with maps that were made elsewhere (arrays ``map`` and
     ``index``). weights: files of weights, loaded into what the factory makes. arch: the architecture of a bare state
     dict. mean, std, size: the normalisation and the image size that a factory or module expects; pixels arrive in
-    [0,1]. layer: where maps look, a module or its dotted name. classes: the names of its classes, in order. name: what
-    results call it.
+    [0,1]. layer: where maps look, a module or its dotted name; reshape: a function of its output to (N,C,h,w), where
+    that is neither a map nor tokens. classes: the names of its classes, in order. name: what results call it.
 
     Raises InputError for what gives no model, weights that do not fit, and for mean without std or the reverse.
 
@@ -163,7 +169,8 @@ def model(
     'mnist-lenet-raw'
     """
     given = Given(
-        arch=arch, mean=mean, std=std, size=size, layer=layer, classes=classes, name=name, device=device
+        arch=arch, mean=mean, std=std, size=size, layer=layer, reshape=reshape, classes=classes, name=name,
+        device=device,
     )  # fmt: skip
     if weights is None or isinstance(weights, str | Path):
         return _model(spec, given._replace(weights=weights))
@@ -184,6 +191,7 @@ class Given(NamedTuple):
     std: Sequence[float] | None = None
     size: int | None = None
     layer: str | nn.Module | None = None
+    reshape: Reshape | None = None
     classes: Sequence[str] | None = None
     name: str | None = None
     device: str | torch.device = "cpu"
@@ -216,6 +224,8 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
         made = replace(made, classes=tuple(given.classes))
     if given.layer is not None and made.module is not None:
         made = replace(made, layer=named(made.module, given.layer) if isinstance(given.layer, str) else given.layer)
+    if given.reshape is not None:
+        made = replace(made, reshape=given.reshape)
     return made
 
 

@@ -4,7 +4,7 @@ What a layer gives out says little by itself: (N,49,768) may be a map of 7x7 tok
 last. So the layout is read from one pass of the whole model (:mod:`attrib.models.trace`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from attrib.models.trace import Call, Trace
 
 Grid = tuple[int, int]
+Reshape = Callable[[Tensor], Tensor]
+"""A user's function of a layer's output to a feature map (N,C,h,w), where it is none of :class:`Layout`."""
 
 MOST_PREFIX = 16
 """The most tokens that may stand before those of the image: class and distillation tokens, registers."""
