@@ -6,7 +6,7 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -153,88 +153,7 @@ def test_seeds_of_an_own_network(folder: Path, run: Any) -> None:
         attrib.model("zoo:mnist-lenet-raw", weights="s0.pt")
 
 
-class Hub(nn.Module):
-    """As an image classifier of transformers answers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = trained()
-        self.config = SimpleNamespace(
-            num_labels=10, num_channels=3, id2label={n: f"kind {n}" for n in range(10)}, problem_type=None
-        )
-        self.pretrained_cfg = {"label_names": [f"kind {n}" for n in range(10)]}
-
-    def forward(self, pixel_values: Tensor) -> Any:
-        return SimpleNamespace(logits=self.body(pixel_values))
-
-
-PROCESSOR: dict[str, Any] = {
-    "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.4, 0.5, 0.6],
-    "image_std": [0.2, 0.3, 0.25], "do_resize": True, "size": {"shortest_edge": 40}, "do_center_crop": True,
-    "crop_size": {"height": 24, "width": 20},
-}  # fmt: skip
-
-
-def transformers(monkeypatch: pytest.MonkeyPatch, *, missing: list[str] | None = None, **changed: Any) -> Hub:
-    """A package of that name with the two classes that are used."""
-    hub, package = Hub().eval(), ModuleType("transformers")
-
-    def from_pretrained(_name: str, *, output_loading_info: bool) -> Any:
-        assert output_loading_info
-        return hub, {"missing_keys": missing or []}
-
-    space: Any = package
-    space.AutoModelForImageClassification = SimpleNamespace(from_pretrained=from_pretrained)
-    space.AutoImageProcessor = SimpleNamespace(from_pretrained=lambda _: SimpleNamespace(**PROCESSOR | changed))
-    monkeypatch.setitem(sys.modules, "transformers", package)
-    return hub
-
-
-def test_a_model_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = transformers(monkeypatch)
-    model = attrib.model("hf:someone/net-tiny")
-    assert (model.name, model.path) == ("net-tiny", "hf:someone/net-tiny")
-    assert model.classes == tuple(f"kind {n}" for n in range(10))
-    resized = Normalized(nn.Identity(), size=(24, 20))(IMAGES)
-    mean, std = (torch.tensor(PROCESSOR[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
-    torch.testing.assert_close(inference.logits(model.opened_module, IMAGES), hub.body((resized - mean) / std))
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"do_normalize": False},
-        {"rescale_factor": 1 / 127.5, "rescale_offset": True},
-        {"include_top": True, "do_center_crop": False, "size": {"height": 32, "width": 32}},
-        {"image_mean": [0.5], "image_std": [0.5]},
-    ],
-)
-def test_the_processors_arithmetic(changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step by step on pixels of 0..255, as the processors do it."""
-    hub = transformers(monkeypatch, **{"do_center_crop": False, "do_resize": False} | changed)
-    model = attrib.model("hf:net")
-    settings: dict[str, Any] = PROCESSOR | changed
-    x = IMAGES * 255 * settings["rescale_factor"] - float(settings.get("rescale_offset", False))
-    mean, std = (torch.tensor(settings[key]).view(1, -1, 1, 1) for key in ("image_mean", "image_std"))
-    if settings["do_normalize"]:
-        x = (x - mean) / std
-    if settings.get("include_top"):
-        x = x / std
-    torch.testing.assert_close(inference.logits(model.opened_module, IMAGES), hub.body(x), rtol=1e-4, atol=1e-5)
-
-
-def test_what_transformers_cannot_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    transformers(monkeypatch, missing=["classifier.weight", "classifier.bias"])
-    with pytest.raises(InputError, match=r"hf:net: its file lacks classifier.bias, classifier.weight"):
-        attrib.model("hf:net")
-    transformers(monkeypatch, do_flip_channel_order=True)
-    with pytest.raises(InputError, match="blue before red"):
-        attrib.model("hf:net")
-    transformers(monkeypatch).config.problem_type = "multi_label_classification"
-    with pytest.raises(InputError, match="multi-label"):
-        attrib.model("hf:net")
-    transformers(monkeypatch).config.id2label = {n: f"LABEL_{n}" for n in range(10)}
-    assert attrib.model("hf:net").classes is None
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for hub in ("transformers", "timm", "torchvision.models", "robustbench.utils"):
         monkeypatch.setitem(sys.modules, hub, None)
     for spec in ("hf:net", "timm:net", "torchvision:net", "robustbench:net"):
@@ -252,7 +171,9 @@ def test_the_other_collections(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def give(*given: Any, **named: Any) -> nn.Module:
         asked.append((given, named))
-        return Hub().eval()
+        model: Any = trained()
+        model.pretrained_cfg = {"label_names": [f"kind {n}" for n in range(10)]}
+        return cast(nn.Module, model)
 
     config = {"input_size": (3, 24, 20), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
     module("timm", create_model=give)
@@ -278,24 +199,6 @@ def test_the_other_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (model.name, len(model.classes or ())) == ("Someone2020Robust", 10)
     attrib.model("robustbench:Someone2020Robust")
     assert asked[-1][1]["threat_model"] == "Linf"
-
-
-def test_transformers_itself(tmp_path: Path) -> None:
-    """A tiny network with random weights, saved and read back, against transformers' own processing."""
-    package = pytest.importorskip("transformers")
-    config = package.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8,
-        num_labels=3, id2label={0: "cat", 1: "dog", 2: "emu"}, label2id={"cat": 0, "dog": 1, "emu": 2},
-    )  # fmt: skip
-    network = package.ViTForImageClassification(config).eval()
-    network.save_pretrained(tmp_path)
-    processor = package.ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.4] * 3, image_std=[0.3] * 3)
-    processor.save_pretrained(tmp_path)
-    model = attrib.model(f"hf:{tmp_path}")
-    image = (torch.rand(1, 3, 16, 16) * 255).round()
-    expected = network(**processor(image.to(torch.uint8)[0], return_tensors="pt")).logits
-    torch.testing.assert_close(inference.logits(model.opened_module, image / 255), expected, atol=1e-4, rtol=1e-4)
-    assert model.classes == ("cat", "dog", "emu")
 
 
 def test_info_of_any_file(folder: Path, run: Any) -> None:

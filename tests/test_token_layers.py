@@ -1,8 +1,5 @@
-"""Where maps look in transformers and other networks whose features are tokens or have their channels last.
-
-The first part has small networks with the layouts of timm, torchvision and transformers, the second part transformers'
-own classes with small random configurations, where that package is installed.
-"""
+"""Where maps look in networks whose features are tokens or have their channels last, laid out as in timm, torchvision
+and transformers."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -52,7 +49,8 @@ def by_hand(model: nn.Module, layer: nn.Module, image: Tensor, label: Tensor, to
             kept.append(output if isinstance(output, Tensor) else output[0])
 
         hook = layer.register_forward_hook(keep)
-        logits = model(x[None].clone().requires_grad_())
+        answer = model(x[None].clone().requires_grad_())
+        logits = getattr(answer, "logits", answer)
         hook.remove()
         (gradient,) = torch.autograd.grad(logits[0, y], outputs[call])
         activation, gradient = to_map(outputs[call])[0], to_map(gradient)[0]

@@ -171,7 +171,9 @@ def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor
     try:
         with naming(model):
             logits = inference.logits(model.opened_module, image)
-    except RuntimeError as error:
+    except InputError:
+        raise
+    except Exception as error:  # of the model's own code, which may raise anything
         shape = "x".join(map(str, image.shape[1:]))
         raise InputError(
             f"{model.label}: the model does not take {shape} images ({one_line(error)}); see size (--size)"

@@ -3,17 +3,22 @@
 The packages are imported where a model of theirs is asked for.
 """
 
+import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from attrib.data.catalog import CATALOG
 from attrib.errors import InputError, one_line
+from attrib.models.weights import few
 
 HUBS = ("hf", "timm", "torchvision", "robustbench")
 """What stands before the colon of such a spec."""
@@ -27,6 +32,8 @@ class Known(NamedTuple):
     std: Sequence[float] | None = None
     size: tuple[int, int] | None = None
     classes: tuple[str, ...] | None = None
+    lacks: str | None = None
+    """Why mean and std are not known, where they have to be given."""
 
 
 def is_hub(spec: str) -> bool:
@@ -63,67 +70,111 @@ def _naming(spec: str) -> Iterator[None]:
         raise
     except Exception as error:  # their code downloads and reads files, and may raise anything
         said = " ".join(str(error).split())
+        if "trust_remote_code" in said:
+            said = "it brings code of its own, which is not run here; name a factory that loads it, as my_code:build"
         raise InputError(f"model {spec}: cannot be loaded: {said or type(error).__name__}") from error
 
 
 def _hf(spec: str, name: str) -> Known:
     transformers = _package("transformers", spec)
-    folder = Path(name).expanduser()
-    source = str(folder) if folder.is_dir() else name
-    with _naming(spec):
-        module, info = transformers.AutoModelForImageClassification.from_pretrained(source, output_loading_info=True)
-        if missing := sorted(info["missing_keys"]):
-            raise InputError(
-                f"model {spec}: its file lacks {', '.join(missing[:3])}, as one that no classifier was trained on does;"
-                " name one that was trained to classify images"
-            )
-        processor = transformers.AutoImageProcessor.from_pretrained(source)
-    config = module.config
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise InputError(f"model {spec}: is a multi-label classifier; attrib looks at those with one answer per image")
-    if getattr(processor, "do_flip_channel_order", False):
-        raise InputError(
-            f"model {spec}: takes blue before red; wrap it in a module that flips the channels, x.flip(1), and name its"
-            " factory"
+    source, on_disk = _place(spec, name)
+    where = {"local_files_only": on_disk, "trust_remote_code": False}
+    with _naming(spec), _quiet(transformers, bars=not on_disk):
+        config = transformers.AutoConfig.from_pretrained(source, **where)
+        if type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            raise InputError(f"model {spec}: transformers has no classifier of images of its type, {config.model_type}")
+        module, info = transformers.AutoModelForImageClassification.from_pretrained(
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **where
         )
-    names = [str(config.id2label.get(number, number)) for number in range(config.num_labels)]
-    classes = None if all(re.fullmatch(r"LABEL_\d+|\d+", each) for each in names) else tuple(names)
-    return Known(module, *_statistics(processor, getattr(config, "num_channels", 3)), _hf_size(processor), classes)
+        if missing := sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"]):
+            raise InputError(
+                f"model {spec}: its file lacks {few(missing)} in the shape that its config.json asks for; name a model"
+                " that was trained to classify images"
+            )
+        if getattr(config, "problem_type", None) == "multi_label_classification":
+            raise InputError(
+                f"model {spec}: is a multi-label classifier; attrib looks at those with one answer per image"
+            )
+        names = [str(config.id2label.get(number, number)) for number in range(config.num_labels)]
+        classes = None if all(re.fullmatch(r"LABEL_\d+|\d+", each) for each in names) else tuple(names)
+        try:
+            processor = transformers.AutoImageProcessor.from_pretrained(source, **where)
+            seen = _preprocessing(processor, getattr(config, "num_channels", 3))
+        except InputError as error:
+            raise InputError(f"model {spec}: {error}") from None
+        except Exception as error:  # each class of theirs has its own ways to fail
+            why = one_line(error).partition(". ")[0]
+            lacks = f"its image processor cannot be used ({why}); name mean and std (--mean, --std), and size (--size)"
+            return Known(module, classes=classes, lacks=f"model {spec}: {lacks}")
+    return Known(module, *seen, classes)
 
 
-def _statistics(processor: Any, channels: int) -> tuple[list[float] | None, list[float] | None]:
-    """Mean and std for pixels in [0,1], which the processor applies to pixels of 0..255 times its factor."""
-    factor = 255 * (processor.rescale_factor if getattr(processor, "do_rescale", True) else 1)
-    offset = 1 if getattr(processor, "rescale_offset", False) else 0
-    mean, std = [0.0], [1.0]
-    if getattr(processor, "do_normalize", True):
-        mean, std = list(processor.image_mean), list(processor.image_std)
-    if getattr(processor, "include_top", False):  # EfficientNet's divides by std once more
-        std = [value**2 for value in std]
-    if factor == 1 and not offset and (mean, std) == ([0.0], [1.0]):
-        return None, None
-    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
-    return [(m + offset) / factor for m in mean], [s / factor for s in std]
+def _place(spec: str, name: str) -> tuple[str, bool]:
+    """A folder, or a name of the hub, and whether only the disk is searched for it."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model {spec}: expected a folder of save_pretrained, there is no config.json in it")
+        return str(folder), True
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        raise InputError(f"model {spec}: no such folder")
+    hub = import_module("huggingface_hub")
+    try:
+        hub.HfApi().model_info(name, timeout=10)
+    except hub.utils.HfHubHTTPError:  # an answer: loading the model says what is wrong
+        return name, False
+    except Exception:  # no network; loading would try again and again before it searched the disk
+        return name, True
+    return name, False
 
 
-def _hf_size(processor: Any) -> tuple[int, int] | None:
-    """The size that the model sees at the end: of the crop, else of the resizing."""
-    if getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None):
-        return _sides(processor.crop_size)
-    return _sides(processor.size) if getattr(processor, "do_resize", True) else None
+@contextmanager
+def _quiet(transformers: Any, *, bars: bool) -> Iterator[None]:
+    """Inside, transformers says nothing but errors, which come as exceptions; bars: a terminal sees its progress."""
+    logging = transformers.utils.logging
+    before, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars or not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if shown:
+            logging.enable_progress_bar()
 
 
-def _sides(size: Any) -> tuple[int, int] | None:
-    if isinstance(size, int):
-        return size, size
-    height, width, shortest = (_get(size, key) for key in ("height", "width", "shortest_edge"))
-    if height and width:
-        return int(height), int(width)
-    return (int(shortest), int(shortest)) if shortest else None
+def _preprocessing(processor: Any, channels: int) -> tuple[list[float], list[float], tuple[int, int] | None]:
+    """Mean and std for pixels in [0,1], and the size that the model sees (None: any), from pictures of one colour.
+
+    The processors have settings and steps of their own (EfficientNet's divides by std twice, Perceiver's crops before
+    it resizes), so what they do is measured, not read.
+    """
+
+    def prepared(colour: tuple[int, ...], side: int) -> Tensor:
+        picture = Image.new("RGB" if channels == 3 else "L", (side, side), colour if channels == 3 else colour[0])
+        made: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        return made.double()
+
+    def middle(*colour: int) -> Tensor:
+        made = prepared(colour, 512)
+        return made[:, made.shape[1] // 2, made.shape[2] // 2]
+
+    black, white = middle(0, 0, 0), middle(255, 255, 255)
+    scale = 1 / (white - black)
+    if channels == 3 and not middle(255, 0, 0).allclose(torch.stack([white[0], *black[1:]])):
+        raise InputError(
+            "takes blue before red; wrap it in a module that flips the channels, x.flip(1), and name its factory"
+        )
+    size, other = ((made.shape[1], made.shape[2]) for made in (prepared((0, 0, 0), side) for side in (512, 300)))
+    mean, std = ([_written(value) for value in values.tolist()] for values in ((0 - black) * scale, scale))
+    return mean, std, size if size == other else None
 
 
-def _get(size: Any, key: str) -> Any:
-    return size.get(key) if isinstance(size, dict) else getattr(size, key, None)
+def _written(value: float) -> float:
+    """As it was written: 0.485, where float32 gave 0.48499998."""
+    shortened = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    return next((short for short in shortened if math.isclose(short, value, rel_tol=3e-7)), value)
 
 
 def _timm(spec: str, name: str) -> Known:

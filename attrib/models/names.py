@@ -20,10 +20,11 @@ def is_code(spec: str) -> bool:
 
 def usual_name(spec: str) -> str:
     """What a model is called if the user gives it no name: after its file, factory or run."""
-    if Path(spec).is_dir():
-        return Path(spec).resolve().name.replace("=", "-")
+    place = Path(spec.partition(":")[2] if is_hub(spec) else spec)
+    if place.is_dir():
+        return place.resolve().name.replace("=", "-")
     if is_hub(spec):
-        return Path(spec.partition(":")[2]).name
+        return place.name
     return spec.rpartition(":")[2] if is_factory(spec) else name_of_path(spec)
 
 

@@ -57,7 +57,7 @@ def _alone(model: nn.Module, image: Tensor, others: Tensor) -> Tensor:
     """The answer to one image (1,C,H,W) alone, (1,K)."""
     try:
         alone = inference.logits(model, image)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # of the model's own code, which may raise anything
         raise InputError(
             f"answers {len(others)} images, but not one alone ({one_line(error)}): expected answers that do not depend"
             " on the batch (batch norm with the batch's statistics?)"

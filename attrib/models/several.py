@@ -15,7 +15,7 @@ from attrib.errors import InputError
 from attrib.models import checkpoint
 from attrib.models.layers import feature_layer
 from attrib.models.names import usual_name
-from attrib.models.specs import Model, as_seeds, model
+from attrib.models.specs import Model, as_seeds, model, refuse_pretrained
 
 
 def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
@@ -83,6 +83,7 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
     matches = [(re.fullmatch(r"epoch-(\d+)\.pt", path.name), path) for path in run.iterdir()]
     numbered = [(int(match[1]), path) for match, path in matches if match]
     if not numbered:
+        refuse_pretrained(run)
         raise InputError(f"run: no epoch-*.pt in the directory {run}; train with --save-every 1 to keep the epochs")
     name = name or usual_name(str(run))
     epochs = []

@@ -218,6 +218,7 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
                 f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory or"
                 f" {others}{meant_path(Path(spec))}"
             )
+        refuse_pretrained(Path(spec))
         module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)
         made = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
     if given.classes is not None:
@@ -236,6 +237,8 @@ def _from_code(spec: str | Path | nn.Module, given: Given) -> Model:
     else:
         path = str(spec)
         known = load_hub(path) if is_hub(path) else Known(load_factory(path))
+    if known.lacks and given.mean is None:
+        raise InputError(known.lacks)
     if given.weights is not None:
         load_into(known.module, given.weights)
     mean, std = (known.mean, known.std) if given.mean is None else (given.mean, given.std)
@@ -272,3 +275,9 @@ def as_seeds(name: str, files: Sequence[Model]) -> list[Model]:
             listed = ", ".join(f"{value} ({path})" for value, path in values.items())
             raise InputError(f"{name}: expected seeds of {words}, got {listed}; give each its own name")
     return [replace(each, seed=seed, seeds=len(files)) for seed, each in enumerate(files)]
+
+
+def refuse_pretrained(folder: Path) -> None:
+    """Raise InputError for a folder of transformers, which stands behind another spec."""
+    if (folder / "config.json").is_file():
+        raise InputError(f"{folder}: a folder of save_pretrained is given as hf:{folder}")

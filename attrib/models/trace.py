@@ -80,7 +80,7 @@ def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, in
 
 @contextmanager
 def _recording(module: nn.Module, example: Tensor) -> Iterator[Trace]:
-    """Inside, the calls of the frozen module's submodules are recorded; torch's errors become InputError."""
+    """Inside, the calls of the frozen module's submodules are recorded; its errors become InputError."""
     if example.ndim != 4 or len(example) == 0:
         raise InputError(f"example: expected shape (N, C, H, W) with N at least 1, got {tuple(example.shape)}")
     inner = unwrapped(module)
@@ -106,7 +106,7 @@ def _recording(module: nn.Module, example: Tensor) -> Iterator[Trace]:
     try:
         with frozen(module):
             yield Trace(model, (example.shape[2], example.shape[3]), calls, None)
-    except (RuntimeError, InputError) as error:
+    except Exception as error:  # of the model's own code, which may raise anything
         shape = tuple(example[:1].shape)
         raise InputError(f"model: {model} cannot run on an image of shape {shape}: {one_line(error)}") from error
     finally:
