@@ -147,7 +147,9 @@ def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
     if not any(several) and all("maps" in entry for entry in models):
         return f"p: {test}. It compares the maps in {', '.join(maps_files(models))}, not models. {corrected}"
     if not any(several):
-        return f"p: {test}. It compares two files, not two methods. {corrected}"
+        elsewhere = ", ".join(maps_files(models))
+        said = f"; of {elsewhere} the maps, not a model" if elsewhere else ""
+        return f"p: {test}. It compares two files, not two methods{said}. {corrected}"
     said = "p: t test over seeds and images. It compares methods"
     if not all(several):
         said += "; a name with one file borrows the other's spread over seeds"

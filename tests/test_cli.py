@@ -199,6 +199,17 @@ def test_captions_name_the_files_of_maps_made_elsewhere(run: Any, models: Path, 
     assert [Path(entry["maps"]).name for entry in entries] == ["one.npz", "two.npz"]
     mixed = " ".join(run("span", models / "a.pt", *files[2:], *given).out.split())
     assert "gradcam (b: maps from two.npz), threshold mean" in mixed
+    assert "It compares two files, not two methods; of two.npz the maps, not a model." in mixed
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, np.uint8, np.int32, bool])
+def test_maps_are_numbers_of_any_type_also_without_an_archive(kind: Any, tmp_path: Path) -> None:
+    maps: Any = np.random.default_rng(0).integers(0, 2, (6, 32, 32)).astype(kind)
+    np.save(tmp_path / "a.npy", maps)
+    np.savez(tmp_path / "b.npz", map=maps[::-1], index=np.arange(6, dtype=np.uint8)[::-1])
+    result = attrib.Span(floor=0).run([tmp_path / "a.npy", tmp_path / "b.npz"], attrib.dataset("glyphs", limit=6))
+    shares = [result[name]["asc"] for name in ("a", "b")]
+    assert shares == pytest.approx([float((maps > 0).mean())] * 2, abs=1e-6)
 
 
 def test_info(run: Any, models: Path) -> None:

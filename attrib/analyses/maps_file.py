@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ class MapWriter:
 
 
 def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The arrays ``index`` (N,) and ``map`` (N,H,W) of an NPZ that we or somebody else wrote.
+    """The arrays ``index`` (N,) and ``map`` (N,H,W) of an NPZ that we or somebody else wrote, or an NPY of maps.
 
     Without ``index`` the maps are taken to be those of the first N images. Raises InputError for another file.
     """
@@ -78,18 +79,19 @@ def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     if (there := found_at(path)) != "a file":
         raise InputError(f"maps: {wanted}; found {there}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile) or "map" not in archive:
+        found = np.load(path, allow_pickle=False)
+        with found if isinstance(found, np.lib.npyio.NpzFile) else nullcontext({"map": found}) as arrays:
+            if "map" not in arrays:
                 raise InputError(f"{wanted}; it has no 'map'")
-            maps = archive["map"]
-            index = archive["index"] if "index" in archive else np.arange(len(maps))
+            maps = arrays["map"]
+            index = arrays["index"] if "index" in arrays else np.arange(len(maps))
     except InputError:
         raise
     except Exception as error:  # numpy meets arbitrary bytes here and raises anything
         raise InputError(f"{wanted}; it cannot be read ({one_line(error)})") from None
     if not np.issubdtype(index.dtype, np.integer) or len(np.unique(index)) < index.size:
         raise InputError(f"{wanted}; expected 'index' to hold whole numbers, each once, got {index.dtype}")
-    if maps.ndim != 3 or index.shape != maps.shape[:1] or not np.issubdtype(maps.dtype, np.floating):
+    if maps.ndim != 3 or index.shape != maps.shape[:1] or maps.dtype.kind not in "fiub":
         raise InputError(f"{wanted}; got map {maps.dtype} {maps.shape} and index {index.shape}")
     if not np.isfinite(maps).all():
         raise InputError(f"{wanted}; the maps hold NaN or infinity")

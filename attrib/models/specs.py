@@ -207,7 +207,7 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
         made = _from_code(spec, given)
     elif given.weights is not None:
         raise InputError(f"weights: go with a factory, package.module:factory, that makes the network; got {spec}")
-    elif str(spec).endswith(".npz"):
+    elif str(spec).endswith((".npz", ".npy")):
         made = map_file(given.name, Path(str(spec)))
     else:
         if given.mean is not None or given.size is not None:
