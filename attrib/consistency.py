@@ -14,6 +14,7 @@ from attrib import stats
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 from attrib.loss import check_classes, cross_entropy
+from attrib.tensors import check_tensors
 
 scipy_stats = Lazy("scipy.stats")
 
@@ -59,11 +60,7 @@ def alp_loss(clean: Tensor, adversarial: Tensor) -> Tensor:
     >>> alp_loss(torch.tensor([[1.0, 0.0], [2.0, 2.0]]), torch.tensor([[1.0, 3.0], [1.0, 1.0]]))
     tensor([9., 2.])
     """
-    if clean.ndim != 2 or clean.shape != adversarial.shape:
-        raise InputError(
-            "logits: expected clean and adversarial ones of one shape (N,K),"
-            f" got {tuple(clean.shape)} and {tuple(adversarial.shape)}"
-        )
+    check_tensors(clean=(clean, "floats N,K"), adversarial=(adversarial, "floats N,K"))
     return (clean - adversarial).square().sum(1)
 
 
@@ -81,10 +78,13 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
     >>> found.probability_clean.round(decimals=3)
     tensor([0.8810, 0.9530], dtype=torch.float64)
     """
-    clean, adversarial = clean.detach().double(), adversarial.detach().double()
+    check_tensors(
+        clean=(clean, "floats N,K"), adversarial=(adversarial, "floats N,K"), label=(label, "integers N")
+    )  # fmt: skip
+    clean, adversarial, label = clean.detach().double(), adversarial.detach().double(), label.long()
+    if not (clean.isfinite().all() and adversarial.isfinite().all()):
+        raise InputError("clean, adversarial: expected finite logits, got NaN or infinity")
     alp = alp_loss(clean, adversarial)
-    if label.shape != alp.shape:
-        raise InputError(f"label: expected shape ({len(alp)},), got {tuple(label.shape)}")
     check_classes(label, clean.shape[1])
     ce_clean, ce_adversarial = (cross_entropy(z, label) for z in (clean, adversarial))
     prediction, prediction_adversarial = clean.argmax(1), adversarial.argmax(1)

@@ -15,6 +15,7 @@ from attrib import noise
 from attrib.errors import InputError, refused
 from attrib.fast import answering
 from attrib.inference import check_images, checked_labels, images_per_chunk
+from attrib.tensors import check_tensors
 
 BASELINES = ("mean", "black")
 _ORDER, _PIXELS, _MOVE = 2**32 + 1, 2**32 + 2, 2**32 + 3
@@ -81,6 +82,7 @@ def area(curve: Tensor, pixels: int) -> Tensor:
     >>> area(torch.tensor([[0.0, 0.5, 1.0], [0.7, 0.7, 0.7]]), 4)
     tensor([0.5000, 0.7000])
     """
+    check_tensors(curve=(curve, "floats N,P"))
     share = torch.tensor(fractions(pixels, curve.shape[1] - 1), dtype=curve.dtype, device=curve.device)
     return torch.trapezoid(curve, share, dim=1)
 
@@ -94,6 +96,7 @@ def random_maps(index: Tensor, size: tuple[int, int], *, seed: int = 0) -> Tenso
     >>> torch.equal(both[1:], random_maps(torch.tensor([3]), (4, 4)))  # whatever batch an image comes in
     True
     """
+    check_tensors(index=(index, "integers N"))
     return noise.uniform(index, size, seed=seed, stream=_ORDER)
 
 
@@ -128,7 +131,9 @@ def span_deletion(
     >>> drop.span.shape, nothing.span.abs().max() < 1e-6
     (torch.Size([4]), tensor(True))
     """
-    label = _check(image, label, mask)
+    label = check_images(image, label, index)
+    _check_index(mask, index)
+    check_tensors(image=(image, "floats N,C,H,W"), mask=(mask, "bool N,H,W"))
     gone = _baseline(image, baseline)
     whole = probability(model, image, label)
     masks = mask, random_pixels(mask, index, seed=seed), moved(mask, index, seed=seed)
@@ -143,6 +148,7 @@ def random_pixels(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
     >>> random_pixels(mask, torch.tensor([0])).sum()
     tensor(2)
     """
+    _check_index(mask, index)
     order = _positions(noise.uniform(index, mask.shape[1:], seed=seed, stream=_PIXELS))
     return (order < mask.flatten(1).sum(1, keepdim=True)).view_as(mask)
 
@@ -155,6 +161,7 @@ def moved(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
     >>> elsewhere.sum(), (elsewhere & mask).any()
     (tensor(1), tensor(False))
     """
+    _check_index(mask, index)
     height, width = mask.shape[1:]
     by = noise.uniform(index, (2,), seed=seed, stream=_MOVE)
     # Never by (0, 0): one of the other H*W - 1 distances.
@@ -173,6 +180,7 @@ def chance_iou(a: Tensor, b: Tensor) -> Tensor:
     >>> chance_iou(half, half)  # a quarter of the pixels in both, three quarters in either
     tensor([0.3333], dtype=torch.float64)
     """
+    check_tensors(a=(a, "bool N,H,W"), b=(b, "bool N,H,W"))
     first, second = (mask.flatten(1).double().mean(1) for mask in (a, b))
     overlap = first * second
     return overlap / (first + second - overlap)
@@ -207,7 +215,8 @@ def _curve(
     model: nn.Module, image: Tensor, label: Tensor, maps: Tensor, *, steps: int, inserted: bool, baseline: str
 ) -> Tensor:
     """p_y (N,steps+1) on the way from the baseline to the image, or back, pixels in the order of the map."""
-    label = _check(image, label, maps)
+    label = check_images(image, label)
+    check_tensors(image=(image, "floats N,C,H,W"), maps=(maps, "floats N,H,W"))
     gone = _baseline(image, baseline)
     start, end = (gone, image) if inserted else (image, gone)
     pixels = maps[0].numel()
@@ -238,9 +247,5 @@ def _baseline(image: Tensor, name: str) -> Tensor:
     return mean if name == "mean" else torch.zeros_like(mean)
 
 
-def _check(image: Tensor, label: Tensor, maps: Tensor) -> Tensor:
-    """The labels as int64; raises InputError for other shapes, and pixels outside [0,1]."""
-    label = check_images(image, label)
-    if maps.shape != image[:, 0].shape:
-        raise InputError(f"maps: expected shape {tuple(image[:, 0].shape)}, got {tuple(maps.shape)}")
-    return label
+def _check_index(mask: Tensor, index: Tensor) -> None:
+    check_tensors(mask=(mask, "bool N,H,W"), index=(index, "integers N"))

@@ -20,6 +20,7 @@ from attrib.models.answers import adapted
 from attrib.models.layers import last_linear, named
 from attrib.models.outside import bare
 from attrib.models.types import place_of
+from attrib.tensors import check_tensors
 
 RULES = ("mean", "class-mean", "absolute")
 
@@ -160,8 +161,9 @@ def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
     """
     if rule not in RULES:
         raise refused("rule", rule, RULES)
-    if weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
-        raise InputError(f"weight: expected floats of shape (K,D), got {weight.dtype} {tuple(weight.shape)}")
+    check_tensors(weight=(weight, "floats K,D"))
+    if not weight.isfinite().all():
+        raise InputError("weight: expected finite numbers, got NaN or infinity")
     values = weight.detach().double()
     if rule == "absolute":
         values = values.abs()
@@ -277,12 +279,18 @@ def _is_linear(fc: nn.Module) -> bool:
 
 
 def _non_negative(values: Tensor) -> Tensor:
-    if not values.ndim or not values.shape[-1] or not bool((values >= 0).all()):
-        raise InputError(f"values: expected at least one in the last dimension, none below 0, got {_shown(values)}")
+    if not isinstance(values, Tensor):
+        raise InputError(f"values: expected a tensor, got {type(values).__name__}")
+    if not values.ndim or not values.shape[-1] or not bool(((values >= 0) & (values < torch.inf)).all()):
+        raise InputError(
+            f"values: expected at least one in the last dimension, finite and none below 0, got {_shown(values)}"
+        )
     return values.double()
 
 
 def _shown(values: Tensor) -> str:
     return (
-        f"shape {tuple(values.shape)}, lowest {values.min():.4g}" if values.numel() else f"shape {tuple(values.shape)}"
+        f"shape {tuple(values.shape)}, {values.min():.4g} to {values.max():.4g}"
+        if values.numel()
+        else f"shape {tuple(values.shape)}"
     )

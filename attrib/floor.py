@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib import inference, map_table, maps, spans, targets
-from attrib.data import Batch, Dataset
+from attrib.data import Batch, Dataset, dataset
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
 from attrib.inference import Precision
@@ -42,7 +42,7 @@ class Floor(NamedTuple):
 
 def asc_floor(
     model: nn.Module,
-    data: Dataset,
+    data: Any,
     *,
     map: Map = "gradcam",
     threshold: str = "mean",
@@ -78,7 +78,7 @@ def asc_floor(
 
 def random_coverage(
     model: nn.Module,
-    data: Dataset,
+    data: Any,
     *,
     map: Map = "gradcam",
     threshold: str = "mean",
@@ -94,9 +94,9 @@ def random_coverage(
     """Coverage of the first ``images`` images on a copy of the model with random weights, (N,) in [0,1] on the CPU.
 
     All layers are re-initialised, as :func:`attrib.cascade` does it to the end (Adebayo et al. 2018); the model stays
-    as it is. map: a name, or a function of model, image (N,C,H,W) and label (N,) that gives maps (N,H,W).
-    threshold: a rule of :func:`attrib.span`. target: label, prediction, which is the random
-    network's own and of unlabelled data stands for the label, or a class.
+    as it is. data: a Dataset, or what :func:`attrib.dataset` takes. map: a name, or a function of model, image
+    (N,C,H,W) and label (N,) that gives maps (N,H,W). threshold: a rule of :func:`attrib.span`. target: label,
+    prediction, which is the random network's own and of unlabelled data stands for the label, or a class.
     layer, reshape: for maps that look at one, as in :func:`attrib.gradcam`. seed: of the weights and of SmoothGrad's
     noise. map_options: of the map, as ``{"samples": 8}`` (:data:`attrib.map_table.MAPS`).
     The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
@@ -106,6 +106,8 @@ def random_coverage(
     model without parameters or that cannot be copied.
     """
     _check(map, target, layer, images, map_options)
+    if not isinstance(data, Dataset):
+        data = dataset(data)
     target = targets.target_class(target, data.classes)
     if target == "label" and not data.labelled:
         target = "prediction"

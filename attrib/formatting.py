@@ -164,5 +164,6 @@ def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:
 
 
 def qualified_name(function: Callable[..., Any]) -> str:
-    """What a result calls a function of a user: module.name; of an object that can be called its class."""
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    """module.name of a user's function; of functools.partial its function, of an object that can be called its class."""
+    named = function if hasattr(function, "__qualname__") else getattr(function, "func", type(function))
+    return f"{named.__module__}.{named.__qualname__}"

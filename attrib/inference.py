@@ -13,6 +13,7 @@ from attrib.limits import ROUNDING
 from attrib.loss import check_classes
 from attrib.models.answers import adapted
 from attrib.models.types import takes_autocast
+from attrib.tensors import check_tensors
 
 Precision = Literal["fp32", "bf16"]
 
@@ -209,19 +210,10 @@ def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> T
 
     Raises InputError unless that is so, N >= 1, and label and index are integers (N,); all tensors.
     """
-    numbers = {"label": label, "index": label if index is None else index}
-    for name, given in {"image": image, **numbers}.items():
-        if not isinstance(given, Tensor):
-            raise InputError(f"{name}: expected a tensor, got {type(given).__name__}")
-    if image.ndim != 4 or not len(image) or not image.is_floating_point():
-        advice = "; divide by 255" if image.dtype == torch.uint8 else ""
-        raise InputError(
-            f"image: expected floats of shape (N,C,H,W), N >= 1, got {image.dtype} {tuple(image.shape)}{advice}"
-        )
-    for name, given in numbers.items():
-        if given.shape != image.shape[:1] or given.is_floating_point() or given.is_complex():
-            got = f"{given.dtype} {tuple(given.shape)}"
-            raise InputError(f"{name}: expected integers of shape ({len(image)},), got {got}")
+    index = label if index is None else index
+    check_tensors(image=(image, "floats N,C,H,W"), label=(label, "integers N"), index=(index, "integers N"))
+    if not len(image):
+        raise InputError("image: expected at least one, got none")
     check_pixels(image)
     return label.long()
 

@@ -59,7 +59,13 @@ def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = N
     name: a name, or what stands for one (a function, a class of Captum's), which takes neither. options: None is not
     given.
     """
-    if not callable(name) and name not in MAPS:
+    if not callable(name) and not (isinstance(name, str) and name in MAPS):
+        if hasattr(name, "attribute"):  # Captum's, made for one model
+            kind = type(name).__name__
+            raise InputError(
+                f"map: expected Captum's class, which is made anew for every model, got a {kind} of one model; write"
+                f" map={kind}, or a function of model, images and labels that calls it"
+            )
         raise refused("map", name, MAPS)
     if layer is not None and name not in LAYER_MAPS:
         raise InputError(f"layer belongs to the maps {', '.join(LAYER_MAPS)}; {name} looks at no layer")

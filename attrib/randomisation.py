@@ -19,6 +19,8 @@ from attrib.inference import frozen
 from attrib.lazy import Lazy
 from attrib.models.answers import adapted
 from attrib.models.outside import unwrapped
+from attrib.models.trace import check_example
+from attrib.tensors import check_tensors
 
 metrics = Lazy("skimage.metrics")
 
@@ -45,6 +47,7 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     image is run. Those that do not run as modules come at the end.
     Raises InputError where there is none.
     """
+    check_example(example)
     names = {part: name for name, part in _parts(model).items() if _has_learned(part)}
     called: list[str] = []
     hooks = [
@@ -151,6 +154,7 @@ def edges(image: Tensor) -> Tensor:
     >>> edges(image)[0, 1]
     tensor([0., 1., 1., 0.])
     """
+    check_tensors(image=(image, "floats N,C,H,W"))
     padded = F.pad(image.float(), (1, 1, 1, 1), mode="replicate")
     # Smoothed one way and then subtracted the other way: exactly 0 where an image is flat, as a convolution is not.
     beside = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
@@ -168,6 +172,7 @@ def noise_images(image: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
     >>> noise_images(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])).shape
     torch.Size([2, 3, 4, 4])
     """
+    check_tensors(image=(image, "floats N,C,H,W"), index=(index, "integers N"))
     return noise.uniform(index, image.shape[1:], seed=seed, stream=_IMAGE)
 
 
@@ -180,6 +185,7 @@ def spearman(original: Tensor, other: Tensor) -> Tensor:
     >>> spearman(a, a**3), spearman(a, -a), spearman(a, torch.ones(1, 2, 2))
     (tensor([1.], dtype=torch.float64), tensor([-1.], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
+    _check(original, other)
     a, b = (ranks - ranks.mean(1, keepdim=True) for ranks in (_ranks(original), _ranks(other)))
     scale = (a.square().sum(1) * b.square().sum(1)).sqrt()
     correlation = torch.where(scale > 0, (a * b).sum(1) / scale, 0.0)
@@ -195,6 +201,7 @@ def ssim(original: Tensor, other: Tensor) -> Tensor:
     >>> ssim(a, 3 * a).round(decimals=3)  # each is scaled to [0,1]
     tensor([1., 1.])
     """
+    _check(original, other)
     window = min(7, *original.shape[1:])
     if window < 3:
         raise InputError(f"maps: structural similarity expects at least 3x3, got {tuple(original.shape[1:])}")
@@ -203,6 +210,10 @@ def ssim(original: Tensor, other: Tensor) -> Tensor:
         float(metrics.structural_similarity(a, b, data_range=1.0, win_size=window - 1 + window % 2)) for a, b in pairs
     ]
     return torch.where(_constant(original), math.nan, torch.tensor(found, device=original.device))
+
+
+def _check(original: Tensor, other: Tensor) -> None:
+    check_tensors(original=(original, "floats N,H,W"), other=(other, "floats N,H,W"))
 
 
 def _ranks(maps: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from attrib.stats.association import (
     rank_correlation,
     resampled_correlation,
 )
+from attrib.stats.permutation import as_columns
 
 scipy_stats = Lazy("scipy.stats")
 
@@ -44,7 +45,9 @@ def relation(
     >>> round(found["broken"].difference, 3), round(found["margin"].rho, 3)
     (-0.2, 1.0)
     """
-    return relations(values[None], margin[None], margin_adversarial[None], correct[None], seed=seed)[0]
+    sides = as_columns(values=values, margin=margin, margin_adversarial=margin_adversarial, correct=correct)
+    values, margin, margin_adversarial, right = (side[None] for side in sides)
+    return relations(values, margin, margin_adversarial, right > 0, seed=seed)[0]
 
 
 def relations(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attrib.errors import InputError
 from attrib.lazy import Lazy
+from attrib.tensors import check_tensors
 from attrib.thresholds import RULES, parse_threshold
 
 filters = Lazy("skimage.filters")
@@ -67,10 +68,7 @@ def coverage(mask: Tensor) -> Tensor:
     >>> coverage(torch.tensor([[[True, False], [False, False]], [[True, True], [False, False]]]))
     tensor([0.2500, 0.5000])
     """
-    if mask.dtype != torch.bool or mask.ndim != 3:
-        raise InputError(
-            f"mask: expected bool of shape (N,H,W), as span(maps) gives it, got {mask.dtype} {tuple(mask.shape)}"
-        )
+    check_tensors(mask=(mask, "bool N,H,W"))
     return mask.flatten(1).float().mean(1)
 
 
@@ -110,24 +108,32 @@ def curve_area(maps: Tensor) -> Tensor:
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of two spans (N,H,W) each, as (N,); NaN where both are empty.
 
+    Raises InputError for what is no span, and spans of different shapes.
+
     >>> a, b = torch.tensor([[[True, True, False]]]), torch.tensor([[[False, True, True]]])
     >>> iou(a, b), iou(a, a)
     (tensor([0.3333]), tensor([1.]))
     """
+    check_tensors(a=(a, "bool N,H,W"), b=(b, "bool N,H,W"))
     return (a & b).flatten(1).sum(1) / (a | b).flatten(1).sum(1)
 
 
 def inside(mask: Tensor, object_mask: Tensor) -> Tensor:
     """Share of the span that lies inside the object, both bool (N,H,W), as (N,); NaN for an empty span.
 
+    Raises InputError for others, and different shapes.
+
     >>> inside(torch.tensor([[[True, True, True, False]]]), torch.tensor([[[False, True, True, True]]]))
     tensor([0.6667])
     """
+    check_tensors(mask=(mask, "bool N,H,W"), object_mask=(object_mask, "bool N,H,W"))
     return (mask & object_mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
 
 
 def object_covered(mask: Tensor, object_mask: Tensor) -> Tensor:
     """Share of the object that the span covers, both bool (N,H,W), as (N,); NaN for an empty object.
+
+    Raises InputError for others, and different shapes.
 
     >>> object_covered(torch.tensor([[[True, True, False, False]]]), torch.tensor([[[False, True, True, True]]]))
     tensor([0.3333])
@@ -139,12 +145,15 @@ def pointing(maps: Tensor, object_mask: Tensor) -> Tensor:
     """Pointing game (Zhang et al. 2016): 1 where the map's maximum lies on the object, else 0, as (N,).
 
     Maps tie at their maximum where they are flat (or saturate); then it is the share of tied pixels on the
-    object, which is what a random choice among them scores on average.
+    object, which is what a random choice among them scores on average. Raises InputError for other and different
+    shapes, and for maps that are not finite.
 
     >>> on = torch.tensor([[[True, False, False]]])
     >>> pointing(torch.tensor([[[0.9, 0.1, 0.2]]]), on), pointing(torch.tensor([[[0.5, 0.5, 0.2]]]), on)
     (tensor([1.]), tensor([0.5000]))
     """
+    _check(maps)
+    check_tensors(maps=(maps, "floats N,H,W"), object_mask=(object_mask, "bool N,H,W"))
     flat = maps.flatten(1)
     top = flat == flat.amax(1, keepdim=True)
     return (top & object_mask.flatten(1)).sum(1) / top.sum(1)
@@ -195,8 +204,7 @@ _MASKS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def _check(maps: Tensor) -> None:
-    if maps.ndim != 3 or not maps.is_floating_point():
-        raise InputError(f"maps: expected floats of shape (N,H,W), got {maps.dtype} {tuple(maps.shape)}")
+    check_tensors(maps=(maps, "floats N,H,W"))
     if broken := int((~maps.isfinite()).flatten(1).any(1).sum()):
         raise InputError(
             f"maps: expected finite numbers, got NaN or infinity in {broken} of {len(maps)}; do the model's gradients"

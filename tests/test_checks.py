@@ -338,7 +338,7 @@ def test_wrong_arguments_are_named(small: Small, name: str) -> None:
     run, image, label = getattr(faithfulness, name), uniform(2, 3, 4, 4), torch.tensor([0, 1])
     with pytest.raises(InputError, match="baseline: expected one of mean, black, got 'blur'"):
         run(small, image, label, uniform(2, 4, 4), baseline="blur")
-    with pytest.raises(InputError, match=r"maps: expected shape \(2, 4, 4\), got"):
+    with pytest.raises(InputError, match=r"maps: expected floats of shape \(2,4,4\), got"):
         run(small, image, label, uniform(2, 5, 5))
     with pytest.raises(InputError, match="stages: expected at least 1"):
         next(randomisation.cascade(small, image, stages=0))

@@ -123,10 +123,10 @@ def test_images_that_cost_nothing_have_no_alp_share() -> None:
 @pytest.mark.parametrize(
     ("clean", "adversarial", "label", "words"),
     [
-        ((3, 5), (3, 4), (3,), r"got \(3, 5\) and \(3, 4\)"),
-        ((3, 5), (2, 5), (3,), "one shape"),
-        ((5,), (5,), (5,), "one shape"),
-        ((3, 5), (3, 5), (2,), r"label: expected shape \(3,\), got \(2,\)"),
+        ((3, 5), (3, 4), (3,), r"adversarial: expected floats of shape \(3,5\), got torch.float32 \(3, 4\)"),
+        ((3, 5), (2, 5), (3,), r"adversarial: expected floats of shape \(3,5\)"),
+        ((5,), (5,), (5,), r"clean: expected floats of shape \(N,K\)"),
+        ((3, 5), (3, 5), (2,), r"label: expected integers of shape \(3,\), got torch.int64 \(2,\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(

@@ -197,8 +197,8 @@ def test_no_trace_is_left() -> None:
 @pytest.mark.parametrize(
     ("model", "example", "message"),
     [
-        (in_place(), torch.rand(3, 16, 16), r"example: expected shape \(N, C, H, W\)"),
-        (in_place(), torch.rand(0, 3, 16, 16), "N at least 1"),
+        (in_place(), torch.rand(3, 16, 16), r"example: expected floats of shape \(N,C,H,W\)"),
+        (in_place(), torch.rand(0, 3, 16, 16), "example: expected at least one image, got none"),
         (
             in_place(),
             torch.rand(1, 1, 16, 16),

@@ -173,10 +173,10 @@ class Dataset:
 
 
 def _check_pixels(images: Tensor) -> None:
-    expected = "images: expected uint8, or floats in [0,1], of shape (N,C,H,W)"
-    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+    expected = "images: expected uint8, or floats in [0,1], of shape (N,C,H,W), N >= 1"
+    if images.ndim != 4 or not images.numel() or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise InputError(f"{expected}, got {images.dtype} {tuple(images.shape)}")
-    if images.is_floating_point() and images.numel():
+    if images.is_floating_point():
         low, high = map(float, images.aminmax())
         if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # NaN is neither
             raise InputError(
@@ -237,8 +237,8 @@ def dataset(
     if split not in SPLITS:
         raise InputError(f"split: expected train or test, got {split!r}")
     for option, value in (("limit", limit), ("size", size)):
-        if value is not None and value < 1:
-            raise InputError(f"{option}: expected at least 1, got {value}")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{option}: expected at least 1, in whole numbers, got {value!r}")
     if size is not None and size > LARGEST_SIZE:
         raise InputError(f"size: expected at most {LARGEST_SIZE} pixels, got {size}")
     source = Source(root, size, seed, None if classes is None else matching.read_classes(classes))

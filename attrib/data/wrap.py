@@ -215,8 +215,11 @@ def _labels(labels: Any) -> Tensor | None:
     try:
         found = torch.as_tensor(np.asarray([int(label) if _is_whole(label) else label for label in labels]))
     except (ValueError, TypeError, RuntimeError):
-        got = next(type(label).__name__ for label in labels if not _is_whole(label))
-        raise InputError(f"label: expected whole numbers, one per image, got {got}") from None
+        if isinstance(labels, list | tuple) and labels:
+            kind = next(type(label).__name__ for label in labels if not _is_whole(label))
+        else:
+            kind = type(labels).__name__
+        raise InputError(f"label: expected whole numbers, one per image, got {kind}") from None
     if found.ndim == 2 and found.shape[1] == 1:  # as Keras has them
         found = found[:, 0]
     if found.ndim != 1 or found.is_floating_point():
@@ -224,7 +227,11 @@ def _labels(labels: Any) -> Tensor | None:
             f"label: expected whole numbers of shape (N,), got {found.dtype} {tuple(found.shape)}; of one-hot labels"
             " take argmax(1)"
         )
-    return None if len(found) and bool((found == -1).all()) else found.long()
+    if bool((found == -1).all()):
+        return None
+    if bool((found < 0).any()):
+        raise InputError(f"label: expected whole numbers from 0 up, or -1 for all, got {int(found.min())}")
+    return found.long()
 
 
 def _is_whole(label: Any) -> bool:

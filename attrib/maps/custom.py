@@ -6,7 +6,7 @@ from typing import Any
 import captum.attr
 from torch import Tensor, nn
 
-from attrib.errors import InputError
+from attrib.errors import InputError, one_line
 from attrib.fast import Prepared
 from attrib.inference import Precision, check_images, frozen
 from attrib.maps.engine import Chunk, in_chunks, over_channels
@@ -23,7 +23,15 @@ def custom_map(
     if isinstance(map, type) and issubclass(map, captum.attr.Attribution):
 
         def explain(fast: Prepared, chunk: Chunk) -> Tensor:
-            found: Tensor = map(fast.model).attribute(chunk.image.requires_grad_(), target=chunk.label)
+            try:
+                found: Tensor = map(fast.model).attribute(chunk.image.requires_grad_(), target=chunk.label)
+            except InputError:
+                raise
+            except (TypeError, AttributeError, AssertionError, ValueError) as error:
+                raise InputError(
+                    f"map: Captum's {map.__name__} cannot be made of a model, images and classes alone"
+                    f" ({one_line(error)}); give a function of model, images and labels that calls it"
+                ) from error
             return found
 
         return over_channels(in_chunks(model, image, label, explain, precision=precision), signed=False)

@@ -7,6 +7,7 @@ from attrib.errors import InputError
 from attrib.fast import Prepared
 from attrib.inference import Precision
 from attrib.maps.engine import Chunk, in_chunks, over_channels
+from attrib.tensors import check_tensors
 
 
 def occlusion(
@@ -32,6 +33,7 @@ def occlusion(
     >>> attrib.occlusion(model, image[:1], label[:1]).shape
     torch.Size([1, 32, 32])
     """
+    check_tensors(image=(image, "floats N,C,H,W"))
     height, width = image.shape[-2:]
     window = max(1, round(min(height, width) / 8)) if window is None else window
     stride = max(1, window // 2) if stride is None else stride

@@ -11,6 +11,7 @@ from attrib.errors import InputError, one_line
 from attrib.inference import frozen
 from attrib.models.answers import fitting, logits_in
 from attrib.models.outside import bare, unwrapped
+from attrib.tensors import check_tensors
 
 
 class Call(NamedTuple):
@@ -78,11 +79,17 @@ def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, in
     return reached if any(reached) else [True] * len(calls)
 
 
+def check_example(example: Tensor) -> None:
+    """Raise InputError for what are no images (N,C,H,W), N >= 1."""
+    check_tensors(example=(example, "floats N,C,H,W"))
+    if not len(example):
+        raise InputError("example: expected at least one image, got none")
+
+
 @contextmanager
 def _recording(module: nn.Module, example: Tensor) -> Iterator[Trace]:
     """Inside, the calls of the frozen module's submodules are recorded; its errors become InputError."""
-    if example.ndim != 4 or len(example) == 0:
-        raise InputError(f"example: expected shape (N, C, H, W) with N at least 1, got {tuple(example.shape)}")
+    check_example(example)
     inner = unwrapped(module)
     model = type(inner).__name__
     # torch allows no hooks inside a TorchScript program.

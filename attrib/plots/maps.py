@@ -84,7 +84,7 @@ def overlay(
     the M models. opacity: of the map where it is highest; where the map is 0 the image is as it was. Every map has a
     scale of its own, up to its 99.5th percentile: compare places, not heights.
 
-    Raises InputError for other shapes, pixels outside [0,1], and titles of another number.
+    Raises InputError for other shapes, pixels outside [0,1], maps that are not finite, and titles of another number.
 
     >>> overlay(np.zeros((2, 3, 8, 8)), np.ones((2, 8, 8)), titles=["cat", "dog"]).axes[1].get_title()
     'dog'
@@ -93,6 +93,9 @@ def overlay(
     heat = heat[None] if heat.ndim == 3 else heat
     if heat.ndim != 4 or heat.shape[1:] != pictures.shape[:3]:
         raise InputError(f"maps: expected shape {pictures.shape[:3]}, as the images, got {_plain_array(maps).shape}")
+    heat = heat.astype(float)
+    if not np.isfinite(heat).all():
+        raise InputError("maps: expected finite numbers, got NaN or infinity")
     if titles is not None and len(titles) != len(pictures):
         raise InputError(f"titles: expected {len(pictures)}, one per image, got {len(titles)}")
     if columns < 1 or not 0 <= opacity <= 1:
@@ -169,7 +172,7 @@ def _pictures(images: Any) -> NDArray[Any]:
     array = _plain_array(images)
     if array.ndim == 4 and (array.shape[1] == 3 or (array.shape[1] == 1 and array.shape[3] != 3)):
         array = np.moveaxis(array, 1, 3)
-    if array.ndim != 4 or not len(array) or array.shape[3] not in (1, 3):
+    if array.ndim != 4 or not array.size or array.shape[3] not in (1, 3):
         raise InputError(
             f"images: expected shape (N,C,H,W) with one or three channels, or (N,H,W,3), got {array.shape}"
         )

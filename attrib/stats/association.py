@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from attrib.errors import InputError
 from attrib.lazy import Lazy
-from attrib.stats.permutation import RESAMPLES, Values, at_a_time, pairings, two_groups
+from attrib.stats.permutation import RESAMPLES, Values, as_column, as_columns, at_a_time, pairings, two_groups
 
 scipy_stats = Lazy("scipy.stats")
 
@@ -50,7 +49,7 @@ def mean_difference(a: Values, b: Values, *, seed: int = 0) -> Difference:
     >>> mean_difference(np.array([0.5, 0.6]), np.array([]))  # no image was left over
     Difference(difference=nan, low=nan, high=nan, p=nan, n_a=2, n_b=0)
     """
-    a, b = (np.asarray(values, float)[~np.isnan(values)] for values in (a, b))
+    a, b = (values[~np.isnan(values)] for values in (as_column("a", a), as_column("b", b)))
     counts = len(a), len(b)
     if min(counts) < 2:
         difference = float(a.mean() - b.mean()) if min(counts) else np.nan
@@ -105,11 +104,9 @@ def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Val
     return Correlation(rho, *percentile_ends(resampled), p, count), resampled
 
 
-def _held(*columns: Values) -> tuple[NDArray[np.bool_], list[Values]]:
+def _held(*given: Values) -> tuple[NDArray[np.bool_], list[Values]]:
     """Where all columns have a value, (N,), and the columns there, as floats."""
-    if len({len(column) for column in columns}) > 1:
-        raise InputError(f"values: expected as many on every side, got {', '.join(str(len(c)) for c in columns)}")
-    together = np.array([np.asarray(column, float) for column in columns])
+    together = np.array(as_columns(**dict(zip(("x", "y", "given"), given, strict=False))))
     held = ~np.isnan(together).any(0)
     return held, list(together[:, held])
 

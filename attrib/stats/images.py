@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from attrib.errors import InputError
 from attrib.lazy import Lazy
-from attrib.stats.permutation import RESAMPLES, SMALLEST, TAIL, Values, at_a_time, sign_flips
+from attrib.stats.permutation import RESAMPLES, SMALLEST, TAIL, Values, as_column, at_a_time, sign_flips
 from attrib.stats.seeds import (
     ANYTHING,
     NOTHING,
@@ -40,7 +41,7 @@ def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANY
     >>> [round(end, 3) for end in interval(np.array([[0.1, 0.2], [0.3, 0.4]]), within=(0, 1))]  # two seeds tell little
     [0.0, 1.0]
     """
-    rows = np.atleast_2d(np.asarray(values, float))
+    rows = np.atleast_2d(as_column("values", values, rows=True))
     if len(rows) > 1:
         return ends_of(spread_of(rows), within)
     held = rows[0][~np.isnan(rows[0])]
@@ -99,7 +100,7 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
 
     With several files on a side p compares methods: the seeds' variance is pooled over both sides, Sa + Sb - 2
     degrees of freedom; a side with one file borrows the other's spread, having none of its own. The images' part is
-    that of the difference between the two sides' averages over seeds, image by image. Raises ValueError for different
+    that of the difference between the two sides' averages over seeds, image by image. Raises InputError for different
     numbers of images.
 
     >>> paired(np.array([0.3, 0.5, 0.1, 0.9]), np.array([0.2, 0.4, 0.0, 0.8])).p  # 2 of 16 sign flips reach as far
@@ -109,10 +110,10 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     >>> round(found.difference, 4), found.low < 0 < found.high
     (0.0167, True)
     """
-    rows_a, rows_b = (np.atleast_2d(np.asarray(values, float)) for values in (a, b))
+    rows_a, rows_b = (np.atleast_2d(as_column(name, values, rows=True)) for name, values in (("a", a), ("b", b)))
     if rows_a.shape[1] != rows_b.shape[1]:
         counts = f"{rows_a.shape[1]} and {rows_b.shape[1]}"
-        raise ValueError(f"paired: expected as many values on both sides, got {counts}")
+        raise InputError(f"a, b: expected as many values on both sides, got {counts}")
     held = ~np.isnan(np.vstack([rows_a, rows_b])).any(0)
     rows_a, rows_b = rows_a[:, held], rows_b[:, held]
     difference = rows_a.mean(0) - rows_b.mean(0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from attrib.stats.permutation import Values
+from attrib.stats.permutation import Values, as_column
 
 
 def holm(p: Values) -> Values:
@@ -14,6 +14,7 @@ def holm(p: Values) -> Values:
     >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
     [0.03, 0.06, 0.06]
     """
+    p = as_column("p", p)
     corrected = np.full(len(p), np.nan)
     order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN is sorted to the end
     factors = np.arange(len(order), 0, -1)

@@ -12,10 +12,12 @@ No p is below ``SMALLEST``, so that none is 0.
 """
 
 from math import comb, factorial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attrib.errors import InputError
 from attrib.lazy import Lazy
 
 scipy_stats, scipy_special = Lazy("scipy.stats"), Lazy("scipy.special")
@@ -32,6 +34,27 @@ SMALLEST = 1e-300
 """The smallest p that is reported."""
 COUNTED = 32
 """Up to so many differences all sign flips are counted."""
+
+
+def as_column(name: str, values: Any, *, rows: bool = False) -> Values:
+    """Values as an array of floats (N,); with ``rows`` (S,N) too. Raises InputError, with the name, for another."""
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError):
+        array = np.array(None, float)
+    if array.ndim != 1 and not (rows and array.ndim == 2):
+        got = f"shape {array.shape}" if array.ndim else type(values).__name__
+        raise InputError(f"{name}: expected numbers of shape (N,){' or (S,N)' * rows}, got {got}")
+    return array
+
+
+def as_columns(**given: Any) -> list[Values]:
+    """:func:`as_column` of each; raises InputError also where they are not as long."""
+    found = [as_column(name, values) for name, values in given.items()]
+    if len({len(each) for each in found}) > 1:
+        counts = ", ".join(str(len(each)) for each in found)
+        raise InputError(f"{', '.join(given)}: expected as many values in each, got {counts}")
+    return found
 
 
 def at_a_time(images: int) -> int:
