@@ -164,6 +164,6 @@ def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:
 
 
 def qualified_name(function: Callable[..., Any]) -> str:
-    """module.name of a user's function; of functools.partial its function, of an object that can be called its class."""
+    """module.name of a function; of functools.partial that of its function, of what can be called that of its class."""
     named = function if hasattr(function, "__qualname__") else getattr(function, "func", type(function))
     return f"{named.__module__}.{named.__qualname__}"
