@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python -m train --recipe raw --recipe demo --out runs/demo/standard
 	$(BIN)/python -m train --recipe pgd-at --recipe demo --out runs/demo/pgd-at
-	$(BIN)/attrib maps --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --out runs/demo/results
-	$(BIN)/attrib span --ckpt runs/demo/standard/model.pt --ckpt runs/demo/pgd-at/model.pt --limit 2000 --out runs/demo/results
+	$(BIN)/attrib report runs/demo/standard/model.pt runs/demo/pgd-at/model.pt --limit 500 --out runs/demo/report.html
+	@echo 'Open runs/demo/report.html. For a model of your own: attrib report mine=my_code:build --data folder:photos'
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

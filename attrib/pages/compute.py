@@ -139,6 +139,8 @@ class Report:
                 _write_json(about, place / "report.json")
                 with atomic(page) as temporary:
                     temporary.write_text(render.render(about, parts), encoding="utf-8")
+                for paragraph in render.answer(parts):
+                    _say(paragraph.answer)
         return page
 
     def _maps(self) -> dict[str, Any]:

@@ -104,6 +104,17 @@ NUMBER = re.compile(r"^[^A-Za-z]*(?:(?:to|e[-+]\d+|of)[^A-Za-z]*)*$")
 """A cell without words but those that join numbers."""
 
 
+def answer(parts: Mapping[str, Computed]) -> list[words.Paragraph]:
+    """The tool's question answered from the parts, a paragraph each."""
+    summaries = _summaries(parts)
+    span, robust, check, relation = (summaries.get(name) for name in ("span", "robust", "check", "relate"))
+    return words.answer(span, robust, check=check, relation=relation)
+
+
+def _summaries(parts: Mapping[str, Computed]) -> dict[str, words.Summary]:
+    return {name: json.loads(to_json(part.result.summary)) for name, part in parts.items()}  # None, not NaN
+
+
 def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
     """The page as HTML that needs nothing else.
 
@@ -111,8 +122,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
     parts: by the analysis's name; ``images`` is :class:`attrib.pages.images.Browsed`.
     """
     names = [model["name"] for model in about["models"]]
-    summaries = {name: json.loads(to_json(part.result.summary)) for name, part in parts.items()}  # None, not NaN
-    span, robust = summaries.get("span"), summaries.get("robust")
+    span, robust = (_summaries(parts).get(name) for name in ("span", "robust"))
     page = Environment(
         loader=PackageLoader("attrib.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -121,7 +131,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
         about=about,
         data=text.data_words(about),
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
-        answer=words.answer(span, robust, check=summaries.get("check"), relation=summaries.get("relate")),
+        answer=answer(parts),
         cautions=dict.fromkeys([*words.cautions(span), *_warnings(parts)]),
         glance=words.glance(span, robust, names=names),
         attack=words.attack_title(words.strongest(robust)) if robust else "attack",
