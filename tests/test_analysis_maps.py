@@ -33,7 +33,7 @@ def test_the_maps_are_those_of_the_functions(models: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(examples["image"][0], adversarial_of(models / "a.pt", batch)[0], atol=1e-6)
     np.testing.assert_array_equal(examples["map"][1], result.arrays["both-seed0"]["map"])
     rows = result.rows
-    assert list(rows) == ["model", "seed", "index", "label", "prediction", "highest", "mean"]
+    assert list(rows) == ["model", "seed", "index", "label", "prediction", "highest", "mean", "empty"]
     assert rows["index"].tolist() == firsts * 3
     assert rows["label"].tolist() == [data.classes[k] for k in batch.label] * 3
     np.testing.assert_allclose(rows["mean"][6:], expected.mean((1, 2)), rtol=1e-4)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import attrib
+from attrib.analyses.base import Analysis
 from attrib.errors import InputError
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -57,9 +58,25 @@ class Blind(nn.Module):
         return logits
 
 
-def test_a_span_of_empty_maps_says_that_it_means_nothing() -> None:
-    data = attrib.dataset("glyphs", limit=6)
-    result = attrib.Span(floor=0).run({"blind": Blind()}, data)
-    assert any("blind: every map of the clean images is empty" in warning for warning in result.warnings)
-    shown = attrib.Maps(images=2, overlay=True).run({"blind": Blind()}, data)
-    assert sorted(shown.figures) == ["maps", "maps-overlay"]
+PGD = attrib.Attack("pgd", steps=1, step_size=0.1)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "images"),
+    [
+        (attrib.Span(floor=0, attack=PGD), ["clean", "pgd"]),
+        (attrib.Maps(images=2, overlay=True), ["clean"]),
+        (attrib.Maps(images=2, attack=PGD), ["pgd"]),
+        (attrib.Checks(stages=1, curve_steps=1, attack=PGD), ["clean"]),
+        (attrib.Relation(attack=PGD), ["clean"]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Analysis) else "",
+)
+def test_empty_maps_mean_nothing(analysis: Analysis, images: list[str]) -> None:
+    models = {"blind": Blind(), "other": attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32))}
+    result = analysis.run(models, attrib.dataset("glyphs", limit=6))
+    empty = [warning for warning in result.warnings if "empty" in warning]
+    assert [warning.partition(", so what")[0] for warning in empty] == [
+        f"blind: every map of the {kind} images is empty" for kind in images
+    ]
+    assert result.figures

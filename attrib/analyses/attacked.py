@@ -54,7 +54,7 @@ class Attacked(Explaining):
         ratio = features.participation_ratio(self.last_layer(model, batch).scale_free)
         columns = _answers(model, batch, clean, attacked) | {
             "coverage": spans.coverage(masks[0]), "coverage_adversarial": spans.coverage(masks[1]),
-            "participation_ratio": ratio, "span_iou": spans.iou(*masks),
+            "empty": spans.empty(clean.map), "participation_ratio": ratio, "span_iou": spans.iou(*masks),
         }  # fmt: skip
         exact = {name: values.double() if values.is_floating_point() else values for name, values in columns.items()}
         examples = kept_examples(batch, {CLEAN: clean}, {CLEAN: masks[0]}, context)
@@ -75,11 +75,11 @@ class Attacked(Explaining):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Different grids, and models at chance."""
+        """Different grids, models at chance, and models whose maps are all empty."""
         grids = sorted(found.rows["grid"].unique())
         if len(grids) > 1:
             yield f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage"
-        yield from self.at_chance(found)
+        yield from super().objections(summary, found)
 
 
 def _answers(model: "Model", batch: "Batch", clean: View, attacked: View) -> "dict[str, Tensor]":

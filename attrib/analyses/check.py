@@ -165,7 +165,7 @@ class Checks(Explaining):
             baseline=self.baseline,
         )  # fmt: skip
         columns = {
-            "coverage": spans.coverage(mask),
+            "coverage": spans.coverage(mask), "empty": spans.empty(maps),
             "drop": drops.span, "drop_random": drops.random, "drop_moved": drops.moved,
         }  # fmt: skip
         if batch.mask is not None:

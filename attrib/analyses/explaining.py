@@ -1,5 +1,6 @@
 """Analyses of maps: which map, of which class, on clean and on attacked images. No torch until it runs."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from attrib import map_table, targets
 from attrib.analyses.base import Analysis
-from attrib.analyses.measured import CLEAN, Context
+from attrib.analyses.measured import CLEAN, Context, Findings
 from attrib.analyses.options import Attack, attacked_option, option
 from attrib.lazy import Lazy
 
@@ -98,6 +99,27 @@ class Explaining(Analysis):
         if target == "label" and not data.labelled:
             target = "prediction"
         return replace(super().resolved(data), target=target)
+
+    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+        """Models at chance, and models whose maps are all empty."""
+        yield from super().objections(summary, found)
+        yield from self.all_empty(found)
+
+    def all_empty(self, found: Findings, *, images: str = CLEAN) -> Iterator[str]:
+        """A sentence for every model, or run, of which all maps are empty (the column ``empty``).
+
+        images: which were measured, where the rows do not say it.
+        """
+        each = {name: [files] for name, files in found.files.items()} | found.epochs
+        for name, files in each.items():
+            for kind in files[0].kinds() if "images" in self.keys else [images]:
+                of_kind = [part.where(images=kind) if "images" in self.keys else part for part in files]
+                if all(part["empty"].all() for part in of_kind):
+                    yield (
+                        f"{name}: every map of the {kind} images is empty, so what is measured of them means nothing;"
+                        " does the layer looked at have an effect on the class explained (--layer), or does its map of"
+                        " another kind (--map) show something?"
+                    )
 
     def target_words(self, data: "Dataset") -> str:
         """The class explained, as captions say it."""

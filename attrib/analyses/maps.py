@@ -98,7 +98,7 @@ class Maps(Explaining):
             "label": [classes[k] if k >= 0 else "" for k in self.known_labels(batch, context).tolist()],
             "prediction": [classes[k] for k in view.prediction.tolist()],
             **({} if context.images.labelled else {"probability": view.probability.double()}),
-            "highest": flat.amax(1).double(), "mean": flat.mean(1).double(),
+            "highest": flat.amax(1).double(), "mean": flat.mean(1).double(), "empty": spans.empty(view.map),
         }  # fmt: skip
 
     def summarise(self, files: Files) -> dict[str, Any]:
@@ -115,8 +115,8 @@ class Maps(Explaining):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """None: the images shown are too few to judge a model."""
-        return ()
+        """Models whose maps are all empty; the images shown are too few to judge a model otherwise."""
+        return self.all_empty(found, images=self.attack.name if self.attack else CLEAN)
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The maps and spans of every file, and what the picture shows."""

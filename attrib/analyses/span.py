@@ -187,7 +187,7 @@ class Span(Explaining):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Different grids, missing floors, models at chance, differences that rest on empty maps."""
+        """Different grids, missing floors, models at chance, empty maps, differences that rest on them."""
         grids = {entry["name"]: entry["grid"] for entry in summary["models"] if entry["grid"]}
         if len(set(grids.values())) > 1:
             listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
@@ -196,10 +196,10 @@ class Span(Explaining):
             for model, fact in zip(files.models, files.facts, strict=True):
                 if "no_floor" in fact:
                     yield f"{model.label}: no floor of ASC can be measured: {fact['no_floor']}"
-        yield from self.at_chance(found)
-        yield from _all_empty(summary)
+        yield from super().objections(summary, found)
         for pair in summary["pairs"]:
-            if pair["p_holm"] < LEVEL and not stands_without_empty(pair):
+            n = pair["without_empty"]["n"]  # 0: a model's maps are all empty, which has been said
+            if n and pair["p_holm"] < LEVEL and not stands_without_empty(pair):
                 yield _resting_on_empty(pair)
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
@@ -249,19 +249,6 @@ def stands_without_empty(pair: Mapping[str, Any]) -> bool:
     rest = pair["without_empty"]
     real = not text.missing(rest["p_holm"]) and rest["p_holm"] < LEVEL
     return bool(real and rest["difference"] * pair["difference"] > 0)
-
-
-def _all_empty(summary: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for every model of which all maps are empty, on clean or on attacked images."""
-    for entry in summary["models"]:
-        kinds = {CLEAN: entry} | ({"attacked": entry["attacked"]} if "attacked" in entry else {})
-        for kind, means in kinds.items():
-            if means["empty"] == means["n"]:
-                yield (
-                    f"{entry['name']}: every map of the {kind} images is empty, so its coverage of 0 means nothing;"
-                    " does the layer looked at have an effect on the class explained (--layer), or does its map of"
-                    " another kind (--map) show something?"
-                )
 
 
 def _resting_on_empty(pair: Mapping[str, Any]) -> str:
