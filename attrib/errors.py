@@ -1,8 +1,10 @@
 """The one exception for what the user can mend, and other errors in one line of it."""
 
+import os
 import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -50,6 +52,12 @@ def meant(given: object, known: Iterable[str], *, before: str = "", after: str =
     names = {_folded(name): name for name in known}
     near = get_close_matches(_folded(given), names, n=1) if isinstance(given, str) else []
     return f"; did you mean {before}{names[near[0]]}{after}?" if near else ""
+
+
+def meant_path(missing: Path, *, before: str = "") -> str:
+    """:func:`meant` for a path at which nothing is: the nearest name beside it."""
+    beside = [path.name for path in missing.parent.iterdir()] if os.path.isdir(missing.parent) else []
+    return meant(missing.name, beside, before=before + ("" if missing.parent == Path() else f"{missing.parent}/"))
 
 
 def _folded(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from attrib.errors import InputError, WriteError
+from attrib.errors import InputError, WriteError, meant_path
 
 TEMPORARY = f".attrib-{platform.node()}-"
 """How names of temporary files begin; the number of the process follows."""
@@ -75,13 +75,16 @@ def folder(path: Path) -> Path:
     return path
 
 
-def found_at(path: str | Path) -> str:
-    """What is at a path, as an error says it: a file, a folder, nothing, or what is neither, as a pipe or a device."""
+def found_at(path: str | Path, *, before: str = "") -> str:
+    """What is at a path, as an error says it: a file, a folder, a pipe or device, or nothing, and the nearest name.
+
+    before: what stands before the path in what the user wrote.
+    """
     if os.path.isfile(path):  # unlike Path's, these take every text, also one too long for a name
         return "a file"
     if os.path.isdir(path):
         return "a folder"
-    return "a pipe or device" if os.path.exists(path) else "nothing"
+    return "a pipe or device" if os.path.exists(path) else f"nothing{meant_path(Path(path), before=before)}"
 
 
 def _runs(process: int) -> bool:

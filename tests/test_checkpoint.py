@@ -314,9 +314,9 @@ def test_truncated(ckpt: Checkpoint, path: Path, share: float, zipped: bool) -> 
 
 
 def test_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="this is a folder"):
+    with pytest.raises(InputError, match="found a folder"):
         load(tmp_path)
-    with pytest.raises(InputError, match="no such file; expected a checkpoint"):
+    with pytest.raises(InputError, match="expected a checkpoint file, found nothing"):
         load(tmp_path / "none.pt")
 
 

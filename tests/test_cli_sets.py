@@ -267,7 +267,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, trained: Path, untrained: Any)
 A = ("--ckpt", "{bad}/model.pt")
 BAD = [
     ((), "nothing to look at"),
-    (("--run", "{bad}/nowhere"), "--run: expected the folder of a training run, found nothing"),
+    (("--run", "{bad}/nowhere"), "nowhere, found nothing"),
     (("--run", "{bad}/file"), "found a file"),
     (("--run", "{bad}/empty"), "--save-every 1"),
     (("--run", "{bad}/broken"), "epoch-1.pt"),

@@ -188,7 +188,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, runs: Path) -> Path:
 
 
 BAD = [
-    (("{bad}/nowhere",), "RUN_DIR: expected the folder of a training run, found nothing"),
+    (("{bad}/nowhere",), "nowhere, found nothing"),
     (("{bad}/empty",), "no epoch-*.pt"),
     ((), "nothing to look at"),
     (("{bad}/good", "--attack", "none"), "--attack: expected fgsm, pgd or cw"),

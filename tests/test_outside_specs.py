@@ -201,6 +201,21 @@ def test_the_other_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[-1][1]["threat_model"] == "Linf"
 
 
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet5O", "; did you mean timm:resnet50?"), ("resnet50.a1", ""), ("other", "")]
+)
+def test_a_collections_nearest_name(name: str, near: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: object, **_named: object) -> None:
+        raise RuntimeError("no such model, or no network")
+
+    names = ["resnet50", "vgg11"]
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=fail, list_models=lambda: names))
+    monkeypatch.setitem(sys.modules, "timm.data", SimpleNamespace())
+    with pytest.raises(InputError) as raised:
+        attrib.model(f"timm:{name}")
+    assert str(raised.value) == f"model timm:{name}: cannot be loaded: no such model, or no network{near}"
+
+
 def test_info_of_any_file(folder: Path, run: Any) -> None:
     state = under("module.", trained().half().state_dict())
     torch.save(

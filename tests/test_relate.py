@@ -236,7 +236,7 @@ BAD = [
     ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),
     ((*A, "--precision", "fp8"), "precision: expected"),
     ((*A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
-    (("--run", "{bad}/model.pt"), "--run: expected the folder of a training run, found a file"),
+    (("--run", "{bad}/model.pt"), "model.pt, found a file"),
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.options import ATTACKS, Attack, fraction, option
 from attrib.cli.show import show
 from attrib.errors import InputError
+from attrib.files import found_at
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -80,13 +81,13 @@ class Chosen:
         positional = [text for text in positional if text not in shown]
         given = [*positional, *(self.ckpt or ()), *(self.model or ()), *(self.run or ())]
         if not given and not self.maps:
-            what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: --ckpt PATH"
+            what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: a PATH or zoo:NAME"
             raise InputError(f"nothing to look at: name {what}")
         for text in given if kind.takes == ("runs",) else self.run or ():
             if not (place := Path(named_files(text)[1][0])).is_dir():
-                came = "a file" if place.exists() else "nothing"
                 option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
-                raise InputError(f"{option_name}: expected the folder of a training run, found {came} at {place}")
+                found = found_at(place)
+                raise InputError(f"{option_name}: expected the folder of a training run at {place}, found {found}")
         specs_given = [named_files(text) for text in given]
         weights = _weights(self.weights or (), specs_given)
         named = [(name, self._models(name, files, weights.get(name))) for name, files in specs_given]

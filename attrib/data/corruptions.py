@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attrib.data import download
-from attrib.errors import InputError, one_line
+from attrib.errors import InputError, one_line, refused
 
 _FOLDERS = ("CIFAR-10-C", "cifar-10-c", "cifar10c", "")
 _SEVERITIES = 5
@@ -31,7 +31,7 @@ def read(place: str, *, root: Path | None) -> tuple[Tensor, Tensor]:
         )
     known = sorted(path.stem for path in found.glob("*.npy") if path.stem != "labels")
     if name not in known:
-        raise InputError(f"cifar10c: expected one of {', '.join(known)} in {found}, got {name!r}")
+        raise refused("cifar10c", name, known)
     try:
         images, labels = (np.load(found / f"{each}.npy", mmap_mode="r") for each in (name, "labels"))
     except Exception as error:  # numpy meets arbitrary bytes here and raises anything

@@ -45,7 +45,7 @@ def listed(root: Path, *, split: str) -> Listed:
     testing, val, validation, valid, dev), where both exist, are the splits; otherwise every split is the whole folder.
     Raises InputError where there are no pictures, and for a folder that cannot be read.
     """
-    if (there := found_at(root)) != "a folder":
+    if (there := found_at(root, before="folder:")) != "a folder":
         raise InputError(f"folder:{root}: expected a folder with one folder per class, or pictures, found {there}")
     if places := splits(root):
         root = places[split]

@@ -188,7 +188,7 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     The file's arrays are ``images`` uint8 (N,H,W[,C]) and ``labels``; optionally ``masks`` bool (N,H,W) and
     ``classes`` (text, one name per label). Raises InputError for anything else; pickled objects are refused.
     """
-    if (there := found_at(path)) != "a file":
+    if (there := found_at(path, before="npz:")) != "a file":
         raise InputError(f"{path}: expected an .npz file, found {there}")
     try:
         with path.open("rb") as file:  # numpy would leave it open where it is damaged

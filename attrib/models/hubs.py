@@ -6,7 +6,7 @@ The packages are imported where a model of theirs is asked for.
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attrib.data.catalog import CATALOG
-from attrib.errors import InputError, one_line
+from attrib.errors import InputError, meant, one_line
 from attrib.models.weights import few
 
 HUBS = ("hf", "timm", "torchvision", "robustbench")
@@ -62,8 +62,8 @@ def _package(name: str, spec: str, install: str = "") -> Any:
 
 
 @contextmanager
-def _naming(spec: str) -> Iterator[None]:
-    """Whatever the packages raise, in one line."""
+def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[None]:
+    """Whatever the packages raise, in one line, with the nearest of the names that are known."""
     try:
         yield
     except InputError:
@@ -72,7 +72,9 @@ def _naming(spec: str) -> Iterator[None]:
         said = " ".join(str(error).split())
         if "trust_remote_code" in said:
             said = "it brings code of its own, which is not run here; name a factory that loads it, as my_code:build"
-        raise InputError(f"model {spec}: cannot be loaded: {said or type(error).__name__}") from error
+        (hub, _, name), names = spec.partition(":"), list(known())
+        near = "" if name.partition(".")[0] in names else meant(name, names, before=f"{hub}:")
+        raise InputError(f"model {spec}: cannot be loaded: {said or type(error).__name__}{near}") from error
 
 
 def _hf(spec: str, name: str) -> Known:
@@ -179,7 +181,7 @@ def _written(value: float) -> float:
 
 def _timm(spec: str, name: str) -> Known:
     timm, data = _package("timm", spec), _package("timm.data", spec)
-    with _naming(spec):
+    with _naming(spec, lambda: timm.list_models()):
         module = timm.create_model(name, pretrained=True)
         config = data.resolve_model_data_config(module)
         names = module.pretrained_cfg.get("label_names")
@@ -192,7 +194,7 @@ def _timm(spec: str, name: str) -> Known:
 
 def _torchvision(spec: str, name: str) -> Known:
     models = _package("torchvision.models", spec)
-    with _naming(spec):
+    with _naming(spec, lambda: models.list_models()):
         weights = models.get_model_weights(name).DEFAULT
         module = models.get_model(name, weights=weights)
         preset = weights.transforms()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attrib.errors import meant
+from attrib.errors import meant, meant_path
 from attrib.models import zoo
 from attrib.models.hubs import is_hub
 
@@ -35,10 +35,6 @@ def name_of_path(text: str) -> str:
     return path.parent.name if generic else path.stem
 
 
-def meant_path(missing: Path) -> str:
+def meant_model(missing: Path) -> str:
     """What a path that is not there may stand for: a file beside it, or a model of the zoo."""
-    beside = [path.name for path in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    before = "" if missing.parent == Path() else f"{missing.parent}/"
-    if near := meant(missing.name, beside, before=before):
-        return near
-    return meant(str(missing), zoo.names(), before=zoo.PREFIX)
+    return meant_path(missing) or meant(str(missing), zoo.names(), before=zoo.PREFIX)

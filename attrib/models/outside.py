@@ -16,9 +16,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrib.errors import InputError, one_line
+from attrib.errors import InputError, meant, one_line
 from attrib.limits import LARGEST_SIZE
 from attrib.models.classifier import normalise, statistics
+from attrib.models.hubs import HUBS
 from attrib.models.types import in_type_of
 
 
@@ -37,7 +38,7 @@ def load_factory(spec: str) -> nn.Module:
         try:
             found = attrgetter(name)(found)
         except AttributeError:
-            raise InputError(f"model {spec}: {source} has no {name!r}") from None
+            raise InputError(f"model {spec}: {source} has no {name!r}{meant(name, dir(found))}") from None
         if not isinstance(found, nn.Module):
             if not callable(found):
                 raise InputError(f"model {spec}: expected a function or class, got {type(found).__name__}")
@@ -82,7 +83,11 @@ def _imported(spec: str, source: str) -> object:
             " if __name__ == '__main__'"
         ) from None
     except Exception as error:  # somebody else's code runs here and may raise anything
-        raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}") from error
+        near = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == source.partition(".")[0]:
+            others = [path.stem for path in Path(folder).glob("*.py")]
+            near = meant(source, ["zoo", *HUBS, *others], after=spec.removeprefix(source))
+        raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}{near}") from error
     sys.stderr.write(said.getvalue())
     return found
 

@@ -19,7 +19,7 @@ from attrib.models.checkpoint import Checkpoint
 from attrib.models.foreign import load_into
 from attrib.models.hubs import HUBS, Known, is_hub, load_hub
 from attrib.models.layers import named
-from attrib.models.names import is_code, meant_path, name_of_path, usual_name
+from attrib.models.names import is_code, meant_model, name_of_path, usual_name
 from attrib.models.outside import Normalized, bare, load_factory, unwrapped
 from attrib.models.tokens import Reshape
 from attrib.models.types import digits, fingerprint
@@ -216,7 +216,7 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
             others = ", ".join(f"{hub}:NAME" for hub in HUBS)
             raise InputError(
                 f"{spec}: no such file; expected a checkpoint, zoo:NAME, package.module:factory or"
-                f" {others}{meant_path(Path(spec))}"
+                f" {others}{meant_model(Path(spec))}"
             )
         refuse_pretrained(Path(spec))
         module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)

@@ -65,13 +65,11 @@ _FOREIGN = {
 
 def content_of(path: Path) -> Mapping[str, object]:
     """What the file holds, told apart by its first bytes; every way to fail gets its own message."""
-    if (there := found_at(path)) not in ("a file", "nothing"):
-        raise InputError(f"{path}: expected a checkpoint file, this is {there}")
+    if (there := found_at(path)) != "a file":
+        raise InputError(f"{path}: expected a checkpoint file, found {there}")
     try:
         with path.open("rb") as file:
             head = file.read(64)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a checkpoint") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not head:
