@@ -95,3 +95,12 @@ def test_a_notebook_is_committed_with_its_outputs_and_small(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"\d+%\|", text), "no progress bar is left"
     assert not re.search(r"/(root|home|work|tmp)/|\\u001b\[", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=lambda path: path.stem)
+def test_a_notebook_elsewhere_asks_for_the_checkout(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="run this notebook in the checkout of attrib"):
+        exec(cells(path)[0].source, {})
