@@ -64,14 +64,24 @@ KINDS = {
         },
         as_it_is, "EfficientNet", "efficientnet.encoder.top_activation", 64,
     ),
+    # Its attention maps, 5x5, are smaller than the grid of its first stage.
+    "Pvt": Kind(
+        {"image_size": 64, "depths": [1] * 4, "hidden_sizes": [8, 8, 8, 16], "num_attention_heads": [1, 1, 2, 2]},
+        tokens(1, 2, 2), "Pvt", "pvt.encoder.block.3.0.layer_norm_1", 64,
+    ),
+    # Its table of positions, 7x7, is about as large as its last map.
+    "Swinv2": Kind(
+        {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+        tokens(0, 8, 8), "ViT", "swinv2.layernorm", 64,
+    ),
 }  # fmt: skip
-CLASS_TOKEN = ("ViT", "DeiT")
+CLASS_TOKEN = ("ViT", "DeiT", "Pvt")
 
 
 def network(kind: str, **changed: Any) -> Any:
     """The classifier, as transformers makes it."""
     names = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: k for k, name in enumerate(CLASSES)}}
-    config = getattr(transformers, f"{kind}Config")(**names | KINDS[kind].settings | changed)
+    config = getattr(transformers, f"{kind}Config")(num_labels=5, **names | KINDS[kind].settings | changed)
     return made(lambda: getattr(transformers, f"{kind}ForImageClassification")(config))
 
 

@@ -56,13 +56,16 @@ def layouts(trace: Trace) -> list[Layout | None]:
     known: list[Grid] = []
     found: list[Layout | None] = []
     embedding: Grid | None = None
+    counts: set[int] = set()
+    follows = any(call.output.requires_grad for call in trace.calls)  # not in a pass under no_grad
     for call in trace.calls:
         layout = None
-        if len(call.output) == 1 and call.output.is_floating_point():  # a Swin transformer's windows are no images
-            layout = _tokens(call, known, trace.size) if call.output.ndim == 3 else _map(call, trace)
-        if layout and layout.kind == "tokens" and embedding is None:
-            embedding = known[-1] if known else layout.grid
-        # Beside tokens there are attention maps (N,heads,T,T) and heads (N,heads,T,d), which are larger than the grid.
+        # A Swin transformer's windows are no images, and its table of positions does not depend on the image.
+        if len(call.output) == 1 and call.output.is_floating_point() and call.output.requires_grad >= follows:
+            layout = _tokens(call, known, trace.size) if call.output.ndim == 3 else _map(call, trace, counts)
+        if layout and layout.kind == "tokens":
+            embedding = embedding or (known[-1] if known else layout.grid)
+            counts.add(call.output.shape[1])
         if layout and embedding and (layout.grid[0] > embedding[0] or layout.grid[1] > embedding[1]):
             layout = None
         if layout and layout.kind != "tokens":
@@ -81,26 +84,30 @@ def has_places(call: Call) -> bool:
     )
 
 
-def _map(call: Call, trace: Trace) -> Layout | None:
+def _map(call: Call, trace: Trace, counts: set[int]) -> Layout | None:
+    """The layout of (1,a,b,c); counts: how many tokens there were so far."""
     shape = call.output.shape
     if call.output.ndim != 4:
         return None
     first, last = (shape[2], shape[3]), (shape[1], shape[2])
-    if _is_last(call, trace, first, last):
-        return Layout("channels last", last) if last != (1, 1) else None
-    return Layout("channels first", first) if first != (1, 1) else None
+    known = is_last = _is_last(call, trace)
+    if known is None:
+        is_last = _as_image(last, trace.size) and not _as_image(first, trace.size)
+    grid = last if is_last else first
+    # Beside T tokens there are attention maps (N,heads,T,T) and heads (N,heads,T,d), which no convolution gives.
+    if grid == (1, 1) or (known is not False and not counts.isdisjoint(grid)):
+        return None
+    return Layout("channels last" if is_last else "channels first", grid)
 
 
-def _is_last(call: Call, trace: Trace, first: Grid, last: Grid) -> bool:
-    """Whether the channels of a call's output (1,a,b,c) come last."""
+def _is_last(call: Call, trace: Trace) -> bool | None:
+    """Whether the channels of a call's output (1,a,b,c) come last; None where no norm or convolution says so."""
     if isinstance(call.module, _FIRST + _LAST):
         return isinstance(call.module, _LAST)
     # A block gives out what a norm or a convolution inside or beside it does.
     alike = [other for other in trace.calls if other.output.shape == call.output.shape]
     certain = {isinstance(other.module, _LAST) for other in alike if isinstance(other.module, _FIRST + _LAST)}
-    if len(certain) == 1:
-        return certain.pop()
-    return _as_image(last, trace.size) and not _as_image(first, trace.size)
+    return certain.pop() if len(certain) == 1 else None
 
 
 def _as_image(grid: Grid, size: tuple[int, int]) -> bool:

@@ -46,10 +46,16 @@ def first_tensor(output: object) -> Tensor | None:
 def run(module: nn.Module, example: Tensor) -> Trace:
     """Run the first image of the example (N,C,H,W) and record the calls of all submodules that give a tensor.
 
+    Outputs that depend on the image require a gradient, unless the model runs without.
     Raises InputError for an example of another shape, and where the module cannot run on it.
     """
-    with _recording(module, example) as trace, torch.no_grad():
-        return trace._replace(output=bare(module)(fitting(module, example[:1])))
+    with _recording(module, example) as trace, torch.enable_grad():
+        return trace._replace(output=bare(module)(_followed(fitting(module, example[:1]))))
+
+
+def _followed(image: Tensor) -> Tensor:
+    """The image, of which everything that depends on it requires a gradient; a copy, since a model may write to it."""
+    return image.detach().requires_grad_().clone()
 
 
 def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, int]]) -> list[bool]:
@@ -60,8 +66,7 @@ def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, in
     no gradient at all (weights that are zero, a pass under no_grad).
     """
     with _recording(module, example) as trace, torch.enable_grad():
-        image = fitting(module, example[:1]).detach().clone().requires_grad_()
-        answer = bare(module)(image)
+        answer = bare(module)(_followed(fitting(module, example[:1])))
     logits = logits_in(answer, images=1)
     if logits is None or not logits.requires_grad:
         return [True] * len(calls)
