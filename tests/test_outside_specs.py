@@ -161,7 +161,7 @@ def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
             attrib.model(spec)
 
 
-def test_the_other_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_collections(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def module(name: str, **content: Any) -> None:
         made = ModuleType(name)
         vars(made).update(content)
@@ -171,6 +171,7 @@ def test_the_other_collections(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def give(*given: Any, **named: Any) -> nn.Module:
         asked.append((given, named))
+        print("Downloading")  # noqa: T201  # as robustbench does
         model: Any = trained()
         model.pretrained_cfg = {"label_names": [f"kind {n}" for n in range(10)]}
         return cast(nn.Module, model)
@@ -199,6 +200,10 @@ def test_the_other_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (model.name, len(model.classes or ())) == ("Someone2020Robust", 10)
     attrib.model("robustbench:Someone2020Robust")
     assert asked[-1][1]["threat_model"] == "Linf"
+    assert capsys.readouterr().out == ""
+    module("robustbench.utils", load_model=lambda model_name, **_: {}[model_name])
+    with pytest.raises(InputError, match=r"robustbench:Nobody: its collection does not know 'Nobody'"):
+        attrib.model("robustbench:Nobody")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,11 +63,17 @@ def _package(name: str, spec: str, install: str = "") -> Any:
 
 @contextmanager
 def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[None]:
-    """Whatever the packages raise, in one line, with the nearest of the names that are known."""
+    """Whatever the packages raise, in one line, with the nearest of the names that are known.
+
+    What they print does not stand among our results.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except InputError:
         raise
+    except KeyError as error:
+        raise InputError(f"model {spec}: its collection does not know {error}") from None
     except Exception as error:  # their code downloads and reads files, and may raise anything
         said = " ".join(str(error).split())
         if "trust_remote_code" in said:
