@@ -16,13 +16,14 @@ def folded(name: str) -> str:
 def meanings(names: Sequence[str]) -> dict[str, int]:
     """Every way to write a class, folded, to its position: its name, the synonyms between commas, its WordNet id.
 
-    What could be two classes is left out.
+    What could be two classes is left out, as ImageNet's crane, a bird and a machine.
     """
     found: dict[str, set[int]] = {}
+    exact: dict[str, set[int]] = {}
     for position, name in enumerate(names):
         parts = {name, *name.split(","), *re.findall(r"\bn\d{8}\b", name), re.sub(r"^n\d{8}\b", "", name)}
         for part in map(folded, parts):
             if part:
                 found.setdefault(part, set()).add(position)
-    exact = {folded(name): {position} for position, name in enumerate(names)}
+        exact.setdefault(folded(name), set()).add(position)
     return {part: positions.pop() for part, positions in (found | exact).items() if len(positions) == 1}

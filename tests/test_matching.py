@@ -105,6 +105,7 @@ def test_timm_knows_imagenets_ids() -> None:
 def test_names_of_classes(tmp_path: Path) -> None:
     assert matched(["n00000002", "n00000001"], ["n00000001 cat", "n00000002 dog"]) == [1, 0]
     assert matched(["cat", "CAT"], ["cat", "dog"]) is None
+    assert matched(["maillot"], ["maillot", "maillot", "dog"]) is None
     (tmp_path / "index.json").write_text('{"0": ["n00000001", "cat"], "1": ["n00000002", "dog"]}')
     assert matched(["dog"], read_classes(tmp_path / "index.json")) == [1]
     with pytest.raises(InputError, match="found nothing at"):
