@@ -1,4 +1,4 @@
-"""Put the latest tables into ``bench/README.md``, between its marks: ``python -m bench.page``.
+"""Put the latest tables into the pages that show them, between their marks: ``python -m bench.page``.
 
 ``<!-- NAME -->`` begins what bench/results/NAME.json is set into, ``<!-- / -->`` ends it.
 """
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from bench.timing import RESULTS, markdown
 
-README = Path("bench/README.md")
+PAGES = Path("bench/README.md"), Path("docs/models.md")
 
 
 def main() -> None:
-    """Rewrite the page."""
-    README.write_text(re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- / -->", _table, README.read_text(), flags=re.DOTALL))
+    """Rewrite the pages."""
+    for page in PAGES:
+        page.write_text(re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- / -->", _table, page.read_text(), flags=re.DOTALL))
 
 
 def _table(mark: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attrib.data import Batch
-from bench import attack, epoch, estimate, maps, page, table_row, timing, train_step
+from bench import attack, epoch, estimate, families, maps, page, table_row, timing, train_step
 from bench.peak import flops
 from bench.timing import Seconds
 
@@ -52,7 +52,7 @@ def test_tables_are_markdown() -> None:
 def test_the_page_takes_the_latest_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- estimate -->\nold\n<!-- / -->\nbetween\n<!-- none -->\n<!-- / -->\nafter\n")
-    monkeypatch.setattr(page, "README", readme)
+    monkeypatch.setattr(page, "PAGES", (readme,))
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["estimate", "--out", str(tmp_path)])
     estimate.main()
@@ -100,3 +100,24 @@ def test_a_gpu_has_batch_sizes_of_its_own() -> None:
     assert timing.batch_sizes(made.parse_args([]), torch.device("cuda")) == [128, 512]
     assert timing.batch_sizes(made.parse_args([]), torch.device("cpu")) == [64]
     assert timing.batch_sizes(made.parse_args(["--batch-size", "7", "9"]), torch.device("cuda")) == [7, 9]
+
+
+def test_families_that_are_installed_agree_and_the_others_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    small = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    vit = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    monkeypatch.setattr(families, "NETWORKS", (
+        families.Network("ResNet", "transformers", "ResNet", config=small, size=32),
+        families.Network("ViT", "transformers", "ViT", families.tokens(1), vit, 32),
+        families.Network("ResNet", "nowhere", "resnet"), families.Network("VGG", "nowhere", "vgg"),
+    ))  # fmt: skip
+    monkeypatch.setattr(families, "PACKAGES", ("transformers", "nowhere"))
+    monkeypatch.setattr("sys.argv", ["families", "--out", str(tmp_path)])
+    families.main()
+    rows = json.loads((tmp_path / "families.json").read_text())["rows"]
+    assert [row["layer found"] for row in rows] == ["resnet.encoder.stages.1", "vit.layers.1.layernorm_before"]
+    assert [row["map"] for row in rows] == ["4x4", "4x4"]
+    assert all(row["difference"] <= families.ASKED for row in rows)
+    assert "not installed and not run: nowhere (and so nothing of VGG)" in capsys.readouterr().out
