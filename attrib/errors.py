@@ -1,6 +1,7 @@
 """The one exception for what the user can mend, and other errors in one line of it."""
 
 import os
+import re
 import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -31,6 +32,30 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
+def printable(message: str) -> str:
+    """The message as one line of bounded length: a name or a file in it moves no cursor and fills no screen.
+
+    >>> printable("a\\x1b[31mred.pt:\\n  no such file")
+    'a\\\\x1b[31mred.pt: no such file'
+    """
+    line = " ".join(message.split())
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} [...] {line[-LONGEST_LINE // 2 :]}"
+    return _ODD.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+
+
+LONGEST_LINE, LONGEST_NAME, LONGEST_PATH = 2000, 200, 4096
+"""Characters of a message, of a name in tables and figures, and of a path."""
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and what stands for bytes that are not UTF-8."""
+
+
+def check_name(kind: str, name: str, *, longest: int = LONGEST_NAME) -> None:
+    """Raise InputError for a name that tables, figures and pages cannot hold."""
+    if len(name) > longest or _ODD.search(name):
+        raise InputError(f"{kind}: expected at most {longest} characters that can be printed, got {name!r:.60}; rename")
+
+
 def refused(name: str, given: object, known: Iterable[str]) -> InputError:
     """The error for a choice that is none of those known, with the nearest of them.
 
@@ -38,7 +63,7 @@ def refused(name: str, given: object, known: Iterable[str]) -> InputError:
     "attack: expected one of fgsm, pgd, cw, got 'pdg'; did you mean pgd?"
     """
     known = list(known)
-    return InputError(f"{name}: expected one of {', '.join(known)}, got {given!r}{meant(given, known)}")
+    return InputError(f"{name}: expected one of {', '.join(known)}, got {given!r:.200}{meant(given, known)}")
 
 
 def meant(given: object, known: Iterable[str], *, before: str = "", after: str = "") -> str:

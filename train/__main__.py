@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_line
+from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_line, printable
 
 try:
     from attrib.parallel import is_first
@@ -133,7 +133,7 @@ def main() -> int:
         if is_first():
             print(run.path, flush=True)
     except (InputError, OSError) as error:
-        print(f"train: error: {one_line(error)}", file=sys.stderr)
+        print(f"train: error: {printable(one_line(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         continues = (

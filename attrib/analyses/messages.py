@@ -6,13 +6,15 @@ from typing import NoReturn
 
 from tqdm.auto import tqdm
 
+from attrib.errors import printable
+
 DELAY = 2
 """Seconds of work after which a progress bar appears."""
 
 
 def print_warning(message: str) -> None:
     """Print a warning on stderr."""
-    sys.stderr.write(f"attrib: warning: {message}\n")
+    sys.stderr.write(f"attrib: warning: {printable(message)}\n")
 
 
 class Messages:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrib
 from attrib.analyses import ANALYSES
-from attrib.errors import INTERRUPTED, InputError, Stopped, interrupted_by_signals, refused
+from attrib.errors import INTERRUPTED, InputError, Stopped, interrupted_by_signals, printable, refused
 
 INTERRUPTED_MESSAGE = "interrupted; nothing was written"
 """Where nobody else has something to say; typer returns the status then."""
@@ -98,8 +98,9 @@ def main() -> None:
     warnings.showwarning = _show_warning
     codecs.register_error("attrib", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="attrib")
+        if isinstance(stream, io.TextIOWrapper):
+            utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if utf8 else "attrib")  # a path's bytes may be any
     try:
         status = app(standalone_mode=False) or 0
         sys.stdout.flush()
@@ -122,13 +123,14 @@ def main() -> None:
         message, status = _words(error), 2
     if message:  # none where all went well, or the command line was empty and the help was printed instead
         with suppress(OSError):
-            print(f"attrib: error: {' '.join(message.split())}", file=sys.stderr)
+            print(f"attrib: error: {printable(message)}", file=sys.stderr)
     sys.exit(status)
 
 
 def _drop_output() -> None:
     """Let what is still to be printed go nowhere, so that flushing it at exit fails no second time."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):  # a stream in Python has no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 IN_ASCII = str.maketrans({"−": "-", "–": "-", "─": "-", "↓": "v", "↑": "^", "…": ".", "×": "x", "·": "."})
@@ -150,4 +152,4 @@ def _words(error: Any) -> str:
 
 
 def _show_warning(message: Warning | str, *_args: object, **_names: object) -> None:
-    print(f"attrib: warning: {message}", file=sys.stderr)
+    print(f"attrib: warning: {printable(str(message))}", file=sys.stderr)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attrib.data import corruptions, download, folders, glyphs, matching, pictures, readers, wrap
 from attrib.data.catalog import CATALOG, DATA_SETS
-from attrib.errors import InputError, meant
+from attrib.errors import LONGEST_PATH, InputError, check_name, meant
 from attrib.files import found_at
 from attrib.limits import LARGEST_SIZE, ROUNDING
 from attrib.loss import check_classes
@@ -80,6 +80,9 @@ class Dataset:
                 got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
                 raise InputError(f"labels: expected {len(self.images)} whole numbers, one per image, got {got}")
             check_classes(self.labels, len(self.classes))
+        check_name("data", self.name, longest=LONGEST_PATH)
+        for name in self.classes:
+            check_name("classes", name)
 
     def __len__(self) -> int:
         return len(self.images)

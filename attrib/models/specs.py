@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attrib.analyses.maps_file import read_maps
-from attrib.errors import InputError
+from attrib.errors import LONGEST_PATH, InputError, check_name
 from attrib.formatting import qualified_name
 from attrib.models import checkpoint
 from attrib.models.checkpoint import Checkpoint
@@ -58,6 +58,11 @@ class Model:
     """Position in the data to a map (H,W), of maps that were made elsewhere; there is no module then."""
     maps_file: str | None = None
     """The file that these came from."""
+
+    def __post_init__(self) -> None:
+        """Refuse names and paths that no table holds."""
+        check_name("a model's path", self.path, longest=LONGEST_PATH)
+        check_name("a model's name", self.name)
 
     @property
     def label(self) -> str:
