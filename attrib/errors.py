@@ -53,7 +53,9 @@ _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 def check_name(kind: str, name: str, *, longest: int = LONGEST_NAME) -> None:
     """Raise InputError for a name that tables, figures and pages cannot hold."""
     if len(name) > longest or _ODD.search(name):
-        raise InputError(f"{kind}: expected at most {longest} characters that can be printed, got {name!r:.60}; rename")
+        raise InputError(
+            f"{kind}: expected at most {longest} characters that can be printed, got {name!r:.60}; rename it"
+        )
 
 
 def refused(name: str, given: object, known: Iterable[str]) -> InputError:

@@ -57,6 +57,11 @@ def _system_error(error: BaseException | None) -> OSError | None:
     return error
 
 
+def at_home(path: str | Path) -> Path:
+    """The path with ~ spelled out; where there is no such user, which Path.expanduser ends with, as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def folder(path: Path) -> Path:
     """The folder, made where it is missing, without temporary files of processes that were killed.
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from attrib.bounds import ROUNDING
 from attrib.errors import InputError, one_line
-from attrib.limits import ROUNDING
 from attrib.loss import check_classes
 from attrib.models.answers import adapted
 from attrib.models.types import takes_autocast

@@ -1,8 +1,14 @@
 """Bad input to the command line: one line that says what to do, status 2, and nothing written."""
 
+import gzip
+import json
 import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,7 @@ from PIL import Image
 
 import attrib
 
+ROOT = Path(__file__).parents[1]
 OWN = Path(__file__).with_name("own_models.py")
 
 
@@ -48,7 +55,48 @@ def bad(tmp_path_factory: pytest.TempPathFactory, models: Path, untrained: Any) 
     (place / "file").write_text("in the way")
     shutil.copy(OWN, place / "own_bad.py")
     untrained(place / "two.pt", 6, data="pictures", classes=2)
+    make_bombs(place)
+    make_fields(place, torch.load(models / "a.pt"))
     return place
+
+
+def make_bombs(place: Path) -> None:
+    """Small files that would take all memory, or all time, to read."""
+    torch.save({"fc.weight": torch.zeros(1).expand(2_000_000_000)}, place / "expanded.pt")
+    torch.save({f"fc.{k}": part for k, part in enumerate([torch.zeros(10**6)] * 200)}, place / "aliases.pt")
+    pairs = b")q\x00" + b"".join(b"h%c\x86q%c" % (k, k + 1) for k in range(60))  # a pair of twice the pair before
+    (place / "pairs.pt").write_bytes(b"\x80\x02}" + pairs + b"K\x01s.")
+    (place / "memo.pt").write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
+    with zipfile.ZipFile(place / "zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("archive/data/0", bytes(10**8))
+    for name, content in {
+        "memo": b"\x80\x04Nr\xff\xff\xff\x7f.", "bytes": b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",
+        "pairs": b"\x80\x02}" + pairs + b"K\x01s.", "long": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    }.items():  # fmt: skip
+        batches = place / f"cifar-{name}" / "cifar-10-batches-py"
+        batches.mkdir(parents=True)
+        (batches / "test_batch").write_bytes(content)
+    (place / "gzip" / "mnist").mkdir(parents=True)
+    packed = gzip.compress(bytes(2**26)) * 5
+    for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+        (place / "gzip" / "mnist" / name).write_bytes(packed)
+
+
+FIELDS: dict[str, Any] = {
+    "version": ("format_version", 10**30), "classes": ("num_classes", 10**30), "none": ("num_classes", 0),
+    "shape": ("input_shape", (3, 10**9, 10**9)), "sides": ("input_shape", (3, -32, 32)),
+    "mean": ("arch_kwargs", {"mean": [float("nan")] * 3, "std": [1.0] * 3}), "arch": ("arch", "x" * 10**6),
+    "std": ("arch_kwargs", {"mean": [0.0] * 3, "std": [0.0] * 3}), "more": ("arch_kwargs", {"exec": "rm"}),
+    "weights": ("weights", {"fc.weight": [1, 2]}),
+}  # fmt: skip
+"""Fields of a checkpoint that no model has."""
+
+
+def make_fields(place: Path, content: dict[str, Any]) -> None:
+    """Checkpoints of ours, each with one field out of range."""
+    for name, (field, value) in FIELDS.items():
+        torch.save(content | {field: value}, place / f"field-{name}.pt")
 
 
 A = ("--ckpt", "{models}/a.pt")
@@ -164,10 +212,49 @@ BAD = [
     (("span", *A, "--device", "cuda:99"), "--device: expected auto, cpu, cuda or cuda:N that this machine has"),
     (("fc", *A, "--device", "mps"), "no float64"),
     (("span", *A, "--device", "meta"), "--device: expected auto"),
+    # Small files that take all memory or time
+    (("info", "{bad}/expanded.pt"), "would take 8,000,000,000 bytes"),
+    (("fc", "{bad}/expanded.pt", "--arch", "lenet"), "would take 8,000,000,000 bytes"),
+    (("fc", "{bad}/aliases.pt", "--arch", "lenet"), "would take 800,000,000 bytes"),
+    (("info", "{bad}/pairs.pt"), "an object of more than 100,000,000 others"),
+    (("info", "{bad}/memo.pt"), "it numbers an object 2147483647"),
+    (("info", "{bad}/zip.pt"), "unpacks to more than its size"),
+    *((("span", *A, "--data", "cifar10", "--data-root", f"{{bad}}/cifar-{name}"), "test_batch: not a CIFAR batch")
+      for name in ("memo", "bytes", "pairs", "long")),
+    (("span", *A, "--data", "mnist", "--data-root", "{bad}/gzip"), "expected at most 268,435,456 bytes"),
+    # Fields of a checkpoint that no model has
+    *((("info", f"{{bad}}/field-{name}.pt"), f"field-{name}.pt: ") for name in FIELDS),
+    # Names that no table holds
+    (("span", "x" * 201 + "={models}/a.pt", "--limit", "2"), "a model's name: expected at most 200 characters"),
+    (("span", "a\x1b[31mred={models}/a.pt", "--limit", "2"), "got 'a\\x1b[31mred'"),
+    (("span", "a\0b={models}/a.pt", "--limit", "2"), "got 'a\\x00b'"),
+    (("span", "x" * 5000 + ".pt"), "name too long"),
+    (("span", "{bad}/\x1b[2Jno.pt"), "\\x1b[2Jno.pt: no such file"),
+    (("span", "{bad}/\udcff.pt"), "\\udcff.pt: no such file"),
+    (("span", *A, "--map", "y" * 10**6), "got 'yyy"),
+    (("span", *A, "--out", "y" * 300), "name too long"),
+    (("report", *A, "--out", "y" * 300 + ".html"), "name too long"),
+    # Numbers that no machine holds
+    *((("span", *A, f"--{name}", str(10**30)), f"--{name}: expected at")
+      for name in ("limit", "batch-size", "seed", "floor")),
+    (("span", *A, "--attack", "pgd", "--steps", str(10**30)), "--steps: expected at most 9223372036854775807"),
+    (("robust", *A, "--steps", f"1,{10**30}"), "--steps: expected at least 1, in whole numbers that a machine holds"),
+    (("maps", *A, "--images", str(10**30)), "--images: expected at most 9223372036854775807"),
+    (("span", "--model", "own_bad:small", "--size", str(10**30), "--data", "glyphs"), "at most 8192"),
+    (("span", "--model", "own_bad:small", "--size", "0", "--data", "glyphs"), "expected at least 1"),
+    # Nothing where something is expected
+    (("span", *A, "--layer", ""), "--layer: expected text"),
+    (("span", *A, "--data", ""), "--data: expected the name"),
+    (("span", "--ckpt", ""), "separated by single commas"),
+    (("span", *A, "--map", ""), "--map: expected one of"),
+    (("span", *A, "--device", ""), "--device: expected auto"),
+    (("span", "~nosuchuser/a.pt"), "no such file"),
+    (("span", *A, "--data", "cifar10", "--data-root", "~nosuchuser"), "~nosuchuser"),
+    (("span", *A, "--data", "folder:~nosuchuser"), "found nothing"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[ascii(" ".join(arguments))[:60] for arguments, _ in BAD])
 def test_bad_input_is_one_line_and_status_2(
     run: Any, models: Path, bad: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
@@ -181,3 +268,39 @@ def test_bad_input_is_one_line_and_status_2(
         path for path in before if "__pycache__" not in str(path)
     ]
     assert not Path("/tmp/attrib-was-here").exists()
+
+
+LIMITED = """
+import json, os, resource, sys, tempfile
+from attrib import cli
+from attrib.analyses import run, span
+
+for arguments in json.load(sys.stdin):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        if (child := os.fork()) == 0:
+            resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+            resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv = ["attrib", *arguments]
+            cli.main()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        print(json.dumps([status, out.read(), err.read()]))
+"""
+"""Every command in a process of its own that may take 5 seconds of a processor and 2 GB."""
+HUNGRY = [
+    case for case in BAD
+    if re.search("expanded|aliases|pairs|memo|zip|cifar-|field-|half", " ".join(case[0]))
+]  # fmt: skip
+
+
+def test_bad_input_takes_neither_time_nor_memory(bad: Path, models: Path) -> None:
+    lines = [[argument.format(models=models, bad=bad) for argument in arguments] for arguments, _ in HUNGRY]
+    assert len(lines) >= 20
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True, check=True
+    )
+    for line, (_, words), answer in zip(lines, HUNGRY, done.stdout.splitlines(), strict=True):
+        status, out, err = json.loads(answer)
+        assert (status, out, err.count("\n"), words.format(bad=bad) in err) == (2, "", 1, True), (line, status, err)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from attrib.bounds import check_unpacked
 from attrib.errors import InputError, WriteError, one_line
 from attrib.files import atomic, found_at
 
@@ -83,6 +84,8 @@ def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         with found if isinstance(found, np.lib.npyio.NpzFile) else nullcontext({"map": found}) as arrays:
             if "map" not in arrays:
                 raise InputError(f"{wanted}; it has no 'map'")
+            if isinstance(found, np.lib.npyio.NpzFile):
+                check_unpacked(path, ARRAYS)
             maps = arrays["map"]
             index = arrays["index"] if "index" in arrays else np.arange(len(maps))
     except InputError:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args
 
+from attrib.bounds import LARGEST_NUMBER
 from attrib.errors import InputError, meant, refused
 from attrib.lazy import Lazy
 
@@ -68,6 +69,10 @@ def check_type(name: str, value: Any, type_: Any) -> None:
         words = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
         expected = " or ".join(words[kind] for kind in sorted(kinds, key=str))
         raise InputError(f"{name}: expected {expected}, got {value!r}")
+    if type(value) is int and abs(value) > LARGEST_NUMBER:
+        raise InputError(f"{name}: expected at most {LARGEST_NUMBER}, got {value}")
+    if value == "":
+        raise InputError(f"{name}: expected text, got none")
 
 
 @dataclass(frozen=True)

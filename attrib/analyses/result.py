@@ -138,7 +138,7 @@ class Result:
             for part, frame in self.frames.items():
                 frame.to_csv(temporary(_file(name, part, ".csv")), index=False)
             for part, table in self.analysis.papers(self).items():
-                temporary(_file(name, part, ".tex")).write_text(table.to_latex())
+                temporary(_file(name, part, ".tex")).write_text(table.to_latex(), encoding="utf-8")
             for part, arrays in self.arrays.items():
                 np.savez_compressed(temporary(_file(name, part, ".npz")), **arrays)  # type: ignore[arg-type]
             for figure_name, figure in self.figures.items():

@@ -15,6 +15,7 @@ from attrib.analyses.options import Attack, fraction, option
 from attrib.analyses.radii import Radius, parse_eps, parse_steps, rising
 from attrib.analyses.table import Table, differences
 from attrib.analyses.training_images import training_images
+from attrib.bounds import LARGEST_NUMBER
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 
@@ -74,8 +75,8 @@ class Robustness(Analysis):
     def __post_init__(self) -> None:
         """Sort radii and steps, and keep a single radius as a number; then check every option."""
         steps = rising("steps", self.steps)
-        if steps[0] < 1 or any(count % 1 for count in steps):
-            raise InputError(f"steps: expected at least 1, in whole numbers, got {self.steps}")
+        if not 1 <= steps[0] <= steps[-1] <= LARGEST_NUMBER or any(count % 1 for count in steps):
+            raise InputError(f"steps: expected at least 1, in whole numbers that a machine holds, got {self.steps}")
         object.__setattr__(self, "steps", tuple(map(int, steps)))
         if self.eps is not None:
             radii = rising("eps", self.eps)

@@ -74,6 +74,8 @@ class Chosen:
         """The models, and the data, if the analysis needs or the user names any. Raises InputError."""
         if (self.mean is None) != (self.std is None):
             raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
+        if self.data == "":
+            raise InputError("--data: expected the name of a data set, got none")
         positional = self.models or ()
         shown = [] if kind.takes == ("runs",) else [text for text in positional if is_data(text)]
         if shown and self.data:

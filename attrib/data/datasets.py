@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from attrib.bounds import LARGEST_NUMBER, LARGEST_SIDE, ROUNDING
 from attrib.data import corruptions, download, folders, glyphs, matching, pictures, readers, wrap
 from attrib.data.catalog import CATALOG, DATA_SETS
 from attrib.errors import LONGEST_PATH, InputError, check_name, meant
-from attrib.files import found_at
-from attrib.limits import LARGEST_SIZE, ROUNDING
+from attrib.files import at_home, found_at
 from attrib.loss import check_classes
 from attrib.noise import mixed_seed
 
@@ -239,23 +239,21 @@ def dataset(
     """
     if split not in SPLITS:
         raise InputError(f"split: expected train or test, got {split!r}")
-    for option, value in (("limit", limit), ("size", size)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise InputError(f"{option}: expected at least 1, in whole numbers, got {value!r}")
-    if size is not None and size > LARGEST_SIZE:
-        raise InputError(f"size: expected at most {LARGEST_SIZE} pixels, got {size}")
+    for option, value, most in (("limit", limit, LARGEST_NUMBER), ("size", size, LARGEST_SIDE)):
+        if value is not None and (not isinstance(value, int) or not 1 <= value <= most):
+            raise InputError(f"{option}: expected at least 1 and at most {most}, in whole numbers, got {value!r}")
     source = Source(root, size, seed, None if classes is None else matching.read_classes(classes))
     if isinstance(name, Path):
         name = str(name)
     if isinstance(name, list | tuple) and name and all(isinstance(each, str | Path) for each in name):
-        return _of_files([Path(each).expanduser() for each in name], source, limit)
+        return _of_files([at_home(each) for each in name], source, limit)
     if not isinstance(name, str):
         return _wrapped(name, source, limit)
     kind, _, place = name.partition(":")
     if kind == "folder" and place:
-        return _of_folder(name, Path(place).expanduser(), split, source, limit)
+        return _of_folder(name, at_home(place), split, source, limit)
     if folders.is_picture(Path(name)):
-        return _of_files([Path(name).expanduser()], source, limit)
+        return _of_files([at_home(name)], source, limit)
     return _of_tensors(name, split, source, limit)
 
 
@@ -303,7 +301,7 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
     kind, _, place = name.partition(":")
     masks, size = None, source.size
     if kind == "npz" and place:
-        images, labels, masks, classes = readers.npz(Path(place).expanduser())
+        images, labels, masks, classes = readers.npz(at_home(place))
     elif kind == "cifar10c" and place:
         images, labels = corruptions.read(place, root=None if source.root is None else Path(source.root))
         classes = CATALOG["cifar10"].classes
@@ -314,7 +312,7 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
         images, labels = download.read(name, split=split, root=None if source.root is None else Path(source.root))
         classes = CATALOG[name].classes
     else:
-        there = Path(name).expanduser()
+        there = at_home(name)
         if there.exists():
             near = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?"
         else:

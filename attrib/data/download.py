@@ -11,6 +11,7 @@ from pathlib import Path
 from attrib.data import readers
 from attrib.data.catalog import CATALOG, Layout, Remote
 from attrib.errors import InputError, one_line
+from attrib.files import at_home
 
 
 def read(name: str, *, split: str, root: Path | None) -> readers.Arrays:
@@ -30,9 +31,9 @@ def read(name: str, *, split: str, root: Path | None) -> readers.Arrays:
 def roots(root: Path | None) -> Iterator[Path]:
     """The folders in which data is looked for."""
     if root is not None:
-        yield root.expanduser()
+        yield at_home(root)
     if named := os.environ.get("ATTRIB_DATA"):
-        yield Path(named).expanduser()
+        yield at_home(named)
     yield _cache()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrib.class_names import folded, meanings
 from attrib.errors import InputError, one_line
-from attrib.files import found_at
+from attrib.files import at_home, found_at
 
 
 def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     """
     if not isinstance(given, str | Path):
         return tuple(map(str, given))
-    path = Path(given).expanduser()
+    path = at_home(given)
     if (there := found_at(path)) != "a file":
         raise InputError(f"classes: expected a file with a class name per line, found {there} at {path}")
     try:

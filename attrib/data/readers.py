@@ -18,20 +18,25 @@ import scipy.io
 import torch
 from torch import Tensor
 
+from attrib.bounds import MOST_CLASSES, check_pickle, check_unpacked
 from attrib.errors import InputError, one_line
 from attrib.files import found_at
 
 Arrays = tuple[Tensor, Tensor]
-_MOST_CLASSES = 100_000  # a larger label is a mistake
+_MOST_BYTES = 2**28
+"""Of a file of MNIST or CIFAR, of which the largest has 154 million."""
 
 
 def _bytes(path: Path) -> bytearray:
     """The contents of a file, unpacked if its name ends in .gz; writable, as torch wants its buffers."""
     try:
-        data = path.read_bytes()
-        return bytearray(gzip.decompress(data) if path.suffix == ".gz" else data)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = bytearray(file.read(_MOST_BYTES + 1))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}); fetch it again") from None
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{path}: expected at most {_MOST_BYTES:,} bytes, got more; fetch it again")
+    return data
 
 
 def _checked(path: Path, labels: Tensor, classes: int) -> Tensor:
@@ -98,10 +103,10 @@ def cifar_python(paths: Sequence[Path], *, classes: int) -> Arrays:
     key = b"labels" if classes == 10 else b"fine_labels"
     images, labels = [], []
     for path in paths:
+        content = _bytes(path)
         try:
-            batch = _CifarUnpickler(io.BytesIO(_bytes(path)), encoding="bytes").load()
-        except InputError:
-            raise
+            check_pickle(io.BytesIO(content))
+            batch = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
         except Exception as error:  # a crafted or truncated pickle can fail in any way
             raise InputError(f"{path}: not a CIFAR batch of the python version ({one_line(error)})") from None
         if not isinstance(batch, dict):
@@ -196,6 +201,7 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: expected an .npz archive, got a single array; use numpy.savez")
             wanted = {"images", "labels", "masks", "classes"}.intersection(archive.files)
+            check_unpacked(path, wanted)
             arrays = {name: archive[name] for name in wanted}
     except InputError:
         raise
@@ -221,7 +227,7 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise InputError(f"{path}: expected 'classes' to be text (K,), got {names.dtype} {names.shape}")
     if names is None:
-        _checked(path, torch.from_numpy(labels.astype(np.int64)), _MOST_CLASSES)
+        _checked(path, torch.from_numpy(labels.astype(np.int64)), MOST_CLASSES)
         names = np.arange(int(labels.max()) + 1)
     classes = tuple(map(str, names.tolist()))
     return (

@@ -10,13 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
+from attrib.bounds import LARGEST
 from attrib.data import pictures
 from attrib.errors import InputError
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "images")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
-LARGEST = 8 * 2**30
-"""Bytes of images that are taken into memory."""
 NO_IMAGES = "data: expected at least one image, got none"
 _COLUMN = (Tensor, np.ndarray, list, type(None))
 """What holds all images, or all labels."""

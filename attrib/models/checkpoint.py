@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attrib.bounds import LARGEST_SIDE, MOST_CLASSES
 from attrib.errors import InputError, refused
 from attrib.files import atomic
 from attrib.models import zoo
@@ -237,8 +238,12 @@ def _from_fields(content: Mapping[str, object]) -> Checkpoint:
             raise InputError(f"{name}: expected {kind.__name__}, got {content[name]!r:.60}")
     values: dict[str, Any] = {item.name: content[item.name] for item in fields(Checkpoint)}
     values["input_shape"] = shape = tuple(values["input_shape"])
-    if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
-        raise InputError(f"input_shape: expected (channels, height, width), got {shape!r:.60}")
+    if len(shape) != 3 or not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in shape):
+        raise InputError(
+            f"input_shape: expected (channels, height, width), up to {LARGEST_SIDE} each, got {shape!r:.60}"
+        )
+    if not 1 <= values["num_classes"] <= MOST_CLASSES:
+        raise InputError(f"num_classes: expected 1 to {MOST_CLASSES}, got {values['num_classes']!r:.60}")
     for name in values["arch_kwargs"].keys() & {"mean", "std"}:
         numbers = values["arch_kwargs"][name]
         if not isinstance(numbers, list | tuple) or not all(isinstance(number, int | float) for number in numbers):

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from attrib.data.catalog import CATALOG
 from attrib.errors import InputError, meant, one_line
+from attrib.files import at_home
 from attrib.models.weights import few
 
 HUBS = ("hf", "timm", "torchvision", "robustbench")
@@ -119,7 +119,7 @@ def _hf(spec: str, name: str) -> Known:
 
 def _place(spec: str, name: str) -> tuple[str, bool]:
     """A folder, or a name of the hub, and whether only the disk is searched for it."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"model {spec}: expected a folder of save_pretrained, there is no config.json in it")

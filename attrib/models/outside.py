@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attrib.bounds import LARGEST_SIDE
 from attrib.errors import InputError, meant, one_line
-from attrib.limits import LARGEST_SIZE
 from attrib.models.classifier import normalise, statistics
 from attrib.models.hubs import HUBS
 from attrib.models.types import in_type_of
@@ -131,8 +131,8 @@ class Normalized(nn.Module):
         super().__init__()
         self.module = module
         self.size = (size, size) if isinstance(size, int) else size
-        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIZE:
-            raise InputError(f"size: expected at least 1 pixel and at most {LARGEST_SIZE}, got {size}")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
+            raise InputError(f"size: expected at least 1 pixel and at most {LARGEST_SIDE}, got {size}")
         known = (None, None) if mean is None and std is None else statistics(mean or (), std or ())
         for name, values in zip(("mean", "std"), known, strict=True):
             self.register_buffer(name, values)

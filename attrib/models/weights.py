@@ -1,11 +1,12 @@
 """Reading files of weights that anybody may have written: every way to fail gets its own message, no code is run."""
 
+import io
 import pickle
 import re
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from attrib.bounds import check_pickle
 from attrib.errors import InputError, one_line
 from attrib.files import found_at
 
@@ -24,6 +26,7 @@ _SCALAR, _ARRAY = (made.__reduce__()[0] for made in (np.float64(0), np.empty(0))
 def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, Tensor]:
     """The state dict as float32 on the CPU; strip: without the prefixes of DistributedDataParallel and compile."""
     weights: dict[str, Tensor] = {}
+    _check_size([value for value in state.values() if isinstance(value, Tensor)])
     for name, value in state.items():
         if not isinstance(value, Tensor):
             found = ", ".join(f"{key!r:.30} ({type(entry).__name__})" for key, entry in list(state.items())[:3])
@@ -37,6 +40,15 @@ def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, 
     if not weights:
         raise InputError("holds no weights")
     return weights
+
+
+def _check_size(tensors: Sequence[Tensor]) -> None:
+    """Raise InputError for views, of a few numbers in memory, that are far larger when they are copied."""
+    dense = [each for each in tensors if each.layout == torch.strided and not each.is_quantized and not each.is_meta]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in dense}
+    wanted, held = sum(4 * each.numel() for each in dense), sum(storages.values())
+    if wanted > 8 * held + 2**26:
+        raise InputError(f"weights: would take {wanted:,} bytes, of which the file holds {held:,}")
 
 
 def faults(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -93,6 +105,8 @@ def _refuse_programs(path: Path) -> None:
     """Raise InputError for zip files that hold a program, not only weights."""
     with zipfile.ZipFile(path) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise InputError(f"{path}: refused: it unpacks to more than its size; save it again with torch.save")
     ways = {
         "constants.pkl": ("a TorchScript program", "torch.jit.load(FILE)"),
         "serialized_exported_program.json": ("a torch.export program", "torch.export.load(FILE).module()"),
@@ -113,8 +127,23 @@ PLAIN: list[Any] = [
 """What training scripts keep beside the weights, and that runs nobody's code: numbers, options, paths."""
 
 
+def _check_pickles(path: Path) -> None:
+    """Raise InputError for pickles that would take for ever, or all memory: one in a zip file, or several in a row."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    check_pickle(io.BytesIO(archive.read(name)))
+        return
+    with path.open("rb") as file:  # before torch 1.6: four, and the names of the storages that follow
+        for _ in range(5):
+            if file.peek(1):
+                check_pickle(file)
+
+
 def _read_torch(path: Path) -> Mapping[str, object]:
     try:
+        _check_pickles(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
             warnings.simplefilter("ignore")
             content: object = torch.load(path, map_location="cpu", weights_only=True)

@@ -233,4 +233,4 @@ def _flat(value: Any) -> str:
 
 def _source(name: str) -> Markup:
     """A style sheet or script of ours, which goes into the page as it is."""
-    return Markup((Path(__file__).parent / "templates" / name).read_text())
+    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
