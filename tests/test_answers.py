@@ -206,6 +206,19 @@ class Rounds(nn.Module):
         return logits
 
 
+@pytest.mark.skipif(torch.backends.quantized.engine == "none", reason="this torch has no quantised products")
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_model_has_no_gradient() -> None:
+    head = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)
+    model = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear}, dtype=torch.qint8)
+    for function in (attrib.gradcam, attrib.gradient, attrib.eq6):
+        with pytest.raises(InputError, match="gives no gradient") as caught:
+            function(model, IMAGES, LABELS)
+        assert "\n" not in str(caught.value)
+    assert attrib.occlusion(model, IMAGES, LABELS).isfinite().all()
+
+
 class RoundsAtTheEnd(nn.Module):
     """Its gradient stops behind the feature map, as in a network whose linear layers are quantised."""
 

@@ -1,5 +1,6 @@
 """The command line: what span, maps and info print and write, and models of one's own."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import attrib
-from attrib import spans
+from attrib import cli, spans
 
 OWN = Path(__file__).with_name("own_models.py")
 
@@ -200,6 +201,21 @@ def test_captions_name_the_files_of_maps_made_elsewhere(run: Any, models: Path, 
     mixed = " ".join(run("span", models / "a.pt", *files[2:], *given).out.split())
     assert "gradcam (b: maps from two.npz), threshold mean" in mixed
     assert "It compares two files, not two methods; of two.npz the maps, not a model." in mixed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "koi8-r"])
+def test_a_terminal_that_lacks_our_signs(encoding: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    given = ("contrib", f"x={models}/a.pt", f"y={models}/b.pt", "--data", "glyphs", "--limit", "20")
+    monkeypatch.setattr(sys, "argv", ["attrib", *given])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    terminal.flush()
+    words = terminal.buffer.getvalue().decode(encoding)
+    assert (stopped.value.code, "\N{MINUS SIGN}" in words) == (0, False)
+    assert "x - y" in words
+    assert "?" not in words
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64, np.uint8, np.int32, bool])

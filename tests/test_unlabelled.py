@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import attrib
 from attrib.analyses.fitting import batch_size_for
+from attrib.data import Dataset
 from attrib.errors import InputError
 
 
@@ -235,3 +236,11 @@ def test_large_images_come_in_small_batches() -> None:
 def test_dollars_in_names_are_no_formula(models: Path, tmp_path: Path) -> None:
     result = attrib.Span(floor=0).run({"cost $\\frac$": models / "a.pt"}, attrib.dataset("glyphs", limit=4))
     assert (tmp_path / "span.png") in result.save(tmp_path)
+
+
+def test_dollars_in_names_of_classes_are_no_formula(models: Path, tmp_path: Path) -> None:
+    classes = tuple(f"$ {number} \\sqrt $_$^" for number in range(10))
+    data = attrib.dataset("glyphs", limit=4)
+    data = Dataset("cost $\\over$ $", "all", classes, data.images, data.labels)
+    for analysis in (attrib.Maps(map="gradient", overlay=True), attrib.Sets(), attrib.LastLayer()):
+        assert (tmp_path / f"{analysis.name}.json") in analysis.run({"a": models / "a.pt"}, data).save(tmp_path)

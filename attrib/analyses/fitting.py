@@ -148,10 +148,10 @@ def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Ca
     assert data.folders is not None
     folders = list(data.folders)
     positions = (matched(folders, names) if names else None) or by_wordnet_id(folders, count)
-    if positions is None and (positions := by_position(folders, count)) and names:
+    if positions is None and (positions := by_position(folders, count)) and (names or len(folders) < count):
         warn(
             f"the class folders of {data.name} are called by numbers, which are taken as the positions of the model's"
-            f" classes, from 0: {folders[0]} is {names[positions[0]]}"
+            f" classes, from 0{f': {folders[0]} is {names[positions[0]]}' if names else ''}"
         )
     if positions is not None:
         if positions == list(data.folders.values()) and (len(folders) == count or data.classes == usual):
