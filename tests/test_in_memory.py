@@ -1,5 +1,6 @@
 """Data that Python holds, as people have it: columns, rows, loaders, Hugging Face data sets."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,17 @@ def test_more_than_memory_holds_is_refused_unless_few_are_asked_for(data: Any, m
     with pytest.raises(InputError, match="--limit"):
         attrib.dataset(data)
     assert len(attrib.dataset(data, limit=2)) == 2
+
+
+def test_pictures_are_upright(tmp_path: Path) -> None:
+    sideways = Image.Exif()
+    sideways[0x0112] = 8  # to be turned by 90 degrees counterclockwise
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "1.webp", exif=sideways, lossless=True)
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "2.png")
+    data: Any = attrib.dataset([Image.open(tmp_path / name) for name in ("1.webp", "2.png")])
+    assert data.shape == (3, 6, 4)
+    assert torch.equal(data.images[0], data.images[1])
 
 
 def of_numbers(**columns: Any) -> Any:

@@ -141,17 +141,16 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
     sizes = set()
     for path in paths:
         with _opened(path) as picture:
-            sizes.add(
-                (picture.width, picture.height) if _lies_on_its_side(picture) else (picture.height, picture.width)
-            )
+            sizes.add(upright_size(picture))
         if len(sizes) > 1 or picture.width * picture.height > MOST_PIXELS:
             return None
     return sizes.pop()
 
 
-def _lies_on_its_side(picture: Image.Image) -> bool:
-    """Whether the EXIF orientation swaps width and height."""
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(H,W) of a picture in its EXIF orientation; only its header is read."""
     # To look further into a PNG, Pillow would read all of it; of a TIFF it gives the upright size.
-    if picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info):
-        return False
-    return picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    known = picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info)
+    if not known and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # lies on its side
+        return picture.width, picture.height
+    return picture.height, picture.width

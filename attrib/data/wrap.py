@@ -162,8 +162,8 @@ def _rows(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
 def _images(images: Sequence[Any], size: int | None) -> Tensor:
     """Images of one kind and shape as one tensor (N,C,H,W)."""
     if all(isinstance(image, Image.Image) for image in images):
-        shared = {image.size for image in images}
-        usual = (pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE) if len(shared) > 1 else next(iter(shared))[::-1]
+        shared = {pictures.upright_size(image) for image in images}
+        usual = (pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE) if len(shared) > 1 else next(iter(shared))
         grey = all(image.mode in ("1", "L") or image.mode.startswith("I") for image in images)
         target = usual if size is None else (size, size)
         try:
