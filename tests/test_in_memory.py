@@ -122,6 +122,22 @@ def test_pictures_are_upright(tmp_path: Path) -> None:
     assert torch.equal(data.images[0], data.images[1])
 
 
+def test_pictures_of_several_sizes_are_cut_with_a_word() -> None:
+    several = [Image.new("RGB", (9, 8), (40, 0, 0)), Image.new("RGB", (8, 9), (40, 0, 0))]
+    given: Any
+    for given in (several, (several, [0, 1]), {"image": several, "label": [1, 0]}):
+        data = attrib.dataset(given)
+        assert data.shape == (3, 224, 224)
+        assert "224x224" in data.notes[0]
+        data = attrib.dataset(given, size=5)
+        assert (data.shape, data.notes) == ((3, 5, 5), ())
+    for given in ([], ([], [])):
+        with pytest.raises(InputError, match="at least one image, got none"):
+            attrib.dataset(given)
+    with pytest.raises(InputError, match="only pictures, as a folder's, are resized"):
+        attrib.dataset(IMAGES, size=5)
+
+
 def of_numbers(**columns: Any) -> Any:
     """A Hugging Face data set of six pictures, picture k being of colour 10 k."""
     datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")

@@ -287,6 +287,7 @@ def _sized(paths: tuple[Path, ...], size: int | None, limit: int | None) -> pict
 def _wrapped(data: Any, source: Source, limit: int | None) -> Dataset:
     """Images that are in memory, or that a Python object gives."""
     found = wrap.arrays(data, limit=limit, size=source.size)
+    _check_size(found.name, found.images, source.size)
     classes, labels = found.classes, found.labels
     if classes is None and labels is not None and len(labels):
         classes = tuple(map(str, range(int(labels.max()) + 1)))
@@ -294,6 +295,12 @@ def _wrapped(data: Any, source: Source, limit: int | None) -> Dataset:
         found.name, WHOLE, classes or (), found.images, labels, notes=found.notes,
         numbered=found.classes is None and labels is not None,
     )  # fmt: skip
+
+
+def _check_size(name: str, images: Tensor, size: int | None) -> None:
+    if size is not None and tuple(images.shape[2:]) != (size, size):
+        height, width = images.shape[2:]
+        raise InputError(f"size: {name} has images of {height}x{width}; only pictures, as a folder's, are resized")
 
 
 def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dataset:
@@ -318,9 +325,7 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
         else:
             near = meant(kind, ("folder", "npz"), after=f":{place}") if place else meant(name, CATALOG)
         raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{near}")
-    if size is not None and tuple(images.shape[2:]) != (size, size):
-        height, width = images.shape[2:]
-        raise InputError(f"size: {name} has images of {height}x{width}; only the pictures of a folder are resized")
+    _check_size(name, images, size)
     if limit is not None and limit < len(images):  # copies, since a view would keep the whole set in memory
         images, labels = images[:limit].clone(), labels[:limit].clone()
         masks = None if masks is None else masks[:limit].clone()

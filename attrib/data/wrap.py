@@ -44,13 +44,15 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
 
     Raises InputError for anything else, and for images of different shapes.
     """
+    notes: list[str] = []
     pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, _COLUMN) for each in data)
     if pair or isinstance(data, Tensor | np.ndarray | Mapping):
         given, numbers = _parts(data)
-        images, labels = _stack(given), None if numbers is None else _labels(numbers)
+        images = _images(given, size, notes) if isinstance(given, list) else _stacked(given)
+        labels = None if numbers is None else _labels(numbers)
         if labels is not None and len(images) != len(labels):
             raise InputError(f"data: expected a label for each of the {len(images)} images, got {len(labels)}")
-        return Arrays("tensors", images[:limit], None if labels is None else labels[:limit], None)
+        return Arrays("tensors", images[:limit], None if labels is None else labels[:limit], None, tuple(notes))
     if isinstance(data, Image.Image):
         data = [data]
     if not isinstance(data, DataLoader | Dataset) and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
@@ -58,14 +60,11 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
             "data: expected a name as cifar10 or folder:DIR, a picture, attrib.dataset(...), tensors (images[,"
             f" labels]), a torch Dataset or DataLoader, got {type(data).__name__}"
         )
-    notes: list[str] = []
     with torch.random.fork_rng(devices=[]):
         pairs = list(_bounded(islice(_items(data, notes), limit), _count(data, limit)))
-    if not pairs:
-        raise InputError(NO_IMAGES)
     given = [label for _, label in pairs]
     labels = None if all(label is None for label in given) else _labels(given)
-    images = _images([image for image, _ in pairs], size)
+    images = _images([image for image, _ in pairs], size, notes)
     return Arrays(_name(data), images, labels, _classes(data), tuple(notes))
 
 
@@ -159,13 +158,17 @@ def _rows(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
         yield image, None if labels is None else labels[at]
 
 
-def _images(images: Sequence[Any], size: int | None) -> Tensor:
+def _images(images: Sequence[Any], size: int | None, notes: list[str]) -> Tensor:
     """Images of one kind and shape as one tensor (N,C,H,W)."""
+    if not images:
+        raise InputError(NO_IMAGES)
     if all(isinstance(image, Image.Image) for image in images):
         shared = {pictures.upright_size(image) for image in images}
-        usual = (pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE) if len(shared) > 1 else next(iter(shared))
+        if size is None and len(shared) > 1:
+            size = pictures.DEFAULT_SIZE
+            notes.append(f"the pictures share no size: resized and cropped to {size}x{size}; name another with size")
+        target = next(iter(shared)) if size is None else (size, size)
         grey = all(image.mode in ("1", "L") or image.mode.startswith("I") for image in images)
-        target = usual if size is None else (size, size)
         try:
             return torch.from_numpy(np.stack([pictures.pixels_of(image, target, 1 if grey else 3) for image in images]))
         except ValueError as error:
@@ -180,10 +183,8 @@ def _images(images: Sequence[Any], size: int | None) -> Tensor:
     return _shaped(torch.stack([_tensor(image) for image in images]))
 
 
-def _stack(images: Any) -> Tensor:
-    """Images in one tensor or array, or in a list."""
-    if isinstance(images, list):
-        return _images(images, None)
+def _stacked(images: Any) -> Tensor:
+    """The images in one tensor or array."""
     if images.ndim == 3 and 3 in (images.shape[0], images.shape[2]):
         raise InputError(
             f"data: expected images (N,C,H,W), got {tuple(images.shape)}, which may be one image or several; of one"
