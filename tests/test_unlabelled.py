@@ -231,6 +231,8 @@ def test_large_images_come_in_small_batches() -> None:
     small, large = (attrib.dataset(torch.zeros(1, 3, side, side)) for side in (32, 512))
     assert batch_size_for(250, small) == 250
     assert 1 <= batch_size_for(250, large) < 10
+    enlarging = [attrib.model(Linear(2), size=512), attrib.model(Linear(2))]
+    assert batch_size_for(250, small, enlarging) == batch_size_for(250, large)
 
 
 def test_dollars_in_names_are_no_formula(models: Path, tmp_path: Path) -> None:

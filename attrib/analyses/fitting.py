@@ -186,8 +186,10 @@ KEPT = 160
 """How many times an image's bytes a ResNet-50 keeps for its gradient, about."""
 
 
-def batch_size_for(usual: int, data: Dataset | None) -> int:
+def batch_size_for(usual: int, data: Dataset | None, models: Sequence[Model] = ()) -> int:
     """The usual number of images at a time, or as many as keep about 2 GB of activations: 250 of 64x64, 20 of 224x224.
+
+    What counts is the size of the data, or the larger one to which a model resizes it.
 
     >>> from attrib.data import dataset
     >>> batch_size_for(250, dataset("glyphs", limit=1)), batch_size_for(250, dataset(torch.zeros(1, 3, 224, 224)))
@@ -195,8 +197,9 @@ def batch_size_for(usual: int, data: Dataset | None) -> int:
     """
     if data is None:
         return usual
-    channels, height, width = data.shape
-    return max(1, min(usual, BYTES // (KEPT * 4 * channels * height * width)))
+    channels, *own = data.shape
+    pixels = max(height * width for height, width in [own, *(size for _, size in map(_input_of, models) if size)])
+    return max(1, min(usual, BYTES // (KEPT * 4 * channels * pixels)))
 
 
 def with_labels(analysis: Analysis, model: Model, batch: Batch, context: Context) -> Batch:

@@ -106,7 +106,7 @@ def prepare(
     check_labels(analysis, images)
     analysis = analysis.resolved(images)
     models = check_models(analysis, models, images, group, warn)
-    size = batch_size or batch_size_for(analysis.usual_batch(group.device), images)
+    size = batch_size or batch_size_for(analysis.usual_batch(group.device), images, models)
     context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(models))
     passes = analysis.passes(models, images) if images else []
     return Ready(analysis, context, passes, _key(analysis, models, passes, context))
