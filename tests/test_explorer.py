@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import Rectangle
+from own_pictures import save
 from PIL import Image
 from torch import nn
 
@@ -289,3 +290,12 @@ def test_without_ipywidgets_the_names_can_be_imported_and_calling_says_what_is_m
     code = "import sys; sys.modules['ipywidgets'] = None; from attrib import *; explore({}, [])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "InputError: explore: needs ipywidgets" in done.stderr.splitlines()[-1]
+
+
+def test_pictures_become_what_the_model_takes(tmp_path: Path, untrained: Callable[..., Path]) -> None:
+    for name in ("Truck", "cat"):
+        save(tmp_path / "pictures" / name / "1.png", (40, 36))
+    grey = untrained(tmp_path / "model.pt", data="cifar10", channels=1)
+    said = words(attrib.explore({"grey": grey}, f"folder:{tmp_path}/pictures"))
+    assert "<b>image 0</b> of 2" in said
+    assert "class truck" in said

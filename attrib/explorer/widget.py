@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from attrib import formatting, inference
+from attrib.analyses.fitting import fitted
 from attrib.analyses.inputs import check_fit, dataset_of
 from attrib.analyses.options import Attack
+from attrib.analyses.run import print_warning
 from attrib.data import Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.explorer.picture import panels, png
@@ -78,6 +80,7 @@ def explore(
         module = opened[name].opened_module
         opened[name] = replace(opened[name], layer=named(module, at) if isinstance(at, str) else at)
     images = dataset_of(data, list(opened.values()))
+    images = fitted(images, list(opened.values()), inference.device(device), print_warning)
     if not len(images):
         raise InputError(f"explore: expected at least one image, got none in {images.name}")
     if not images.labelled:
