@@ -2,6 +2,8 @@
 
 import os
 import signal
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,19 @@ def test_a_narrow_picture_takes_little_memory(tmp_path: Path, monkeypatch: pytes
     (batch,) = attrib.dataset(tmp_path / "a.png", size=128).batches(1)
     assert largest == 128 * 128
     assert torch.equal(batch.image, torch.full((1, 3, 128, 128), 7 / 255))
+
+
+@pytest.mark.parametrize("size", [(100_000, 1_000), (14_000, 14_000)])
+def test_a_picture_of_a_hundred_megapixels_is_not_decoded(size: tuple[int, int], tmp_path: Path) -> None:
+    save(tmp_path / "small.png")
+    header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    ]
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    with pytest.raises(InputError, match=r"large\.png: not a picture that can be read .*exceeds limit"):
+        list(attrib.dataset(f"folder:{tmp_path}", size=32).batches(2))
 
 
 @pytest.mark.parametrize(

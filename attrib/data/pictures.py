@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if (there := found_at(path)) != "a file":  # a pipe would be waited for
         raise InputError(f"{path}: expected a picture, found {there}")
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():  # Pillow warns from 89 megapixels on, and refuses from twice as many
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened as picture:
             yield picture
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error ...: each format has its own
         reason = one_line(error).removesuffix(f" {str(path)!r}")
