@@ -78,6 +78,8 @@ def test_pictures_are_positional_and_the_figure_names_the_class(
     assert (
         "name the data once" in run("maps", photos / "0.png", "--ckpt", models / "a.pt", "--data", "glyphs").refused()
     )
+    for place in (photos, f"folder:{photos}"):
+        assert f"5 images of folder:{photos}, unlabelled" in " ".join(run("span", place, models / "a.pt").out.split())
     assert "found nothing" in run("maps", photos / "no.png", "--ckpt", models / "a.pt").refused()
 
 

@@ -13,7 +13,6 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.measured import Context
 from attrib.class_names import folded, meanings
 from attrib.data import CATALOG, Batch, Dataset, dataset
-from attrib.data.folders import is_picture
 from attrib.data.matching import by_position, by_wordnet_id, matched
 from attrib.data.pictures import DEFAULT_SIZE, Pictures
 from attrib.errors import InputError
@@ -225,10 +224,9 @@ def about_data(data: Dataset) -> dict[str, Any]:
 
 
 def data_card(name: str, models: Sequence[Model]) -> dict[str, Any]:
-    """What is known of a folder of pictures or a picture; with models, as they take it."""
+    """What is known of data, or of a folder of pictures; with models, as they take it."""
     notes: list[str] = []
-    place = name if name.startswith("folder:") or is_picture(Path(name)) else f"folder:{name}"
-    data = fitted(dataset(place), models, torch.device("cpu"), notes.append)
+    data = fitted(dataset(f"folder:{name}" if Path(name).is_dir() else name), models, torch.device("cpu"), notes.append)
     about = about_data(data)
     return {
         "path": about.pop("data"), "images": len(data), "size": "x".join(map(str, data.shape)),

@@ -31,7 +31,7 @@ def info(
     given = [*(paths or ()), *(path for text in ckpt or () for path in named_files(text)[1])]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
-    folders = [path for path in given if path.startswith("folder:") or is_data(path)]
+    folders = [path for path in given if is_data(path)]
     models = [(path, _model(path, arch)) for path in given if path not in folders]
     each = [cards.weights_card(path) if model is None else cards.card_of(model) for path, model in models]
     of_data = [fitting.data_card(path, [model for _, model in models if model]) for path in folders]

@@ -117,8 +117,8 @@ class Chosen:
         if self.data is None and not shown and not kind.needs_data:
             return None
         name: str | list[str] = shown or self.data or inputs.known_data(models)
-        if len(shown) == 1 and Path(shown[0]).is_dir():
-            name = f"folder:{shown[0]}"
+        if len(shown) == 1:
+            name = f"folder:{shown[0]}" if Path(shown[0]).is_dir() else shown[0]
         pictures = not isinstance(name, str) or name.startswith("folder:") or folders.is_picture(Path(name))
         if self.size and not pictures and all(model.checkpoint for model in models):
             raise InputError(
@@ -328,7 +328,9 @@ def files_of(text: str) -> list[str]:
 
 
 def is_data(text: str) -> bool:
-    """Whether an argument is a picture, or a folder of pictures that holds neither saved epochs nor a model."""
+    """Whether an argument is data: a picture, or a folder of pictures that holds neither saved epochs nor a model."""
+    if text.partition(":")[0] in ("folder", "npz", "cifar10c"):
+        return True
     path = Path(text)
     if not path.is_dir():
         return folders.is_picture(path)
