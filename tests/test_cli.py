@@ -321,9 +321,9 @@ def test_data_that_is_not_split_is_not_called_a_test_set(run: Any, models: Path,
     assert "mean, 10 images of npz:" in " ".join(whole.out.split())
 
 
-def test_the_script_itself(models: Path) -> None:
-    script = Path(sys.executable).with_name("attrib")
-    done = subprocess.run([script, "info", models / "a.pt"], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("command", [[Path(sys.executable).with_name("attrib")], [sys.executable, "-m", "attrib"]])
+def test_the_script_itself(command: list[str], models: Path) -> None:
+    done = subprocess.run([*command, "info", models / "a.pt"], capture_output=True, text=True, check=True)
     assert "architecture" in done.stdout
-    wrong = subprocess.run([script, "info", models / "c.pt"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run([*command, "info", models / "c.pt"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
