@@ -1,12 +1,11 @@
 """What goes with robustness: per image, and across models."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -18,12 +17,27 @@ WRONG = "#777777"
 """Images that are wrong already when clean."""
 
 
+class Kind(NamedTuple):
+    """Images of a kind: told apart by the marker, whatever the model's colour, also in black and white."""
+
+    words: str
+    marker: str
+    filled: bool
+
+
+KINDS = (
+    Kind("robust (correct under attack)", "o", filled=True),
+    Kind("not robust (correct, wrong under attack)", "v", filled=False),
+    Kind("wrong when clean", "x", filled=True),
+)
+
+
 def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapping[str, str], title: str) -> Figure:
     """Each measure against the adversarial margin, a row of panels per model; below, the models' means.
 
     table and summary: the CSV and the JSON of ``attrib relate``; measures: columns and what the axes call them. Of
-    several seeds, the images are those of the first. A model keeps its colour: above, its images that stood have it,
-    and those that the attack broke (below the line) a paler one; below, its mean has it, and single seeds are dots.
+    several seeds, the images are those of the first. A model keeps its colour: its images above, of which KINDS
+    tells those apart that are not robust (below the line), and its mean below, where single seeds are dots.
     """
     entries, across = summary["models"], summary["across"]
     rows = len(entries) + (len(across["points"]) > 1)
@@ -47,15 +61,17 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
                 _means(axes, across["points"], measure, colours)
                 axes.set(xlabel=f"mean {_axis(measure, words)}", title=_rho(across["correlations"][measure]))
             grid[-1, 0].set_ylabel("across models\nrobust accuracy (%)")
-        kinds = {"stood": "0.25", "broken by the attack (paler)": _paler("0.25"), "clean wrong": WRONG}
         handles = [
-            Line2D([], [], color=colour, marker="x" if colour == WRONG else "o", ms=3, lw=0, label=words)
-            for words, colour in kinds.items()
-        ]
+            Line2D([], [], color=WRONG if kind.marker == "x" else "0.25", marker=kind.marker, ms=3, lw=0, mew=0.6,
+                   fillstyle="full" if kind.filled else "none", label=kind.words)
+            for kind in KINDS
+        ]  # fmt: skip
         if len(across["points"]) > 1:
             handles += [
                 Line2D([], [], color=colour, marker="s", ms=3, lw=0, label=name) for name, colour in colours.items()
             ]
+            if any(point.get("asc_floor") is not None for point in across["points"]):
+                handles.append(Line2D([], [], color="0.3", ls=":", lw=0.7, label="floor of coverage"))
             if any("seeds" in point for point in across["points"]):
                 handles.append(Line2D([], [], color="0.3", marker=".", ms=2, lw=0, label="one seed"))
             if any(point["epoch"] is not None for point in across["points"]):
@@ -67,27 +83,16 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
     return figure
 
 
-def _paler(colour: str) -> str:
-    red, green, blue = (0.45 * part + 0.55 for part in to_rgb(colour))
-    return to_hex((red, green, blue))
-
-
 def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str) -> None:
     correct, stood = rows["correct"].to_numpy(bool), rows["margin_adversarial"].to_numpy(float) > 0
     scale = 1 if measure == "participation_ratio" else 100
     axes.axhline(0, color="black", lw=0.6, ls="--")
-    kinds = ((_paler(colour), correct & ~stood), (colour, correct & stood))
-    # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
-    wrong = rows[~correct]
-    axes.scatter(
-        scale * wrong[measure], wrong["margin_adversarial"], s=5, marker="x", color=WRONG, linewidths=0.6,
-        rasterized=True,
-    )  # fmt: skip
-    for shown, inside in kinds:
-        points = rows[inside]
+    for kind, inside in zip(KINDS, (correct & stood, correct & ~stood, ~correct), strict=True):
+        points, shown = rows[inside], WRONG if kind.marker == "x" else colour
+        # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
         axes.scatter(
-            scale * points[measure], points["margin_adversarial"], s=5, color=shown, alpha=0.6, linewidths=0,
-            rasterized=True,
+            scale * points[measure], points["margin_adversarial"], s=7, marker=kind.marker, linewidths=0.5, alpha=0.7,
+            color=shown, facecolors=shown if kind.filled else "none", rasterized=True,
         )  # fmt: skip
 
 
@@ -109,6 +114,8 @@ def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str, colour
             x, y, xerr=np.abs(ends_x - x), yerr=np.abs(ends_y - y), color=colours[name], fmt="s" if alone else "o-",
             ms=3, lw=0.7, elinewidth=0.6, label=name,
         )  # fmt: skip
+        if measure == "coverage" and mine[0].get("asc_floor") is not None:
+            axes.axvline(100 * mine[0]["asc_floor"], color=colours[name], lw=0.7, ls=":")
         axes.plot(*places([seed for point in mine for seed in point.get("seeds", ())]), ".", color=colours[name], ms=2)
         if not alone:
             for place in (0, -1):
