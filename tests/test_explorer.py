@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ def test_the_words_tell_coverage_and_predictions_of_every_model(
         assert seen.error in said
         if not seen.error:
             assert f"{100 * seen.coverage:.2f} %" in said
+            assert f"{100 * seen.floor:.2f} %" in said
     assert said.count("no feature map") == 1
+    assert "floor (random weights)" in said
+    _, without = render(replace(cache, floor=False), asked(models=tuple(models)))
+    assert "floor" not in without
 
 
 @pytest.mark.parametrize(

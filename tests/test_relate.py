@@ -1,6 +1,7 @@
 """``attrib relate`` and its statistics: against scipy, loops, and what the library gives by hand."""
 
 import doctest
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from scipy.stats import spearmanr
 
 import attrib
 from attrib import relate, stats
+from attrib.analyses.evolve import Evolution
 from attrib.analyses.options import Attack
 from attrib.analyses.relate import MEASURES, Relation
 from attrib.analyses.result import Result
@@ -188,8 +190,8 @@ def test_without_an_attack_no_image_is_broken(trained: Path, tmp_path: Path) -> 
     images = attrib.dataset("glyphs", limit=30)
     result = Relation(attack=Attack("pgd", eps=0, steps=1)).run(trained, images, device="cpu", out=tmp_path)
     (entry,) = result.summary["models"]
-    assert (entry["epoch"], entry["broken"], entry["note"]) == (2, 0, "no broken images")
-    assert "no broken images" in str(result)
+    assert (entry["epoch"], entry["broken"], entry["note"]) == (2, 0, "all images are robust: the attack turned none")
+    assert "all images are robust: the attack turned none" in str(result)
     assert np.isnan(entry["coverage"]["broken"]["difference"])
     assert np.isnan(entry["span_iou"]["margin"]["rho"])  # 1 on every image
     assert Result.load(tmp_path).figures.keys() == {"relate"}
@@ -243,3 +245,36 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
 def test_bad_input_is_one_line_and_status_2(run: Any, bad: Path, arguments: tuple[str, ...], words: str) -> None:
     assert words in run("relate", *(argument.format(bad=bad) for argument in arguments)).refused()
+
+
+def test_the_floor_stands_beside_every_coverage(data: Dataset, trained: Path) -> None:
+    models = {"standard": trained / "model.pt", "way": trained}
+    given: dict[str, Any] = {"attack": SHORT, "threshold": "otsu", "precision": "fp32", "seed": 3}
+    result = Relation(floor=8, **given).run(models, data, device="cpu")
+    model, _ = attrib.load(trained / "model.pt")
+    floor = attrib.asc_floor(model, data, threshold="otsu", images=8, seed=3)
+    points = result.summary["across"]["points"]
+    for entry in (result["standard"], *points):
+        assert (entry["asc_floor"], *entry["asc_floor_range"]) == pytest.approx(floor, abs=1e-6)
+    evolution = Evolution(floor=8, **given).run(trained, data, device="cpu")
+    assert evolution.rows["asc_floor"].tolist() == pytest.approx([floor.asc] * (len(points) - 1), abs=1e-6)
+    dotted = [line for axes in evolution.plot("evolve").axes for line in axes.lines if line.get_linestyle() == ":"]
+    assert any(np.allclose(line.get_ydata(), 100 * floor.asc) for line in dotted)
+    for found in (result, evolution):
+        assert f"{100 * floor.asc:.2f} ({100 * floor.low:.2f} to {100 * floor.high:.2f})" in str(found)
+        assert "first 8 clean images" in " ".join(str(found).split())
+        analysis: Any = found.analysis
+        without = replace(analysis, floor=0).run(models if found is result else trained, data, device="cpu")
+        assert "floor" not in str(without).lower()
+        assert not [name for name in (*without.table, *without.rows) if "floor" in name]
+
+
+def test_what_is_robust_is_told_by_markers_and_not_by_colour_alone(data: Dataset, trained: Path) -> None:
+    result = Relation(attack=SHORT, floor=0).run({"standard": trained / "model.pt"}, data, device="cpu")
+    drawn: Any = result.plot().axes[0].collections
+    shapes = {each.get_paths()[0].vertices.tobytes() for each in drawn}
+    counts = [len(each.get_offsets()) for each in drawn]
+    entry = result["standard"]
+    assert counts == [entry["stood"], entry["broken"], len(data) - entry["correct"]]
+    assert len(shapes) == len(drawn) == 3
+    assert [bool(len(each.get_facecolor())) for each in drawn[:2]] == [True, False]

@@ -112,6 +112,13 @@ def test_the_view_is_what_the_librarys_functions_give(
     assert found.map is not None
     np.testing.assert_allclose(found.map, heat[0].numpy(), rtol=1e-5, atol=1e-7)
     assert found.coverage == pytest.approx(mask.float().mean().item())
+    if attack is None:
+        options = {"samples": SAMPLES} if kind == "smoothgrad" else {}
+        floor = attrib.asc_floor(
+            lenet, (image, label), map=kind, threshold="max:0.4", seed=SEED, map_options=options
+        )  # fmt: skip
+        # SmoothGrad's noise belongs to the position, which is another one there.
+        assert found.floor == pytest.approx(floor.asc, abs=0.05 if options else 1e-3)
     assert sorted(found.relevance, reverse=True) == list(found.relevance)
     np.testing.assert_allclose(found.relevance, values[torch.from_numpy(found.features)].numpy(), rtol=1e-4)
     assert found.relevance[-1] >= values.sort().values[-len(found.relevance)] * (1 - 1e-4)
@@ -139,6 +146,7 @@ def test_nothing_is_computed_twice(cache: ViewCache, lenet: nn.Module) -> None:
         for threshold in ("max:0.2", "max:0.21", "otsu", "mass:0.5"):
             assert look(cache, attack=USUAL, threshold=threshold).map is not None
         assert not runs, "a threshold needs no model"
+        cache = replace(cache, floor=False)
         look(cache, attack=USUAL, kind="gradient")
         assert 0 < len(runs) < 6, "another map needs no attack"
         runs.clear()

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attrib import thresholds
 from attrib.analyses.examples import kept_examples
-from attrib.analyses.explaining import Explaining, View, grid_of
+from attrib.analyses.explaining import View, grid_of
+from attrib.analyses.floored import Floored
 from attrib.analyses.last_layer import last_layer_of
 from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
-from attrib.analyses.options import Attack, attacked_option, option
+from attrib.analyses.options import Attack, attacked_option
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 
@@ -26,7 +26,7 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attacked(Explaining):
+class Attacked(Floored):
     """An analysis of margins, losses, coverage and contributions, image by image, clean and attacked.
 
     It takes saved epochs of training runs: one of them is in memory at a time.
@@ -34,7 +34,6 @@ class Attacked(Explaining):
 
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "epoch", "index")
 
-    threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
 
     def __post_init__(self) -> None:
@@ -72,6 +71,7 @@ class Attacked(Explaining):
         return {
             "map": self.map_name, "threshold": self.threshold, "target": self.target, "seed": self.seed,
             "attack": self.attack_entry(context), "precision": self.map_precision(context.device),
+            **self.about_floor(context.images),
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
@@ -79,6 +79,8 @@ class Attacked(Explaining):
         grids = sorted(found.rows["grid"].unique())
         if len(grids) > 1:
             yield f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage"
+        for files in (*found.files.values(), *(epoch for epochs in found.epochs.values() for epoch in epochs)):
+            yield from self.without_floor(files)
         yield from super().objections(summary, found)
 
 

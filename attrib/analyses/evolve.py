@@ -12,6 +12,7 @@ from attrib import formatting as text
 from attrib import stats
 from attrib.analyses.attacked import Attacked
 from attrib.analyses.examples import arrays_of
+from attrib.analyses.floored import floor_column, floor_words
 from attrib.analyses.measured import Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
 from attrib.analyses.table import Table, differences
@@ -94,7 +95,7 @@ class Evolution(Attacked):
             resampled = of_resamples if resampled is None else resampled + of_resamples
         assert total is not None
         assert resampled is not None
-        return {
+        return super().describe(model, context) | {
             "contributions": (total.sum(0) / len(context.images)).numpy(),
             "resampled": torch.stack([*_concentration(resampled).values()]).numpy(),
             "train_loss": _training_losses(model).get(model.epoch),
@@ -121,7 +122,7 @@ class Evolution(Attacked):
             entry[name] = value
             # One image drawn again and again varies in nothing.
             entry[f"{name}_ci"] = list(stats.basic_interval(value, resampled)) if files.n > 1 else [float("nan")] * 2
-        return entry | {"train_loss": fact["train_loss"]}
+        return entry | {"train_loss": fact["train_loss"]} | self.floor_entry(files)
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
         """The differences between the last epochs of two runs, paired by image."""
@@ -239,7 +240,8 @@ def _epoch_frame(summary: Mapping[str, Any]) -> "pd.DataFrame":
             for name in (*MEANS, *CONCENTRATION):
                 row[name] = entry[name]
                 row[f"{name}_low"], row[f"{name}_high"] = entry[f"{name}_ci"]
-            rows.append(row | {name: entry[name] for name in ("asc_correct", "features", "train_loss", "checkpoint")})
+            others = ("asc_correct", "features", "train_loss", "checkpoint", "asc_floor")
+            rows.append(row | {name: entry[name] for name in others if name in entry})
     return pd.DataFrame(rows).astype({"train_loss": float})
 
 
@@ -248,12 +250,14 @@ def _epoch_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         ends = entry[f"{name}_ci"]
         return text.with_interval(entry[name], ends, lambda value: text.number(value, form, scale=scale))
 
+    epochs = [entry for run in summary["runs"] for entry in run["epochs"]]
     return [
         {
             "run": run["name"], "epoch": str(entry["epoch"]),
             "loss": shown(entry, "loss", ".3g"), "adv. loss": shown(entry, "loss_adversarial", ".3g"),
             "clean %": shown(entry, "accuracy", ".1f", 100), "robust %": shown(entry, "robust_accuracy", ".1f", 100),
-            "ASC %": shown(entry, "asc", ".1f", 100), "PR of C": shown(entry, "participation_ratio", ".1f"),
+            "ASC %": shown(entry, "asc", ".1f", 100), **floor_column(entry, epochs),
+            "PR of C": shown(entry, "participation_ratio", ".1f"),
             "Gini of C": text.number(entry["gini"], ".3f"),
         }
         for run in summary["runs"] for entry in run["epochs"]
@@ -291,4 +295,5 @@ def _caption(summary: Mapping[str, Any]) -> str:
         f"{text.images_words(summary, summary['n'])}; losses: cross-entropy in nats; robust:"
         f" {text.attack_words(summary['attack'])}; ASC: {text.map_words(summary)}, threshold {summary['threshold']};"
         " PR: participation ratio; 95 % intervals over images (of one training run: another seed is another run)"
+        f"{floor_words(summary, summary['models'])}"
     )

@@ -15,6 +15,7 @@ from attrib import formatting as text
 from attrib import relate as associations
 from attrib import stats
 from attrib.analyses.attacked import Attacked
+from attrib.analyses.floored import floor_column, floor_words
 from attrib.analyses.last_layer import check_last_layers, fc_option
 from attrib.analyses.measured import Array, Files, Findings
 from attrib.analyses.table import Table, differences
@@ -74,7 +75,7 @@ class Relation(Attacked):
     def _entries(self, files: Files) -> list[dict[str, Any]]:
         """The numbers of every file and, of several, behind them those of the method."""
         parts = [files.only(place) for place in range(len(files))] + ([files] if len(files) > 1 else [])
-        entries = [_counts(part) for part in parts]
+        entries = [_counts(part) | self.floor_entry(part) for part in parts]
         for measure in MEASURES:
             answers = associations.relations(
                 files[measure], files["margin"], files["margin_adversarial"], files["correct"] > 0, seed=self.seed
@@ -144,7 +145,7 @@ class Relation(Attacked):
     def _point(self, files: Files) -> dict[str, Any]:
         """The means of a model or saved epoch, of several seeds also of each."""
         model = files.models[0]
-        point = {"name": model.name, "epoch": model.epoch, **self._means(files)}
+        point = {"name": model.name, "epoch": model.epoch, **self._means(files), **self.floor_entry(files)}
         if len(files) > 1:
             point["seeds"] = [self._means(files.only(place)) for place in range(len(files))]
         return point
@@ -205,9 +206,9 @@ def _note(broken: float, stood: float) -> str | None:
     if broken + stood == 0:
         return "no image is classified correctly"
     if broken == 0:
-        return "no broken images"
+        return "all images are robust: the attack turned none"
     if stood == 0:
-        return "no image stood: the attack broke all"
+        return "no image is robust: the attack turned all"
     return None
 
 
@@ -232,7 +233,9 @@ def _model_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             rows.append(
                 {
                     "model": _name(entry), **text.seeds_column(entry, summary["models"]), "of": words,
-                    "broken": _number(broken["mean_broken"], measure), "stood": _number(broken["mean_stood"], measure),
+                    "not robust": _number(broken["mean_broken"], measure),
+                    "robust": _number(broken["mean_stood"], measure),
+                    **(floor_column(entry, summary["models"]) if measure == "coverage" else {}),
                     "difference": _with_interval(broken, "difference", measure), **text.p_columns(broken),
                     "ρ with margin": _with_interval(margin, "rho"),
                     # Other headers, since a row has both tests.
@@ -248,6 +251,7 @@ def _across_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     across = summary["across"]
     rows = [
         {"model": _name(point), "robust accuracy %": text.percent(point[ACCURACY]),
+         MEASURES["coverage"]: "", **floor_column(point, across["points"]),  # beside each other
          **{words: _number(point[measure], measure) for measure, words in MEASURES.items()}}
         for point in across["points"]
     ]  # fmt: skip
@@ -306,7 +310,8 @@ def _caption(summary: Mapping[str, Any]) -> str:
     caption = (
         f"{text.images_words(summary, summary['models'][0]['n'])}; {text.map_words(summary)}, threshold"
         f" {summary['threshold']}; {text.attack_words(summary['attack'])}. Means and differences of coverage and IoU in"
-        " percent, among the images that are right when clean: those the attack broke less those that stood. ρ:"
+        " percent, among the images that are right when clean: those that are not robust (wrong under"
+        " attack) less those that are. ρ:"
         " Spearman's rank correlation with the adversarial margin over all images; given clean: with the clean margin"
         f" held fixed. {text.interval_words(summary['models'])}; p: permutation test"
         f"{', of several seeds t test over seeds and images' if several else ''},"
@@ -314,6 +319,7 @@ def _caption(summary: Mapping[str, Any]) -> str:
         " Span IoU is measured on the attacked image, so it is no cause of what it goes with. –, or no interval: too"
         " few images, or too many with the same value"
     )
+    caption += floor_words(summary, summary["models"])
     notes = [f"{_name(entry)}: {entry['note']}" for entry in summary["models"] if entry["note"]]
     return "; ".join([caption, *notes])
 
@@ -324,4 +330,5 @@ def _across_caption(summary: Mapping[str, Any]) -> str:
         " models may give (Fisher's z); p: permutation test over models"
     )
     note = summary["across"]["note"]
+    caption += floor_words(summary, summary["across"]["points"])
     return f"{caption}; {note}" if note else caption

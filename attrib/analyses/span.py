@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from attrib import formatting as text
-from attrib import map_table, stats, thresholds
+from attrib import stats
 from attrib.analyses.examples import arrays_of, kept_examples
-from attrib.analyses.explaining import Explaining, View, grid_of, map_file_view
+from attrib.analyses.explaining import View, grid_of, map_file_view
+from attrib.analyses.floored import Floored, floor_column, floor_words
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
 from attrib.analyses.options import option
 from attrib.analyses.table import Table, differences
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from attrib import floor as floors
     from attrib import maps, spans
     from attrib.analyses.result import Result
     from attrib.data import Batch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from attrib.plots import maps as map_plots
     from attrib.plots import span as plots
 else:
-    floors, maps, spans = Lazy("attrib.floor"), Lazy("attrib.maps"), Lazy("attrib.spans")
+    maps, spans = Lazy("attrib.maps"), Lazy("attrib.spans")
     map_plots, plots, torch = Lazy("attrib.plots.maps"), Lazy("attrib.plots.span"), Lazy("torch")
 
 LEVELS = np.linspace(0, 1, 41)
@@ -43,38 +43,18 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span(Explaining):
+class Span(Floored):
     """Attribution span coverage (ASC) of every model, with intervals, and the paired differences."""
 
     name: ClassVar[str] = "span"
     takes: ClassVar[tuple[str, ...]] = ("models", "map files")
     needs_labels: ClassVar[bool] = False
 
-    threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
-    floor: int = option(200, "Images for the floor, the ASC of the same network with random weights; 0: none.", low=0)
     save_maps: bool = option(False, "Write every map and span to OUT/span-NAME.npz.")
 
     def pictured(self) -> int:
         """How many images the picture shows."""
         return 4 if self.attack else 6
-
-    def describe(self, model: "Model", context: Context) -> dict[str, Any]:
-        """The grid of the maps, and coverage on re-initialised copies of the model, (R,N), or why there is none."""
-        if not self.floor or model.maps is not None:
-            return {}
-        try:
-            return {"floor": np.array([self._floor(model, context, seed) for seed in range(floors.SEEDS)])}
-        except ValueError as error:  # InputError
-            return {"no_floor": str(error)}
-
-    def _floor(self, model: "Model", context: Context, seed: int) -> Array:
-        coverage = floors.random_coverage(
-            model.opened_module, context.images, map=self.map, threshold=self.threshold, target=self.target,
-            layer=model.layer if self.map in map_table.LAYER_MAPS else None, reshape=model.reshape, images=self.floor,
-            seed=self.seed + seed, precision=self.map_precision(context.device), batch_size=context.batch_size,
-            map_options=self.map_options,
-        )  # fmt: skip
-        return np.asarray(coverage.double().numpy())
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
         """Coverage of every image, clean and attacked."""
@@ -120,7 +100,7 @@ class Span(Explaining):
         summary = {"grid": grid or None, **self._means(files, CLEAN)}
         for kind in files.kinds()[1:]:
             summary["attacked"] = self._means(files, kind)
-        return summary | (self._floor_entry(files) if self.floor else {})
+        return summary | self.floor_entry(files)
 
     def _means(self, files: Files, kind: str) -> dict[str, Any]:
         at = files.where(images=kind)
@@ -135,20 +115,6 @@ class Span(Explaining):
             "empty": at.count("empty"),
             **{name: at.mean(name) for name in WHERE_KNOWN if name in at},
             "curve": (files.sum(f"curve {kind}").mean(0) / files.sum(f"pixels {kind}").mean()).tolist(),
-        }
-
-    def _floor_entry(self, files: Files) -> dict[str, Any]:
-        """The floor: mean, t interval over re-initialisations and images, range, and how many maps are empty."""
-        if not all("floor" in fact for fact in files.facts):
-            return dict.fromkeys(("asc_floor", "asc_floor_ci", "asc_floor_range", "asc_floor_empty"))
-        each = np.array([fact["floor"] for fact in files.facts])
-        values = each.mean(0)
-        networks = values.mean(1)
-        return {
-            "asc_floor": float(networks.mean()),
-            "asc_floor_ci": list(stats.interval(values, seed=self.seed, within=(0, 1))),
-            "asc_floor_range": [float(networks.min()), float(networks.max())],
-            "asc_floor_empty": float((each == 0).mean()),  # only an empty map covers nothing
         }
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
@@ -183,7 +149,7 @@ class Span(Explaining):
             "map": self.map_name if made_here else "from files", "threshold": self.threshold, "target": self.target,
             "target_class": self.target_words(images), "seed": self.seed, "attack": self.attack_entry(context),
             "precision": self.map_precision(context.device) if made_here else None,
-            "floor": {"images": min(self.floor, len(images)), "networks": floors.SEEDS} if self.floor else None,
+            **self.about_floor(images),
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
@@ -193,9 +159,7 @@ class Span(Explaining):
             listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
             yield f"the models' maps lie on different grids ({listed}), which alone changes coverage"
         for files in found.files.values():
-            for model, fact in zip(files.models, files.facts, strict=True):
-                if "no_floor" in fact:
-                    yield f"{model.label}: no floor of ASC can be measured: {fact['no_floor']}"
+            yield from self.without_floor(files)
         yield from super().objections(summary, found)
         for pair in summary["pairs"]:
             n = pair["without_empty"]["n"]  # 0: a model's maps are all empty, which has been said
@@ -275,7 +239,7 @@ def _model_rows(summary: Mapping[str, Any], *, plain: bool = False) -> list[dict
             row |= {
                 "n": f"{means['n']:,}", "accuracy %": text.percent(means["accuracy"]),
                 "ASC %": text.percent(means["asc"]), "95 % CI": text.interval(means["asc_ci"], text.percent),
-                **_floor_column(entry, summary["models"], plain=plain),
+                **floor_column(entry, summary["models"], plain=plain),
                 "ASC % correct": text.percent(means["asc_correct"]),
             }  # fmt: skip
             rows.append(row if plain else row | _more_columns(summary, entry, means))
@@ -299,15 +263,6 @@ def _more_columns(summary: Mapping[str, Any], entry: Mapping[str, Any], means: M
     return columns
 
 
-def _floor_column(entry: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool) -> dict[str, str]:
-    """The column "floor %", where any of the models has a floor; the mean alone for a paper's column."""
-    if all(other.get("asc_floor") is None for other in models):
-        return {}
-    if plain or entry["asc_floor"] is None:
-        return {"floor %": text.percent(entry["asc_floor"])}
-    return {"floor %": text.with_interval(entry["asc_floor"], entry["asc_floor_range"], text.percent)}
-
-
 def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for pair in summary["pairs"]:
@@ -327,9 +282,5 @@ def _caption(summary: Mapping[str, Any]) -> str:
         f"{'' if elsewhere else ', class explained: ' + text.target_words(summary)};"
         f" {text.interval_words(summary['models'])}"
     )
-    if any(entry.get("asc_floor") is not None for entry in summary["models"]):
-        caption += (
-            f"; floor: ASC of the same network with random weights, mean (range) of {summary['floor']['networks']}"
-            f" re-initialisations, first {summary['floor']['images']:,} clean images"
-        )
+    caption += floor_words(summary, summary["models"])
     return f"{caption}; {text.attack_words(summary['attack'])}" if summary["attack"] else caption

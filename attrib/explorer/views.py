@@ -21,9 +21,11 @@ from attrib.analyses.options import Attack
 from attrib.data import Batch, Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.features import last_layer
+from attrib.floor import SEEDS
 from attrib.map_table import check_map
 from attrib.models.specs import Model
 from attrib.models.types import place_of
+from attrib.randomisation import cascade
 from attrib.spans import coverage, parse_threshold, span
 from attrib.targets import TARGETS
 
@@ -38,13 +40,15 @@ Pixels = NDArray[np.float32]
 class ViewCache:
     """Models by name, a data set, and what was computed of them.
 
-    samples: noisy copies of SmoothGrad; seed: of its noise and of the attack's starts.
+    samples: noisy copies of SmoothGrad; seed: of its noise and of the attack's starts; floor: whether the coverage of
+    networks with random weights stands beside every coverage.
     """
 
     models: Mapping[str, Model]
     data: Dataset
     samples: int
     seed: int
+    floor: bool = True
     values: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
     def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
@@ -78,6 +82,8 @@ class View(NamedTuple):
     span: NDArray[np.bool_] | None
     coverage: float
     """Share of the image in [0,1]; NaN without a map."""
+    floor: float
+    """The same of the clean image and the network with random weights, mean of three; NaN without."""
     features: NDArray[np.int64]
     """The features that contribute most to the loss of the target, in descending order, (F,)."""
     relevance: Pixels
@@ -111,6 +117,8 @@ def view(
     explained = int(cache.data.labels[position]) if target == "label" else prediction[1]
     heat, error = _or_why(lambda: attribution(cache, name, position, attack, kind=kind, target=explained))
     mask = None if heat is None else span(heat[None], threshold=threshold)
+    with_floor = cache.floor and heat is not None
+    random = floor_maps(cache, name, position, kind=kind, target=explained) if with_floor else None
     relevance, features_error = _or_why(lambda: relevances(cache, name, position, attack, target=explained))
     best = None if relevance is None else relevance.topk(min(top, len(relevance)))
     return View(
@@ -118,6 +126,7 @@ def view(
         prediction=(prediction[0], prediction[1]), target=explained,
         map=None if heat is None else heat.numpy(), span=None if mask is None else mask[0].numpy(),
         coverage=float("nan") if mask is None else float(coverage(mask)), error=error,
+        floor=float("nan") if random is None else float(coverage(span(random, threshold=threshold)).mean()),
         features=np.zeros(0, np.int64) if best is None else best.indices.numpy(),
         relevance=np.zeros(0, np.float32) if best is None else best.values.numpy(), features_error=features_error,
     )  # fmt: skip
@@ -165,6 +174,32 @@ def attribution(cache: ViewCache, name: str, position: int, attack: Attack | Non
         ).map[0].cpu()  # fmt: skip
 
     return cache.get(("map", name, position, attack, kind, target), compute)
+
+
+def floor_maps(cache: ViewCache, name: str, position: int, *, kind: str, target: int) -> Tensor | None:
+    """Maps of the clean image on re-initialised copies of the model (:mod:`attrib.floor`), (R,H,W) on the CPU.
+
+    None where the model has no weights to re-initialise, or cannot be copied.
+    """
+
+    def compute() -> Tensor | None:
+        model, image = cache.models[name], image_of(cache, name, position, None)[None]
+        index, label = (torch.tensor([number], device=image.device) for number in (position, target))
+        options = {"samples": cache.samples} if kind == "smoothgrad" else {}
+        found = []
+        try:
+            for seed in range(cache.seed, cache.seed + SEEDS):
+                (random,) = cascade(model.opened_module, image, layer=model.layer, stages=1, seed=seed)
+                found.append(
+                    maps.attribution(
+                        kind, random.model, image, label, layer=random.layer, seed=seed, index=index, options=options
+                    ).map.cpu()
+                )
+        except InputError:
+            return None
+        return torch.cat(found)
+
+    return cache.get(("floor", name, position, kind, target), compute)
 
 
 def relevances(cache: ViewCache, name: str, position: int, attack: Attack | None, *, target: int) -> Tensor:

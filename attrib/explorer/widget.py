@@ -54,15 +54,16 @@ class Settings(NamedTuple):
 
 def explore(
     models: Any, data: Any = None, *, layer: Mapping[str, nn.Module | str] | None = None, samples: int = SAMPLES,
-    seed: int = 0, device: str = "auto",
+    seed: int = 0, floor: bool = True, device: str = "auto",
 ) -> widgets.VBox:  # fmt: skip
     """A widget for JupyterLab: maps, spans, top features and probabilities of one image under every model.
 
     models, data: as :meth:`attrib.Span.run` takes them, but no saved epochs and no maps made elsewhere. Modules take
     pixels in [0,1], return logits, and stay on their device; files are loaded to ``device``. layer: where Grad-CAM,
     Guided Grad-CAM and Eq. 6 look, a module or its dotted name, for the models named there (others: found by
-    :func:`attrib.locate`). samples: noisy copies of SmoothGrad; seed: of that noise and of PGD's start. Nothing is
-    computed twice.
+    :func:`attrib.locate`). samples: noisy copies of SmoothGrad; seed: of that noise and of PGD's start.
+    floor: print beside every coverage what the same map covers on the network with random weights. Nothing is computed
+    twice.
 
     Raises InputError for no model or no image, a model that does not fit the data, a layer of no model, fewer than one
     sample, and without ipywidgets.
@@ -87,7 +88,7 @@ def explore(
         raise InputError(
             f"explore: needs labels, and {images.name} is unlabelled; take attrib.Maps().run(models, data)"
         )
-    cache = ViewCache(opened, images, samples, seed)
+    cache = ViewCache(opened, images, samples, seed, floor=bool(floor))
     for name, model in opened.items():
         check_fit(model, images)
         probabilities(cache, name, 0, None)
@@ -111,7 +112,7 @@ def render(cache: ViewCache, settings: Settings) -> tuple[bytes, str]:
         attacked=settings.attack is not None, perturbation=settings.perturbation and settings.attack is not None,
         overlay=settings.overlay,
     )  # fmt: skip
-    return png(figure), _image_words(cache, settings) + _table(views, cache.data.classes, settings)
+    return png(figure), _image_words(cache, settings) + _table(views, cache.data.classes, settings, floor=cache.floor)
 
 
 def neighbour(data: Dataset, settings: Settings, step: int) -> int:
@@ -135,8 +136,8 @@ def _image_words(cache: ViewCache, settings: Settings) -> str:
     return f"{words}, {chosen.index(position) + 1} of {len(chosen):,} of that class"
 
 
-def _table(views: list[View], classes: tuple[str, ...], settings: Settings) -> str:
-    """Coverage and predictions per model, and why a map or features are missing."""
+def _table(views: list[View], classes: tuple[str, ...], settings: Settings, *, floor: bool) -> str:
+    """Coverage, its floor, and predictions per model, and why a map or features are missing."""
 
     def likeliest(seen: View, image: int) -> str:
         k = seen.prediction[image]
@@ -145,11 +146,12 @@ def _table(views: list[View], classes: tuple[str, ...], settings: Settings) -> s
     rows = [
         f"<tr><td><b>{escape(seen.model)}</b></td>"
         + f"<td>{'–' if seen.error else f'{100 * seen.coverage:.2f} %'}</td>"
+        + (f"<td>{'–' if seen.floor != seen.floor else f'{100 * seen.floor:.2f} %'}</td>" if floor else "")
         + likeliest(seen, 0) + (likeliest(seen, 1) if settings.attack else "")
         + f"<td>{escape('; '.join(filter(None, (seen.error, seen.features_error))))}</td></tr>"
         for seen in views
     ]  # fmt: skip
-    heads = ["model", f"coverage ({settings.threshold})", "prediction"]
+    heads = ["model", f"coverage ({settings.threshold})", *(["floor (random weights)"] * floor), "prediction"]
     if settings.attack:
         assert settings.attack.eps is not None
         heads.append(f"after PGD-{settings.attack.steps} within {_eps_words(settings.attack.eps)}")

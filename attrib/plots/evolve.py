@@ -29,7 +29,7 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
     """Everything against epochs, the runs in one axes (AALP, Figure 12): a colour per run, bands for the intervals.
 
     table: columns ``run``, ``epoch`` and, for every column in PANELS, itself, ``..._low`` and ``..._high``; and
-    ``train_loss``, NaN where it is not known.
+    ``train_loss``, NaN where it is not known; ``asc_floor`` where it was measured.
     """
     runs = list(table["run"].unique())
     with style():
@@ -37,7 +37,7 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
         figure = Figure(figsize=(TEXT, 3.6), layout="constrained")
         grid = figure.subplots(2, 3, sharex=True)
         for axes, (label, columns) in zip(grid.flat, PANELS.items(), strict=True):
-            drawn = []
+            drawn, has_floor = [], "ASC" in label and "asc_floor" in table
             for run in runs:
                 mine = table[table["run"] == run]
                 for column, line in columns:
@@ -45,7 +45,9 @@ def curves(table: pd.DataFrame, *, title: str) -> Figure:
                 if "training" in label and mine["train_loss"].notna().any():
                     axes.plot(mine["epoch"], mine["train_loss"], ":", color=colours[run], lw=0.9)
                     drawn += mine["train_loss"].dropna().tolist()
-            axes.set_title(label)
+                if has_floor:
+                    axes.plot(mine["epoch"], 100 * mine["asc_floor"].astype(float), ":", color=colours[run], lw=0.9)
+            axes.set_title(f"{label}; dotted: its floor" if has_floor else label)
             if "CE" in label and min(drawn) > 0 and max(drawn) > 30 * min(drawn):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(_as_power)
