@@ -5,7 +5,6 @@ direction is all they need; what they made is judged in float32, since it is the
 counted and eight bits of logit turn near ties around.
 """
 
-import math
 from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ from attrib.inference import Precision, autocast, check_images, frozen, input_gr
 from attrib.loss import check_classes, cross_entropy, margin
 from attrib.models.answers import adapted
 from attrib.models.gated import GatedClassifier, combined_loss
-from attrib.stats import share_interval
 
 TABLE_STEPS = (10, 20, 40, 100)
 """The numbers of steps of AALP's Table 2."""
@@ -210,13 +208,3 @@ def _of_output(score: Objective, number: int, outputs: Tensor, label: Tensor) ->
 def _combined_margin(outputs: Tensor, label: Tensor) -> Tensor:
     """CW's counterpart of :func:`attrib.models.gated.combined_loss`, with the same weight of the heads."""
     return margin(outputs[0], label) + 2 * torch.stack([margin(head, label) for head in outputs[1:]]).mean(0)
-
-
-def gap(train: Correct, test: Correct) -> tuple[float, float, float]:
-    """Accuracy on training images less that on test images, with its 95 % interval (other images: unpaired).
-
-    train: (N,); test: (M,). Newcombe's (1998) interval, from both sides' Wilson intervals; it holds near 0 and 1 too.
-    """
-    a, b = float(train.mean()), float(test.mean())
-    (a_low, a_high), (b_low, b_high) = share_interval(train), share_interval(test)
-    return a - b, a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)

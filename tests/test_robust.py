@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import attrib
-from attrib import accuracy, attack, autoattack, objections
+from attrib import accuracy, attack, autoattack, objections, stats
 from attrib.data import Batch, dataset
 from attrib.errors import InputError
 from attrib.loss import cross_entropy, margin
@@ -286,7 +286,7 @@ def test_the_interval_of_a_gap_is_newcombe_s() -> None:
         ((9, 10), (3, 10), (0.1705, 0.8090)),
         ((10, 10), (0, 20), (0.6791, 1.0)),
     ):
-        difference, low, high = accuracy.gap(np.arange(m) < a, np.arange(n) < b)
+        difference, low, high = stats.unpaired_shares(np.arange(m) < a, np.arange(n) < b)
         assert difference == pytest.approx(a / m - b / n)
         assert (low, high) == pytest.approx(expected, abs=1e-4)
 

@@ -264,3 +264,33 @@ def test_the_interval_of_a_difference_of_shares_holds_the_truth(chances: tuple[f
         found = stats.paired_shares(only_a, only_b)
         hits += found.low <= chances[0] - chances[1] <= found.high
     assert hits / 1000 >= 0.94
+
+
+def test_the_gap_of_seeds_near_0_and_1_holds_what_one_file_s_does() -> None:
+    """Two seeds that are right on every image tell no more than one about the images that nobody asked."""
+    everywhere = np.ones((2, 60), bool), np.ones((2, 40), bool)
+    assert stats.unpaired_shares(*everywhere) == stats.unpaired_shares(*(side[0] for side in everywhere))
+    difference, low, high = stats.unpaired_shares(*everywhere)
+    assert difference == 0
+    assert low < -0.04 < 0.04 < high
+    draw = np.random.default_rng(6)
+    for shares in ((0.5, 0.4), (0.97, 0.5)):
+        a, b = (draw.random((3, count)) < share for share, count in zip(shares, (200, 150), strict=True))
+        found = stats.unpaired_shares(a, b)
+        apart = np.full((3, 350), np.nan), np.full((3, 350), np.nan)
+        apart[0][:, :200], apart[1][:, 200:] = a, b
+        over_seeds = stats.groups_over_seeds(*apart)
+        assert found[0] == pytest.approx(a.mean() - b.mean())
+        near = 0.97 in shares
+        assert found[1] <= over_seeds.low + 1e-12
+        assert found[2] >= over_seeds.high - 1e-12
+        assert near or found[1:] == pytest.approx(over_seeds[1:3])
+
+
+def test_no_p_rests_on_a_normal_distribution_s_far_tail() -> None:
+    draw = np.random.default_rng(7)
+    resampled = draw.normal(0, 1, (2, 2000))
+    p = [stats.basic_paired(far, 0.0, far + resampled[0], resampled[1]).p for far in (0.0, 2.0, 5.0, 9.0, 90.0, 900.0)]
+    assert p == sorted(p, reverse=True)
+    assert p[-1] == p[-2] == 1e-12
+    assert p[3] < 1e-6

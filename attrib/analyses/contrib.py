@@ -211,7 +211,7 @@ class Contributions(Analysis):
         """Models, then pairs."""
         summary = result.summary
         table = Table("Feature contributions", _model_rows(summary), _caption(summary))
-        test = "two-sided, from the bootstrap, paired by image"
+        test = "two-sided, from the bootstrap (below 0.01 of a normal distribution), paired by image"
         return [table, *differences(summary, _pair_rows(summary), test)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":

@@ -167,7 +167,10 @@ class Evolution(Attacked):
         """Epochs, then pairs."""
         summary = result.summary
         table = Table("Along the epochs", _epoch_rows(summary), _caption(summary))
-        test = "permutation test, of accuracies an exact test (McNemar), of PR and Gini the bootstrap; all by image"
+        test = (
+            "permutation test, of accuracies an exact test (McNemar), of PR and Gini the bootstrap (below 0.01 of a"
+            " normal distribution); all by image"
+        )
         title = "Paired differences of the last epochs"
         return [table, *differences(summary, _pair_rows(summary), test, title=title)]
 

@@ -172,7 +172,10 @@ class Relation(Attacked):
         tables = [Table("Image by image", _model_rows(summary), _caption(summary))]
         if len(summary["across"]["points"]) > 1:
             tables.append(Table("Across models", _across_rows(summary), _across_caption(summary)))
-        test = "permutation test, of accuracies an exact test (McNemar), of ρ the bootstrap, all paired by image"
+        test = (
+            "permutation test, of accuracies an exact test (McNemar), of ρ the bootstrap (below 0.01 of a normal"
+            " distribution), all paired by image"
+        )
         return [*tables, *differences(summary, _pair_rows(summary), test)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":

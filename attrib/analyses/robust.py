@@ -287,15 +287,7 @@ def _accuracies(correct: Mapping[str, Array]) -> dict[str, Any]:
 
 def _gap(train: Mapping[str, Array], test: Mapping[str, Array]) -> dict[str, Any]:
     """The robust generalisation gap under every attack: training less test accuracy, from (S,N) and (S,M)."""
-    gaps: dict[str, Sequence[float]] = {}
-    for attack, correct in train.items():
-        if len(correct) == 1:
-            gaps[attack] = accuracy.gap(correct[0], test[attack][0])
-        else:
-            # Other images: those of the one split are missing from the other.
-            missing = np.full_like(correct, np.nan, float), np.full_like(test[attack], np.nan, float)
-            sides = np.hstack([correct, missing[1]]), np.hstack([missing[0], test[attack]])
-            gaps[attack] = stats.groups_over_seeds(*sides)[:3]
+    gaps = {attack: stats.unpaired_shares(correct, test[attack]) for attack, correct in train.items()}
     return {
         "n_train": train[CLEAN].shape[1],
         "train": {attack: float(correct.mean()) for attack, correct in train.items()},

@@ -22,6 +22,7 @@ from attrib.stats.images import (
     paired,
     paired_shares,
     share_interval,
+    unpaired_shares,
 )  # fmt: skip
 from attrib.stats.multiple import holm, with_holm
 from attrib.stats.permutation import RESAMPLES, Values, at_a_time
@@ -30,5 +31,5 @@ from attrib.stats.seeds import ANYTHING, Paired, groups_over_seeds, mean, mean_o
 __all__ = [
     "ANYTHING", "RESAMPLES", "Paired", "Values", "at_a_time", "basic_interval", "basic_paired", "groups_over_seeds",
     "holm", "image_weights", "interval", "mean", "mean_over_seeds", "over_seeds", "paired", "paired_shares",
-    "share_interval", "with_holm",
+    "share_interval", "unpaired_shares", "with_holm",
 ]  # fmt: skip

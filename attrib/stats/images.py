@@ -5,9 +5,10 @@ from numpy.typing import NDArray
 
 from attrib.errors import InputError
 from attrib.lazy import Lazy
-from attrib.stats.permutation import RESAMPLES, SMALLEST, TAIL, Values, as_column, at_a_time, sign_flips
+from attrib.stats.permutation import RESAMPLES, TAIL, Values, as_column, at_a_time, sign_flips
 from attrib.stats.seeds import (
     ANYTHING,
+    LOWEST,
     NOTHING,
     Paired,
     bias_of,
@@ -15,6 +16,7 @@ from attrib.stats.seeds import (
     complete,
     difference_of,
     ends_of,
+    groups_over_seeds,
     mean,
     over_seeds,
     spread_of,
@@ -155,6 +157,35 @@ def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
     return found._replace(low=min(low, found.low), high=max(high, found.high)) if more + less < RARE else found
 
 
+def unpaired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """A share of some images less that of other images, a - b, and its 95 % interval.
+
+    a: (N,), b: (M,) of one file; or (S,N) and (S,M) of S seeds of a method. One file: Newcombe's (1998) interval, from
+    both sides' Wilson intervals. Seeds: the interval over seeds and images, widened to hold Newcombe's of one file
+    with their mean shares where fewer than ``RARE`` images of a side are held, or are not (:func:`share_interval`).
+
+    >>> [round(float(each), 3) for each in unpaired_shares(np.ones(100, bool), np.ones(50, bool))]
+    [0.0, -0.037, 0.071]
+    """
+    sides = [np.atleast_2d(side) for side in (a, b)]
+    (share_a, n), (share_b, m) = ((float(side.mean()), side.shape[1]) for side in sides)
+    difference = share_a - share_b
+    if min(n, m) < 2:
+        return difference, float("nan"), float("nan")
+    (low_a, high_a), (low_b, high_b) = _wilson(share_a, n), _wilson(share_b, m)
+    low = difference - float(np.hypot(share_a - low_a, high_b - share_b))
+    high = difference + float(np.hypot(high_a - share_a, share_b - low_b))
+    if len(sides[0]) == 1:
+        return difference, low, high
+    # Other images: those of the one side are missing from the other.
+    first, second = (np.full((len(side), n + m), np.nan) for side in sides)
+    first[:, :n], second[:, n:] = sides
+    found = groups_over_seeds(first, second)
+    if min(min(share_a, 1 - share_a) * n, min(share_b, 1 - share_b) * m) >= RARE:
+        return found[:3]
+    return difference, min(low, found.low), max(high, found.high)
+
+
 def image_weights(index: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.float32]:
     """How often each resample draws each image: positions (n,) in the data set to counts (n, RESAMPLES).
 
@@ -202,8 +233,9 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
     """The difference a - b of a statistic between two models with its basic interval and the p-value that fits it.
 
     resampled_a, resampled_b: (R,), the statistic in the same resamples of images. p (two-sided) is the level at
-    which the interval would just reach 0; NaN where nothing was resampled. No permutation test takes its place: the
-    features of two models are not exchangeable, and need not be as many.
+    which the interval would just reach 0; NaN where nothing was resampled. Below TAIL it is that of a normal
+    distribution, and never below LOWEST. No permutation test takes its place: the features of two models are not
+    exchangeable, and need not be as many.
 
     With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as :func:`paired` has it, with the bias taken off.
 
@@ -237,4 +269,4 @@ def _normal_tail(resamples: Values, reached: float) -> float:
     away = (resamples - np.median(resamples)) * np.sign(reached - np.median(resamples))
     spread = max(float(away.std()), float(np.quantile(away, 0.99) / scipy_stats.norm.isf(0.01)))
     distance = abs(reached - float(np.median(resamples)))
-    return max(SMALLEST, float(scipy_stats.norm.sf(distance / spread))) if spread > 0 else SMALLEST
+    return max(LOWEST / 2, float(scipy_stats.norm.sf(distance / spread))) if spread > 0 else LOWEST / 2

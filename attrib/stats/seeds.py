@@ -10,6 +10,8 @@ from attrib.stats.permutation import Values
 scipy_stats, scipy_optimize = Lazy("scipy.stats"), Lazy("scipy.optimize")
 
 ANYTHING = (-np.inf, np.inf)
+LOWEST = 1e-12
+"""The smallest p that is reported where it rests on a normal or t distribution: nobody knows their tails further."""
 
 
 class Paired(NamedTuple):
@@ -92,15 +94,14 @@ def ends_of(found: Spread, within: tuple[float, float] = ANYTHING) -> tuple[floa
 def compared(found: Spread) -> Paired:
     """The difference with its ends and the level at which they would just reach 0."""
     low, high = ends_of(found)
-    lowest = 1e-12
     if low != low:
         p = float("nan")
     elif found.value == 0:
         p = 1.0
-    elif abs(found.value) >= _half_width(found, lowest):
-        p = lowest
+    elif abs(found.value) >= _half_width(found, LOWEST):
+        p = LOWEST
     else:
-        p = float(scipy_optimize.brentq(lambda level: _half_width(found, level) - abs(found.value), lowest, 1.0))
+        p = float(scipy_optimize.brentq(lambda level: _half_width(found, level) - abs(found.value), LOWEST, 1.0))
     return Paired(found.value, low, high, p)
 
 
