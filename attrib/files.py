@@ -76,7 +76,9 @@ def folder(path: Path) -> Path:
             if process.isdecimal() and not _runs(int(process)):
                 left.unlink(missing_ok=True)
     except OSError as error:
-        raise WriteError(f"cannot write to the folder {path}: {error.strerror}; name another with --out") from None
+        raise WriteError(
+            f"cannot write to the folder {path}: {error.strerror}; name another with out (--out)"
+        ) from None
     return path
 
 

@@ -35,7 +35,7 @@ def warn_short_attack(eps: float, step_size: float, steps: int) -> Iterator[str]
     if not reaches(eps, step_size, steps):
         yield (
             f"{steps} step{'s' * (steps > 1)} of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try more"
-            " --steps or a larger --step-size"
+            " steps (--steps) or a larger step_size (--step-size)"
         )
 
 
@@ -82,7 +82,7 @@ def _about_gradients(size: NDArray[np.floating]) -> Iterator[str]:
     if blind:
         yield (
             f"the gradient of the loss is zero on {blind:,} of {len(size):,} images: that they withstand attacks by"
-            " gradient proves nothing; see --autoattack, whose Square needs none"
+            " gradient proves nothing; see autoattack (--autoattack), whose Square needs none"
         )
     if wild:
         yield (
@@ -106,7 +106,8 @@ def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str
         if late.difference >= 0.01 and late.p < 0.05:
             yield (
                 f"at {eps} PGD breaks {100 * late.difference:.1f} points more from step {steps[-2]} to {longest}: it"
-                " has not converged, and the accuracy is an upper bound; see --restarts and --autoattack"
+                " has not converged, and the accuracy is an upper bound; see restarts"
+                " (--restarts) and autoattack (--autoattack)"
             )
     for name in (f"pgd-{longest}", f"cw-{longest}"):
         if point.eps >= 0.5 and share_interval(point.right[name])[0] > chance:

@@ -170,7 +170,7 @@ def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Ca
     advice = " or install timm, which knows these WordNet ids" if of_imagenet else ""
     warn(
         f"{data.name} has {len(folders)} class folder{'s' * (len(folders) > 1)} ({_few(folders)}), the model {count}"
-        f" classes, and {reason}: taken as unlabelled; name the model's classes with --classes FILE{advice}"
+        f" classes, and {reason}: taken as unlabelled; name the model's classes with classes (--classes FILE){advice}"
     )
     return replace(data, classes=usual, labels=None, folders=None)
 

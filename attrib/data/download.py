@@ -110,5 +110,5 @@ def _advice(name: str, split: str, root: Path | None, error: Exception) -> str:
         f"{name} {split}: no {files} under {looked}"
         + (f" ({folders[0]} is a folder, not a file)" if folders else "")
         + f", and downloading {urls} failed ({one_line(error)[:200]}); "
-        f"put them into {fewest[0].parent}, or name their folder with --data-root or ATTRIB_DATA"
+        f"put them into {fewest[0].parent}, or name their folder with root (--data-root) or ATTRIB_DATA"
     )

@@ -190,7 +190,7 @@ def check_gated(arch: str) -> None:
     if arch not in GATED:
         raise InputError(
             f"arch: expected one of {', '.join(GATED)} for AGAIN's gates, got {arch!r};"
-            " the logit form (--form logit) works with every architecture"
+            " form='logit' (--form logit) works with every architecture"
         )
 
 

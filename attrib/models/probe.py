@@ -19,8 +19,8 @@ LOG_PROBABILITIES = (
 )
 RANDOM = (
     "gives other answers to the same images from call to call (dropout that eval() does not turn off, or noise?):"
-    " predictions, maps and accuracies are one draw each, which another run or --batch-size changes, and neither --seed"
-    " nor the intervals account for it"
+    " predictions, maps and accuracies are one draw each, which another run or batch_size (--batch-size) changes, and"
+    " neither seed (--seed) nor the intervals account for it"
 )
 EOT = (
     "; attacks by the gradient of one draw are too weak, and the accuracy under them is too high: average the gradient"
@@ -28,8 +28,8 @@ EOT = (
 )
 BATCH = (
     "answers an image differently alone and with others in its batch (batch norm with the batch's statistics?):"
-    " predictions, maps and accuracies depend on --batch-size and on the order of the images, and an image's gradient"
-    " is mixed with those of the others; use running statistics"
+    " predictions, maps and accuracies depend on batch_size (--batch-size) and on the order of the images, and an"
+    " image's gradient is mixed with those of the others; use running statistics"
 )
 
 

@@ -84,7 +84,9 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
     numbered = [(int(match[1]), path) for match, path in matches if match]
     if not numbered:
         refuse_pretrained(run)
-        raise InputError(f"run: no epoch-*.pt in the directory {run}; train with --save-every 1 to keep the epochs")
+        raise InputError(
+            f"run: no epoch-*.pt in the directory {run}; train with save_every=1 (--save-every 1) to keep the epochs"
+        )
     name = name or usual_name(str(run))
     epochs = []
     for number, path in sorted(numbered):
