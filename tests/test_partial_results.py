@@ -12,6 +12,7 @@ import attrib
 from attrib.analyses.measured import Context, Pass
 from attrib.analyses.run import _key
 from attrib.analyses.span import Span
+from attrib.errors import InputError
 from attrib.files import to_json
 from attrib.models.specs import Model
 
@@ -84,3 +85,38 @@ def test_auto_counts_as_what_it_stands_for(fast: bool, monkeypatch: pytest.Monke
     ]
     assert keys[0] != keys[2]
     assert Span(map="gradcam").map_precision(context.device) == "fp32"
+
+
+BROKEN: dict[str, Any] = {
+    "text": b"garbage", "nothing": b"", "a list": [1, 2], "other parts": {"bla": 5}, "no rows": {"rows": 5},
+    "short rows": {"rows": {0: [(0, "clean")]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_broken_partial_results_are_one_line(
+    content: Any, run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise InputError("stopped")
+
+    given = ("span", models / "a.pt", "--limit", 6, "--batch-size", 2, "--floor", 0, "--out", tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Span, "objections", stop)
+        run(*given)
+    (part,) = tmp_path.glob(".span-*/*.part")
+    part.write_bytes(content) if isinstance(content, bytes) else torch.save(content, part)
+    line = run(*given).refused()
+    assert f"{part}: not partial results that can be continued (" in line
+    assert line.endswith(f"; remove {part.parent}")
+
+
+SUMMARIES = ("", "[1]", "{}", "[" * 100_000, '{"models": 5, "options": {}}', '{"options": {"map": 1}}', "\xff")
+
+
+@pytest.mark.parametrize("text", SUMMARIES, ids=[text[:8] for text in SUMMARIES])
+def test_a_broken_result_is_no_result(text: str, tmp_path: Path) -> None:
+    (tmp_path / "span.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="cannot be read"):
+        attrib.Result.load(tmp_path)
+    assert attrib.Result.saved(Span(), tmp_path, "key") is None

@@ -296,6 +296,12 @@ BAD = [
     (["pgd-at", *TINY, "--recipe", "missing.toml"], "cannot read missing.toml"),
     (["pgd-at", "--recipe", "{tmp}/unknown.toml"], "unknown key 'speed'"),
     (["pgd-at", "--recipe", "{tmp}/broken.toml"], "not valid TOML"),
+    (["pgd-at", "--recipe", "{tmp}/deep.toml"], "not valid TOML"),
+    (["pgd-at", *TINY, "--lr", "inf"], "--lr: expected a number, got inf"),
+    *(
+        (["pgd-at", *TINY, f"--{name}", str(10**30)], f"--{name}: expected a number in [")
+        for name in ("epochs", "batch-size", "limit", "holdout", "save-every")
+    ),
     (["pgd-at", "--recipe", "{tmp}/type.toml"], "expected epochs to be int"),
 ]
 
@@ -306,6 +312,7 @@ def test_bad_options_are_one_line_and_status_2(
 ) -> None:
     (tmp_path / "unknown.toml").write_text("speed = 3")
     (tmp_path / "broken.toml").write_text("epochs = = 3")
+    (tmp_path / "deep.toml").write_text("epochs = " + "[" * 100_000)
     (tmp_path / "type.toml").write_text('epochs = "three"')
     given = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
     assert run(*given, "--out", str(tmp_path / "out")) == 2
@@ -327,8 +334,18 @@ def test_other_data_of_the_same_name_does_not_continue_a_run(
     assert "other images or labels than npz:" in capsys.readouterr().err
 
 
-def test_a_broken_last_pt_is_named(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"not a run")
+RECORD = {"epoch": 1, "clean": 0.5, "robust": 0.5, "seconds": 1.0}
+BROKEN: list[Any] = [
+    b"not a run", [], {"config": 5}, {"config": {}, "history": 5}, {"config": {}, "history": [5]},
+    {"config": {}, "history": [RECORD | {"clean": "a"}]}, {"config": {}, "history": [RECORD | {"epoch": 2}]},
+    {"config": {}, "history": [{"epoch": 1}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=str)
+def test_a_broken_last_pt_is_named(content: Any, tmp_path: Path) -> None:
+    last = tmp_path / "last.pt"
+    last.write_bytes(content) if isinstance(content, bytes) else torch.save(content, last)
     config = Config(method="standard", data="glyphs", arch="lenet", limit=300)
     with pytest.raises(InputError, match="not a run that can be continued"):
         train(config, tmp_path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from attrib.bounds import LARGEST_NUMBER
 from attrib.data import DATA_SETS, Budget, default_attack
 from attrib.errors import InputError, meant, refused
 from attrib.models.architectures import ARCHITECTURES, check_gated
@@ -89,8 +90,9 @@ class Config:
             if limits.get("choices") and value not in limits["choices"]:
                 raise refused(_flag(option.name), value, limits["choices"])
             low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
-            if isinstance(value, int | float) and not low <= value <= high:
-                bounds = f"at least {low}" if high == math.inf else f"a number in [{low}, {high}]"
+            if isinstance(value, int | float) and not low <= value <= min(high, LARGEST_NUMBER):
+                open_above = high == math.inf and value <= LARGEST_NUMBER
+                bounds = f"at least {low}" if open_above else f"a number in [{low}, {min(high, LARGEST_NUMBER)}]"
                 expected = "a number" if low == -math.inf else bounds
                 raise InputError(f"{_flag(option.name)}: expected {expected}, got {value}")
         if not self.lr > 0:
@@ -164,7 +166,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except OSError as error:
         known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
         raise InputError(f"--recipe: cannot read {path}: {error.strerror}; train/recipes has {known}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"--recipe: {path} is not valid TOML: {error}") from None
     options = {option.name: option for option in dataclasses.fields(Config)}
     recipe = {}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def save(state: State, config: Config, data: Dataset, path: Path) -> None:
 def resume(state: State, config: Config, data: Dataset, path: Path) -> None:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before, history = dict(saved["config"]), list(saved["history"])
+        before, history = dict(saved["config"]), [dict(record) for record in saved["history"]]
+        _check_numbers(history)
     except Exception as error:
         raise _broken(path, error) from None
     changed = [
@@ -102,6 +104,13 @@ def resume(state: State, config: Config, data: Dataset, path: Path) -> None:
     except Exception as error:
         raise _broken(path, error) from None
     state.history = history
+
+
+def _check_numbers(history: list[dict[str, float]]) -> None:
+    """Raise ValueError for records that are no finished epochs."""
+    for epoch, record in enumerate(history, start=1):
+        if record["epoch"] != epoch or not all(math.isfinite(record[name]) for name in ("clean", "robust", "seconds")):
+            raise ValueError
 
 
 def _broken(path: Path, error: Exception) -> InputError:

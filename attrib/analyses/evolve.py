@@ -202,7 +202,7 @@ def _training_losses(model: "Model") -> dict[int | None, float]:
         lines = place.read_text().splitlines() if place.exists() else []
         records = [json.loads(line) for line in lines if line.strip()]
         return {int(record["epoch"]): float(record["loss"]) for record in records}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise InputError(f"{place}: expected one JSON object with epoch and loss per line") from None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrib.errors import Stopped, WriteError
+from attrib.errors import InputError, Stopped, WriteError, one_line
 from attrib.files import atomic
 from attrib.parallel import World, broadcast
 
@@ -102,7 +102,16 @@ class Store:
 
 
 def _read(path: Path) -> Part:
-    return Part(**torch.load(path, weights_only=True))
+    """The part in a file. Raises InputError for anything else."""
+    try:
+        part = Part(**torch.load(path, weights_only=True))
+        whole = all(isinstance(each, dict) for each in vars(part).values())
+        broken = "" if whole and all(len(row) == 3 for rows in part.rows.values() for row in rows) else "of other parts"
+    except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
+        broken = one_line(error)[:100]
+    if broken:
+        raise InputError(f"{path}: not partial results that can be continued ({broken}); remove {path.parent}")
+    return part
 
 
 @contextmanager

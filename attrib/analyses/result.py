@@ -169,7 +169,7 @@ class Result:
             summary = json.loads((place / f"{name}.json").read_text())
             summary.pop("files", None)
             analysis = _analysis(name, summary["options"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
         return cls(analysis, summary, *_frames_and_arrays(place, name))
 
@@ -197,7 +197,7 @@ def _summary(place: Path, name: str) -> dict[str, Any] | None:
         summary = json.loads((place / f"{name}.json").read_text())
         whole = all("name" in entry for entry in summary["models"]) and isinstance(summary.get("files", []), list)
         return summary if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

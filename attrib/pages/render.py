@@ -153,7 +153,7 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text())
         return {name: record[name] for name in Computed._fields[2:]} if record["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
