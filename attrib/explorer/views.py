@@ -192,9 +192,10 @@ def floor_maps(cache: ViewCache, name: str, position: int, *, kind: str, target:
                 (random,) = cascade(model.opened_module, image, layer=model.layer, stages=1, seed=seed)
                 found.append(
                     maps.attribution(
-                        kind, random.model, image, label, layer=random.layer, seed=seed, index=index, options=options
+                        kind, random.model, image, label, layer=random.layer, reshape=model.reshape, seed=seed,
+                        index=index, options=options,
                     ).map.cpu()
-                )
+                )  # fmt: skip
         except InputError:
             return None
         return torch.cat(found)
