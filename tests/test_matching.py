@@ -84,7 +84,7 @@ def test_wordnet_ids_say_their_order_or_timm_does(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "timm.data", None)
     data, (warned,) = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(1000))
     assert not data.labelled
-    assert "--classes FILE or install timm" in warned
+    assert "(--classes FILE) or install timm" in warned
 
     stub = SimpleNamespace(
         infer_imagenet_subset=lambda known: {1000: "imagenet-1k"}.get(known["num_classes"]),

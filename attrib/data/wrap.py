@@ -45,7 +45,7 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
     Raises InputError for anything else, and for images of different shapes.
     """
     notes: list[str] = []
-    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, _COLUMN) for each in data)
+    pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], _COLUMN)
     if pair or isinstance(data, Tensor | np.ndarray | Mapping):
         given, numbers = _parts(data)
         images = _images(given, size, notes) if isinstance(given, list) else _stacked(given)

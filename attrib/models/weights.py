@@ -102,11 +102,10 @@ def content_of(path: Path) -> Mapping[str, object]:
 
 
 def _refuse_programs(path: Path) -> None:
-    """Raise InputError for zip files that hold a program, not only weights."""
+    """Raise InputError for zip files that hold a program, not only weights, and for those that unpack to more."""
     with zipfile.ZipFile(path) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-            raise InputError(f"{path}: refused: it unpacks to more than its size; save it again with torch.save")
+        unpacked = sum(entry.file_size for entry in archive.infolist())
     ways = {
         "constants.pkl": ("a TorchScript program", "torch.jit.load(FILE)"),
         "serialized_exported_program.json": ("a torch.export program", "torch.export.load(FILE).module()"),
@@ -117,6 +116,8 @@ def _refuse_programs(path: Path) -> None:
             raise InputError(
                 f"{path}: expected weights, this is {kind}; name a factory that returns {call}, as my_code:build"
             )
+    if unpacked > path.stat().st_size:
+        raise InputError(f"{path}: refused: it unpacks to more than its size; save it again with torch.save")
 
 
 PLAIN: list[Any] = [

@@ -83,8 +83,6 @@ def no_picture(_: Figure, file: Any, *, format: str, **__: Any) -> None:
     """Instead of ``Figure.savefig``, which takes most of the time: one pixel, or nothing."""
     if format == "png":
         Image.new("RGB", (1, 1)).save(file, format="png")
-    else:
-        Path(file).touch()
 
 
 def visible(folder: Path) -> Iterator[Path]:
