@@ -264,10 +264,10 @@ def _computed(
 def _say_how_long(planned: Sequence[Planned], models: "Sequence[Model]", place: Path, group: "World") -> None:
     """Print about how long the analyses take that have no result yet."""
     took = {}
-    for analysis, data, n in planned:
+    for analysis, data, _ in (each for each in planned if each.n is not None):
         try:
             ready = run.prepare(analysis, analysis.looked_at(models), data, None, group, lambda _: None)
-            if n is not None and not run.saved(ready.analysis, place / analysis.name, ready.key, group):
+            if not run.saved(ready.analysis, place / analysis.name, ready.key, group):
                 took[analysis.name] = estimate.seconds(ready, group)
         except InputError:  # said when its turn comes
             continue
