@@ -38,8 +38,8 @@ def words(seconds: float) -> str:
     """A rough time: 40 s, 12 min, 3.5 h.
 
     >>> words(0.2), words(44), words(700), words(12000)
-    ('1 s', '44 s', '12 min', '3.3 h')
+    ('< 1 s', '44 s', '12 min', '3.3 h')
     """
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
+        return f"{round(seconds)} s" if seconds >= 1 else "< 1 s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
