@@ -117,6 +117,22 @@ def test_folders_one_level_above_the_classes(names: tuple[str, ...], noted: bool
         assert len(attrib.dataset(f"folder:{place}").classes) == 2
 
 
+NOWHERE = ("~nobody-of-this-name/x", "n" * 5000, "\0")
+
+
+@pytest.mark.parametrize("place", NOWHERE)
+@pytest.mark.parametrize("name", ["folder:{}", "npz:{}.npz", "{}.png", "{}", "cifar10c:{}:1"])
+def test_a_place_that_cannot_be_is_one_line(name: str, place: str) -> None:
+    with pytest.raises(InputError, match=r"found nothing|expected one of|no folder CIFAR-10-C"):
+        attrib.dataset(name.format(place))
+
+
+@pytest.mark.parametrize("given", [*NOWHERE, 3])
+def test_names_of_classes_that_cannot_be_are_one_line(given: Any) -> None:
+    with pytest.raises(InputError, match=r"^classes: expected"):
+        attrib.dataset("glyphs", limit=1, classes=given)
+
+
 # Sizes
 
 

@@ -319,9 +319,8 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
         images, labels = download.read(name, split=split, root=None if source.root is None else Path(source.root))
         classes = CATALOG[name].classes
     else:
-        there = at_home(name)
-        if there.exists():
-            near = f"; did you mean {'folder' if there.is_dir() else 'npz'}:{name}?"
+        if not (there := found_at(at_home(name))).startswith("nothing"):
+            near = f"; did you mean {'folder' if there == 'a folder' else 'npz'}:{name}?"
         else:
             near = meant(kind, ("folder", "npz"), after=f":{place}") if place else meant(name, CATALOG)
         raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{near}")

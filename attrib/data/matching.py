@@ -19,6 +19,8 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     imagenet_class_index.json). Raises InputError for a file that cannot be read.
     """
     if not isinstance(given, str | Path):
+        if not isinstance(given, Sequence):
+            raise InputError(f"classes: expected the names in a list or a file, got {type(given).__name__}")
         return tuple(map(str, given))
     path = at_home(given)
     if (there := found_at(path)) != "a file":
