@@ -31,9 +31,11 @@ class Linear(nn.Module):
         return out
 
 
-def fit(data: Dataset, module: nn.Module, classes: tuple[str, ...] | None = None) -> tuple[Dataset, list[str]]:
+def fit(
+    data: Dataset, module: nn.Module, classes: tuple[str, ...] | None = None, size: int | None = None
+) -> tuple[Dataset, list[str]]:
     made: list[str] = []
-    model: Any = attrib.model(module)
+    model: Any = attrib.model(module, size=size)
     if classes:
         model = replace(model, classes=classes)
     return fitted(data, [model], torch.device("cpu"), made.append), made

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from own_pictures import Linear, save
+from own_pictures import Linear, fit, save
 from PIL import Image
 
 import attrib
 from attrib.analyses.maps_file import read_maps
+from attrib.data import pictures
 from attrib.data.matching import read_classes
 from attrib.errors import InputError
 from attrib.models.outside import Normalized
@@ -177,21 +177,19 @@ def test_a_picture_of_a_hundred_megapixels_is_not_decoded(size: tuple[int, int],
 @pytest.mark.parametrize(
     ("sizes", "model_size", "shape", "said"),
     [
-        ([(1500, 1600)], None, (224, 224), True),  # one size, of 2.4 megapixels
-        ([(1400, 1400)], None, (1400, 1400), False),
+        ([(12, 9)], None, (224, 224), True),  # one size, but a large one
+        ([(10, 10)], None, (10, 10), False),
         ([(10, 8), (8, 10)], None, (224, 224), True),
         ([(10, 8), (8, 10)], 288, (288, 288), False),  # the size that the model names, not 224 enlarged
     ],
 )
 def test_pictures_without_a_size_in_common(
-    sizes: list[tuple[int, int]], model_size: int | None, shape: tuple[int, int], said: bool, tmp_path: Path
-) -> None:
+    sizes: list[tuple[int, int]], model_size: int | None, shape: tuple[int, int], said: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 100)
     for number, size in enumerate(sizes):
         save(tmp_path / f"{number}.png", size)
-    model = attrib.model(Linear(2), size=model_size) if model_size else Linear(2)
-    result = attrib.Span(map="gradient", floor=0, save_maps=True).run(
-        {"m": model}, f"folder:{tmp_path}", out=tmp_path / "out"
-    )
-    with np.load(tmp_path / "out/span-m.npz") as maps:
-        assert maps["map"].shape[1:] == shape
-    assert any("224x224" in warning for warning in result.summary["warnings"]) == said
+    data, warned = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(2), size=model_size)
+    assert data.shape == (3, *shape)
+    assert any("224x224" in warning for warning in warned) == said
