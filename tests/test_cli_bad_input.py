@@ -186,7 +186,7 @@ BAD = [
     (("maps", *A, "--threshold", "max:2"), "threshold: expected mean"),
     (("maps",), "nothing to look at"),
     (("info",), "name at least one checkpoint"),
-    (("info", "{bad}/missing.pt"), "no such file"),
+    (("info", "{bad}/missing.pt"), "found nothing"),
     (("nonsense",), "nonsense"),
     (("roburst",), "did you mean robust?"),
     (("span", *A, "--tresholdd", "mean"), "did you mean --threshold?"),
