@@ -207,6 +207,60 @@ def test_a_saved_result_is_used_again_where_nothing_has_changed(
         assert written(Span(map=attrib.gradient, floor=0))
 
 
+SHORT = Attack("fgsm")
+ANALYSES: dict[str, Analysis] = {
+    "span": Span(floor=2, attack=SHORT), "sets": Sets(attack=SHORT), "contrib": attrib.Contributions(attack=SHORT),
+    "fc": attrib.LastLayer(), "robust": attrib.Robustness(steps=(1,)), "relate": attrib.Relation(attack=SHORT, floor=0),
+    "check": attrib.Checks(curve_steps=2, stages=1), "maps": attrib.Maps(images=2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_the_same_call_reads_what_it_has_saved(
+    name: str, data: Dataset, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    analysis, models = ANALYSES[name], {"a": files[0], "b": files[1:]}
+    first = analysis.run(models, data, out=tmp_path)
+    said = capsys.readouterr().err
+    assert "was read" not in said
+    with monkeypatch.context() as patched:
+        patched.setattr(type(analysis), "measure", None)
+        patched.setattr(type(analysis), "describe", None)
+        again = analysis.run(models, data, out=tmp_path)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("attrib: warning: ")]
+    (read,) = [line for line in notes if "was read, not computed again" in line]
+    assert set(notes) - {read} == {line for line in said.splitlines() if line.startswith("attrib: warning: ")}
+    assert again.table.equals(first.table)
+    assert again.pairs.equals(first.pairs)
+    assert (str(again), again.to_latex()) == (str(first), first.to_latex())
+    assert to_json(again.summary) == to_json(first.summary)
+    assert len(again.rows) == len(first.rows)
+
+
+def test_what_may_have_changed_is_computed_anew(data: Dataset, files: list[Path], tmp_path: Path) -> None:
+    warned: list[str] = []
+
+    def read(models: Any, images: Any = data, batch_size: int = 10, **settings: Any) -> bool:
+        given: dict[str, Any] = {"out": tmp_path, "batch_size": batch_size, "device": "cpu", "warn": warned.append}
+        options: dict[str, Any] = {"map": "gradient", "floor": 0, **settings}
+        _, written = execute(Span(**options), models, images, **given)
+        return not written
+
+    assert [read(files[0]), read(files[0])] == [False, True]
+    assert [read(files[0], threshold="otsu"), read(files[0])] == [False, False]
+    assert [read(files[0], batch_size=7), read(files[0])] == [False, False]
+    assert [read(files[0], data.first(20)), read(files[0])] == [False, False]
+    assert [read({files[0].stem: files[1]}), read(files[0])] == [False, False]
+    assert [read(Own()), read(Own()), read(OWN), read(OWN)] == [False] * 4, "its code may have changed"
+    assert [read(files[0], map=attrib.gradient), read(files[0], map=attrib.gradient)] == [False] * 2
+    assert [read(files[0], save_maps=True), read(files[0], save_maps=True)] == [False] * 2
+    assert [read(files[0]), read(files[0])] == [False, True]
+    (tmp_path / "span.csv").unlink()
+    assert [read(files[0]), read(files[0])] == [False, True]
+    assert sum("was read" in each for each in warned) == 3
+
+
 @pytest.mark.parametrize("change", ["data", "weights", "settings"])
 def test_partial_results_of_something_else_are_not_used(
     change: str, data: Dataset, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import torch
 
 import attrib
 from attrib.analyses.measured import Context, Pass
-from attrib.analyses.run import _key
+from attrib.analyses.saved import key_of
 from attrib.analyses.span import Span
 from attrib.errors import InputError
 from attrib.files import to_json
@@ -47,7 +47,7 @@ def test_results_name_the_precision_and_keys_name_no_device(
         described.append(to_json(summary))
         return described[-1]
 
-    monkeypatch.setattr("attrib.analyses.run.to_json", recording)
+    monkeypatch.setattr("attrib.analyses.saved.to_json", recording)
     given = (run_folder,) if name == "evolve" else ("--ckpt", run_folder / "epoch-1.pt")
     done = run(
         name,
@@ -80,7 +80,7 @@ def test_auto_counts_as_what_it_stands_for(fast: bool, monkeypatch: pytest.Monke
     data, model = attrib.dataset("glyphs", limit=4), Model("a", "a", "")
     context = Context(torch.device("cpu"), data, 4)
     keys = [
-        _key(Span(map="smoothgrad", precision=precision), [model], [Pass(data)], context)
+        key_of(Span(map="smoothgrad", precision=precision), [model], [Pass(data)], context)
         for precision in ("auto", "bf16" if fast else "fp32", "fp32" if fast else "bf16")
     ]
     assert keys[0] != keys[2]

@@ -5,20 +5,16 @@ on disk, so that the same call continues. Rows are joined in the data's order, s
 order or number of processes (sums are exact; other numbers hold to rounding).
 """
 
-import hashlib
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import chain, combinations, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import captum
 import torch
 from torch import Tensor
 
-import attrib
 from attrib import inference
 from attrib.analyses.base import Analysis
 from attrib.analyses.fitting import about_data, batch_size_for, fitted, with_labels
@@ -30,10 +26,11 @@ from attrib.analyses.messages import Messages, print_warning, progress
 from attrib.analyses.options import check_type
 from attrib.analyses.partial import Part, Store, missing, partial_results
 from attrib.analyses.result import Result
+from attrib.analyses.saved import key_of, provenance, read_words, saved_result
 from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
-from attrib.files import folder, to_json
+from attrib.files import folder
 from attrib.models.several import models_of, on_device
 from attrib.models.specs import Model
 from attrib.parallel import World, broadcast, gather, world, writing_alone
@@ -45,8 +42,9 @@ def execute(
 ) -> tuple[Result, list[Path]]:  # fmt: skip
     """Run an analysis; returns the result and, with ``out``, the files written. See :meth:`Analysis.run`.
 
-    reuse: take the result of the same settings, models and data that was saved in ``out``, and write nothing. warn:
-    called with every warning, in the first process of several.
+    A result of the same settings, models and data that was saved in ``out`` is read, said with a warning, and nothing
+    is written. Models that are no checkpoints are measured anew, since their code may have changed; but not with
+    ``reuse``, which also says nothing. warn: called with every warning, in the first process of several.
     """
     if batch_size is not None:
         check_type("batch_size", batch_size, int)
@@ -63,7 +61,12 @@ def execute(
         messages = Messages(warn if group.rank == 0 else None)
         analysis, context, passes, key = prepare(analysis, loaded, data, batch_size, group, messages.add)
         loaded = context.models
-        if reuse and place and (earlier := saved(analysis, place, key, group)):
+        known = reuse or all(model.checkpoint or model.maps is not None for model in loaded)
+        earlier = saved_result(analysis, place, key, group) if known and place else None
+        if earlier and place and (reuse or analysis.images_table in earlier.frames):  # or the user deleted the rows
+            if not reuse:
+                for message in (read_words(analysis, place), *earlier.warnings):
+                    messages.add(message)
             return earlier, []
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
@@ -109,26 +112,7 @@ def prepare(
     size = batch_size or batch_size_for(analysis.usual_batch(group.device), images, models)
     context = Context(group.device, images, size, analysis.shown(images) if images else (), tuple(models))
     passes = analysis.passes(models, images) if images else []
-    return Ready(analysis, context, passes, _key(analysis, models, passes, context))
-
-
-def _key(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], context: Context) -> str:
-    """A hash of all that the result depends on: settings, models, data, versions; not the device."""
-    options = {name: value for name, value in analysis.options().items() if name != "precision"}
-    described = {
-        "analysis": analysis.name, **options, "models": [model.key() for model in models],
-        "data": [[*each.data.key, None if each.positions is None else each.positions.tolist()] for each in passes],
-        "batch_size": context.batch_size, "versions": provenance(),
-        # What "auto" stands for: rows in bfloat16 and in float32 must not be joined.
-        "precision": [analysis.attack_precision(context.device), analysis.exact_precision(context.device)],
-    }  # fmt: skip
-    return hashlib.sha256(to_json(described).encode()).hexdigest()[:12]
-
-
-def saved(analysis: Analysis, place: Path, key: str, group: World) -> Result | None:
-    """The result with this key in the folder; None where a function is a setting: its code may have changed."""
-    by_name = not any(callable(getattr(analysis, each.name)) for each in fields(analysis))
-    return broadcast(Result.saved(analysis, place, key) if by_name and group.rank == 0 else None)
+    return Ready(analysis, context, passes, key_of(analysis, models, passes, context))
 
 
 def _check_save_maps(out: Path | None, group: World) -> None:
@@ -136,14 +120,6 @@ def _check_save_maps(out: Path | None, group: World) -> None:
         raise InputError("save_maps: needs a folder to write to, out=DIR (--out DIR)")
     if group.size > 1:
         raise InputError("save_maps: writes from one process; run it without torchrun")
-
-
-def provenance() -> dict[str, str]:
-    """The versions that made a result."""
-    return {
-        "attrib": attrib.__version__, "torch": torch.__version__, "captum": captum.__version__,
-        "python": platform.python_version(),
-    }  # fmt: skip
 
 
 class _Work(NamedTuple):

@@ -31,7 +31,7 @@ from attrib.pages.images import Browsed, pixels
 
 if TYPE_CHECKING:
     from attrib import fast, parallel
-    from attrib.analyses import fitting, inputs, run
+    from attrib.analyses import fitting, inputs, run, saved
     from attrib.data import Dataset, catalog
     from attrib.models import cards, several
     from attrib.models.specs import Model
@@ -42,7 +42,8 @@ else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
     inputs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.parallel")
     fitting, several = Lazy("attrib.analyses.fitting"), Lazy("attrib.models.several")
-    estimate, render, run = Lazy("attrib.pages.estimate"), Lazy("attrib.pages.render"), Lazy("attrib.analyses.run")
+    estimate, render = Lazy("attrib.pages.estimate"), Lazy("attrib.pages.render")
+    run, saved = Lazy("attrib.analyses.run"), Lazy("attrib.analyses.saved")
 
 CHECKED = 200
 """At most so many images for the checks, which run the models on each of them some hundred times."""
@@ -135,7 +136,7 @@ class Report:
                     parts[planned.analysis.name] = part
             if group.rank == 0:
                 command = command_line("report", self, loaded, images, out=page, results=results, device=device)
-                about |= {"date": _now(), "command": command, "versions": run.provenance(), "missing": missing}
+                about |= {"date": _now(), "command": command, "versions": saved.provenance(), "missing": missing}
                 _write_json(about, place / "report.json")
                 with atomic(page) as temporary:
                     temporary.write_text(render.render(about, parts), encoding="utf-8")
@@ -267,7 +268,7 @@ def _say_how_long(planned: Sequence[Planned], models: "Sequence[Model]", place: 
     for analysis, data, _ in (each for each in planned if each.n is not None):
         try:
             ready = run.prepare(analysis, analysis.looked_at(models), data, None, group, lambda _: None)
-            if not run.saved(ready.analysis, place / analysis.name, ready.key, group):
+            if not saved.saved_result(ready.analysis, place / analysis.name, ready.key, group):
                 took[analysis.name] = estimate.seconds(ready, group)
         except InputError:  # said when its turn comes
             continue
