@@ -60,6 +60,22 @@ def test_robust_counts_predictions_that_stay(photos: Path, models: Path) -> None
     assert "do not change" in str(result)
 
 
+def test_models_of_different_classes_each_explain_their_prediction(models: Path) -> None:
+    """A model of three classes beside one of ten: the same as each alone."""
+    images, few = torch.rand(4, 3, 32, 32), attrib.model(Linear(3), classes=["cat", "dog", "emu"])
+    given = {"few": few, "a": models / "a.pt"}
+    for analysis in (attrib.Maps(map="gradient", images=4), attrib.Robustness(steps=(1,), eps=0.1)):
+        both = analysis.run(given, images)
+        for name, model in given.items():
+            alone = analysis.run({name: model}, images).rows
+            assert both.rows.query(f"model == '{name}'").reset_index(drop=True).equals(alone)
+    assert set(attrib.Maps(map="gradient").run(given, images).rows.query("model == 'few'")["prediction"]) <= {
+        "cat", "dog", "emu",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="have 3 and 10 classes"):
+        attrib.Span(map="gradient").run(given, (images, torch.arange(4)))
+
+
 @pytest.mark.parametrize("name", ["sets", "contrib", "relate", "report"])
 def test_what_needs_labels_says_so(name: str, photos: Path, models: Path, run: Callable[..., Any]) -> None:
     assert "needs labels" in run(name, photos, "--ckpt", models / "a.pt").refused()

@@ -56,7 +56,7 @@ class Attacked(Floored):
             "empty": spans.empty(clean.map), "participation_ratio": ratio, "span_iou": spans.iou(*masks),
         }  # fmt: skip
         exact = {name: values.double() if values.is_floating_point() else values for name, values in columns.items()}
-        examples = kept_examples(batch, {CLEAN: clean}, {CLEAN: masks[0]}, context)
+        examples = kept_examples(model, batch, {CLEAN: clean}, {CLEAN: masks[0]}, context)
         return Measured({CLEAN: {"grid": [grid_of(clean)] * len(batch.label), **exact}}, examples=examples)
 
     def last_layer(self, model: "Model", batch: "Batch") -> "features.Features":

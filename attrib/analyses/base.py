@@ -201,9 +201,8 @@ class Analysis(ABC):
                     continue
                 label = rows["label"].to_numpy(int)
                 right = (rows["prediction"] == label).to_numpy(bool)
-                for sentence in objections.warn_chance_accuracy(
-                    right, label, classes=len(found.context.images.classes)
-                ):
+                classes = len(found.context.classes_of(model))
+                for sentence in objections.warn_chance_accuracy(right, label, classes=classes):
                     yield f"{model.label}: {sentence}"
 
     def options(self) -> dict[str, Any]:
@@ -217,7 +216,7 @@ class Analysis(ABC):
     def answers(self, model: "Model", image: "Tensor", context: Context) -> "Tensor":
         """The logits of every image, (N,K); raises InputError for answers that are none."""
         data = context.images
-        return inputs.logits_of(model, image, classes=len(data.classes), data=data.name)
+        return inputs.logits_of(model, image, classes=len(context.classes_of(model)), data=data.name)
 
     def known_labels(self, batch: "Batch", context: Context) -> "Tensor":
         """The labels (N,), -1 where the data is unlabelled and the prediction stands in their place."""

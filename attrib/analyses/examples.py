@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from attrib.analyses.explaining import View
     from attrib.analyses.measured import Array, Context, Findings
     from attrib.data import Batch
+    from attrib.models.specs import Model
 
 PARTS = ("image", "map", "span", "prediction", "probability")
 
@@ -22,10 +23,10 @@ def display_images(image: "Tensor") -> "Tensor":
 
 
 def kept_examples(
-    batch: "Batch", views: "Mapping[str, View]", masks: "Mapping[str, Tensor]", context: "Context"
+    model: "Model", batch: "Batch", views: "Mapping[str, View]", masks: "Mapping[str, Tensor]", context: "Context"
 ) -> dict[int, dict[str, Any]]:
-    """Of the images that the picture shows those in this batch: position to what one model makes of it."""
-    classes = context.images.classes
+    """Of the images that the picture shows those in this batch: position to what the model makes of it."""
+    classes = context.classes_of(model)
     kept: dict[int, dict[str, Any]] = {}
     for row, position in enumerate(batch.index.tolist()):
         if position not in context.shown:

@@ -185,7 +185,7 @@ def _class_names(model: "Model", data: "Dataset | None", count: int) -> list[str
     """The classes of the data, else of what the checkpoint was trained on, else their numbers."""
     known: tuple[str, ...] = ()
     if data:
-        known = data.classes
+        known = data.classes or model.classes or ()
     elif model.checkpoint and model.checkpoint.data in catalog.CATALOG:
         known = catalog.CATALOG[model.checkpoint.data].classes
     return list(known) if len(known) == count else [str(number) for number in range(count)]

@@ -103,18 +103,35 @@ def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
 def _classes_of(
     data: Dataset, models: Sequence[Model], device: torch.device
 ) -> tuple[tuple[str, ...] | None, int | None]:
-    """The names of the models' classes, where they are known, and how many there are."""
+    """The names of the models' classes, where they are known, and how many there are; None where that differs."""
     given = data.source.classes if data.source else None
     known = {names for model in models if (names := _names_of(model))}
-    if given is None and len(known) > 1:
-        raise InputError(
-            "the models name their classes differently; give the names in the models' order with classes (--classes)"
-        )
+    counts = [count for model in models if (count := _count_of(model, data, device))]
+    if given is None and (len(known) > 1 or len(set(counts)) > 1):
+        if not data.labelled:
+            return None, None  # each model explains its own prediction
+        if len(set(counts)) > 1:
+            listed = " and ".join(map(str, sorted(set(counts))))
+            raise InputError(
+                f"the models have {listed} classes, of which a label means one; look at them one by one, or at images"
+                " without labels"
+            )
+        if len(known) > 1:
+            raise InputError(
+                "the models name their classes differently; give the names in the models' order with classes"
+                " (--classes)"
+            )
     names = given or next(iter(known), None)
-    count = next((count for model in models if (count := _count_of(model, data, device))), None)
+    count = next(iter(counts), None)
     if given and count and len(given) != count:
         raise InputError(f"classes: expected {count} names, one per class of the model, got {len(given)}")
     return (names if count is None or names is None or len(names) == count else None), count or len(names or ()) or None
+
+
+def with_classes(model: Model, count: int) -> Model:
+    """The model with a name for each of its ``count`` classes, a number where they are not known."""
+    names = _names_of(model)
+    return replace(model, classes=names if names and len(names) == count else tuple(map(str, range(count))))
 
 
 def _names_of(model: Model) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attrib import inference, objections
 from attrib.analyses.base import Analysis
+from attrib.analyses.fitting import with_classes
 from attrib.data import Dataset, dataset
 from attrib.errors import InputError, one_line
 from attrib.models import checkpoint, probe
@@ -94,7 +95,9 @@ def check_models(
         # Where one epoch of a run fits the data, the others do.
         if model.maps is None and (model.epoch is None or model.name not in runs):
             with model.opened(group.device) as opened:
-                _check_answer(opened, data, few, analysis, warn)
+                count = _check_answer(opened, data, few, analysis, warn)
+            if not data.classes:
+                model = with_classes(model, count)
         if model.epoch is not None:
             runs.add(model.name)
         checked.append(with_layer(model, few[:1]))
@@ -112,7 +115,8 @@ def check_fit(model: Model, data: Dataset) -> None:
         _check_maps(model, data)
     elif model.checkpoint:
         try:
-            checkpoint.check_data(model.checkpoint, classes=len(data.classes), shape=data.shape)
+            count = len(data.classes) or model.checkpoint.num_classes
+            checkpoint.check_data(model.checkpoint, classes=count, shape=data.shape)
         except InputError as error:
             raise InputError(f"{model.path if model.epoch is not None else model.label}: {error}") from None
     elif isinstance(model.module, Normalized) and model.module.mean is not None:
@@ -139,15 +143,18 @@ def _check_maps(model: Model, data: Dataset) -> None:
         )
 
 
-def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysis, warn: Warn) -> None:
-    """Run the model on a few images (N,C,H,W) of the data: its answers must fit, and warn where they are no logits."""
+def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysis, warn: Warn) -> int:
+    """Run the model on a few images (N,C,H,W) of the data: its answers must fit, and warn where they are no logits.
+
+    Returns the number of classes.
+    """
     count = len(data.classes)
     advice = {
         "folder": "; leave out the folders that are no class of the model",
         "npz": ": name every class of the model in an array 'classes'",
     }.get(data.name.partition(":")[0], "")
     named_data = f"{data.name} ({count} class{'es' * (count > 1)}{advice})"
-    logits_of(model, images, classes=count, data=named_data)
+    logits = logits_of(model, images, classes=count, data=named_data)
     with naming(model, " "):
         for sentence in probe.objections(model.opened_module, images, attacked=analysis.attacks):
             warn(f"{model.label} {sentence}")
@@ -161,12 +168,13 @@ def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysi
             f"{model.label} is gated, and its gates hide part of the gradient: an attack on the final logits alone"
             " flatters it; see attrib robust for the worst of its attacks"
         )
+    return logits.shape[1]
 
 
 def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor:
     """The model's answer to every image, in exact float32; raises InputError where that is not (N,K) finite logits.
 
-    data: what the error calls the data that has so many classes.
+    classes: K; 0: any. data: what the error calls the data that has so many classes.
     """
     try:
         with naming(model):
@@ -178,7 +186,7 @@ def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor
         raise InputError(
             f"{model.label}: the model does not take {shape} images ({one_line(error)}); see size (--size)"
         ) from None
-    if logits.shape[1] != classes:
+    if classes and logits.shape[1] != classes:
         raise InputError(
             f"{model.label}: expected logits of shape (N,{classes}), one per class of {data}, got {tuple(logits.shape)}"
         )

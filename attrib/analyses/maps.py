@@ -88,12 +88,12 @@ class Maps(Explaining):
         view = self.view(model, batch, image, context)
         mask = spans.span(view.map, threshold=self.threshold)
         return Measured(
-            {kind: self._columns(view, batch, context)},
-            examples=kept_examples(batch, {kind: view}, {kind: mask}, context),
+            {kind: self._columns(model, view, batch, context)},
+            examples=kept_examples(model, batch, {kind: view}, {kind: mask}, context),
         )
 
-    def _columns(self, view: View, batch: "Batch", context: Context) -> dict[str, Any]:
-        classes, flat = context.images.classes, view.map.flatten(1).cpu()
+    def _columns(self, model: "Model", view: View, batch: "Batch", context: Context) -> dict[str, Any]:
+        classes, flat = context.classes_of(model), view.map.flatten(1).cpu()
         return {
             "label": [classes[k] if k >= 0 else "" for k in self.known_labels(batch, context).tolist()],
             "prediction": [classes[k] for k in view.prediction.tolist()],

@@ -70,6 +70,10 @@ class Context:
         assert self.data is not None
         return self.data
 
+    def classes_of(self, model: "Model") -> tuple[str, ...]:
+        """The names of the classes: the data's, or of unlabelled data the model's, where models have different ones."""
+        return self.images.classes or model.classes or ()
+
 
 @dataclass(frozen=True)
 class Files:

@@ -202,7 +202,8 @@ class Robustness(Analysis):
     def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The strength of the attacks; where there is a sweep, its largest radius."""
         context = found.context
-        parts = strongest.parts(len(context.images.classes)) if self.autoattack else ()
+        most = max(len(context.classes_of(model)) for model in context.models)
+        parts = strongest.parts(most) if self.autoattack else ()
         return {
             **self.radii(context.images.name)[-1]._asdict(), "steps": list(self.steps), "worst": self.worst,
             "restarts": self.restarts, "seed": self.seed, "precision": self.attack_precision(context.device),
@@ -226,7 +227,7 @@ class Robustness(Analysis):
                 ]
                 sentences = objections.objections(
                     clean["correct"].to_numpy(bool), clean["label"].to_numpy(int), clean["gradient"].to_numpy(float),
-                    points, classes=len(data.classes), steps=self.steps,
+                    points, classes=len(found.context.classes_of(model)), steps=self.steps,
                 )  # fmt: skip
                 for sentence in (*sentences, *_about_square(rows[rows["attack"] == AUTOATTACK])):
                     yield f"{model.label}: {sentence}"

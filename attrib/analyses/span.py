@@ -64,7 +64,7 @@ class Span(Floored):
             {kind: self._columns(view, masks[kind], masks[CLEAN], batch, context) for kind, view in views.items()},
             sums={f"curve {kind}": _pixels_above(view.map) for kind, view in views.items()}
             | {f"pixels {kind}": torch.tensor(view.map.numel()) for kind, view in views.items()},
-            examples=kept_examples(batch, views, masks, context),
+            examples=kept_examples(model, batch, views, masks, context),
             maps=(views[CLEAN].map, masks[CLEAN]) if self.save_maps else None,
             keep=masks,
         )
