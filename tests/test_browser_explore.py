@@ -133,7 +133,7 @@ def test_the_explorer_in_jupyterlab(browser: "Chrome", lab: str, tmp_path: Path)
     browser.get(f"{lab}/lab/tree/explore.ipynb")
     wait(run)
     first = settled(r"image 0 of 20 \(glyphs test\)")
-    assert len(coverages(first)) == 2
+    assert len(coverages(first)) == 4  # of two models, and their floors
     picture = wait(lambda: browser.find_element(By.CSS_SELECTOR, ".jp-OutputArea img.widget-image"))
     wait(lambda: int(picture.get_property("naturalWidth") or 0) > 500)
     box = browser.find_element(By.CSS_SELECTOR, ".jp-OutputArea .widget-vbox")

@@ -269,11 +269,11 @@ def test_last_layer_of_many_classes_prints_the_means(tmp_path: Path) -> None:
 
 def test_last_layer_of_models_from_outside(run: Any, tmp_path: Path) -> None:
     """Data whose classes are not the model's finds the layer too."""
-    for given, classes in (
+    for place, (given, classes) in enumerate((
         (("mine:small", "--data", "glyphs"), 10), (("mine:small", "--fc", "2"), 10),
         (("mine:convolutional", "--fc", "2"), 10), (("mine:seven", "--data", "glyphs"), 7),
-    ):  # fmt: skip
-        status, out, err = run("fc", "--model", *given, "--json", "--out", tmp_path)
+    )):  # fmt: skip
+        status, out, err = run("fc", "--model", *given, "--json", "--out", tmp_path / str(place))
         assert (status, err) == (0, "")
         (entry,) = json.loads(out)["models"]
         assert (entry["features"], len(entry["valid"])) == (4, classes)

@@ -112,7 +112,7 @@ def _hf(spec: str, name: str) -> Known:
             raise InputError(f"model {spec}: {error}") from None
         except Exception as error:  # each class of theirs has its own ways to fail
             why = one_line(error).partition(". ")[0]
-            lacks = f"its image processor cannot be used ({why}); name mean and std (--mean, --std), and size (--size)"
+            lacks = f"its image processor cannot be used ({why}); name mean (--mean), std (--std) and size (--size)"
             return Known(module, classes=classes, lacks=f"model {spec}: {lacks}")
     return Known(module, *seen, classes)
 

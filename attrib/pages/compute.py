@@ -141,7 +141,8 @@ class Report:
                 with atomic(page) as temporary:
                     temporary.write_text(render.render(about, parts), encoding="utf-8")
                 for paragraph in render.answer(parts):
-                    _say(paragraph.answer)
+                    if paragraph.answer:  # of one model there may be numbers alone
+                        _say(paragraph.answer)
         return page
 
     def _maps(self) -> dict[str, Any]:
