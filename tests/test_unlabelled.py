@@ -99,6 +99,17 @@ def test_pictures_are_positional_and_the_figure_names_the_class(
     assert "found nothing" in run("maps", photos / "no.png", "--ckpt", models / "a.pt").refused()
 
 
+@pytest.mark.parametrize("analysis", [attrib.Maps(images=3), attrib.Span(floor=0), attrib.Robustness(steps=(1,))])
+def test_rows_name_the_files(analysis: Any, tmp_path: Path, models: Path) -> None:
+    for name in ("1/b.png", "0/a.png", "1/a.png"):
+        save(tmp_path / name)
+    data = attrib.dataset(f"folder:{tmp_path}", classes=[str(number) for number in range(10)])
+    rows = analysis.run({"a": models / "a.pt"}, data, batch_size=2).rows
+    named = [f"{tmp_path}/{name}" for name in ("0/a.png", "1/a.png", "1/b.png")]
+    assert rows["file"].tolist() == [named[position] for position in rows["index"]]
+    assert "file" not in analysis.run({"a": models / "a.pt"}, attrib.dataset("glyphs", limit=4)).rows
+
+
 def test_the_class_explained_by_name_and_number(models: Path, run: Callable[..., Any]) -> None:
     data = attrib.dataset("glyphs", limit=4)
     module, _ = attrib.load(models / "a.pt")

@@ -38,7 +38,8 @@ else:
 WORST, AUTOATTACK = "worst", "autoattack"
 """The images that are right under the longest PGD and under the longest CW; AutoAttack's name as an attack."""
 COLUMNS = (
-    "model", "seed", "split", "index", "label", "attack", "eps", "prediction", "correct", "margin", "via", "gradient",
+    "model", "seed", "split", "index", "file", "label", "attack", "eps", "prediction", "correct", "margin", "via",
+    "gradient",
 )  # fmt: skip
 SQUARE_SHARE = 0.002
 """Square alone should break no larger share of the images: pyautoattack's own threshold."""
@@ -234,7 +235,7 @@ class Robustness(Analysis):
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per split, model, image, attack and radius."""
-        return {"": found.rows[list(COLUMNS)]}
+        return {"": found.rows[[name for name in COLUMNS if name in found.rows]]}
 
     def tables(self, result: "Result") -> list[Table]:
         """Attacks in rows, so that several models fit side by side; then the sweep, the pairs and the gap."""

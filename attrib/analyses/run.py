@@ -179,12 +179,14 @@ def _measure_batch(
     """What every model, and every two of them, make of a batch; advance: called after every model."""
     part, kept = Part(rows={number: []}, across={number: []}), []
     index = batch.index.cpu()
+    files = context.images.files
+    head = {"index": index} | ({"file": [files[at] for at in index.tolist()]} if files else {})
     for place, model in enumerate(models):
         with model.opened(context.device) as opened:
             measured = analysis.measure(opened, with_labels(analysis, opened, batch, context), context)
         kept.append(measured.keep)
         for kind, columns in measured.columns.items():
-            part.rows[number].append((place, kind, {"index": index} | _on_cpu(columns)))
+            part.rows[number].append((place, kind, head | _on_cpu(columns)))
         part.add_sums(place, measured.sums, measured.resampled)
         for position, example in measured.examples.items():
             part.examples.setdefault(position, {})[model.shown_as] = dict(example)

@@ -106,6 +106,11 @@ class Dataset:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the pictures; empty where the images are no files."""
+        return tuple(map(str, self.images.paths)) if isinstance(self.images, pictures.Pictures) else ()
+
     @cached_property
     def key(self) -> list[Any]:
         """What tells these images from others: name, split, shape, and a hash of their content.
