@@ -33,9 +33,12 @@ def test_the_maps_are_those_of_the_functions(models: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(examples["image"][0], adversarial_of(models / "a.pt", batch)[0], atol=1e-6)
     np.testing.assert_array_equal(examples["map"][1], result.arrays["both-seed0"]["map"])
     rows = result.rows
-    assert list(rows) == ["model", "seed", "index", "label", "prediction", "highest", "mean", "empty"]
+    assert list(rows) == ["model", "seed", "index", "label", "prediction", "probability", "highest", "mean", "empty"]
     assert rows["index"].tolist() == firsts * 3
     assert rows["label"].tolist() == [data.classes[k] for k in batch.label] * 3
+    with torch.no_grad():
+        answers = model(adversarial).double().softmax(1)  # of the last file
+    np.testing.assert_allclose(rows["probability"][6:], answers.amax(1), rtol=1e-4)
     np.testing.assert_allclose(rows["mean"][6:], expected.mean((1, 2)), rtol=1e-4)
     assert rows.to_dict("records") == result.summary["images"]
     assert result.table["mean"][1] == pytest.approx(rows["mean"][3:].mean())
@@ -70,3 +73,20 @@ def test_positions_can_be_chosen(run: Any, models: Path) -> None:
 def test_bad_options(models: Path, given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Maps(**given).run(models / "a.pt", attrib.dataset("glyphs", limit=9))
+
+
+def test_an_overlay_says_label_prediction_and_scale(models: Path) -> None:
+    data = attrib.dataset("glyphs", limit=9)
+    result = Maps(index=(0, 1, 2), overlay=True).run(models / "a.pt", data)
+    figure = result.plot("maps-overlay")
+    titles = [axes.get_title() for axes in figure.axes]
+    for place, row in enumerate(result.summary["images"]):
+        assert titles[2 * place] == f"{row['label']}\n#{place}"
+        says = "says " * (row["prediction"] != row["label"])
+        assert titles[2 * place + 1] == f"{says}{row['prediction']}\n{100 * row['probability']:.1f} %"
+    assert any("says" in title for title in titles)
+    assert figure.get_suptitle().startswith("a: gradcam")
+    assert figure.get_supxlabel() == "each map on its own scale"
+    assert "in the figure maps-overlay each map has a scale of its own" in result.tables()[0].caption
+    assert result.plot("maps").get_supxlabel() == ""
+    assert "scale of its own" not in Maps(index=(0,)).run(models / "a.pt", data).tables()[0].caption

@@ -6,6 +6,7 @@ from torch import nn
 import attrib
 from attrib.analyses.base import Analysis
 from attrib.errors import InputError
+from attrib.plots.maps import overlay_grid
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -22,13 +23,47 @@ def test_the_map_lies_over_its_image_the_more_opaque_the_higher() -> None:
     assert opacity[2, 5] == pytest.approx(0.6)
     assert np.count_nonzero(opacity) == 1
     assert not np.asarray(axes[0].images[1].get_alpha()).any()  # an empty map hides nothing
+    assert figure.get_supxlabel() == "each map on its own scale"
     figure.savefig("/dev/null", format="png")
 
 
-def test_models_are_rows() -> None:
-    figure = attrib.overlay(IMAGES[:, :1].numpy(), np.ones((2, 3, 8, 8)), names=["raw", "robust"])
-    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["raw", "robust"]
-    assert len(figure.axes) == 6
+@pytest.mark.parametrize(
+    ("columns", "order"), [(4, "00 01 02 10 11 12"), (2, "00 01 10 11 02 12"), (1, "00 10 01 11 02 12")]
+)
+def test_models_are_rows_below_each_other(columns: int, order: str) -> None:
+    maps = np.zeros((2, 3, 8, 8))
+    for model, image in np.ndindex(2, 3):
+        maps[model, image, model, image] = 1
+    figure = attrib.overlay(IMAGES[:, :1].numpy(), maps, names=["raw", "robust"], columns=columns)
+    filled = [axes for axes in figure.axes if axes.images]
+    assert len(figure.axes) == min(columns, 3) * 2 * -(-3 // columns)
+    shown = [np.argwhere(np.asarray(axes.images[1].get_array())).ravel().tolist() for axes in filled]
+    assert shown == [[int(digit) for digit in cell] for cell in order.split()]
+    names = [text.get_text() for axes in filled for text in axes.texts]
+    assert names == ["raw", "robust"] * -(-3 // columns)
+
+
+@pytest.mark.parametrize(
+    ("models", "count", "sides"),
+    [(1, 1, (8, 8)), (1, 12, (8, 8)), (1, 40, (8, 8)), (2, 12, (16, 8)), (4, 12, (8, 16)), (9, 8, (8, 8))],
+)
+def test_overlays_fit_a_page(models: int, count: int, sides: tuple[int, int]) -> None:
+    examples = {
+        "image": np.zeros((count, *sides, 3)), "map": np.ones((models, count, *sides)), "label": [""] * count,
+        "path": [f"photos/{number}-{'long' * 9}.jpg" for number in range(count)],
+        "model": [f"m{number}" for number in range(models)], "prediction": np.full((models, count), "cat"),
+        "probability": np.full((models, count), 0.5),
+    }  # fmt: skip
+    figure = overlay_grid(examples, title="a title")
+    width, height = figure.get_size_inches()
+    assert width <= 6.9
+    assert height <= 8.7
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert [title.partition("-")[0] for title in titles[:: 1 + models]] == [str(number) for number in range(count)]
+    assert sum(title.endswith("cat\n50.0 %") for title in titles) == models * count
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes if axes.images]
+    assert min(max(box.width, box.height) for box in boxes) > 0.45 * figure.dpi
 
 
 @pytest.mark.parametrize(

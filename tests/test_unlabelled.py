@@ -88,9 +88,11 @@ def test_pictures_are_positional_and_the_figure_names_the_class(
     assert out.status == 0
     result = attrib.Result.load(tmp_path / "out")
     titles = [axes.get_title() for axes in result.plot().axes if axes.get_title()]
-    assert len(titles) == 2
-    for title, row in zip(titles, result.summary["images"], strict=True):
-        assert title == f"{row['prediction']} {100 * row['probability']:.1f} %"
+    assert titles[::2] == ["0", "1"]  # the files' stems
+    assert list(result.tables()[0].frame["file"]) == ["0.png", "1.png"]
+    for title, row in zip(titles[1::2], result.summary["images"], strict=True):
+        assert title == f"{row['prediction']}\n{100 * row['probability']:.1f} %"
+    assert "in the figure maps each map has a scale of its own" in result.tables()[0].caption
     assert (
         "name the data once" in run("maps", photos / "0.png", "--ckpt", models / "a.pt", "--data", "glyphs").refused()
     )

@@ -59,6 +59,8 @@ def arrays_of(found: "Findings", names: "Sequence[str] | None" = None) -> "dict[
         "label": np.array([example[names[0]]["label"] for example in examples]),
         "index": np.array(positions), "model": np.array(names),
     }  # fmt: skip
+    if files := found.context.images.files:
+        arrays["path"] = np.array([files[position] for position in positions])
     for number, prefix in enumerate(("", "attacked_")[: len(shown[0][0])]):
         for part in PARTS if number else PARTS[1:]:
             arrays[prefix + part] = np.array([[np.asarray(kinds[number][part]) for kinds in row] for row in shown])

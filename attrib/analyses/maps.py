@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -58,7 +59,9 @@ class Maps(Explaining):
         show=lambda index: ",".join(map(str, index)),
     )  # fmt: skip
 
-    overlay: bool = option(False, "Also a figure maps-overlay: the maps laid over the images, a row per model.")
+    overlay: bool = option(
+        False, "Also a figure maps-overlay: maps laid over their images. Without labels the figure maps is always that."
+    )  # fmt: skip
 
     def pictured(self) -> int:
         """How many images are shown where no positions are given."""
@@ -97,7 +100,7 @@ class Maps(Explaining):
         return {
             "label": [classes[k] if k >= 0 else "" for k in self.known_labels(batch, context).tolist()],
             "prediction": [classes[k] for k in view.prediction.tolist()],
-            **({} if context.images.labelled else {"probability": view.probability.double()}),
+            "probability": view.probability.double(),
             "highest": flat.amax(1).double(), "mean": flat.mean(1).double(), "empty": spans.empty(view.map),
         }  # fmt: skip
 
@@ -138,39 +141,33 @@ class Maps(Explaining):
         rows = [
             {
                 "model": row["model"], **({"seed": str(row["seed"])} if several else {}), "index": str(row["index"]),
+                **({"file": Path(row["file"]).name} if "file" in row else {}),
                 **({} if summary.get("unlabelled") else {"label": row["label"]}), "prediction": row["prediction"],
                 **({"probability %": text.percent(row["probability"])} if "probability" in row else {}),
                 **{name: text.number(row[name], ".3g") for name in ("highest", "mean")},
             }
             for row in summary["images"]
         ]  # fmt: skip
-        return [Table("Attribution maps", rows, f"{_words(summary)}; in the units of the score explained")]
+        caption = f"{_words(summary)}; in the units of the score explained"
+        if summary.get("unlabelled") or self.overlay:
+            figure = "maps" if summary.get("unlabelled") else "maps-overlay"
+            caption += f"; in the figure {figure} each map has a scale of its own"
+        return [Table("Attribution maps", rows, caption)]
 
     def papers(self, result: "Result") -> dict[str, Table]:
         """None: a paper shows the picture."""
         return {}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
-        """Images in rows, models in columns."""
+        """Maps beside their images; over them where asked for, and where there are no labels."""
         title = _words(result.summary) + text.first_seeds(result.summary["models"])
         examples = result.arrays["examples"]
         if result.summary.get("unlabelled"):
             return {"maps": plots.overlay_grid(examples, title=title)}
         figures = {"maps": plots.map_grid(examples, title=title)}
         if self.overlay:
-            figures["maps-overlay"] = self._overlaid(examples, title)
+            figures["maps-overlay"] = plots.overlay_grid(examples, title=title)
         return figures
-
-    def _overlaid(self, examples: Mapping[str, Array], title: str) -> "Figure":
-        """Models in rows; above each image its label, and of a single model a prediction that differs."""
-        one = len(examples["model"]) == 1
-        titles = [
-            f"{label}, says {said}" if one and said and said != label else str(label)
-            for label, said in zip(examples["label"], examples["prediction"][0], strict=True)
-        ]
-        figure = plots.overlay(examples["image"], examples["map"], titles=titles, names=examples["model"].tolist())
-        figure.suptitle(title)
-        return figure
 
 
 def _words(summary: Mapping[str, Any]) -> str:

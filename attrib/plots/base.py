@@ -78,8 +78,22 @@ def _png(figure: Figure) -> bytes:
 
 def wrapped(name: str, inches: float) -> str:
     """A model's name as a title, in as many lines as the width asks for, broken at hyphens where it can."""
-    letter = 0.6 * mpl.rcParams["axes.titlesize"] / 72
-    return textwrap.fill(name, max(6, int(inches / letter)))
+    return textwrap.fill(name, _letters(inches))
+
+
+def shortened(name: str, inches: float) -> str:
+    """A name that is a line of this width at most: its middle goes, since names of files often differ at the end.
+
+    >>> shortened("IMG_20240701_1030", 0.6)
+    'IMG_…1030'
+    """
+    room = _letters(inches)
+    return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
+
+
+def _letters(inches: float) -> int:
+    """How many letters of a title have room in the width."""
+    return max(6, int(inches / (0.6 * mpl.rcParams["axes.titlesize"] / 72)))
 
 
 def unframed(pictures: Iterable[Axes]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,29 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
-from attrib.plots.base import TEXT, style, unframed, wrapped
+from attrib.plots.base import TEXT, shortened, style, unframed, wrapped
 
 SPAN_COLOUR = "#56B4E9"
-OPACITY = 0.55
-"""Of a map over its image in :func:`overlay_grid`, where it is highest."""
+OPACITY = 0.6
+"""Of a map over its image, where it is highest."""
+OWN_SCALE = "each map on its own scale"
+PAGE = 8
+"""Inches that a figure may be high, with room for a caption."""
+CAPTION = 0.35
+"""Inches for the lines above a picture."""
+SMALLEST = 0.5
+"""Inches of a picture in which something can be seen."""
 
 
 def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) -> Figure:
     """Images in rows; beside each its map per model and, with ``spans``, the image with the span outlined.
 
     examples: ``image`` (E,H,W,3) floats in [0,1], ``index`` (E,), ``label`` (E,) texts, ``model`` (M,) names,
-    ``map`` (M,E,H,W), ``span`` bool (M,E,H,W), ``prediction`` (M,E) texts. With ``attacked_map``, ``attacked_span``,
-    ``attacked_prediction`` and ``attacked_image`` (M,E,H,W,3), each model being attacked by itself, a second row below
-    each image shows what the attack makes of it. All maps share one colour scale,
-    capped at the 99.5th percentile and with the square root of the value as brightness, so that neither a single
-    pixel nor a model with larger scores darkens the rest.
+    ``map`` (M,E,H,W), ``span`` bool (M,E,H,W), ``prediction`` (M,E) texts; of files ``path`` (E,) texts. With
+    ``attacked_map``, ``attacked_span``, ``attacked_prediction`` and ``attacked_image`` (M,E,H,W,3), each model being
+    attacked by itself, a second row below each image shows what the attack makes of it. All maps share one colour
+    scale, capped at the 99.5th percentile and with the square root of the value as brightness, so that neither a
+    single pixel nor a model with larger scores darkens the rest.
     """
     images = examples["image"]
     kinds = ("", "attacked_") if "attacked_map" in examples else ("",)
@@ -45,9 +53,8 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
                 grid[row, 0].text(1, 0.5, "attacked", ha="right", va="center", transform=grid[row, 0].transAxes)
             else:
                 _picture(grid[row, 0], images[example])
-                grid[row, 0].set_ylabel(
-                    f"{examples['label'][example]}\n#{examples['index'][example]}", rotation=0, ha="right", va="center"
-                )
+                called = "\n".join(_called(examples, example, cell))
+                grid[row, 0].set_ylabel(called, rotation=0, ha="right", va="center")
             for model in range(models):
                 column = 1 + model * per_model
                 cell_axes = grid[row, column]
@@ -75,14 +82,14 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
 
 def overlay(
     images: Any, maps: Any, *, titles: Sequence[str] | None = None, names: Sequence[str] | None = None,
-    columns: int = 4, opacity: float = 0.6,
+    columns: int = 4, opacity: float = OPACITY,
 ) -> Figure:  # fmt: skip
     """Images with their maps laid over them, in rows of ``columns``.
 
     images: (N,C,H,W) in [0,1], with one or three channels, or (N,H,W,3); maps: (N,H,W), not negative, or (M,N,H,W) of
-    M models, a row each. Both tensors or arrays. titles: (N,) texts, which are shown as they are; names: of
-    the M models. opacity: of the map where it is highest; where the map is 0 the image is as it was. Every map has a
-    scale of its own, up to its 99.5th percentile: compare places, not heights.
+    M models, which are rows below each other. Both tensors or arrays. titles: (N,) texts, which are shown as they are;
+    names: of the M models. opacity: of the map where it is highest; where the map is 0 the image is as it was. Every
+    map has a scale of its own, up to its 99.5th percentile, as the figure says: compare places, not heights.
 
     Raises InputError for other shapes, pixels outside [0,1], maps that are not finite, and titles of another number.
 
@@ -100,71 +107,92 @@ def overlay(
         raise InputError(f"titles: expected {len(pictures)}, one per image, got {len(titles)}")
     if columns < 1 or not 0 <= opacity <= 1:
         raise InputError(f"expected columns >= 1 and opacity in [0,1], got {columns} and {opacity}")
-    count = len(pictures)
-    columns = count if len(heat) > 1 else min(columns, count)
-    rows = len(heat) if len(heat) > 1 else -(-count // columns)
+    models, count = heat.shape[:2]
+    columns = min(columns, count)
+    rows = -(-count // columns) * models
     cell = min(1.8, TEXT / columns)
     with style():
         figure = Figure(figsize=(cell * columns, (cell + 0.2) * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
-        for number, axes in enumerate(grid):
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
             axes.set_axis_off()
-            if number >= count * len(heat):
-                continue
-            model, image = divmod(number, count)
+        for image, model in product(range(count), range(models)):
+            axes = grid[image // columns * models + model, image % columns]
             _picture(axes, pictures[image])
-            _lay_over(axes, heat[model, image], opacity, cmap="inferno", interpolation="nearest")
+            _lay_over(axes, heat[model, image], opacity)
             if titles is not None and model == 0:
                 axes.set_title(titles[image])
-            if names is not None and image == 0 and len(heat) > 1:
+            if names is not None and image % columns == 0 and models > 1:
                 name = wrapped(str(names[model]), cell)
                 axes.text(-0.05, 0.5, name, ha="right", va="center", transform=axes.transAxes)
+        figure.supxlabel(OWN_SCALE, fontsize="small")
     return figure
 
 
 def overlay_grid(examples: Mapping[str, Any], *, title: str) -> Figure:
-    """Images without labels in rows; beside each, for every model, the map over it under what the model predicts.
+    """Images, each followed by its map of every model over it, under what the model predicts; several to a row.
 
-    examples: as :func:`map_grid` takes them, with ``probability`` (M,E), NaN where it is not known.
+    examples: as :func:`map_grid` takes them, with ``probability`` (M,E), NaN where it is not known. Pictures are as
+    large as a page allows.
     Each map has its own scale, from 0 to its 99.5th percentile: what is compared is where models look, not how much.
     """
     images, maps = examples["image"], examples["map"]
     models, count = maps.shape[:2]
-    cell = min(1.6, (TEXT - 0.4) / (1 + models))
-    height = cell * images.shape[1] / images.shape[2]
+    cell, per_row = _on_a_page(count, 1 + models, images.shape[1] / images.shape[2])
+    columns, rows = per_row * (1 + models), -(-count // per_row)
+    height = cell * images.shape[1] / images.shape[2] + CAPTION
     with style():
-        figure = Figure(figsize=(cell * (1 + models) + 0.4, (height + 0.3) * count + 0.5), layout="constrained")
-        grid = figure.subplots(count, 1 + models, squeeze=False)
-        for row in range(count):
-            grid[row, 0].imshow(images[row], vmin=0, vmax=1)
-            grid[row, 0].set_ylabel(f"#{examples['index'][row]}")
-            for model in range(models):
-                axes = grid[row, 1 + model]
-                axes.imshow(images[row], vmin=0, vmax=1)
-                _lay_over(axes, maps[model, row], OPACITY)
-                axes.set_title(wrapped(_says(examples, model, row), cell))
-        for model, name in enumerate(examples["model"]):
-            axes = grid[0, 1 + model]
-            axes.set_title(f"{wrapped(str(name), cell)}\n{axes.get_title()}" if models > 1 else axes.get_title())
+        figure = Figure(figsize=(cell * columns, height * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
         unframed(grid.flat)
-        figure.suptitle(wrapped(title, figure.get_figwidth()))
+        for example, (first, *others) in enumerate(grid.reshape(rows * per_row, 1 + models)[:count]):
+            _picture(first, images[example])
+            first.set_title("\n".join(_called(examples, example, cell)))
+            for model, axes in enumerate(others):
+                _picture(axes, images[example])
+                _lay_over(axes, maps[model, example], OPACITY)
+                name = [wrapped(str(examples["model"][model]), cell)] if models > 1 and example < per_row else []
+                axes.set_title("\n".join([*name, *_says(examples, model, example, cell)]))
+        of_one = f"{examples['model'][0]}: " if models == 1 else ""
+        figure.suptitle(wrapped(of_one + title, figure.get_figwidth()))
+        figure.supxlabel(OWN_SCALE, fontsize="small")
     return figure
 
 
-def _says(examples: Mapping[str, Any], model: int, row: int) -> str:
-    """The predicted class and its probability in percent."""
-    name = str(np.asarray(examples["prediction"])[model, row])
-    probability = float(np.asarray(examples["probability"])[model, row])
-    return name if probability != probability else f"{name} {100 * probability:.1f} %"
+def _on_a_page(count: int, columns: int, aspect: float) -> tuple[float, int]:
+    """The width of a picture and how many of ``count`` images, of so many columns each, stand in a row.
+
+    Pictures are as large as they can be on a page, at most 1.6 inches; equally large ones take few rows.
+    """
+    most = max(1, min(count, int(TEXT / (SMALLEST * columns))))
+    sizes = []
+    for per_row in range(1, most + 1):
+        rows = -(-count // per_row)
+        by_height = (PAGE / rows - CAPTION) / aspect
+        sizes.append((min(1.6, TEXT / (per_row * columns), max(by_height, SMALLEST)), per_row))
+    return max(sizes)
 
 
-def _lay_over(
-    axes: Axes, heat: NDArray[Any], opacity: float, *, cmap: str | None = None, interpolation: str | None = None
-) -> None:
+def _called(examples: Mapping[str, Any], example: int, inches: float) -> list[str]:
+    """An image's label, where it has one, and its file or position."""
+    label = str(examples["label"][example])
+    name = Path(str(examples["path"][example])).stem if "path" in examples else f"#{examples['index'][example]}"
+    return [*([label] if label else []), shortened(name, inches)]
+
+
+def _says(examples: Mapping[str, Any], model: int, example: int, inches: float) -> list[str]:
+    """The predicted class, with "says" where it is not the label, and its probability in percent."""
+    said, label = str(np.asarray(examples["prediction"])[model, example]), str(examples["label"][example])
+    probability = float(np.asarray(examples["probability"])[model, example])
+    name = shortened(f"says {said}" if said and label and said != label else said, inches)
+    return [name] if probability != probability else [name, f"{100 * probability:.1f} %"]
+
+
+def _lay_over(axes: Axes, heat: NDArray[Any], opacity: float) -> None:
     """A map (H,W) over the picture of the axes, the more opaque the higher it is."""
     top = float(np.percentile(heat, 99.5)) or float(heat.max()) or 1.0
     share = np.clip(heat / top, 0, 1)
-    axes.imshow(share, cmap=cmap, vmin=0, vmax=1, alpha=opacity * np.sqrt(share), interpolation=interpolation)
+    axes.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=opacity * np.sqrt(share), interpolation="nearest")
 
 
 def _pictures(images: Any) -> NDArray[Any]:
