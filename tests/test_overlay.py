@@ -6,7 +6,7 @@ from torch import nn
 import attrib
 from attrib.analyses.base import Analysis
 from attrib.errors import InputError
-from attrib.plots.maps import overlay_grid
+from attrib.plots.maps import map_grid, overlay_grid
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -49,7 +49,8 @@ def test_models_are_rows_below_each_other(columns: int, order: str) -> None:
 )
 def test_overlays_fit_a_page(models: int, count: int, sides: tuple[int, int]) -> None:
     examples = {
-        "image": np.zeros((count, *sides, 3)), "map": np.ones((models, count, *sides)), "label": [""] * count,
+        "image": np.zeros((count, *sides, 3)), "map": np.ones((models, count, *sides)),
+        "label": ["garden spider, " * 4] * count,
         "path": [f"photos/{number}-{'long' * 9}.jpg" for number in range(count)],
         "model": [f"m{number}" for number in range(models)], "prediction": np.full((models, count), "cat"),
         "probability": np.full((models, count), 0.5),
@@ -59,11 +60,28 @@ def test_overlays_fit_a_page(models: int, count: int, sides: tuple[int, int]) ->
     assert width <= 6.9
     assert height <= 8.7
     titles = [axes.get_title() for axes in figure.axes if axes.images]
-    assert [title.partition("-")[0] for title in titles[:: 1 + models]] == [str(number) for number in range(count)]
-    assert sum(title.endswith("cat\n50.0 %") for title in titles) == models * count
+    files = [title.split("\n")[1] for title in titles[:: 1 + models]]
+    assert [file.partition("-")[0] for file in files] == [str(number) for number in range(count)]
+    assert sum("cat\n50.0 %" in title for title in titles) == models * count
     figure.draw_without_rendering()
     boxes = [axes.get_window_extent() for axes in figure.axes if axes.images]
     assert min(max(box.width, box.height) for box in boxes) > 0.45 * figure.dpi
+    assert max(axes.title.get_window_extent().width for axes in figure.axes) < 1.2 * max(box.width for box in boxes)
+
+
+@pytest.mark.parametrize("label", ["cat", "golden retriever"])
+def test_long_names_leave_the_pictures_their_size(label: str) -> None:
+    examples = {
+        "image": np.zeros((4, 8, 8, 3)), "map": np.ones((1, 4, 8, 8)), "label": [label] * 4, "model": ["m"],
+        "path": [f"photos/{'long' * 9}{number}.jpg" for number in range(4)], "prediction": np.full((1, 4), label),
+    }  # fmt: skip
+    figure = map_grid(examples, title="a title")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().width > 0.6 * figure.dpi
+    first, last = figure.axes[2].get_ylabel().removeprefix(f"{label}\n").split("…")
+    assert first
+    assert f"{'long' * 9}1".startswith(first)
+    assert f"{'long' * 9}1".endswith(last)
 
 
 @pytest.mark.parametrize(

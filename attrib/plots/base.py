@@ -91,9 +91,14 @@ def shortened(name: str, inches: float) -> str:
     return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[len(name) - room // 2 :]}"
 
 
+def inches_of(name: str) -> float:
+    """About how wide a name is as a title, or as a label of an axis; inside :func:`style`."""
+    return len(name) * 0.6 * float(mpl.rcParams["axes.titlesize"]) / 72
+
+
 def _letters(inches: float) -> int:
     """How many letters of a title have room in the width."""
-    return max(6, int(inches / (0.6 * mpl.rcParams["axes.titlesize"] / 72)))
+    return max(6, int(inches / inches_of("x")))
 
 
 def unframed(pictures: Iterable[Axes]) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
-from attrib.plots.base import TEXT, shortened, style, unframed, wrapped
+from attrib.plots.base import TEXT, inches_of, shortened, style, unframed, wrapped
 
 SPAN_COLOUR = "#56B4E9"
 OPACITY = 0.6
@@ -44,17 +44,18 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
     columns, rows = 1 + models * per_model, count * len(kinds)
     top = float(np.percentile([examples[f"{kind}map"] for kind in kinds], 99.5)) or 1.0
     scale = PowerNorm(0.5, 0, top)
-    cell = min(0.85, (TEXT - 0.6) / columns)
     with style():
-        figure = Figure(figsize=(cell * columns + 0.75, cell * rows + 0.55), layout="constrained")
+        called = [_called(examples, example, 1.5) for example in range(count)]
+        side = max(0.4, *(inches_of(line) for lines in called for line in lines))
+        cell = min(0.85, (TEXT - 0.2 - side) / columns)
+        figure = Figure(figsize=(cell * columns + 0.35 + side, cell * rows + 0.55), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for row, (example, kind) in enumerate(product(range(count), kinds)):
             if kind:
                 grid[row, 0].text(1, 0.5, "attacked", ha="right", va="center", transform=grid[row, 0].transAxes)
             else:
                 _picture(grid[row, 0], images[example])
-                called = "\n".join(_called(examples, example, cell))
-                grid[row, 0].set_ylabel(called, rotation=0, ha="right", va="center")
+                grid[row, 0].set_ylabel("\n".join(called[example]), rotation=0, ha="right", va="center")
             for model in range(models):
                 column = 1 + model * per_model
                 cell_axes = grid[row, column]
@@ -174,10 +175,10 @@ def _on_a_page(count: int, columns: int, aspect: float) -> tuple[float, int]:
 
 
 def _called(examples: Mapping[str, Any], example: int, inches: float) -> list[str]:
-    """An image's label, where it has one, and its file or position."""
+    """An image's label, where it has one, and its file or position; a line of the width each."""
     label = str(examples["label"][example])
     name = Path(str(examples["path"][example])).stem if "path" in examples else f"#{examples['index'][example]}"
-    return [*([label] if label else []), shortened(name, inches)]
+    return [shortened(each, inches) for each in (label, name) if each]
 
 
 def _says(examples: Mapping[str, Any], model: int, example: int, inches: float) -> list[str]:
