@@ -298,7 +298,7 @@ def test_two_processes_give_what_one_gives(files: list[Path], two_processes: Any
     ("models", "words"),
     [
         ({}, "nothing to look at"),
-        (7, "models: expected paths, modules or a mapping"),
+        (7, "models: expected a path, a module or a function that makes one, a list or mapping of them, got int"),
         ({"a": "nowhere.pt"}, "nowhere.pt"),
         ({"a": 3}, "model a: expected a path"),
         (["zoo:mnist-lenet-raw", "zoo:mnist-lenet-raw"], "two models are called 'mnist-lenet-raw'"),

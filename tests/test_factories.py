@@ -4,12 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import attrib
 from attrib.errors import InputError
 from attrib.models.outside import load_factory
+from attrib.models.several import models_of
 
 NET = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
 
@@ -92,3 +98,59 @@ def test_a_model_that_prints_leaves_json_alone(start: tuple[str, ...], tmp_path:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["models"][0]["name"] == "x"
     assert {"imported", "made", "ran"} <= set(done.stderr.split())
+
+
+class Wide(nn.Sequential):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+def build() -> nn.Module:
+    return Wide()
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [(build, "test_factories.build"), (Wide, "test_factories.Wide"), (partial(Wide, 8), "test_factories.Wide")],
+)
+def test_what_makes_a_module_is_a_factory(factory: Callable[[], nn.Module], name: str, tmp_path: Path) -> None:
+    nets = [Wide(), Wide()]
+    files = [tmp_path / f"{seed}.pt" for seed in range(2)]
+    for net, file in zip(nets, files, strict=True):
+        torch.save(net.state_dict(), file)
+    assert attrib.model(factory, weights=files[0]).name.endswith(name)
+    seeds = attrib.model(factory, weights=files, name="mine")
+    image = torch.rand(2, 3, 8, 8)
+    for net, seed in zip(nets, seeds, strict=True):
+        assert torch.equal(seed.opened_module(image), net(image))
+        assert seed.identity()["checkpoint"].endswith(name)
+    for given, labels in (
+        (factory, [attrib.model(factory).name]), ({"m": factory}, ["m"]), ({"m": [factory, Wide()]}, ["m/0", "m/1"]),
+        ([factory, Wide()], [attrib.model(factory).name, "Wide"]),
+    ):  # fmt: skip
+        assert [model.label for model in models_of(given, device="cpu")] == labels
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        (dict, "model builtins.dict: expected it to return an nn.Module, got dict"),
+        (partial(nn.Linear, 2), r"model torch.nn.modules.linear.Linear: calling it failed: TypeError: "),
+        (partial(sys.exit, 3), r"calling it ended the program \(sys.exit\(3\)\)"),
+    ],
+)
+def test_a_factory_that_makes_no_module(factory: Callable[[], nn.Module], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        attrib.model(factory)
+
+
+def test_seeds_are_not_loaded_into_one_module(folder: Path) -> None:
+    write(folder, "ours", NET + "net = build()")
+    network = Wide()
+    for seed, each in enumerate((network, Wide())):
+        torch.save(each.state_dict(), folder / f"{seed}.pt")
+        torch.save(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).state_dict(), folder / f"flat{seed}.pt")
+    with pytest.raises(InputError, match="one module again and again"):
+        attrib.model(lambda: network, weights=["0.pt", "1.pt"])
+    with pytest.raises(InputError, match="ours:net gives one module again and again"):
+        attrib.model("ours:net", weights=["flat0.pt", "flat1.pt"])

@@ -182,11 +182,11 @@ class Analysis(ABC):
     ) -> "Result":  # fmt: skip
         """Run the analysis.
 
-        models: a path, spec, ``nn.Module`` or :func:`attrib.model`; a list of them; or a mapping of names to them,
-        where a list is several seeds of one method. data: a name, an :func:`attrib.dataset`, or images and labels
-        (default: what the checkpoints were trained on). out: a folder, where finished batches are kept so that the
-        same call continues, and where the result is saved; the same call then reads it (of checkpoints, and where no
-        setting is a function). batch_size: images at a time, on which no result depends.
+        models: a path, spec, ``nn.Module``, what makes one, or :func:`attrib.model`; a list of them; or a mapping of
+        names to them, where a list is several seeds of one method. data: a name, an :func:`attrib.dataset`, or images
+        and labels (default: what the checkpoints were trained on). out: a folder, where finished batches are kept so
+        that the same call continues, and where the result is saved; the same call then reads it (of checkpoints, and
+        where no setting is a function). batch_size: images at a time, on which no result depends.
 
         Raises InputError for whatever is wrong with models, data or settings, before any work where it can.
         """

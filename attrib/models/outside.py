@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.machinery import PathFinder
 from operator import attrgetter
@@ -39,18 +39,27 @@ def load_factory(spec: str) -> nn.Module:
             found = attrgetter(name)(found)
         except AttributeError:
             raise InputError(f"model {spec}: {source} has no {name!r}{meant(name, dir(found))}") from None
-        if not isinstance(found, nn.Module):
-            if not callable(found):
-                raise InputError(f"model {spec}: expected a function or class, got {type(found).__name__}")
-            try:
-                found = found()
-            except SystemExit as stop:
-                raise InputError(f"model {spec}: calling it ended the program ({_exit(stop)})") from None
-            except Exception as error:  # as above
-                raise InputError(f"model {spec}: calling it failed: {one_line(error)}") from error
-    if not isinstance(found, nn.Module):
-        raise InputError(f"model {spec}: expected it to return an nn.Module, got {type(found).__name__}")
-    return found
+        if isinstance(found, nn.Module):
+            return found
+        if not callable(found):
+            raise InputError(f"model {spec}: expected a function or class, got {type(found).__name__}")
+        return made_by(found, spec)
+
+
+def made_by(factory: Callable[[], object], name: str) -> nn.Module:
+    """The model that a factory makes when it is called without arguments; name: what errors call it.
+
+    Raises InputError if the call fails, ends the program, or gives something else than an ``nn.Module``.
+    """
+    try:
+        made = factory()
+    except SystemExit as stop:
+        raise InputError(f"model {name}: calling it ended the program ({_exit(stop)})") from None
+    except Exception as error:  # somebody else's code runs here and may raise anything
+        raise InputError(f"model {name}: calling it failed: {one_line(error)}") from error
+    if not isinstance(made, nn.Module):
+        raise InputError(f"model {name}: expected it to return an nn.Module, got {type(made).__name__}")
+    return made
 
 
 @contextmanager
@@ -82,7 +91,7 @@ def _imported(spec: str, source: str) -> object:
             f"model {spec}: importing {source} ended the program ({last or _exit(stop)}); put what runs there under"
             " if __name__ == '__main__'"
         ) from None
-    except Exception as error:  # somebody else's code runs here and may raise anything
+    except Exception as error:  # as above
         near = ""
         if isinstance(error, ModuleNotFoundError) and error.name == source.partition(".")[0]:
             others = [path.stem for path in Path(folder).glob("*.py")]

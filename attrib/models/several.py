@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrib.errors import InputError
 from attrib.models import checkpoint
@@ -21,8 +21,8 @@ from attrib.models.specs import Model, as_seeds, model, refuse_pretrained
 def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
     """Every file of the models given; those read from files are on the device.
 
-    given: a spec, a module, a :class:`Model`, a list of them, or a mapping of names to them, where a list is several
-    seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
+    given: a spec, a module, what makes one, a :class:`Model`, a list of them, or a mapping of names to them, where a
+    list is several seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
     Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
     """
     if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
@@ -50,31 +50,39 @@ def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.devic
 def _named(given: Any) -> list[tuple[str | None, Any]]:
     if isinstance(given, Mapping):
         return [(str(name), spec) for name, spec in given.items()]
-    if isinstance(given, str | Path | nn.Module | Model):
+    if _is_one(given):
         return [(None, given)]
     if isinstance(given, Sequence):
         return [(None, spec) for spec in given]
-    raise InputError(f"models: expected paths, modules or a mapping of names to them, got {type(given).__name__}")
+    raise InputError(f"models: expected {_ONE}, a list or mapping of them, got {type(given).__name__}")
 
 
 def _load(name: str | None, spec: Any, device: torch.device | str) -> list[Model]:
     """The files behind one name."""
     if isinstance(spec, str | Path) and Path(spec).is_dir():
         return _epochs(name, Path(spec))
-    if isinstance(spec, str | Path | nn.Module | Model):
+    if _is_one(spec):
         return [_one(name, spec, device)]
     if not isinstance(spec, Sequence) or not spec:
-        raise InputError(f"model {name}: expected a path, a module or a list of them, got {type(spec).__name__}")
+        raise InputError(f"model {name}: expected {_ONE}, or a list of them, got {type(spec).__name__}")
     if name is None:
         raise InputError("several seeds need a name of their own: {'NAME': [files]}")
     return as_seeds(name, [_one(name, one, device) for one in spec])
 
 
+_ONE = "a path, a module or a function that makes one"
+
+
+def _is_one(spec: Any) -> bool:
+    """Whether it is one model: a module can be called, as what makes one."""
+    return isinstance(spec, str | Path | Model) or callable(spec)
+
+
 def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
     if isinstance(spec, Model):
         return spec if name is None else replace(spec, name=name)
-    if not isinstance(spec, str | Path | nn.Module):
-        raise InputError(f"model {name}: expected a path or an nn.Module, got {type(spec).__name__}")
+    if not _is_one(spec):
+        raise InputError(f"model {name}: expected {_ONE}, got {type(spec).__name__}")
     return model(spec, name=name, device=device)
 
 

@@ -1,7 +1,7 @@
 """A model under analysis, :class:`Model`, and how a path, a zoo name, a factory or a module becomes one."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -20,9 +20,12 @@ from attrib.models.foreign import load_into
 from attrib.models.hubs import HUBS, Known, is_hub, load_hub
 from attrib.models.layers import named
 from attrib.models.names import is_code, meant_model, name_of_path, usual_name
-from attrib.models.outside import Normalized, bare, load_factory, unwrapped
+from attrib.models.outside import Normalized, bare, load_factory, made_by, unwrapped
 from attrib.models.tokens import Reshape
 from attrib.models.types import digits, fingerprint
+
+Spec = str | Path | nn.Module | Callable[[], nn.Module]
+"""What a model is made from; what can be called and is no module is a factory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Model:
     name: str
     """The name given, which several seeds share; of an epoch that of its run."""
     path: str
-    """The checkpoint's path, the factory's or collection's spec, or the class of a module."""
+    """The checkpoint's path, the factory's or collection's spec, the name of a function, or a module's class."""
     fingerprint: str
     """Of the weights."""
     module: nn.Module | None = None
@@ -141,20 +144,20 @@ class Model:
 
 @overload
 def model(
-    spec: str | Path | nn.Module, *, weights: str | Path | None = None, arch: str | None = None,
+    spec: Spec, *, weights: str | Path | None = None, arch: str | None = None,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int | None = None,
     layer: str | nn.Module | None = None, reshape: Reshape | None = None, classes: Sequence[str] | None = None,
     name: str | None = None, device: str | torch.device = "cpu",
 ) -> Model: ...  # fmt: skip
 @overload
 def model(
-    spec: str | Path | nn.Module, *, weights: list[Any] | tuple[Any, ...], arch: str | None = None,
+    spec: Spec, *, weights: list[Any] | tuple[Any, ...], arch: str | None = None,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, size: int | None = None,
     layer: str | nn.Module | None = None, reshape: Reshape | None = None, classes: Sequence[str] | None = None,
     name: str | None = None, device: str | torch.device = "cpu",
 ) -> list[Model]: ...  # fmt: skip
 def model(
-    spec: str | Path | nn.Module, *, weights: str | Path | list[Any] | tuple[Any, ...] | None = None,
+    spec: Spec, *, weights: str | Path | list[Any] | tuple[Any, ...] | None = None,
     arch: str | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
     size: int | None = None, layer: str | nn.Module | None = None, reshape: Reshape | None = None,
     classes: Sequence[str] | None = None, name: str | None = None, device: str | torch.device = "cpu",
@@ -162,11 +165,12 @@ def model(
     """A model for an analysis, from a spec or a module; with a list of weights one for each file, the seeds of a name.
 
     spec: a checkpoint's path, ``zoo:NAME``, ``package.module:factory``, ``hf:``, ``timm:``, ``torchvision:`` or
-    ``robustbench:`` and a NAME, an ``nn.Module``, or FILE.npz with maps that were made elsewhere (arrays ``map`` and
-    ``index``). weights: files of weights, loaded into what the factory makes. arch: the architecture of a bare state
-    dict. mean, std, size: the normalisation and the image size that a factory or module expects; pixels arrive in
-    [0,1]. layer: where maps look, a module or its dotted name; reshape: a function of its output to (N,C,h,w), where
-    that is neither a map nor tokens. classes: the names of its classes, in order. name: what results call it.
+    ``robustbench:`` and a NAME, an ``nn.Module``, a function or class that makes one, or FILE.npz with maps that were
+    made elsewhere (arrays ``map`` and ``index``). weights: files of weights, loaded into what the factory makes. arch:
+    the architecture of a bare state dict. mean, std, size: the normalisation and the image size that a factory or
+    module expects; pixels arrive in [0,1]. layer: where maps look, a module or its dotted name; reshape: a function of
+    its output to (N,C,h,w), where that is neither a map nor tokens. classes: the names of its classes, in order. name:
+    what results call it.
 
     Raises InputError for what gives no model, weights that do not fit, and for mean without std or the reverse.
 
@@ -184,6 +188,8 @@ def model(
     made = [_model(spec, given._replace(weights=each)) for each in weights]
     if not made:
         raise InputError("weights: expected at least one file, got none")
+    if len({unwrapped(each.opened_module) for each in made}) < len(made):
+        raise InputError(f"weights: {made[0].path} gives one module again and again; make a new one at each call")
     return as_seeds(made[0].name, made)
 
 
@@ -202,13 +208,13 @@ class Given(NamedTuple):
     device: str | torch.device = "cpu"
 
 
-def _model(spec: str | Path | nn.Module, given: Given) -> Model:
+def _model(spec: Spec, given: Given) -> Model:
     if (given.mean is None) != (given.std is None):
         raise InputError(f"mean and std go together: {'mean' if given.mean is None else 'std'} is missing")
     if given.mean is not None and max(given.mean) > 1:
         listed = ", ".join(f"{value:g}" for value in given.mean)
         raise InputError(f"mean: expected means of pixels in [0,1], got {listed}; divide mean and std by 255")
-    if isinstance(spec, nn.Module) or is_code(str(spec)):
+    if not isinstance(spec, str | Path) or is_code(str(spec)):
         made = _from_code(spec, given)
     elif given.weights is not None:
         raise InputError(f"weights: go with a factory, package.module:factory, that makes the network; got {spec}")
@@ -235,13 +241,16 @@ def _model(spec: str | Path | nn.Module, given: Given) -> Model:
     return made
 
 
-def _from_code(spec: str | Path | nn.Module, given: Given) -> Model:
+def _from_code(spec: Spec, given: Given) -> Model:
     """A model of a module, a factory or a collection, with the normalisation given or known in front."""
     if isinstance(spec, nn.Module):
         known, path = Known(spec), type(unwrapped(spec)).__name__
-    else:
+    elif isinstance(spec, str | Path):
         path = str(spec)
         known = load_hub(path) if is_hub(path) else Known(load_factory(path))
+    else:
+        path = qualified_name(spec)
+        known = Known(made_by(spec, path))
     if known.lacks and given.mean is None:
         raise InputError(known.lacks)
     if given.weights is not None:
@@ -250,7 +259,7 @@ def _from_code(spec: str | Path | nn.Module, given: Given) -> Model:
     size = known.size if given.size is None else given.size
     inner = bare(known.module)
     module = Normalized(inner, mean, std, size) if (mean, std, size) != (None, None, None) else inner
-    name = given.name or (path if isinstance(spec, nn.Module) else usual_name(path))
+    name = given.name or (usual_name(path) if isinstance(spec, str | Path) else path)
     weights = None if given.weights is None else str(given.weights)
     return Model(name, path, fingerprint(module), module, classes=known.classes, weights=weights)
 
