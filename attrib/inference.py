@@ -12,7 +12,7 @@ from attrib.bounds import ROUNDING
 from attrib.errors import InputError, one_line
 from attrib.loss import check_classes
 from attrib.models.answers import adapted
-from attrib.models.types import takes_autocast
+from attrib.models.types import check_module, takes_autocast
 from attrib.tensors import check_tensors
 
 Precision = Literal["fp32", "bf16"]
@@ -147,6 +147,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     In-place activations are made out-of-place, since hooks on an overwritten tensor see the wrong values.
     Mode, ``requires_grad`` and ``inplace`` of every module and parameter are restored, also when the body raises.
     """
+    check_module(model)
     modes = [(module, module.training) for module in model.modules()]
     needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     inplace: list[Any] = [module for module in model.modules() if getattr(module, "inplace", False) is True]

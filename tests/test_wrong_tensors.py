@@ -118,6 +118,18 @@ def test_what_a_function_cannot_take_is_one_line(name: str) -> None:
             assert "\n" not in str(refused.value), wrong
 
 
+@pytest.mark.parametrize("wrong", [attrib.model(NET), [attrib.model(NET)], "net.pt", lambda: NET, None])
+def test_what_is_no_module_is_one_line(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {name: inspect.signature(getattr(attrib, name)).parameters for name in CALLS}
+    take_a_model = [name for name, parameters in taken.items() if {"model", "module"} & parameters.keys()]
+    assert len(take_a_model) > 20
+    monkeypatch.setitem(globals(), "NET", wrong)
+    for name in take_a_model:
+        call, kinds = CALLS[name]
+        with pytest.raises(InputError, match=r"^model: expected an nn.Module, as attrib.model\(...\).module is"):
+            call(*(GOOD[kind] for kind in kinds))
+
+
 @pytest.mark.parametrize("label", [INDEX.byte(), INDEX.short(), INDEX.int(), INDEX > 0])
 def test_labels_are_integers_of_any_type(label: torch.Tensor) -> None:
     assert torch.equal(attrib.gradient(NET, IMAGE, label), attrib.gradient(NET, IMAGE, label.long()))

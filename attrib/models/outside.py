@@ -20,7 +20,7 @@ from attrib.bounds import LARGEST_SIDE
 from attrib.errors import InputError, meant, one_line
 from attrib.models.classifier import normalise, statistics
 from attrib.models.hubs import HUBS
-from attrib.models.types import in_type_of
+from attrib.models.types import check_module, in_type_of
 
 
 def load_factory(spec: str) -> nn.Module:
@@ -187,6 +187,7 @@ _bare: WeakKeyDictionary[nn.Module, "Normalized"] = WeakKeyDictionary()
 
 def _inside(module: nn.Module) -> nn.Module | None:
     """The model that a wrapper runs; None for what is no wrapper."""
+    check_module(module)
     if isinstance(module, Normalized | nn.DataParallel | nn.parallel.DistributedDataParallel):
         return cast(nn.Module, module.module)
     return dict(module.named_children()).get("_orig_mod")  # torch.compile's

@@ -6,9 +6,20 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from attrib.errors import InputError
+
+
+def check_module(module: object) -> None:
+    """Raise InputError for what is no ``nn.Module``, as a :class:`attrib.Model` or the text that names one."""
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"model: expected an nn.Module, as attrib.model(...).module is one, got {type(module).__name__}"
+        )
+
 
 def first_floats(module: nn.Module) -> Tensor | None:
     """The module's first parameter of floats, else its first such buffer; None without any."""
+    check_module(module)
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
