@@ -83,7 +83,7 @@ def evaluate(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
 
     Raises InputError for labels that are no class.
     """
-    label = check_images(image, label)
+    label = check_images(model, image, label)
     logits = inference.logits(model, image)
     check_classes(label, logits.shape[1])
     return Outcome(logits.argmax(1), margin(logits, label), torch.zeros_like(label))
@@ -95,7 +95,7 @@ def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity where the gradient holds them. Raises InputError for
     labels that are no class.
     """
-    label = check_images(image, label)
+    label = check_images(model, image, label)
     with frozen(model), torch.enable_grad(), autocast(image.device, "fp32"):
         x = image.detach().requires_grad_()
         score = attack.checked(cross_entropy)(adapted(model, x.device)(x), label)

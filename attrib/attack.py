@@ -1,7 +1,8 @@
 """L-infinity attacks: FGSM, PGD and CW as one short loop of signed gradient steps.
 
 Images are pixels in [0, 1]; every adversarial image stays in [0, 1] and within ``eps`` of its original.
-The model that is attacked is the deployed one: eval mode, no dropout.
+The model that is attacked is the deployed one: eval mode, no dropout. Labels are (N,), one class for all, or None,
+which is what the model predicts.
 """
 
 from collections.abc import Callable, Collection
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import answering
-from attrib.inference import Precision, autocast, check_images, input_gradient
+from attrib.inference import Label, Precision, autocast, check_images, input_gradient
 from attrib.loss import check_classes, cross_entropy, full, margin
 from attrib.models.answers import adapted
 
@@ -104,7 +105,7 @@ def ascend(
 def fgsm(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     eps: float,
     precision: Precision = "fp32",
@@ -125,7 +126,7 @@ def fgsm(
     >>> bool(moved.max() <= 8 / 255 + 1e-6), float(adversarial.min()) >= 0, float(adversarial.max()) <= 1
     (True, True, True)
     """
-    label = _check(image, label, eps=eps, step_size=eps, steps=(1,))
+    label = _check(model, image, label, eps=eps, step_size=eps, steps=(1,))
     with answering(model, image.device, precision) as fast:
         return ascend(
             partial(forward, fast.model), checked(objective), image, label,
@@ -136,7 +137,7 @@ def fgsm(
 def pgd(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     eps: float,
     step_size: float,
@@ -174,7 +175,7 @@ def pgd(
 def cw(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     eps: float,
     step_size: float,
@@ -205,7 +206,7 @@ def cw(
 def snapshots(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     objective: Objective,
     eps: float,
@@ -224,7 +225,7 @@ def snapshots(
     what ``forward`` makes of model and images; every ``restart`` has random starts of its own; the
     rest as for :func:`pgd`.
     """
-    label = _check(image, label, index, eps=eps, step_size=step_size, steps=steps)
+    label = _check(model, image, label, index, eps=eps, step_size=step_size, steps=steps)
     if index is None:
         index = torch.arange(len(image), device=image.device)
     start = image + eps * (2 * noise.uniform(index, image.shape[1:], seed=seed, stream=restart) - 1)
@@ -242,10 +243,11 @@ def snapshots(
 
 
 def _check(
-    image: Tensor, label: Tensor, index: Tensor | None = None, *, eps: float, step_size: float, steps: Collection[int]
-) -> Tensor:
+    model: nn.Module, image: Tensor, label: Label, index: Tensor | None = None,
+    *, eps: float, step_size: float, steps: Collection[int],
+) -> Tensor:  # fmt: skip
     """The labels as int64; raises InputError for what no attack can take."""
-    label = check_images(image, label, index)
+    label = check_images(model, image, label, index)
     for name, size in (("eps", eps), ("step_size", step_size)):
         if not 0 <= size <= 1:
             raise InputError(f"{name}: expected a number in [0,1], as pixels are (8/255, not 8), got {size}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError, refused
 from attrib.fast import answering
-from attrib.inference import check_images, checked_labels, images_per_chunk
+from attrib.inference import Label, check_images, checked_labels, images_per_chunk
 from attrib.tensors import check_tensors
 
 BASELINES = ("mean", "black")
@@ -23,7 +23,7 @@ _ORDER, _PIXELS, _MOVE = 2**32 + 1, 2**32 + 2, 2**32 + 3
 
 
 def insertion(
-    model: nn.Module, image: Tensor, label: Tensor, maps: Tensor, *, steps: int = 20, baseline: str = "mean"
+    model: nn.Module, image: Tensor, label: Label, maps: Tensor, *, steps: int = 20, baseline: str = "mean"
 ) -> Tensor:
     """Insertion (Petsiuk et al. 2018): p_y while pixels are put onto the baseline, those highest in the map first.
 
@@ -44,7 +44,7 @@ def insertion(
 
 
 def deletion(
-    model: nn.Module, image: Tensor, label: Tensor, maps: Tensor, *, steps: int = 20, baseline: str = "mean"
+    model: nn.Module, image: Tensor, label: Label, maps: Tensor, *, steps: int = 20, baseline: str = "mean"
 ) -> Tensor:
     """Deletion (Petsiuk et al. 2018): p_y while pixels are replaced by the baseline, those highest in the map first.
 
@@ -112,7 +112,7 @@ class SpanDeletion(NamedTuple):
 
 
 def span_deletion(
-    model: nn.Module, image: Tensor, label: Tensor, mask: Tensor, *, index: Tensor, seed: int = 0,
+    model: nn.Module, image: Tensor, label: Label, mask: Tensor, *, index: Tensor, seed: int = 0,
     baseline: str = "mean",
 ) -> SpanDeletion:  # fmt: skip
     """How much p_y drops without the span, and without as many pixels elsewhere.
@@ -131,7 +131,7 @@ def span_deletion(
     >>> drop.span.shape, nothing.span.abs().max() < 1e-6
     (torch.Size([4]), tensor(True))
     """
-    label = check_images(image, label, index)
+    label = check_images(model, image, label, index)
     _check_index(mask, index)
     check_tensors(image=(image, "floats N,C,H,W"), mask=(mask, "bool N,H,W"))
     gone = _baseline(image, baseline)
@@ -186,7 +186,7 @@ def chance_iou(a: Tensor, b: Tensor) -> Tensor:
     return overlap / (first + second - overlap)
 
 
-def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+def probability(model: nn.Module, image: Tensor, label: Label) -> Tensor:
     """The softmax probability of each image's label, (N,) float64, from logits in fp32.
 
     Raises InputError for pixels outside [0,1] and labels that are no class.
@@ -195,7 +195,7 @@ def probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
     >>> probability(model, torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([1]))
     tensor([0.7311], dtype=torch.float64)
     """
-    label = check_images(image, label)
+    label = check_images(model, image, label)
     with answering(model, image.device, "fp32") as fast, torch.no_grad():
         size = images_per_chunk(fast.model, image)
         with checked_labels(fast.model, label):
@@ -212,10 +212,10 @@ def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _curve(
-    model: nn.Module, image: Tensor, label: Tensor, maps: Tensor, *, steps: int, inserted: bool, baseline: str
+    model: nn.Module, image: Tensor, label: Label, maps: Tensor, *, steps: int, inserted: bool, baseline: str
 ) -> Tensor:
     """p_y (N,steps+1) on the way from the baseline to the image, or back, pixels in the order of the map."""
-    label = check_images(image, label)
+    label = check_images(model, image, label)
     check_tensors(image=(image, "floats N,C,H,W"), maps=(maps, "floats N,H,W"))
     gone = _baseline(image, baseline)
     start, end = (gone, image) if inserted else (image, gone)

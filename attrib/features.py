@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attrib.errors import InputError, refused
-from attrib.inference import Precision, autocast, check_images, frozen, images_per_chunk, precision_for
+from attrib.inference import Label, Precision, autocast, check_images, frozen, images_per_chunk, precision_for
 from attrib.loss import check_classes, deficit, full, without_own
 from attrib.models.answers import adapted
 from attrib.models.layers import last_linear, named
@@ -54,15 +54,14 @@ class Features(NamedTuple):
 
 
 def contribution(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
     """|dL/dA_fc| of every image and feature, (N,D); its mean over n is C (AALP, Eq. 5).
 
-    image: (N,C,H,W) in [0,1]; label: (N,). fc: the last layer, a module or its name (default: the last
-    ``nn.Linear``). Where it is linear
-    and gives the logits, the gradient is the closed form (p - onehot(y)) W; of any other layer it is autograd's.
-    Raises InputError for images or labels of another shape, a model that does not end in a linear layer where
-    no ``fc`` is given, or one that never runs the ``fc`` given.
+    image: (N,C,H,W) in [0,1]; label: (N,), one class for all, or None, the prediction. fc: the last layer, a module or
+    its name (default: the last ``nn.Linear``). Where it is linear and gives the logits, the gradient is the closed form
+    (p - onehot(y)) W; of any other layer it is autograd's. Raises InputError for images or labels of another shape, a
+    model that does not end in a linear layer where no ``fc`` is given, or one that never runs the ``fc`` given.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -79,7 +78,7 @@ def contribution(
 
 
 def relevance(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
     """|dL/dA_fc * A_fc| of every image and feature, (N,D); its mean over n is R (AALP, Eq. 7).
 
@@ -97,7 +96,7 @@ def relevance(
 
 
 def scale_free_contribution(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
     """:func:`contribution` with |p - onehot(y)| divided out, (N,D): C's shape without the model's confidence.
 
@@ -118,7 +117,7 @@ def scale_free_contribution(
 
 
 def last_layer(
-    model: nn.Module, image: Tensor, label: Tensor, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Features:
     """All of the above from one forward pass, for what needs more than one of them.
 
@@ -131,7 +130,7 @@ def last_layer(
     >>> torch.equal(found.relevance, found.contribution * found.activation.abs())
     True
     """
-    label = check_images(image, label)
+    label = check_images(model, image, label)
     model = bare(model)
     if not isinstance(fc, nn.Module):
         fc = last_linear(model, image) if fc is None else named(model, fc, what="fc")

@@ -206,16 +206,25 @@ def checked_labels(model: nn.Module, label: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def check_images(image: Tensor, label: Tensor, index: Tensor | None = None) -> Tensor:
+Label = Tensor | int | None
+"""The classes of images, (N,): a tensor, one class for all, or None, which is what the model predicts."""
+
+
+def check_images(model: nn.Module, image: Tensor, label: Label, index: Tensor | None = None) -> Tensor:
     """The labels as int64, of images (N,C,H,W) that are floats in [0,1].
 
-    Raises InputError unless that is so, N >= 1, and label and index are integers (N,); all tensors.
+    Raises InputError unless that is so, N >= 1, and label and index are integers (N,).
     """
-    index = label if index is None else index
-    check_tensors(image=(image, "floats N,C,H,W"), label=(label, "integers N"), index=(index, "integers N"))
+    check_tensors(image=(image, "floats N,C,H,W"))
     if not len(image):
         raise InputError("image: expected at least one, got none")
     check_pixels(image)
+    if label is None:
+        label = torch.cat([logits(model, part).argmax(1) for part in image.split(BUSY)])
+    elif isinstance(label, int):
+        label = torch.full((len(image),), label, device=image.device)
+    index = label if index is None else index
+    check_tensors(image=(image, "floats N,C,H,W"), label=(label, "integers N"), index=(index, "integers N"))
     return label.long()
 
 

@@ -19,15 +19,17 @@ IMAGE, MAPS, INDEX = torch.rand(3, 3, 8, 8), torch.rand(3, 8, 8), torch.arange(3
 MASK, VALUES, COLUMN = MAPS > 0.5, torch.rand(3, 5), np.linspace(0, 1, 9)
 NAN = float("nan")
 GOOD: dict[str, Any] = {
-    "image": IMAGE, "example": IMAGE, "label": INDEX, "index": INDEX, "maps": MAPS, "mask": MASK, "values": VALUES,
-    "logits": VALUES, "weight": VALUES, "curve": VALUES, "column": COLUMN, "images": IMAGE, "heat": MAPS,
-    "picture": IMAGE,
+    "image": IMAGE, "example": IMAGE, "label": INDEX, "class": INDEX, "index": INDEX, "maps": MAPS, "mask": MASK,
+    "values": VALUES, "logits": VALUES, "weight": VALUES, "curve": VALUES, "column": COLUMN, "images": IMAGE,
+    "heat": MAPS, "picture": IMAGE,
 }  # fmt: skip
 NEVER: tuple[Any, ...] = (None, 3, "text", [[1.0, 2.0]])
+BAD_LABELS = INDEX + 9, INDEX - 1, INDEX[:, None], INDEX[:2], INDEX.float(), INDEX[:0], INDEX.numpy()
 BAD: dict[str, Sequence[Any]] = {
     "image": (*NEVER, IMAGE[:0], IMAGE[0], (255 * IMAGE).byte(), 255 * IMAGE, IMAGE * NAN, IMAGE[:, :0], IMAGE.numpy()),
     "example": (*NEVER, IMAGE[:0], IMAGE[0], (255 * IMAGE).byte(), IMAGE.numpy()),
-    "label": (*NEVER, INDEX + 9, INDEX - 1, INDEX[:, None], INDEX[:2], INDEX.float(), INDEX[:0], INDEX.numpy()),
+    "label": (*NEVER, *BAD_LABELS),
+    "class": ("text", [[1.0, 2.0]], 9, -1, *BAD_LABELS),
     "index": (3, INDEX[:, None], INDEX.float(), INDEX.numpy()),
     "maps": (*NEVER, MAPS[0], MAPS[:, None], (255 * MAPS).byte(), MASK, MAPS[:, :0], MAPS.numpy()),
     "mask": (*NEVER, MASK[0], MASK[:, None], MAPS, MASK.long(), MASK[:, :0], MASK.numpy()),
@@ -46,7 +48,7 @@ OTHER_SIZE = {
 }  # fmt: skip
 """What fits by itself, but not what it is given with."""
 
-EXPLAIN = ("image", "label")
+EXPLAIN = ("image", "class")
 CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     **{
         name: (lambda *given, name=name: getattr(attrib, name)(NET, *given), EXPLAIN)
@@ -128,6 +130,17 @@ def test_what_is_no_module_is_one_line(wrong: Any, monkeypatch: pytest.MonkeyPat
         call, kinds = CALLS[name]
         with pytest.raises(InputError, match=r"^model: expected an nn.Module, as attrib.model\(...\).module is"):
             call(*(GOOD[kind] for kind in kinds))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, kinds) in CALLS.items() if kinds[:2] == EXPLAIN])
+def test_a_label_is_also_one_class_for_all_or_the_prediction(name: str) -> None:
+    call, kinds = CALLS[name]
+    rest = [GOOD[kind] for kind in kinds[2:]]
+    predicted = torch.cat([NET(one).detach().argmax(1) for one in IMAGE.split(1)])
+    for given, label in ((None, predicted), (3, torch.tensor([3, 3, 3]))):
+        found, expected = (call(IMAGE, each, *rest) for each in (given, label))
+        both = zip(*((each if isinstance(each, tuple) else (each,)) for each in (found, expected)), strict=True)
+        assert all(torch.equal(a, b) for a, b in both)
 
 
 @pytest.mark.parametrize("label", [INDEX.byte(), INDEX.short(), INDEX.int(), INDEX > 0])

@@ -1,9 +1,10 @@
 """Attribution maps through Captum: which pixels a class score depends on.
 
-Every function takes images (N,C,H,W) in [0,1] and labels (N,), and returns a map (N,H,W): non-negative and in
-the units of the score, never rescaled per image, so that models stay comparable. ``signed=True`` gives the signed
-sum over channels instead. The model is any ``nn.Module`` that returns logits (N,K); it is run in eval mode and
-left as it was. Batches of any size are worked through in chunks of bounded memory.
+Every function takes images (N,C,H,W) in [0,1] and labels (N,), one class for all, or None, which is what the model
+predicts. It returns a map (N,H,W): non-negative and in the units of the score, never rescaled per image, so that models
+stay comparable. ``signed=True`` gives the signed sum over channels instead. The model is any ``nn.Module`` that returns
+logits (N,K); it is run in eval mode and left as it was. Batches of any size are worked through in chunks of bounded
+memory.
 """
 
 from collections.abc import Callable, Mapping

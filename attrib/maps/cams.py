@@ -14,7 +14,7 @@ import captum.attr
 from torch import Tensor, nn
 
 from attrib.fast import Prepared
-from attrib.inference import Precision
+from attrib.inference import Label, Precision, check_images
 from attrib.loss import cross_entropy
 from attrib.maps.engine import Chunk, in_chunks, over_channels, upsample
 from attrib.maps.layer import Place, Score, activation_and_gradient, logit, place
@@ -27,7 +27,7 @@ Combine = Callable[[Tensor, Tensor, bool], Tensor]
 def gradcam(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -60,7 +60,7 @@ def _gradcam(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
 def hirescam(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -90,7 +90,7 @@ def _hirescam(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
 def layercam(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -120,7 +120,7 @@ def _layercam(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
 def gradcam_plus_plus(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -155,7 +155,7 @@ def _gradcam_plus_plus(activation: Tensor, gradient: Tensor, signed: bool) -> Te
 def eq6(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -191,7 +191,7 @@ def _minus_loss(logits: Tensor, label: Tensor) -> Tensor:
 def guided_gradcam(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -210,7 +210,8 @@ def guided_gradcam(
     >>> attrib.guided_gradcam(model, image, label).shape
     torch.Size([4, 32, 32])
     """
-    where = place(model, image, label, layer, reshape)
+    label = check_images(model, image, label)
+    where = place(model, image, layer, reshape)
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         activation, gradient = activation_and_gradient(fast, chunk, where, logit)
@@ -250,7 +251,7 @@ def cam_grid(
     name: str,
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
@@ -262,7 +263,8 @@ def cam_grid(
     Arguments and errors are those of :func:`gradcam`.
     """
     combine, score = _CAMS[name]
-    where: Place = place(model, image, label, layer, reshape)
+    label = check_images(model, image, label)
+    where: Place = place(model, image, layer, reshape)
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         return combine(*activation_and_gradient(fast, chunk, where, score), signed)

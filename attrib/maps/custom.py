@@ -35,7 +35,7 @@ def custom_map(
             return found
 
         return over_channels(in_chunks(model, image, label, explain, precision=precision), signed=False)
-    label = check_images(image, label)
+    label = check_images(model, image, label)
     with frozen(model):
         maps = map(model, image, label)
     expected = (len(image), *image.shape[2:])

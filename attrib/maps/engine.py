@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.fast import Prepared, answering
-from attrib.inference import Precision, check_images, checked_labels, images_per_chunk
+from attrib.inference import Label, Precision, check_images, checked_labels, images_per_chunk
 from attrib.models.outside import bare
 from attrib.models.types import place_of
 
@@ -32,7 +32,7 @@ Explain = Callable[[Prepared, Chunk], Tensor]
 def in_chunks(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     explain: Explain,
     *,
     index: Tensor | None = None,
@@ -43,7 +43,7 @@ def in_chunks(
 
     The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
     """
-    label = check_images(image, label, index)
+    label = check_images(model, image, label, index)
     model = bare(model)
     if index is None:
         index = torch.arange(len(image), device=image.device)

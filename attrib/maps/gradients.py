@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attrib import noise
 from attrib.errors import InputError
 from attrib.fast import Prepared
-from attrib.inference import Precision
+from attrib.inference import Label, Precision
 from attrib.maps.engine import Chunk, in_chunks, over_channels
 
 SAMPLES = 32
@@ -15,7 +15,7 @@ SAMPLES = 32
 
 
 def gradient(
-    model: nn.Module, image: Tensor, label: Tensor, *, signed: bool = False, precision: Precision = "fp32"
+    model: nn.Module, image: Tensor, label: Label, *, signed: bool = False, precision: Precision = "fp32"
 ) -> Tensor:
     """The gradient d z_y / dx (Simonyan et al. 2014): (N,C,H,W) images to (N,H,W).
 
@@ -38,7 +38,7 @@ def gradient(
 def smoothgrad(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     samples: int = SAMPLES,
     sigma: float = 0.15,
@@ -86,7 +86,7 @@ def smoothgrad(
 def integrated_gradients(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     steps: int = 32,
     signed: bool = False,

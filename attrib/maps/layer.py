@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.fast import Prepared
-from attrib.inference import check_images
 from attrib.maps.engine import Chunk
 from attrib.models.layers import feature_layer, layout_of, named
 from attrib.models.outside import bare, unwrapped
@@ -44,15 +43,12 @@ class Place(NamedTuple):
         return reshaped
 
 
-def place(
-    model: nn.Module, image: Tensor, label: Tensor, layer: nn.Module | str | None, reshape: Reshape | None = None
-) -> Place:
+def place(model: nn.Module, image: Tensor, layer: nn.Module | str | None, reshape: Reshape | None = None) -> Place:
     """Where to look: at the layer given, or the last feature map.
 
-    layer: a module of the model, its dotted name, or None. Raises InputError for images or labels of another shape,
-    where there is no such layer, and for a layer whose output is no map while no ``reshape`` is given.
+    layer: a module of the model, its dotted name, or None. Raises InputError where there is no such layer, and for a
+    layer whose output is no map while no ``reshape`` is given.
     """
-    check_images(image, label)
     if layer is None:
         layer = feature_layer(model, image)
     elif isinstance(layer, str):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from attrib.errors import InputError
 from attrib.fast import Prepared
-from attrib.inference import Precision
+from attrib.inference import Label, Precision
 from attrib.maps.engine import Chunk, in_chunks, over_channels
 from attrib.tensors import check_tensors
 
@@ -13,7 +13,7 @@ from attrib.tensors import check_tensors
 def occlusion(
     model: nn.Module,
     image: Tensor,
-    label: Tensor,
+    label: Label,
     *,
     window: int | None = None,
     stride: int | None = None,
