@@ -176,6 +176,15 @@ def test_npz(tmp_path: Path, pixels: Array, labels: list[int]) -> None:
     assert (grey.masks, grey.shape) == (None, (1, 32, 32))
 
 
+@pytest.mark.parametrize("kind", ["e", "f", "d", ">d", "g"])
+def test_npz_of_floats(kind: str, tmp_path: Path, pixels: Array, labels: list[int]) -> None:
+    floats = (pixels / 255).astype(kind)
+    np.savez(tmp_path / "floats.npz", images=floats.transpose(0, 2, 3, 1), labels=labels)
+    found = dataset(f"npz:{tmp_path}/floats.npz")
+    tensors = dataset((torch.from_numpy(floats.astype(np.float32)), labels))
+    assert torch.equal(next(found.batches(COUNT)).image, next(tensors.batches(COUNT)).image)
+
+
 def test_glyphs() -> None:
     few = dataset("glyphs", limit=5, seed=3)
     image, label, mask = glyphs.render(torch.arange(5), seed=3, split="test")
@@ -498,7 +507,9 @@ def bad_files(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     for arrays, words in (
         ({"images": image}, ("no 'labels'",)),
         ({"labels": label}, ("no 'images'",)),
-        ({"images": image.astype(float), "labels": label}, ("uint8", "float64")),
+        ({"images": image.astype(int), "labels": label}, ("uint8", "int64")),
+        ({"images": image + 255.0, "labels": label}, ("floats in [0,1]", "from 255 to 255; divide by 255")),
+        ({"images": image - np.nan, "labels": label}, ("floats in [0,1]", "nan")),
         ({"images": np.zeros((2, 3, 32, 32), np.uint8), "labels": label}, ("(N,H,W,C)", "(2, 3, 32, 32)")),
         ({"images": image[:0], "labels": label[:0]}, ("(0, 4, 4)",)),
         ({"images": image, "labels": label[:1]}, ("2 integers", "(1,)")),

@@ -1,6 +1,7 @@
-"""File formats: paths go in, uint8 images (N,C,H,W) and int64 labels (N,) come out, or an InputError.
+"""File formats: paths go in, images (N,C,H,W) and int64 labels (N,) come out, or an InputError.
 
-What is read is checked for shape: sizes, counts, label range. No pickle is trusted.
+Images are uint8; those of an .npz may be floats. What is read is checked for shape: sizes, counts, label range. No
+pickle is trusted.
 """
 
 import gzip
@@ -190,8 +191,9 @@ def svhn(paths: Sequence[Path]) -> Arrays:
 def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     """Images (N,C,H,W), labels, masks (N,H,W) bool or None, and class names of a NumPy archive.
 
-    The file's arrays are ``images`` uint8 (N,H,W[,C]) and ``labels``; optionally ``masks`` bool (N,H,W) and
-    ``classes`` (text, one name per label). Raises InputError for anything else; pickled objects are refused.
+    The file's arrays are ``images`` (N,H,W[,C]), uint8 or floats in [0,1], and ``labels``; optionally ``masks`` bool
+    (N,H,W) and ``classes`` (text, one name per label). Raises InputError for anything else; pickled objects are
+    refused.
     """
     if (there := found_at(path, before="npz:")) != "a file":
         raise InputError(f"{path}: expected an .npz file, found {there}")
@@ -214,9 +216,13 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or not 1 <= images.shape[3] <= 4 or 0 in images.shape:
+    if images.dtype.kind == "f":  # whose range is checked as that of tensors is
+        images = images.astype(np.float32)
+    shaped = images.ndim == 4 and 1 <= images.shape[3] <= 4 and 0 not in images.shape
+    if not shaped or images.dtype not in (np.uint8, np.float32):
+        expected = "uint8, or floats in [0,1], of shape (N,H,W) or (N,H,W,C) with C up to 4"
         got = f"{arrays['images'].dtype} {arrays['images'].shape}"
-        raise InputError(f"{path}: expected 'images' to be uint8 (N,H,W) or (N,H,W,C) with C up to 4, got {got}")
+        raise InputError(f"{path}: expected 'images' to be {expected}, got {got}")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise InputError(f"{path}: expected 'labels' to be {len(images)} integers, got {labels.dtype} {labels.shape}")
     masks = arrays.get("masks")
