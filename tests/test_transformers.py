@@ -360,4 +360,11 @@ def test_without_a_network_the_disk_is_searched(folders: Path, tmp_path: Path, m
     assert attrib.model("hf:someone/net").classes == CLASSES
     with pytest.raises(InputError, match=r"couldn't connect to .* couldn't find them in the cached files"):
         attrib.model("hf:someone/other")
+    monkeypatch.chdir(folders)
+    for near, words in (
+        ("ViiT", r"loaded: .*; did you mean hf:ViT\?$"),
+        ("./Swim", r"folder; did you mean hf:Swin\?$"),
+    ):
+        with pytest.raises(InputError, match=words):
+            attrib.model(f"hf:{near}")
     assert time.monotonic() - began < 10

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attrib.data.catalog import CATALOG
-from attrib.errors import InputError, meant, one_line
+from attrib.errors import InputError, meant, meant_path, one_line
 from attrib.files import at_home
 from attrib.models.weights import few
 
@@ -80,6 +80,8 @@ def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[N
             said = "it brings code of its own, which is not run here; name a factory that loads it, as my_code:build"
         (hub, _, name), names = spec.partition(":"), list(known())
         near = "" if name.partition(".")[0] in names else meant(name, names, before=f"{hub}:")
+        if hub == "hf" and not at_home(name).exists():
+            near = meant_path(at_home(name), before="hf:")
         raise InputError(f"model {spec}: cannot be loaded: {said or type(error).__name__}{near}") from error
 
 
@@ -104,7 +106,8 @@ def _hf(spec: str, name: str) -> Known:
                 f"model {spec}: is a multi-label classifier; attrib looks at those with one answer per image"
             )
         names = [str(config.id2label.get(number, number)) for number in range(config.num_labels)]
-        classes = None if all(re.fullmatch(r"LABEL_\d+|\d+", each) for each in names) else tuple(names)
+        unnamed = all(re.fullmatch(r"LABEL_\d+|\d+", each) for each in names)
+        classes = None if unnamed or len(names) == 1 else tuple(names)  # one logit is two classes
         try:
             processor = transformers.AutoImageProcessor.from_pretrained(source, **where)
             seen = _preprocessing(processor, getattr(config, "num_channels", 3))
@@ -125,7 +128,7 @@ def _place(spec: str, name: str) -> tuple[str, bool]:
             raise InputError(f"model {spec}: expected a folder of save_pretrained, there is no config.json in it")
         return str(folder), True
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise InputError(f"model {spec}: no such folder")
+        raise InputError(f"model {spec}: no such folder{meant_path(folder, before='hf:')}")
     hub = import_module("huggingface_hub")
     try:
         hub.HfApi().model_info(name, timeout=10)
