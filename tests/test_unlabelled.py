@@ -244,6 +244,23 @@ def test_labels_below_the_models_classes_are_no_error() -> None:
     assert result["m"]["accuracy"] is not None
 
 
+@pytest.mark.parametrize("source", ["numbered", "unlabelled", "named", "folders", "names"])
+def test_names_that_are_not_one_per_logit(source: str, tmp_path: Path) -> None:
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    for name in "ab":
+        save(tmp_path / name / "0.png")
+    data = {
+        "numbered": (images, labels),
+        "unlabelled": images,
+        "named": Dataset("own", "all", tuple("abcd"), images, labels),
+        "folders": f"folder:{tmp_path}",
+        "names": attrib.dataset(images, classes=list("abcd")),
+    }[source]
+    model = attrib.model(Linear(4), classes=["a", "b"], name="m")
+    with pytest.raises(InputError, match=r"^m: classes: expected 4 names, one per class of the model, got 2$"):
+        attrib.Span(map="gradient", floor=0).run(model, data)
+
+
 def test_cifar10c(tmp_path: Path) -> None:
     place = tmp_path / "CIFAR-10-C"
     place.mkdir()

@@ -142,9 +142,18 @@ def _names_of(model: Model) -> tuple[str, ...] | None:
     return trained_on.classes if trained_on else None
 
 
+def check_names(model: Model, count: int) -> None:
+    """Raise InputError where the names that a model brings are not one for each of so many classes."""
+    if model.classes is not None and len(model.classes) != count:
+        raise InputError(
+            f"{model.label}: classes: expected {count} names, one per class of the model, got {len(model.classes)}"
+        )
+
+
 def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
     """How many classes a model has; None where it has no module, or does not take the images."""
     if model.checkpoint:
+        check_names(model, model.checkpoint.num_classes)
         return model.checkpoint.num_classes
     if model.module is None or not len(data):
         return None
@@ -153,7 +162,8 @@ def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
         logits = inference.logits(model.module, batch.image)
     except Exception:  # somebody else's model: what is wrong is said where the models are checked
         return None
-    return logits.shape[1] if isinstance(logits, torch.Tensor) and logits.ndim == 2 else None
+    check_names(model, logits.shape[1])
+    return logits.shape[1]
 
 
 def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Callable[[str], None]) -> Dataset:

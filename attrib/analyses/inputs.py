@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attrib import inference, objections
 from attrib.analyses.base import Analysis
-from attrib.analyses.fitting import with_classes
+from attrib.analyses.fitting import check_names, with_classes
 from attrib.data import Dataset, dataset
 from attrib.errors import InputError, one_line
 from attrib.models import checkpoint, probe
@@ -155,6 +155,7 @@ def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysi
     }.get(data.name.partition(":")[0], "")
     named_data = f"{data.name} ({count} class{'es' * (count > 1)}{advice})"
     logits = logits_of(model, images, classes=count, data=named_data)
+    check_names(model, logits.shape[1])
     with naming(model, " "):
         for sentence in probe.objections(model.opened_module, images, attacked=analysis.attacks):
             warn(f"{model.label} {sentence}")
