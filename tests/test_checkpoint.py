@@ -4,6 +4,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -422,3 +423,9 @@ def test_data_of_another_shape(ckpt: Checkpoint, classes: int, shape: Shape, mes
     check_data(ckpt, classes=6, shape=(3, 16, 16))
     with pytest.raises(InputError, match=message):
         check_data(ckpt, classes=classes, shape=shape)
+
+
+@pytest.mark.parametrize("spec", ["hf:my-vit", "timm:resnet50", "my_code:build", torch.nn.Identity(), len])
+def test_what_is_no_checkpoint_is_for_attrib_model(spec: Any) -> None:
+    with pytest.raises(InputError, match=r"^load: expected a checkpoint's path or zoo:NAME, got .*attrib.model\(...\)"):
+        load(spec)

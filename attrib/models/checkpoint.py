@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from attrib.models import zoo
 from attrib.models.architectures import ARCHITECTURES, build
 from attrib.models.classifier import Classifier, Shape
 from attrib.models.foreign import state_in, stripped
+from attrib.models.names import is_code
 from attrib.models.weights import content_of, faults, few, state_dict
 from attrib.models.zoo import StrPath
 
@@ -196,6 +198,8 @@ def read(
     Weights come back as float32, on the CPU. Raises InputError, one line that says what was found, for
     anything else; no code in the file is ever run.
     """
+    if not isinstance(path, str | os.PathLike) or is_code(os.fspath(path)):
+        raise InputError(f"load: expected a checkpoint's path or zoo:NAME, got {path!s:.200}; see attrib.model(...)")
     content = content_of(zoo.file(path))
     try:
         if {"config", "model", "optimizer", "history"} <= content.keys():
