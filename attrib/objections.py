@@ -11,6 +11,8 @@ from attrib.stats import paired_shares, share_interval
 
 if TYPE_CHECKING:
     from attrib.accuracy import Correct
+    from attrib.data import Dataset
+    from attrib.models.specs import Model
 
 
 class Point(NamedTuple):
@@ -41,15 +43,15 @@ def warn_short_attack(eps: float, step_size: float, steps: int) -> Iterator[str]
 
 def objections(
     clean: "Correct", label: NDArray[Any], gradient: NDArray[np.floating], points: Sequence[Point],
-    *, classes: int, steps: Collection[int],
+    *, classes: int, steps: Collection[int], causes: str,
 ) -> list[str]:  # fmt: skip
     """What an expert would object to in one model's accuracies, a sentence each (after Carlini et al. 2019).
 
     clean, label, gradient: (N,) right on the clean image, true class, :func:`attrib.accuracy.gradient_size`; points:
-    by rising eps.
+    by rising eps; causes: :func:`causes`.
     """
     attacked = [point for point in points if point.eps > 0]
-    found = [*warn_chance_accuracy(clean, label, classes=classes), *_about_gradients(gradient)]
+    found = [*warn_chance_accuracy(clean, label, classes=classes, causes=causes), *_about_gradients(gradient)]
     for point in attacked:
         found += _about_one(point, steps=sorted(steps), chance=_chance(label, classes=classes))
     for smaller, larger in pairwise(attacked):
@@ -57,17 +59,30 @@ def objections(
     return found
 
 
-def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int) -> Iterator[str]:
+def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int, causes: str) -> Iterator[str]:
     """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
 
-    clean, label: (N,) right on the clean image, true class. Images of one class, and without labels (-1), say nothing
-    about chance.
+    clean, label: (N,) right on the clean image, true class; causes: :func:`causes`. Images of one class, and without
+    labels (-1), say nothing about chance.
     """
     if len(label) and label.min() < 0:
         return
     chance = _chance(label, classes=classes)
     if len(np.unique(label)) > 1 and not share_interval(clean)[0] > chance:
-        yield f"clean accuracy {clean.mean():.1%} is no better than chance ({chance:.1%}); is the model trained?"
+        yield (
+            f"clean accuracy {clean.mean():.1%} is no better than always naming the commonest class ({chance:.1%});"
+            f" {causes}"
+        )
+
+
+def causes(model: "Model", data: "Dataset") -> str:
+    """The question what makes a model no better than chance: what a user may have missed of this model and data."""
+    asked = ["is the model trained"]
+    if model.checkpoint is None:
+        asked.append("are mean (--mean) and std (--std) those of its training")
+    if data.folders and tuple(data.folders) == data.classes:  # no names of the model's say which is which
+        asked.append("do the class folders stand in the model's order, which classes (--classes) names")
+    return f"{', '.join(asked[:-1])}{', and ' * (len(asked) > 1)}{asked[-1]}?"
 
 
 def _chance(label: NDArray[Any], *, classes: int) -> float:

@@ -302,7 +302,7 @@ def test_an_interrupted_run_continues(
 
 @pytest.mark.parametrize(
     ("kind", "scale", "words"),
-    [(Small, 1e6, "gradient of the loss is zero on"), (Detached, 1, "is zero on 80 of 80"), (Small, 0, "chance")],
+    [(Small, 1e6, "gradient of the loss is zero on"), (Detached, 1, "is zero on 80 of 80"), (Small, 0, "commonest")],
 )
 def test_what_an_expert_would_object_to(
     made: Callable[..., Small], easy: Dataset, kind: type[Small], scale: float, words: str,

@@ -324,6 +324,7 @@ def said(**changes: Any) -> str:
     right = {"fgsm": label < 6, "pgd-20": label < 4, "cw-20": label < 4}
     given: dict[str, Any] = {
         "clean": label < 9, "label": label, "gradient": np.full(200, 0.1), "steps": (20,), "classes": 10,
+        "causes": "is the model trained?",
         "points": [objections.Point(0.1, 0.02, right)],
     }  # fmt: skip
     return " / ".join(objections.objections(**given | changes))
@@ -339,7 +340,7 @@ def test_experts_doubts() -> None:
     label = np.arange(200) % 10
     few, many = label < 2, label < 8
     assert said() == ""
-    assert "chance" in said(clean=label < 1)
+    assert "commonest" in said(clean=label < 1)
     one_class = np.zeros(200, int)
     assert said(clean=one_class == 0, label=one_class) == ""  # of which any share right is no better than chance
     assert "zero on 20 of 200" in said(gradient=np.where(label == 0, 0, 0.1))

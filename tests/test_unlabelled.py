@@ -261,6 +261,21 @@ def test_names_that_are_not_one_per_logit(source: str, tmp_path: Path) -> None:
         attrib.Span(map="gradient", floor=0).run(model, data)
 
 
+@pytest.mark.parametrize(("classes", "ordered"), [(None, True), (["dog", "cat"], False), (["cat", "cow"], True)])
+def test_the_causes_of_an_accuracy_at_chance(classes: list[str] | None, ordered: bool, tmp_path: Path) -> None:
+    for position in range(60):
+        save(tmp_path / ("cat" if position % 3 else "dog") / f"{position}.png")
+    model = attrib.model(Linear(2), classes=classes, name="m")
+    for data, asks in (
+        (f"folder:{tmp_path}", ordered),
+        ((torch.full((60, 3, 8, 8), 0.5), torch.arange(60) % 2), False),
+    ):
+        warnings = attrib.Span(map="gradient", floor=0).run(model, data).warnings
+        (said,) = (line for line in warnings if "is no better than always naming the commonest class (" in line)
+        assert "mean (--mean) and std (--std)" in said
+        assert ("do the class folders stand in the model's order, which classes (--classes) names?" in said) == asks
+
+
 def test_cifar10c(tmp_path: Path) -> None:
     place = tmp_path / "CIFAR-10-C"
     place.mkdir()

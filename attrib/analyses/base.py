@@ -201,8 +201,8 @@ class Analysis(ABC):
                     continue
                 label = rows["label"].to_numpy(int)
                 right = (rows["prediction"] == label).to_numpy(bool)
-                classes = len(found.context.classes_of(model))
-                for sentence in objections.warn_chance_accuracy(right, label, classes=classes):
+                classes, causes = len(found.context.classes_of(model)), objections.causes(model, found.context.images)
+                for sentence in objections.warn_chance_accuracy(right, label, classes=classes, causes=causes):
                     yield f"{model.label}: {sentence}"
 
     def options(self) -> dict[str, Any]:

@@ -229,6 +229,7 @@ class Robustness(Analysis):
                 sentences = objections.objections(
                     clean["correct"].to_numpy(bool), clean["label"].to_numpy(int), clean["gradient"].to_numpy(float),
                     points, classes=len(found.context.classes_of(model)), steps=self.steps,
+                    causes=objections.causes(model, data),
                 )  # fmt: skip
                 for sentence in (*sentences, *_about_square(rows[rows["attack"] == AUTOATTACK])):
                     yield f"{model.label}: {sentence}"
