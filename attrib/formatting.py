@@ -66,7 +66,9 @@ def _made_here(summary: Mapping[str, Any]) -> str:
         for name in map_table.OPTIONS
         if (value := summary["options"].get(name)) is not None
     ]
-    return f"{summary['map']} ({', '.join(given)})" if given else str(summary["map"])
+    name = str(summary["map"])
+    title = (map_table.MAPS[name].title if name in map_table.MAPS else "") or name
+    return f"{title} ({', '.join(given)})" if given else title
 
 
 def images_words(summary: Mapping[str, Any], images: int) -> str:
@@ -110,8 +112,14 @@ def difference_columns(pair: Mapping[str, Any]) -> dict[str, str]:
 
 def attack_words(attack: Mapping[str, Any]) -> str:
     """The attack and its settings; steps only where it takes several."""
-    said = f"{attack['name']} eps {attack['eps']:.4g}"
-    return said if attack["name"] == "fgsm" else f"{said}, step {attack['step_size']:.4g}, {attack['steps']} steps"
+    said = f"{attack['name'].upper()} eps {radius(attack['eps'])}"
+    return said if attack["name"] == "fgsm" else f"{said}, step {radius(attack['step_size'])}, {attack['steps']} steps"
+
+
+def radius(eps: float) -> str:
+    """A radius or step: 8/255 where it is such a fraction, up to 32/255, beyond which papers write none."""
+    whole = round(255 * eps)
+    return f"{whole}/255" if 0 < whole <= 32 and abs(255 * eps - whole) < 1e-3 else f"{eps:.4g}"
 
 
 def several_seeds(models: Iterable[Mapping[str, Any]]) -> bool:

@@ -20,6 +20,8 @@ class Map(NamedTuple):
     """Whether it looks at a layer."""
     is_random: bool = False
     """Whether it draws noise: it takes ``seed`` and ``index``."""
+    title: str = ""
+    """As papers write it, where that is not the name."""
     options: Mapping[str, str] = NONE
     """What a user may set, by the option's name, and the parameter's in the function."""
 
@@ -27,18 +29,23 @@ class Map(NamedTuple):
 MAPS = {
     "gradient": Map("gradients:gradient"),
     "smoothgrad": Map(
-        "gradients:smoothgrad", is_random=True, options=MappingProxyType({"samples": "samples", "sigma": "sigma"})
+        "gradients:smoothgrad",
+        is_random=True,
+        title="SmoothGrad",
+        options=MappingProxyType({"samples": "samples", "sigma": "sigma"}),
     ),
-    "gradcam": Map("cams:gradcam", on_grid=True, at_layer=True),
-    "eq6": Map("cams:eq6", on_grid=True, at_layer=True),
+    "gradcam": Map("cams:gradcam", on_grid=True, at_layer=True, title="Grad-CAM"),
+    "eq6": Map("cams:eq6", on_grid=True, at_layer=True, title="Eq. 6"),
     "integrated-gradients": Map(
-        "gradients:integrated_gradients", options=MappingProxyType({"integration_steps": "steps"})
+        "gradients:integrated_gradients",
+        title="integrated gradients",
+        options=MappingProxyType({"integration_steps": "steps"}),
     ),
     "occlusion": Map("perturbation:occlusion", options=MappingProxyType({"window": "window"})),
-    "hirescam": Map("cams:hirescam", on_grid=True, at_layer=True),
-    "layercam": Map("cams:layercam", on_grid=True, at_layer=True),
-    "gradcam++": Map("cams:gradcam_plus_plus", on_grid=True, at_layer=True),
-    "guided-gradcam": Map("cams:guided_gradcam", at_layer=True),
+    "hirescam": Map("cams:hirescam", on_grid=True, at_layer=True, title="HiResCAM"),
+    "layercam": Map("cams:layercam", on_grid=True, at_layer=True, title="LayerCAM"),
+    "gradcam++": Map("cams:gradcam_plus_plus", on_grid=True, at_layer=True, title="Grad-CAM++"),
+    "guided-gradcam": Map("cams:guided_gradcam", at_layer=True, title="guided Grad-CAM"),
 }
 LAYER_MAPS = tuple(name for name, record in MAPS.items() if record.at_layer)
 """The maps that look at a layer."""

@@ -199,7 +199,7 @@ def test_captions_name_the_files_of_maps_made_elsewhere(run: Any, models: Path, 
     entries = json.loads(run("span", *files, *given, "--json").out)["models"]
     assert [Path(entry["maps"]).name for entry in entries] == ["one.npz", "two.npz"]
     mixed = " ".join(run("span", models / "a.pt", *files[2:], *given).out.split())
-    assert "gradcam (b: maps from two.npz), threshold mean" in mixed
+    assert "Grad-CAM (b: maps from two.npz), threshold mean" in mixed
     assert "It compares two files, not two methods; of two.npz the maps, not a model." in mixed
 
 

@@ -239,7 +239,7 @@ def numbers(value: Any, at: str = "") -> Iterator[tuple[str, float]]:
 def test_other_attacks(run: Any, trained: Path, attack: tuple[object, ...]) -> None:
     done = run("sets", "--ckpt", trained / "model.pt", "--limit", 30, "--attack", *attack)
     assert done.status == 0, done.err
-    assert f"{attack[0]} eps 0.03137" in done.out
+    assert f"{str(attack[0]).upper()} eps 8/255" in done.out
     assert ("steps" in done.out) == (attack[0] == "cw")
 
 

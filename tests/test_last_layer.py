@@ -144,7 +144,7 @@ def test_the_same_model_twice_differs_by_nothing() -> None:
 def test_adversarial_images_beside_the_clean() -> None:
     data = attrib.dataset("glyphs", limit=6)
     result = Contributions(attack=Attack("pgd", steps=2)).run("b.pt", data)
-    assert "pgd eps 0.03137" in str(result)
+    assert "PGD eps 8/255" in str(result)
     assert result["b"]["attacked"]["contribution"]["mean"] > result["b"]["contribution"]["mean"]
     assert set(result.frames[""]["images"]) == set(result.rows["images"]) == {"clean", "pgd"}
     still = Contributions(attack=Attack("pgd", eps=0, steps=2)).run(["a.pt", "b.pt", "wide.pt"], data)
