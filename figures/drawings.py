@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from attrib import latex
 from attrib.files import folder
-from attrib.latex import to_latex
 from attrib.plots import base
 from attrib.plots.fc import valid_picture
 from figures import asc_rules, curves, maps, names, sets, shared, tables
@@ -42,9 +42,10 @@ class Drawing(NamedTuple):
         drawn, name = self.draw(self.panels(data)), self.name.replace("_", "-")
         if isinstance(drawn, Table):
             place = folder(out) / name
-            latex, markdown = to_latex(drawn.frame, caption=drawn.caption), shared.markdown(drawn.frame)
+            text = latex.file([latex.to_latex(drawn.frame, caption=drawn.caption, label=name)])
+            markdown = shared.markdown(drawn.frame)
             return [
-                write(place.with_suffix(".tex"), lambda path: path.write_text(latex)),
+                write(place.with_suffix(".tex"), lambda path: path.write_text(text)),
                 write(place.with_suffix(".md"), lambda path: path.write_text(f"{markdown}\n\n{drawn.caption}\n")),
             ]
         figures = {f"{name}-{part}": each for part, each in drawn.items()} if isinstance(drawn, dict) else {name: drawn}

@@ -29,6 +29,7 @@ from attrib.analyses.span import Span
 from attrib.data import Dataset
 from attrib.errors import InputError, Stopped
 from attrib.files import to_json
+from attrib.latex import latex_escape
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,14 @@ def test_a_result_shows_saves_and_loads(analysis: Analysis, data: Dataset, files
     assert again.analysis == result.analysis
     assert str(again) == str(result)
     assert all(table.title in str(result) for table in result.tables())
-    assert "tabular" in result.to_latex()
+    latex = result.to_latex()
+    (differences,) = (table for table in result.tables() if table.title.startswith("Paired differences"))
+    assert latex == (tmp_path / f"{analysis.name}.tex").read_text()
+    assert latex.count(r"\label{") == latex.count("tabular}{") == 2
+    assert latex.count(rf"\label{{tab:{analysis.name}}}") == 1
+    assert rf"\label{{tab:{analysis.name}-{'-'.join(differences.title.lower().split())}}}" in latex
+    for row in differences.rows:
+        assert f"{' & '.join(map(latex_escape, row.values()))} \\\\\n" in latex
     assert "<table" in result._repr_html_()
     figures = again.figures
     assert set(figures) == {path.stem for path in tmp_path.glob("*.pdf")}
@@ -139,7 +147,7 @@ def test_what_a_result_does_not_hold_is_one_line_that_names_what_it_holds(
     assert result.to_latex() == result.to_latex("sets") == (tmp_path / "sets.tex").read_text()
     assert result.to_latex("shares") == (tmp_path / "sets-shares.tex").read_text()
     for table in result.tables():
-        assert result.to_latex(table.title) == table.to_latex()
+        assert rf"\caption{{{latex_escape(table.title)}. " in result.to_latex(table.title)
 
 
 def test_a_notebook_shows_a_result_as_text_tables_and_pictures(

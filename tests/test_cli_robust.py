@@ -136,7 +136,11 @@ def test_rows_and_summary_are_what_the_library_and_the_statistics_give(
         expected_pair = stats.paired_shares(*(correct[name][pair["attack"]] for name in models))
         assert (pair["difference"], *pair["ci"], pair["p"]) == pytest.approx(tuple(expected_pair))
     assert result.pairs["p_holm"].tolist() == pytest.approx(stats.holm(result.pairs["p"].to_numpy()).tolist())
-    assert r"Data set & Method & Clean & FGSM & PGD4 & PGD8 & CW4 & CW8 & Worst \\" in result.to_latex()
+    latex = result.to_latex()
+    assert r"model & clean \% & FGSM \% & PGD-4 \% & PGD-8 \% & CW-4 \% & CW-8 \% & worst \% \\" in latex
+    low, high = result["new"]["intervals"]["worst"]
+    assert rf"& {100 * low:.2f} to {100 * high:.2f} \\" in latex
+    assert "eps 0.02, step 0.005" in latex
     assert f"{100 * result['new']['accuracies']['cw-8']:.2f}" in str(result)
 
 

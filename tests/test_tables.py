@@ -8,7 +8,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from attrib import formatting
 from attrib.analyses.table import Table
+from attrib.latex import file
 from attrib.layout import draw
 
 TABLES = {
@@ -103,3 +105,30 @@ def test_a_printed_table_has_its_title_its_caption_and_the_width_asked_for() -> 
     assert max(map(len, narrow.splitlines())) <= 80
     assert "a :caption: [b]with[/b] signs" in narrow
     assert words(TABLES["zoo"]).keys() <= set(narrow.split())
+
+
+@pytest.mark.parametrize(
+    ("cell", "place", "packages"),
+    [("1.00", "table", "booktabs"), ("1" * 40, "table*", "booktabs"), ("1" * 120, "table*", "booktabs,adjustbox")],
+)
+def test_latex_stands_in_the_width_that_it_needs(cell: str, place: str, packages: str) -> None:
+    rows = [{"model_1": "a", "share %": cell, "none": "–"}, {"model_1": "", "share %": cell}]
+    comment, begin, centring, caption, label, *body, end = file(
+        [Table("It shows", rows, "60 images").to_latex("x")]
+    ).splitlines()
+    assert comment == rf"% needs \usepackage{{{packages}}}"
+    assert (begin, centring, end) == (rf"\begin{{{place}}}[t]", r"\centering", rf"\end{{{place}}}")
+    assert (caption, label) == (r"\caption{It shows. 60 images.}", r"\label{tab:x}")
+    assert r"model\_1 & share \% \\" in body  # a column that is empty in every row is left out
+    assert (
+        (r"\begin{adjustbox}{max width=\textwidth}" in body) == (r"\end{adjustbox}" in body) == ("adjust" in packages)
+    )
+
+
+@pytest.mark.parametrize(
+    ("eps", "written"),
+    [(8 / 255, "8/255"), (0.031372549, "8/255"), (1 / 255, "1/255"), (32 / 255, "32/255"), (0.3, "0.3"), (0.2, "0.2"),
+     (0.01, "0.01"), (0.5 / 255, "0.001961"), (0, "0")],
+)  # fmt: skip
+def test_a_radius_is_a_fraction_where_papers_write_one(eps: float, written: str) -> None:
+    assert formatting.radius(eps) == written

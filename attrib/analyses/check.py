@@ -35,6 +35,7 @@ else:
 
 CURVES = ("insertion", "deletion", "insertion_random", "deletion_random")
 EDGES = "edge detector"
+TITLE = "Do the maps mean anything? Every check beside its control"
 SIGNED = (-1, 1)
 """Shares, correlations and drops of probabilities all lie in [-1,1]."""
 
@@ -267,16 +268,16 @@ class Checks(Explaining):
     def tables(self, result: "Result") -> list[Table]:
         """Checks by model, then the differences between models."""
         summary = result.summary
-        tables = [Table("Do the maps mean anything?", _rows(summary), _caption(summary))]
+        tables = [Table(TITLE, _rows(summary), _caption(summary))]
         if summary["pairs"]:
             words = text.p_words(summary["models"], "two-sided permutation test, paired by image")
-            caption = f"difference of value − control between two models; {words}"
-            tables.append(Table("Paired differences", _pair_rows(summary), caption))
+            caption = f"Difference of value − control between two models; {words}"
+            tables.append(Table("Paired differences", _pair_rows(summary), caption, pairs=True))
         return tables
 
     def papers(self, result: "Result") -> dict[str, Table]:
         """The checks, in the columns that a paper has room for."""
-        return {"": Table("", _rows(result.summary, plain=True), _caption(result.summary))}
+        return {"": Table(TITLE, _rows(result.summary, plain=True), _caption(result.summary))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """The cascade, insertion and deletion."""

@@ -210,7 +210,8 @@ class Contributions(Analysis):
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""
         summary = result.summary
-        table = Table("Feature contributions", _model_rows(summary), _caption(summary))
+        shows = "Feature contributions: their size, and how evenly the features share them"
+        table = Table(shows, _model_rows(summary), _caption(summary))
         test = "two-sided, from the bootstrap (below 0.01 of a normal distribution), paired by image"
         return [table, *differences(summary, _pair_rows(summary), test)]
 

@@ -166,7 +166,8 @@ class Evolution(Attacked):
     def tables(self, result: "Result") -> list[Table]:
         """Epochs, then pairs."""
         summary = result.summary
-        table = Table("Along the epochs", _epoch_rows(summary), _caption(summary))
+        shows = "Losses, accuracy, coverage and contributions along the epochs"
+        table = Table(shows, _epoch_rows(summary), _caption(summary))
         test = (
             "permutation test, of accuracies an exact test (McNemar), of PR and Gini the bootstrap (below 0.01 of a"
             " normal distribution); all by image"

@@ -36,6 +36,7 @@ else:
     catalog, features, layers = Lazy("attrib.data.catalog"), Lazy("attrib.features"), Lazy("attrib.models.layers")
     pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.fc"), Lazy("torch")
 
+TITLE = "Valid values of the last layer's weight matrix W per class"
 PRINTED = 30
 """With more classes than these, the table for people shows the means only; the CSV holds all."""
 SYMMETRIC = {"mean": 0.5, "class-mean": 0.5, "absolute": None}
@@ -160,14 +161,16 @@ class LastLayer(Analysis):
         summary, rows = result.summary, _rows(result.summary)
         count = max(len(entry["valid"]) for entry in summary["models"])
         shown = rows if count <= PRINTED else rows[count:]
-        tables = [Table("Valid values of the last layer", shown, _caption(summary))]
+        tables = [Table(TITLE, shown, _caption(summary))]
         if summary["pairs"]:
-            tables.append(Table("Differences in valid values a class", _pair_rows(summary), _pair_caption(summary)))
+            tables.append(
+                Table("Differences in valid values a class", _pair_rows(summary), _pair_caption(summary), pairs=True)
+            )
         return tables
 
     def papers(self, result: "Result") -> dict[str, Table]:
         """The models, with every class."""
-        return {"": Table("", _rows(result.summary), _caption(result.summary))}
+        return {"": Table(TITLE, _rows(result.summary), _caption(result.summary))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """Valid values in red, the others in white."""
@@ -259,7 +262,7 @@ def _pair_caption(summary: Mapping[str, Any]) -> str:
 
 def _caption(summary: Mapping[str, Any]) -> str:
     models = summary["models"]
-    caption = f"Values of the last layer's weight matrix W per class; {RULES[summary['rule']]}"
+    caption = RULES[summary["rule"]]
     if text.several_seeds(models):
         return f"{caption}; of several seeds: means and t intervals; where a name has one file: of this file only"
     which = "this file" if len(models) == 1 else "these files"

@@ -84,11 +84,11 @@ def floor_column(
     return {"floor %": text.with_interval(entry["asc_floor"], entry["asc_floor_range"], text.percent)}
 
 
-def floor_words(summary: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
+def floor_words(summary: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool = False) -> str:
     """What a caption says of that column; nothing where there is none."""
     if all(entry.get("asc_floor") is None for entry in models):
         return ""
     return (
-        f"; floor: ASC of the same network with random weights, mean (range) of {summary['floor']['networks']}"
-        f" re-initialisations, first {summary['floor']['images']:,} clean images"
+        f"; floor: ASC of the same network with random weights, mean{'' if plain else ' (range)'} of"
+        f" {summary['floor']['networks']} re-initialisations, first {summary['floor']['images']:,} clean images"
     )

@@ -169,7 +169,8 @@ class Relation(Attacked):
     def tables(self, result: "Result") -> list[Table]:
         """Image by image, across models, and pairs."""
         summary = result.summary
-        tables = [Table("Image by image", _model_rows(summary), _caption(summary))]
+        shows = "Coverage and features used against robustness, image by image"
+        tables = [Table(shows, _model_rows(summary), _caption(summary))]
         if len(summary["across"]["points"]) > 1:
             tables.append(Table("Across models", _across_rows(summary), _across_caption(summary)))
         test = (

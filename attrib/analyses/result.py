@@ -1,6 +1,7 @@
 """What every analysis returns: numbers, tables, figures; shown in a notebook, printed, saved and loaded. No torch."""
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from attrib import latex
 from attrib.analyses import ANALYSES
 from attrib.analyses.options import Attack
 from attrib.analyses.table import Table
@@ -99,13 +101,24 @@ class Result:
         raise refused("plot", name, figures)
 
     def to_latex(self, name: str | None = None) -> str:
-        """A table in LaTeX: the one for a paper, or another by its title. Raises InputError where there is no such."""
-        papers = {part or self.analysis.name: table for part, table in self.analysis.papers(self).items()}
-        tables = papers | {each.title: each for each in self.tables()}
-        for known, table in tables.items():
-            if name in (None, known):
-                return table.to_latex()
-        raise refused("table", name, tables)
+        """The tables for a paper in LaTeX, or another by its title. Raises InputError where there is no such."""
+        texts = self._latex() | {each.title: self._file_of(each.title, [each]) for each in self.tables()}
+        named = {known or self.analysis.name: text for known, text in texts.items()}
+        if name is not None and name not in named:
+            raise refused("table", name, named)
+        return named[name] if name is not None else next(iter(named.values()))
+
+    def _latex(self) -> dict[str, str]:
+        """The tables for a paper, by what follows NAME in the file's name; the first file has the differences too."""
+        pairs = [table for table in self.tables() if table.pairs]
+        papers = self.analysis.papers(self)
+        return {part: self._file_of(part, [table, *([] if part else pairs)]) for part, table in papers.items()}
+
+    def _file_of(self, part: str, tables: Sequence[Table]) -> str:
+        """Tables in LaTeX, labelled NAME-PART, those below the first by their titles."""
+        parts = [part, *(table.title for table in tables[1:])]
+        labels = [re.sub("[^a-z0-9]+", "-", f"{self.analysis.name} {each}".lower()).strip("-") for each in parts]
+        return latex.file(table.to_latex(label) for table, label in zip(tables, labels, strict=True))
 
     def to_text(self, width: int = WIDTH) -> str:
         """The tables as lines of at most so many characters."""
@@ -137,8 +150,8 @@ class Result:
             summary = temporary(f"{name}.json")
             for part, frame in self.frames.items():
                 frame.to_csv(temporary(_file(name, part, ".csv")), index=False)
-            for part, table in self.analysis.papers(self).items():
-                temporary(_file(name, part, ".tex")).write_text(table.to_latex(), encoding="utf-8")
+            for part, text in self._latex().items():
+                temporary(_file(name, part, ".tex")).write_text(text, encoding="utf-8")
             for part, arrays in self.arrays.items():
                 np.savez_compressed(temporary(_file(name, part, ".npz")), **arrays)  # type: ignore[arg-type]
             for figure_name, figure in self.figures.items():

@@ -242,9 +242,7 @@ class Robustness(Analysis):
         """Attacks in rows, so that several models fit side by side; then the sweep, the pairs and the gap."""
         summary = result.summary
         models = summary["models"]
-        counted = "Predictions that do not change" if summary.get("unlabelled") else "Accuracy"
-        title = f"{counted} under attack (%), with 95 % intervals"
-        shown = [Table(title, words.accuracy_rows(models), words.caption(summary))]
+        shown = [Table(words.title(summary), words.accuracy_rows(models), words.caption(summary))]
         if "sweep" in models[0]:
             caption = "the first table: the largest radius"
             shown.append(Table("Accuracy by radius (%)", words.sweep_rows(models), caption))
@@ -259,8 +257,9 @@ class Robustness(Analysis):
         return shown
 
     def papers(self, result: "Result") -> dict[str, Table]:
-        """AALP's Table 2: a row per model (and radius of a sweep), a column per attack, percentages."""
-        return {"": Table("", words.paper_rows(result.summary), words.paper_caption(result.summary))}
+        """AALP's Table 2: a row per model (and radius of a sweep), a column per attack, below each its interval."""
+        summary = result.summary
+        return {"": Table(words.title(summary), words.paper_rows(summary), words.caption(summary))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """The accuracies of the table, and the curves of a sweep."""
@@ -272,7 +271,7 @@ class Robustness(Analysis):
             {"model": entry["name"], "attack": words.title_of(attack), "accuracy": value}
             for entry in models for seed in entry.get("seeds", ()) for attack, value in seed["accuracies"].items()
         ])  # fmt: skip
-        figures = {"robust": plots.accuracies(bars, seeds=dots, title=f"{heading}, eps {summary['eps']:.4g}")}
+        figures = {"robust": plots.accuracies(bars, seeds=dots, title=f"{heading}, eps {text.radius(summary['eps'])}")}
         if "sweep" in models[0]:
             points = [row for entry in models for point in entry["sweep"] for row in words.plotted(entry, point)]
             attacks = [f"PGD-{max(self.steps)}", f"CW-{max(self.steps)}", *(["AutoAttack"] * self.autoattack)]

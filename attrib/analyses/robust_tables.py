@@ -36,8 +36,8 @@ def sweep_rows(models: Entries) -> list[dict[str, str]]:
     """Model and radius in rows, attacks in columns."""
     return [
         {
-            "model": entry["name"], **text.seeds_column(entry, models), "eps": f"{point['eps']:.4g}",
-            "step": f"{point['step_size']:.4g}",
+            "model": entry["name"], **text.seeds_column(entry, models), "eps": text.radius(point["eps"]),
+            "step": text.radius(point["step_size"]),
             **{title_of(attack): text.percent(value) for attack, value in point["accuracies"].items()},
         }
         for entry in models for point in entry["sweep"]
@@ -67,18 +67,25 @@ def gap_rows(models: Entries) -> list[dict[str, str]]:
 
 
 def paper_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """AALP's Table 2: a row per model (and radius of a sweep), a column per attack, percentages."""
+    """AALP's Table 2: a row per model (and radius of a sweep), a column per attack; below each its intervals."""
     rows = []
     for entry in summary["models"]:
         for point in entry.get("sweep", [entry]):
-            row = {"Data set": summary["data"], "Method": entry["name"], **text.seeds_column(entry, summary["models"])}
+            row = {"model": entry["name"], **text.seeds_column(entry, summary["models"])}
             if "sweep" in entry:
-                row["Radius"] = f"{point['eps']:.4g}"
+                row["eps"] = text.radius(point["eps"])
+            below = dict.fromkeys(row, "")
             for attack, value in point["accuracies"].items():
-                title = title_of(attack).replace("-", "")
-                row[title[0].upper() + title[1:]] = f"{100 * value:.2f}%"
-            rows.append(row)
+                row[f"{title_of(attack)} %"] = text.percent(value)
+                below[f"{title_of(attack)} %"] = text.interval(point["intervals"][attack], text.percent)
+            rows += [row, below]
     return rows
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """What the tables of accuracies show; without labels, the predictions stand in their place."""
+    counted = "Predictions that do not change" if summary.get("unlabelled") else "Accuracy"
+    return f"{counted} under attack (%), with 95 % intervals"
 
 
 def caption(summary: Mapping[str, Any]) -> str:
@@ -86,7 +93,7 @@ def caption(summary: Mapping[str, Any]) -> str:
     models, longest = summary["models"], max(summary["steps"])
     parts = [
         text.images_words(summary, models[0]["n"]),
-        f"L-infinity, eps {summary['eps']:.4g}, step {summary['step_size']:.4g}",
+        f"L-infinity, eps {text.radius(summary['eps'])}, step {text.radius(summary['step_size'])}",
         f"attacks in {summary['precision']}, judged in fp32",
     ]
     if summary["restarts"] > 1:
@@ -102,21 +109,6 @@ def caption(summary: Mapping[str, Any]) -> str:
         without = ", without apgd-t, which needs four classes" if len(used) < 4 else ""
         parts.append(f"AutoAttack standard ({', '.join(used)}){without}")
     return "; ".join([*parts, text.interval_words(models, "Wilson")])
-
-
-def paper_caption(summary: Mapping[str, Any]) -> str:
-    """As :func:`caption`, and how wide the intervals are, which the table has no room for."""
-    points = [point for entry in summary["models"] for point in entry.get("sweep", [entry])]
-    reaches = [
-        max(value - low, high - value)
-        for point in points
-        for value, (low, high) in zip(point["accuracies"].values(), point["intervals"].values(), strict=True)
-        if not text.missing(low)
-    ]
-    beginning = f"Accuracy under attack: {caption(summary)}"
-    if not reaches:
-        return beginning
-    return f"{beginning}; no interval ends further than {100 * max(reaches):.1f} points from its value."
 
 
 def plotted(entry: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -212,9 +212,8 @@ class Sets(Analysis):
             f"{_caption(summary)}, below each mean. p: probability of the true class; CE: cross-entropy in nats; ALP"
             " loss: squared distance of the logits, and its share of the set's total loss (CE clean + CE adv + ALP)"
         )
-        return {
-            "": Table("", _paper_rows(summary), caption), "shares": Table("", _share_rows(summary), _caption(summary))
-        }  # fmt: skip
+        losses = Table("Consistent and inconsistent sets: their confidence and losses", _paper_rows(summary), caption)
+        return {"": losses, "shares": Table("Shares of the sets", _share_rows(summary), _caption(summary))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """The scatter of confidences, the examples, and the ALP loss over the epochs."""

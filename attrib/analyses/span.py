@@ -40,6 +40,7 @@ LEVELS = np.linspace(0, 1, 41)
 WHERE_KNOWN = ("coverage_on_grid", "iou_with_clean", "inside", "object_covered", "pointing")
 """Columns that need a grid, an attack, or masks of the object."""
 LEVEL = 0.05
+TITLE = "Attribution span coverage (ASC): the mean share of an image's pixels in the span"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +174,15 @@ class Span(Floored):
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""
         summary = result.summary
-        table = Table("Attribution span coverage (ASC)", _model_rows(summary), _caption(summary))
+        table = Table(TITLE, _model_rows(summary), _caption(summary))
         test = "two-sided permutation test, paired by image"
-        return [table, *differences(summary, _pair_rows(summary), test)]
+        title = "Paired differences in ASC"
+        return [table, *differences(summary, _pair_rows(summary), test, title=title)]
 
     def papers(self, result: "Result") -> dict[str, Table]:
         """The models, in the columns that a paper has room for."""
         summary = result.summary
-        return {"": Table("", _model_rows(summary, plain=True), _caption(summary))}
+        return {"": Table(TITLE, _model_rows(summary, plain=True), _caption(summary, plain=True))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """The examples with their spans, and the distribution of coverage."""
@@ -274,7 +276,7 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _caption(summary: Mapping[str, Any]) -> str:
+def _caption(summary: Mapping[str, Any], *, plain: bool = False) -> str:
     elsewhere = all("maps" in entry for entry in summary["models"])
     caption = (
         f"{text.map_words(summary)}, threshold {summary['threshold']},"
@@ -282,5 +284,5 @@ def _caption(summary: Mapping[str, Any]) -> str:
         f"{'' if elsewhere else ', class explained: ' + text.target_words(summary)};"
         f" {text.interval_words(summary['models'])}"
     )
-    caption += floor_words(summary, summary["models"])
+    caption += floor_words(summary, summary["models"], plain=plain)
     return f"{caption}; {text.attack_words(summary['attack'])}" if summary["attack"] else caption

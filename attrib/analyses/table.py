@@ -27,15 +27,18 @@ class Table:
     title: str
     rows: Sequence[Mapping[str, str]]
     caption: str = ""
+    pairs: bool = False
+    """Whether it compares the models; a paper has it below its first table."""
 
     @property
     def frame(self) -> "pd.DataFrame":
         """As a DataFrame of texts; a dash where a row lacks a column."""
         return pd.DataFrame(list(self.rows)).fillna("–").astype(str)
 
-    def to_latex(self) -> str:
-        """As a LaTeX table (booktabs) with its caption."""
-        return latex.to_latex(self.frame, caption=self.caption)
+    def to_latex(self, label: str) -> str:
+        """As a LaTeX table (booktabs), its title the caption's first sentence."""
+        caption = f"{self.title}. {self.caption}".rstrip(". ")
+        return latex.to_latex(self.frame, caption=f"{caption}.", label=label)
 
     def to_html(self) -> str:
         """As an HTML table, its title above and its caption below."""
@@ -65,4 +68,4 @@ def differences(
 
     rows: of ``summary["pairs"]``; test: that of two files.
     """
-    return [Table(title, rows, formatting.p_words(summary["models"], test))] if summary["pairs"] else []
+    return [Table(title, rows, formatting.p_words(summary["models"], test), pairs=True)] if summary["pairs"] else []
