@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     margin: Tensor
     """max_{j != y} z_j - z_y in float32: positive where misclassified, and by how much."""
     path: Tensor
-    """The position in :func:`attack_paths` of the path whose attack did best on the image."""
+    """The position in ``attack_paths`` of the path whose attack did best on the image."""
 
 
 def attack_paths(model: nn.Module) -> list[AttackPath]:
@@ -117,12 +117,12 @@ def attacked(
     index: Tensor | None = None,
     precision: Precision = "fp32",
 ) -> dict[str, Outcome]:
-    """Every attack of a table row (see :func:`columns`) on a batch, judged in float32 (AALP, Table 2).
+    """Every attack of a table row (see ``columns``) on a batch, judged in float32 (AALP, Table 2).
 
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` and the number
     of the restart fix the random starts (default: positions in the batch). An image counts as broken by PGD-k
-    if the k-th iterate of any restart on any of the model's :func:`attack_paths` is misclassified; with ``worst`` if
-    the clean image, the random start or any iterate up to the k-th is. Raises InputError as :func:`attrib.pgd` does.
+    if the k-th iterate of any restart on any of the model's ``attack_paths`` is misclassified; with ``worst`` if
+    the clean image, the random start or any iterate up to the k-th is. Raises InputError as ``attrib.pgd`` does.
     """
     names = columns(steps)
     rows = torch.arange(len(image), device=image.device)
@@ -156,9 +156,9 @@ def correct_under_pgd(
     model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int, seed: int = 0,
     index: Tensor | None = None, precision: Precision = "fp32",
 ) -> Tensor:  # fmt: skip
-    """Which images stay right under PGD-k on each of the model's :func:`attack_paths`, bool (N,), judged in float32.
+    """Which images stay right under PGD-k on each of the model's ``attack_paths``, bool (N,), judged in float32.
 
-    :func:`attacked`'s column pgd-k alone, at the cost of it alone. Arguments and errors as for :func:`attrib.pgd`.
+    ``attacked``'s column pgd-k alone, at the cost of it alone. Arguments and errors as for ``attrib.pgd``.
     """
     right = torch.ones_like(label, dtype=torch.bool)
     with keep_prepared(model):
@@ -206,5 +206,5 @@ def _of_output(score: Objective, number: int, outputs: Tensor, label: Tensor) ->
 
 
 def _combined_margin(outputs: Tensor, label: Tensor) -> Tensor:
-    """CW's counterpart of :func:`attrib.models.gated.combined_loss`, with the same weight of the heads."""
+    """CW's counterpart of ``attrib.models.gated.combined_loss``, with the same weight of the heads."""
     return margin(outputs[0], label) + 2 * torch.stack([margin(head, label) for head in outputs[1:]]).mean(0)

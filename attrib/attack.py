@@ -38,7 +38,7 @@ def logits(model: nn.Module, image: Tensor) -> Tensor:
 def checked(objective: Objective) -> Objective:
     """The objective, which at its first call raises InputError for labels (N,) that are no class of the logits.
 
-    The number of classes is known after the first forward pass only. :func:`ascend` itself never looks at values: it
+    The number of classes is known after the first forward pass only. ``ascend`` itself never looks at values: it
     must not wait for a GPU, and training's labels are checked with the data.
     """
     is_checked = False
@@ -114,8 +114,8 @@ def fgsm(
 ) -> Tensor:
     """One signed gradient step of ``eps``, no random start (Goodfellow et al. 2015).
 
-    image: (N,C,H,W) in [0,1]; label: (N,); objective, forward: as for :func:`snapshots`. Returns (N,C,H,W).
-    Raises InputError as :func:`pgd` does.
+    image: (N,C,H,W) in [0,1]; label: (N,); objective, forward: as for ``snapshots``. Returns (N,C,H,W).
+    Raises InputError as ``pgd`` does.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -150,7 +150,7 @@ def pgd(
     """PGD-k (Madry et al. 2018): uniform random start, k steps along the sign of the gradient of L.
 
     image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
-    random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see :func:`ascend`.
+    random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see ``ascend``.
     Raises InputError for images or labels of another shape, images outside [0,1], labels that are no class, eps or
     step_size outside [0,1], and no steps.
 
@@ -187,7 +187,7 @@ def cw(
 ) -> Tensor:
     """CW-k: the loop of PGD on the margin ``max_{j!=y} z_j - z_y`` of Carlini & Wagner (2017).
 
-    Arguments, result and errors as for :func:`pgd`.
+    Arguments, result and errors as for ``pgd``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -221,9 +221,9 @@ def snapshots(
 ) -> dict[int, Tensor]:
     """The adversarial images after each number of ``steps``: PGD-10, -20 and -100 are prefixes of one run.
 
-    ``objective`` is :func:`attrib.loss.cross_entropy` (PGD), :func:`attrib.loss.margin` (CW) or one of your own, of
+    ``objective`` is ``attrib.loss.cross_entropy`` (PGD), ``attrib.loss.margin`` (CW) or one of your own, of
     what ``forward`` makes of model and images; every ``restart`` has random starts of its own; the
-    rest as for :func:`pgd`.
+    rest as for ``pgd``.
     """
     label = _check(model, image, label, index, eps=eps, step_size=step_size, steps=steps)
     if index is None:

@@ -104,7 +104,7 @@ def summary(*pairs: LogitPairs, seed: int = 0) -> dict[str, dict[str, Any]]:
     ``share`` (of all images), every name in MEANS (the mean over the set's images, NaN where it is empty) and
     ``alp_share_of_total`` (the set's ALP loss over its total loss, which is how the paper reads its table;
     ``alp_share`` is the mean of the images' own shares), each with its interval under ``..._ci``: bootstrap over
-    images, or, of seeds, that of :mod:`attrib.stats` over seeds and images.
+    images, or, of seeds, that of ``attrib.stats`` over seeds and images.
     """
     columns = {
         name: np.array([getattr(of_file, name).cpu().numpy() for of_file in pairs]) for name in LogitPairs._fields
@@ -134,7 +134,7 @@ def _ratio(part: NDArray[Any], whole: NDArray[Any], axis: int = 0) -> NDArray[An
 
 
 def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tuple[float, tuple[float, float]]:
-    """:func:`_ratio` over images that have both, (S,N), and its 95 % interval; of several files, the mean of theirs.
+    """``_ratio`` over images that have both, (S,N), and its 95 % interval; of several files, the mean of theirs.
 
     One file: percentile bootstrap, images drawn with both their numbers. Of seeds, every image's number is what it
     adds to the ratio to first order, whose mean is the ratio.

@@ -82,7 +82,7 @@ def meant(given: object, known: Iterable[str], *, before: str = "", after: str =
 
 
 def meant_path(missing: Path, *, before: str = "") -> str:
-    """:func:`meant` for a path at which nothing is: the nearest name beside it."""
+    """``meant`` for a path at which nothing is: the nearest name beside it."""
     beside = [path.name for path in missing.parent.iterdir()] if os.path.isdir(missing.parent) else []
     return meant(missing.name, beside, before=before + ("" if missing.parent == Path() else f"{missing.parent}/"))
 

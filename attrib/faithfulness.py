@@ -2,7 +2,7 @@
 
 Functions of a model and tensors; the model is left as it was. Images are (N,C,H,W) in [0,1], labels (N,) the classes
 explained, maps (N,H,W), spans bool (N,H,W). Images are worked through in chunks of bounded memory, and no answer
-depends on the batch that an image comes in. Localisation is in :mod:`attrib.spans`: ``inside`` and ``pointing``.
+depends on the batch that an image comes in. Localisation is in ``attrib.spans``: ``inside`` and ``pointing``.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def insertion(
 ) -> Tensor:
     """Insertion (Petsiuk et al. 2018): p_y while pixels are put onto the baseline, those highest in the map first.
 
-    Returns (N,steps+1), the probabilities at :func:`fractions`; ties go to the lower pixel index. The baseline is the
+    Returns (N,steps+1), the probabilities at ``fractions``; ties go to the lower pixel index. The baseline is the
     image's own mean colour (``mean``) or ``black``. (The paper inserts into a blurred image, which already shows
     small images' content.) Raises InputError for other baselines or shapes, labels that are no class
     or steps < 1.
@@ -48,7 +48,7 @@ def deletion(
 ) -> Tensor:
     """Deletion (Petsiuk et al. 2018): p_y while pixels are replaced by the baseline, those highest in the map first.
 
-    Otherwise as :func:`insertion`.
+    Otherwise as ``insertion``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -75,7 +75,7 @@ def fractions(pixels: int, steps: int) -> list[float]:
 
 
 def area(curve: Tensor, pixels: int) -> Tensor:
-    """The area under curves (N,steps+1) by the trapezoidal rule over :func:`fractions`, as (N,).
+    """The area under curves (N,steps+1) by the trapezoidal rule over ``fractions``, as (N,).
 
     For a constant probability it is that probability.
 

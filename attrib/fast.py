@@ -34,7 +34,7 @@ from attrib.models.types import place_of
 
 
 class Prepared(NamedTuple):
-    """What :func:`prepared` gives."""
+    """What ``prepared`` gives."""
 
     model: nn.Module
     layer: nn.Module | None = None
@@ -74,7 +74,7 @@ def prepared(
 def answering(
     model: nn.Module, device: torch.device, precision: Precision, *, layer: nn.Module | None = None
 ) -> Iterator[Prepared]:
-    """:func:`prepared` for a model from anywhere: what it gives takes images on the device and returns logits (N,K).
+    """``prepared`` for a model from anywhere: what it gives takes images on the device and returns logits (N,K).
 
     A model in half or double precision runs in its own, on its own device. Raises InputError, when it is run, for
     answers that hold no clear logits.
@@ -165,7 +165,7 @@ class _Last(NamedTuple):
 
 _last: WeakKeyDictionary[nn.Module, _Last] = WeakKeyDictionary()
 _kept: dict[nn.Module, dict[_Wanted, _FastCopy | None]] = {}
-"""Of the models in :func:`keep_prepared`."""
+"""Of the models in ``keep_prepared``."""
 
 
 def _current(model: nn.Module, wanted: _Wanted) -> _FastCopy | None:
@@ -291,7 +291,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """As :class:`torch.fx.Tracer` does."""
+        """As ``torch.fx.Tracer`` does."""
         if torch.is_autocast_enabled(self.kind) != self.low:
             raise fx.proxy.TraceError(f"autocast changes before {type(m).__name__}")
         return super().call_module(m, forward, args, kwargs)

@@ -1,7 +1,7 @@
 """Contributions and valid values of the last layer: which features a decision rests on, and how many.
 
 AALP (arXiv 2005.11904), 2.1, and the AGAIN supplement, 4.4. A_fc is the (N,D) activation before the last layer, W its
-weight (K,D), p the softmax, L the cross-entropy with the true label y. With d as in :mod:`attrib.loss`,
+weight (K,D), p the softmax, L the cross-entropy with the true label y. With d as in ``attrib.loss``,
 
     dL/dA = (1 - p_y) dd/dA        (linear: = (p - onehot(y)) W)
 
@@ -82,7 +82,7 @@ def relevance(
 ) -> Tensor:
     """|dL/dA_fc * A_fc| of every image and feature, (N,D); its mean over n is R (AALP, Eq. 7).
 
-    Arguments and errors are those of :func:`contribution`.
+    Arguments and errors are those of ``contribution``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -98,11 +98,11 @@ def relevance(
 def scale_free_contribution(
     model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
-    """:func:`contribution` with |p - onehot(y)| divided out, (N,D): C's shape without the model's confidence.
+    """``contribution`` with |p - onehot(y)| divided out, (N,D): C's shape without the model's confidence.
 
     |.| sums absolute values, which gives 2 (1 - p_y); so this is half the gradient's size of the log-odds of the
     true class, log(p_y / (1 - p_y)), and stays finite where p_y rounds to 1. Every image counts alike in its mean,
-    while in C those with the largest errors do. Arguments and errors are those of :func:`contribution`.
+    while in C those with the largest errors do. Arguments and errors are those of ``contribution``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -121,7 +121,7 @@ def last_layer(
 ) -> Features:
     """All of the above from one forward pass, for what needs more than one of them.
 
-    Arguments and errors are those of :func:`contribution`; works through the images in chunks of bounded memory.
+    Arguments and errors are those of ``contribution``; works through the images in chunks of bounded memory.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)

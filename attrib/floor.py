@@ -55,7 +55,7 @@ def asc_floor(
     batch_size: int = 250,
     map_options: Mapping[str, Any] = map_table.NONE,
 ) -> Floor:
-    """The floor of the model's ASC: the mean and the range of :func:`random_coverage` over three re-initialisations.
+    """The floor of the model's ASC: the mean and the range of ``random_coverage`` over three re-initialisations.
 
     Arguments and errors as there; the re-initialisations are those of ``seed``, ``seed + 1`` and ``seed + 2``.
 
@@ -93,12 +93,12 @@ def random_coverage(
 ) -> Tensor:
     """Coverage of the first ``images`` images on a copy of the model with random weights, (N,) in [0,1] on the CPU.
 
-    All layers are re-initialised, as :func:`attrib.cascade` does it to the end (Adebayo et al. 2018); the model stays
-    as it is. data: a Dataset, or what :func:`attrib.dataset` takes. map: a name, or a function of model, image
-    (N,C,H,W) and label (N,) that gives maps (N,H,W). threshold: a rule of :func:`attrib.span`. target: label,
+    All layers are re-initialised, as ``attrib.cascade`` does it to the end (Adebayo et al. 2018); the model stays
+    as it is. data: a Dataset, or what ``attrib.dataset`` takes. map: a name, or a function of model, image
+    (N,C,H,W) and label (N,) that gives maps (N,H,W). threshold: a rule of ``attrib.span``. target: label,
     prediction, which is the random network's own and of unlabelled data stands for the label, or a class.
-    layer, reshape: for maps that look at one, as in :func:`attrib.gradcam`. seed: of the weights and of SmoothGrad's
-    noise. map_options: of the map, as ``{"samples": 8}`` (:data:`attrib.map_table.MAPS`).
+    layer, reshape: for maps that look at one, as in ``attrib.gradcam``. seed: of the weights and of SmoothGrad's
+    noise. map_options: of the map, as ``{"samples": 8}`` (``attrib.map_table.MAPS``).
     The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
     several models of one structure cost as much as one.
 

@@ -179,7 +179,7 @@ def logits(model: nn.Module, image: Tensor) -> Tensor:
     """The deployed model's logits in exact float32, (N,K): what every reported prediction or probability comes from.
 
     image: (N,C,H,W) in [0,1]. Eval mode, no gradients, neither bfloat16 nor TF32; a model in half precision runs in its
-    own. Raises InputError where the model's answer holds no clear logits (:func:`attrib.models.answers.as_logits`).
+    own. Raises InputError where the model's answer holds no clear logits (``attrib.models.answers.as_logits``).
     """
     with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
         output: Tensor = adapted(model, image.device)(image)

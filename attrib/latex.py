@@ -9,7 +9,7 @@ COLUMN, TEXT = 48, 104
 
 
 def file(tables: Iterable[str]) -> str:
-    """Tables of :func:`to_latex` below one another, after a comment that says which packages they need."""
+    """Tables of ``to_latex`` below one another, after a comment that says which packages they need."""
     body = "\n".join(tables)
     packages = "booktabs,adjustbox" if r"\begin{adjustbox}" in body else "booktabs"
     return f"% needs \\usepackage{{{packages}}}\n{body}"

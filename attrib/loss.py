@@ -33,7 +33,7 @@ def check_classes(label: Tensor, classes: int) -> None:
 def without_own(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """z_y (N,), and the logits (N,K) with minus infinity in its place, of logits (N,K) and labels (N,).
 
-    The labels must be classes: callers check them once with :func:`check_classes`. A check here would make every
+    The labels must be classes: callers check them once with ``check_classes``. A check here would make every
     step of an attack wait for a GPU, and without one a GPU aborts.
     """
     return logits.gather(1, label[:, None]).squeeze(1), logits.scatter(1, label[:, None], -torch.inf)

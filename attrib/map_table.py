@@ -13,9 +13,9 @@ class Map(NamedTuple):
     """An attribution map, called by the name that it has in the table."""
 
     function: str
-    """In :mod:`attrib.maps`, as ``module:function``."""
+    """In ``attrib.maps``, as ``module:function``."""
     on_grid: bool = False
-    """Whether it lives on a layer's grid, from which it is brought up to the image (:func:`attrib.maps.cam_grid`)."""
+    """Whether it lives on a layer's grid, from which it is brought up to the image (``attrib.maps.cam_grid``)."""
     at_layer: bool = False
     """Whether it looks at a layer."""
     is_random: bool = False

@@ -55,9 +55,9 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def normal(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:
-    """Standard normal numbers, reproducible per image: the normal quantile of :func:`uniform`.
+    """Standard normal numbers, reproducible per image: the normal quantile of ``uniform``.
 
-    Shapes as in :func:`uniform`.
+    Shapes as in ``uniform``.
     """
     quantile: Tensor = torch.special.ndtri(uniform(index, shape, seed=seed, stream=stream))
     return quantile

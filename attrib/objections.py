@@ -47,8 +47,8 @@ def objections(
 ) -> list[str]:  # fmt: skip
     """What an expert would object to in one model's accuracies, a sentence each (after Carlini et al. 2019).
 
-    clean, label, gradient: (N,) right on the clean image, true class, :func:`attrib.accuracy.gradient_size`; points:
-    by rising eps; causes: :func:`causes`.
+    clean, label, gradient: (N,) right on the clean image, true class, ``attrib.accuracy.gradient_size``; points:
+    by rising eps; causes: ``causes``.
     """
     attacked = [point for point in points if point.eps > 0]
     found = [*warn_chance_accuracy(clean, label, classes=classes, causes=causes), *_about_gradients(gradient)]
@@ -62,7 +62,7 @@ def objections(
 def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int, causes: str) -> Iterator[str]:
     """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
 
-    clean, label: (N,) right on the clean image, true class; causes: :func:`causes`. Images of one class, and without
+    clean, label: (N,) right on the clean image, true class; causes: ``causes``. Images of one class, and without
     labels (-1), say nothing about chance.
     """
     if len(label) and label.min() < 0:

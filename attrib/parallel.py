@@ -87,7 +87,7 @@ def gather(part: Part) -> list[Part] | None:
 
 @contextmanager
 def writing_alone(folder: Path | None, world: World) -> Iterator[None]:
-    """Inside, the first process holds the folder's lock (:func:`attrib.files.locked`); its InputError is raised in all.
+    """Inside, the first process holds the folder's lock (``attrib.files.locked``); its InputError is raised in all.
 
     Without a folder nothing is locked.
     """

@@ -96,8 +96,8 @@ def cascade(
 ) -> Iterator[Randomised]:
     """Cascading randomisation (Adebayo et al. 2018, section 4.1): the model with ever more layers as if never trained.
 
-    Layers are re-initialised one after another from the top (:func:`parameter_layers`), and the copy is handed out
-    after each of :func:`stage_counts`. It is one copy that goes on changing, so use it before the next.
+    Layers are re-initialised one after another from the top (``parameter_layers``), and the copy is handed out
+    after each of ``stage_counts``. It is one copy that goes on changing, so use it before the next.
     example: (N,C,H,W); layer: the layer to look at, followed into the copy.
 
     Weights are drawn from He's normal distribution by a generator of our own; biases become 0 and the scales of
@@ -167,7 +167,7 @@ def noise_images(image: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
     """Uniform noise in the place of every image (N,C,H,W), fixed by (seed, index (N,)).
 
     The map of a randomised model and a noise image knows neither model nor image. What similarity it still has is the
-    architecture's (strides and borders favour the same pixels always), and the floor of :func:`cascade`.
+    architecture's (strides and borders favour the same pixels always), and the floor of ``cascade``.
 
     >>> noise_images(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])).shape
     torch.Size([2, 3, 4, 4])

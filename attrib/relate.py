@@ -53,10 +53,10 @@ def relation(
 def relations(
     values: Values, margin: Values, margin_adversarial: Values, correct: NDArray[np.bool_], *, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """:func:`relation` of each of S files, (S,N) instead of (N,), and behind them, where S >= 2, of their method.
+    """``relation`` of each of S files, (S,N) instead of (N,), and behind them, where S >= 2, of their method.
 
     The latter are the means over the files, seeds of one method, with intervals and p (also of ``partial``, which else
-    has none) over seeds and images as :mod:`attrib.stats` has them; what a file lacks is left out.
+    has none) over seeds and images as ``attrib.stats`` has them; what a file lacks is left out.
 
     >>> values, margin = np.array([[0.1, 0.2, 0.3], [0.1, 0.3, 0.2]]), np.array([[-2.0, -1.0, 1.0], [-1.0, 1.0, 2.0]])
     >>> *seeds, method = relations(values, margin + 3, margin, margin > -9)
@@ -96,7 +96,7 @@ def across_models(x: Values, y: Values, *, seed: int = 0) -> Correlation:
     The interval is for models that were drawn from a population of models: Fisher's z with the variance of Bonett and
     Wright (2000). A bootstrap would draw the same few models again. NaN interval below FEWEST_MODELS models and at a
     correlation of exactly 1 or -1, where z has none. How sure the order of these very models is says
-    :func:`order_over_images`. Raises InputError for arrays of different lengths.
+    ``order_over_images``. Raises InputError for arrays of different lengths.
 
     >>> found = across_models(np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.6, 0.4]))
     >>> round(found.rho, 3), found.low, found.p

@@ -51,7 +51,7 @@ def parser(doc: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
 
 
 def add_batch_sizes(made: argparse.ArgumentParser, *, cpu: int) -> None:
-    """The option of how many images go through the model at a time; see :func:`batch_sizes`."""
+    """The option of how many images go through the model at a time; see ``batch_sizes``."""
     gpu = " and ".join(map(str, GPU_BATCHES))
     made.add_argument(
         "--batch-size", type=int, nargs="+", metavar="N", help=f"images at a time, rows for each (CPU {cpu}, GPU {gpu})"

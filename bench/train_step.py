@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def add_engines(made: argparse.ArgumentParser) -> None:
-    """The option of which engines of train.engine to compare; see :func:`engines`."""
+    """The option of which engines of train.engine to compare; see ``engines``."""
     made.add_argument("--engine", nargs="+", choices=ENGINES, help="engines, rows for each (GPU: all; the CPU has one)")
 
 
@@ -87,7 +87,7 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 class Own:
-    """What training does for one batch; inside :func:`train.engine.running`."""
+    """What training does for one batch; inside ``train.engine.running``."""
 
     def __init__(self, model: Classifier, engine: Engine, device: torch.device) -> None:
         self.precision = inference.precision("auto", device)

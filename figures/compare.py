@@ -44,7 +44,7 @@ def apart(
     """a - b from two estimates and their 95 % intervals, where no paired comparison is kept (Zou & Donner 2008).
 
     Exact for independent estimates. Too wide for estimates from the same images, which go up and down together.
-    degrees: of freedom of the interval, see :func:`reaching`; 0: no p value. None where either has no interval.
+    degrees: of freedom of the interval, see ``reaching``; 0: no p value. None where either has no interval.
     """
     if any(end is None or end != end for end in (*a_ends, *b_ends)):
         return None

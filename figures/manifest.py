@@ -54,7 +54,7 @@ class Entry(NamedTuple):
     """Of the files kept, and in commands.json."""
     analysis: Analysis
     models: dict[str, Any]
-    """As :meth:`Analysis.run` takes them: name to one path per seed, or to the folder of a run."""
+    """As ``Analysis.run`` takes them: name to one path per seed, or to the folder of a run."""
     fingerprints: dict[str, list[str]]
     """Of the weights that the result depends on."""
     keep: Trim = trim.summary

@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def map_grid(found: Sequence[Panel], *, title: str, first: str = "image", spans: bool = False) -> Figure:
-    """Panels side by side. Within one all maps share a colour scale, as in :func:`attrib.plots.maps.map_grid`.
+    """Panels side by side. Within one all maps share a colour scale, as in ``attrib.plots.maps.map_grid``.
 
     first: what the row of images is called; spans: below each model's maps a row of its spans.
     """

@@ -21,7 +21,7 @@ from train.loop import train
 
 LONG: dict[str, dict[str, Any]] = {RESNET18: {"autoattack": 1000}, RESNET32: {}, MNIST: {}}
 SHORT: dict[str, dict[str, Any]] = {MNIST: {"attacked": 1000}, RESNET32: {"limit": 1000, "attacked": 500}}
-"""How many test images, as :func:`figures.run.make` takes it."""
+"""How many test images, as ``figures.run.make`` takes it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

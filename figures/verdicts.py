@@ -2,7 +2,7 @@
 
 A claim has parts; each part is a difference that the paper expects above 0. The verdict on a part is one of six tiers:
 
-- *not tested*: the models or the measurements are not the paper's, or not good enough (:mod:`figures.precondition`).
+- *not tested*: the models or the measurements are not the paper's, or not good enough (``figures.precondition``).
 - One or two seeds: *tendency* if the 95 % interval excludes 0, else *undecided*. These compare files, not methods.
 - Three or more seeds: *reproduced* or *contrary* if the corrected p is below 0.05; else *no difference* if the whole
   interval lies within one point of 0; else *undecided*.

@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """As :func:`main`; raises InputError."""
+    """As ``main``; raises InputError."""
     if options.unpack:
         names = pack.unpack(options.unpack, runs=options.runs, results=options.results, ledger_path=options.ledger)
         print(f"unpacked {len(names)} files to {options.runs} and {options.results}")

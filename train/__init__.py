@@ -1,4 +1,4 @@
-"""The training core: run from a checkout, as ``python -m train METHOD`` or by :func:`train`; not part of the wheel."""
+"""The training core: run from a checkout, as ``python -m train METHOD`` or by ``train``; not part of the wheel."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

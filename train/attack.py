@@ -53,7 +53,7 @@ Ascent = Callable[[Problem, Tensor, Tensor, Tensor, Number, Number], Tensor]
 def eager_ascent(
     problem: Problem, image: Tensor, target: Tensor, start: Tensor, eps: Number, step_size: Number
 ) -> Tensor:
-    """The steps of :func:`attrib.attack.ascend`, one operation after the other."""
+    """The steps of ``attrib.attack.ascend``, one operation after the other."""
     model, forward, objective, steps = problem
     return ascend(
         partial(forward, model), objective, image, target, start=start, eps=eps, step_size=step_size, steps=(steps,)

@@ -146,7 +146,7 @@ _BELONGS = {
 
 
 def read_recipes(*recipes: str | Path) -> dict[str, Any]:
-    """The options of several recipes together, later ones overriding earlier ones; see :func:`read_recipe`."""
+    """The options of several recipes together, later ones overriding earlier ones; see ``read_recipe``."""
     options: dict[str, Any] = {}
     for recipe in recipes:
         options |= read_recipe(Path(recipe))

@@ -104,7 +104,7 @@ class CompiledAscent:
     def __call__(
         self, problem: Problem, image: Tensor, target: Tensor, start: Tensor, eps: Number, step_size: Number
     ) -> Tensor:
-        """As :func:`train.attack.eager_ascent`."""
+        """As ``train.attack.eager_ascent``."""
         key = problem.model, problem.forward
         if key not in self._compiled:
             self._compiled[key] = torch.compile(problem.forward, dynamic=False)

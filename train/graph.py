@@ -62,7 +62,7 @@ class GraphedAscent:
     def __call__(
         self, problem: Problem, image: Tensor, target: Tensor, start: Tensor, eps: Number, step_size: Number
     ) -> Tensor:
-        """As :func:`train.attack.eager_ascent`."""
+        """As ``train.attack.eager_ascent``."""
         inputs = image, target, start, eps, step_size
         key = problem, image.shape, target.shape, target.dtype
         captured = self._captured.get(key)

@@ -57,9 +57,9 @@ def train(
 ) -> Run:  # fmt: skip
     """Train to the end, continuing from ``out``/last.pt where there is one (unless ``fresh``).
 
-    Returns the :class:`Run`. Writes ``out``/model.pt (the best epoch), last.pt, log.jsonl and, every ``save_every``
+    Returns the ``Run``. Writes ``out``/model.pt (the best epoch), last.pt, log.jsonl and, every ``save_every``
     epochs, epoch-K.pt. until: seconds since 1970 after which no epoch may end. keep_last: write last.pt after every
-    epoch, not at the end of the run only. engine: see :mod:`train.engine`; it is no part of the configuration.
+    epoch, not at the end of the run only. engine: see ``train.engine``; it is no part of the configuration.
     On the CPU a run that was interrupted and continued ends with the same bits. On a GPU the draws are the same (order,
     augmentation, attack starts), but kernels may round differently from run to run.
     Under torchrun every process works on its share of each batch, and the first one writes.

@@ -7,7 +7,7 @@ class Listed(NamedTuple):
     """An analysis, which is in ``attrib/analyses/NAME.py``."""
 
     kind: str
-    """Its class, a public name of :mod:`attrib`."""
+    """Its class, a public name of ``attrib``."""
     question: str
     """What it answers: a line of ``attrib --help``, and the title of its section in the report."""
 

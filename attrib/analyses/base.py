@@ -37,9 +37,9 @@ FEWEST = 50
 class Analysis(ABC):
     """One question asked of several models; its fields are its options: of command, notebook and JSON.
 
-    The steps of an analysis, in the order in which they run: :meth:`describe` each model, :meth:`measure` each batch
-    with each model, look :meth:`across` the models, :meth:`condense` each file's sums, :meth:`summarise` each name,
-    :meth:`compare` each two names.
+    The steps of an analysis, in the order in which they run: ``describe`` each model, ``measure`` each batch
+    with each model, look ``across`` the models, ``condense`` each file's sums, ``summarise`` each name,
+    ``compare`` each two names.
     """
 
     name: ClassVar[str]
@@ -47,7 +47,7 @@ class Analysis(ABC):
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "images", "index")
     """Which of split, model, seed, epoch, images and index begin a row of the table of images."""
     images_table: ClassVar[str] = ""
-    """The table (:meth:`frames`) that holds a row per image and model."""
+    """The table (``frames``) that holds a row per image and model."""
     needs_data: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
     """Whether unlabelled data is refused; else the model's prediction stands in the label's place."""
@@ -107,7 +107,7 @@ class Analysis(ABC):
         raise NotImplementedError
 
     def across(self, a: Any, b: Any) -> "Mapping[str, Mapping[str, Tensor]]":
-        """Kind of images to columns (N,) about two files, from what :meth:`measure` kept of each."""
+        """Kind of images to columns (N,) about two files, from what ``measure`` kept of each."""
         return {}
 
     def condense(self, sums: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -182,8 +182,8 @@ class Analysis(ABC):
     ) -> "Result":  # fmt: skip
         """Run the analysis.
 
-        models: a path, spec, ``nn.Module``, what makes one, or :func:`attrib.model`; a list of them; or a mapping of
-        names to them, where a list is several seeds of one method. data: a name, an :func:`attrib.dataset`, or images
+        models: a path, spec, ``nn.Module``, what makes one, or ``attrib.model``; a list of them; or a mapping of
+        names to them, where a list is several seeds of one method. data: a name, an ``attrib.dataset``, or images
         and labels (default: what the checkpoints were trained on). out: a folder, where finished batches are kept so
         that the same call continues, and where the result is saved; the same call then reads it (of checkpoints, and
         where no setting is a function). batch_size: images at a time, on which no result depends.

@@ -225,7 +225,7 @@ class Contributions(Analysis):
 
 @lru_cache(maxsize=1)
 def _weights(index: tuple[int, ...], seed: int) -> "Tensor":
-    """:func:`stats.image_weights` (N,R), kept for the next model, which meets the same images."""
+    """``stats.image_weights`` (N,R), kept for the next model, which meets the same images."""
     return torch.from_numpy(stats.image_weights(np.array(index), seed=seed))
 
 

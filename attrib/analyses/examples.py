@@ -1,4 +1,4 @@
-"""The few images that a picture shows: kept batch by batch, put together for :func:`attrib.plots.map_grid`."""
+"""The few images that a picture shows: kept batch by batch, put together for ``attrib.plots.map_grid``."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def kept_examples(
 
 
 def arrays_of(found: "Findings", names: "Sequence[str] | None" = None) -> "dict[str, Array]":
-    """What :func:`attrib.plots.map_grid` takes: images in rows; of every name the first file's maps.
+    """What ``attrib.plots.map_grid`` takes: images in rows; of every name the first file's maps.
 
     names: the models to show (default: all that are no saved epochs).
     """

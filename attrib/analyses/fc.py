@@ -200,7 +200,7 @@ def _counts(files: Files) -> Array:
 
 
 def _without_images(counts: Array) -> Array:
-    """One number per seed as :mod:`attrib.stats` takes it, (S,2): there are no images, so all of them agree."""
+    """One number per seed as ``attrib.stats`` takes it, (S,2): there are no images, so all of them agree."""
     return np.repeat(counts.mean(1)[:, None], 2, 1)
 
 

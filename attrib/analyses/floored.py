@@ -23,7 +23,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class Floored(Explaining):
-    """An analysis of spans, with the floor of their coverage (:mod:`attrib.floor`)."""
+    """An analysis of spans, with the floor of their coverage (``attrib.floor``)."""
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     floor: int = option(200, "Images for the floor, the ASC of the same network with random weights; 0: none.", low=0)

@@ -28,7 +28,7 @@ PROBED = 3
 
 
 def dataset_of(data: Any, models: Sequence[Model]) -> Dataset:
-    """The data of an analysis: a :class:`Dataset`, or what :func:`attrib.dataset` takes; None: what the models know.
+    """The data of an analysis: a ``Dataset``, or what ``attrib.dataset`` takes; None: what the models know.
 
     Raises InputError where no data set is known, or more than one, and for anything else.
     """

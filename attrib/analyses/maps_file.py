@@ -39,7 +39,7 @@ def _begun(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> _Part:
 class MapWriter:
     """Streams the maps and spans of one model to NAME.npz (arrays ``index, map, span``), batch by batch.
 
-    The arrays lie in ``folder`` until :meth:`finish`, so that a later start can fill in what is missing. They are
+    The arrays lie in ``folder`` until ``finish``, so that a later start can fill in what is missing. They are
     written as files: in mapped memory a full disk would be no error, but the end of the process.
     """
 

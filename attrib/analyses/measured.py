@@ -39,7 +39,7 @@ class Measured(NamedTuple):
     maps: "tuple[Tensor, Tensor] | None" = None
     """Maps (N,H,W) and spans (N,H,W) to write to a file while the analysis runs."""
     keep: Any = None
-    """Handed to :meth:`Analysis.across` with those of the other models, then dropped."""
+    """Handed to ``Analysis.across`` with those of the other models, then dropped."""
 
 
 class Pass(NamedTuple):
@@ -83,9 +83,9 @@ class Files:
     rows: "Sequence[pd.DataFrame]"
     """Of every file, a row per image."""
     sums: Sequence[Mapping[str, Array]]
-    """Of every file, by name: what :meth:`Analysis.condense` made of its ``sums`` and ``resampled``."""
+    """Of every file, by name: what ``Analysis.condense`` made of its ``sums`` and ``resampled``."""
     facts: Sequence[Mapping[str, Any]]
-    """Of every file, what :meth:`Analysis.describe` returned."""
+    """Of every file, what ``Analysis.describe`` returned."""
 
     def where(self, **equal: object) -> "Files":
         """The rows in which a column has this value."""
@@ -125,7 +125,7 @@ class Files:
         return any(column in rows and not rows[column].isna().all() for rows in self.rows)
 
     def __getitem__(self, column: str) -> Values:
-        """A column of every file, (S,N), which :mod:`attrib.stats` takes; NaN where a file has no such column."""
+        """A column of every file, (S,N), which ``attrib.stats`` takes; NaN where a file has no such column."""
         missing = (np.full(len(rows), np.nan) for rows in self.rows)
         return np.array(
             [
@@ -145,7 +145,7 @@ class Files:
         return stats.mean(values if among is None else np.where(among, values, np.nan))
 
     def interval(self, column: str, *, seed: int, within: tuple[float, float] = ANYTHING) -> list[float]:
-        """The 95 % interval of that mean: over images, of several files over seeds and images (:mod:`attrib.stats`)."""
+        """The 95 % interval of that mean: over images, of several files over seeds and images (``attrib.stats``)."""
         return list(stats.interval(self[column], seed=seed, within=within))
 
     def count(self, column: str) -> int | float:
@@ -169,6 +169,6 @@ class Findings(NamedTuple):
     rows: "pd.DataFrame"
     """Every row: by model, seed, epoch and image."""
     across: "pd.DataFrame"
-    """Rows about pairs of files: a, b, images, index and the columns of :meth:`Analysis.across`; may be empty."""
+    """Rows about pairs of files: a, b, images, index and the columns of ``Analysis.across``; may be empty."""
     examples: Mapping[int, Mapping[str, Mapping[str, Any]]]
-    """Position in the data to model (:attr:`Model.shown_as`) to what the picture shows of it."""
+    """Position in the data to model (``Model.shown_as``) to what the picture shows of it."""

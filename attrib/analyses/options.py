@@ -44,7 +44,7 @@ def same_option(kind: type, name: str) -> Any:
 
 
 def check_options(settings: Any) -> None:
-    """Raise InputError for a field made by :func:`option` whose value is not allowed."""
+    """Raise InputError for a field made by ``option`` whose value is not allowed."""
     for each in fields(settings):
         value, rules = getattr(settings, each.name), each.metadata
         if value is None or callable(value) or not rules:
@@ -110,7 +110,7 @@ class Attack:
         return replace(self, **missing)
 
     def images(self, model: "nn.Module", batch: "Batch", *, seed: int, precision: "Precision") -> "Tensor":
-        """The batch's images after the attack on the model, (N,C,H,W). The attack must be :meth:`resolved`."""
+        """The batch's images after the attack on the model, (N,C,H,W). The attack must be ``resolved``."""
         assert self.eps is not None
         assert self.step_size is not None
         assert self.steps is not None

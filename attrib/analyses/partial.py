@@ -59,12 +59,12 @@ def _add(total: dict[str, Tensor], parts: Mapping[str, Tensor], plus: Any) -> No
 
 
 def exact(part: Tensor) -> Tensor:
-    """The beginning of a sum that :func:`added` continues: (...) float64 to (2,...), the sum and what rounding lost."""
+    """The beginning of a sum that ``added`` continues: (...) float64 to (2,...), the sum and what rounding lost."""
     return torch.stack([part, torch.zeros_like(part)])
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
-    """Two sums of :func:`exact` as one (Knuth's two-sum); ``.sum(0)`` of it is the same in whatever order one adds."""
+    """Two sums of ``exact`` as one (Knuth's two-sum); ``.sum(0)`` of it is the same in whatever order one adds."""
     high = a[0] + b[0]
     back = high - a[0]
     return torch.stack([high, a[1] + b[1] + ((a[0] - (high - back)) + (b[0] - back))])
@@ -118,7 +118,7 @@ def _read(path: Path) -> Part:
 def partial_results(out: Path | None, name: str, key: str, group: World) -> Iterator[Store]:
     """The store of partial results below ``out``, which is deleted when the body is through; without ``out`` none.
 
-    key: a hash of what the results depend on. Raises :class:`Stopped` where the user interrupts what can be continued.
+    key: a hash of what the results depend on. Raises ``Stopped`` where the user interrupts what can be continued.
     """
     if out is None:
         yield Store(None, group)

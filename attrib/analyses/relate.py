@@ -124,7 +124,7 @@ class Relation(Attacked):
     def _across(self, found: Findings) -> dict[str, Any]:
         """The means of every model and saved epoch, and their rank correlations with robust accuracy.
 
-        A correlation has two intervals: ``ci`` over models and ``ci_images`` over images (:mod:`attrib.relate`).
+        A correlation has two intervals: ``ci`` over models and ``ci_images`` over images (``attrib.relate``).
         """
         files = [*found.files.values(), *(epoch for epochs in found.epochs.values() for epoch in epochs)]
         points = [self._point(each) for each in files]

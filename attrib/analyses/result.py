@@ -187,7 +187,7 @@ class Result:
         return cls(analysis, summary, *_frames_and_arrays(place, name))
 
     def replaces(self, place: Path) -> str:
-        """What is to be said of the earlier result in the folder that :meth:`save` removes; "" where there is none."""
+        """What is to be said of the earlier result in the folder that ``save`` removes; "" where there is none."""
         earlier = _summary(place, self.analysis.name)
         if not earlier or earlier.get("key") == self.summary["key"]:
             return ""

@@ -98,7 +98,7 @@ class Robustness(Analysis):
         return replace(self, eps=attack.eps if self.eps is None else self.eps, step_size=step_size)
 
     def radii(self, data: str) -> list[Radius]:
-        """By rising eps: one, or those of a sweep. The analysis must be :meth:`resolved`."""
+        """By rising eps: one, or those of a sweep. The analysis must be ``resolved``."""
         usual = Attack("pgd").resolved(data)
         assert usual.step_size is not None
         assert usual.eps is not None

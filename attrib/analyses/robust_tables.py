@@ -1,4 +1,4 @@
-"""The tables and captions of :class:`attrib.analyses.robust.Robustness`, from its summary. No torch."""
+"""The tables and captions of ``attrib.analyses.robust.Robustness``, from its summary. No torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,7 +112,7 @@ def caption(summary: Mapping[str, Any]) -> str:
 
 
 def plotted(entry: Mapping[str, Any], point: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row per attack for :func:`attrib.plot.accuracies`: of a model's entry, or of one point of its sweep."""
+    """A row per attack for ``attrib.plot.accuracies``: of a model's entry, or of one point of its sweep."""
     return [
         {
             "model": entry["name"], "attack": title_of(attack), "eps": point.get("eps"), "accuracy": value,

@@ -40,7 +40,7 @@ def execute(
     analysis: Analysis, models: Any, data: Any, *, out: str | Path | None, batch_size: int | None, device: str,
     reuse: bool = False, warn: Callable[[str], None] = print_warning,
 ) -> tuple[Result, list[Path]]:  # fmt: skip
-    """Run an analysis; returns the result and, with ``out``, the files written. See :meth:`Analysis.run`.
+    """Run an analysis; returns the result and, with ``out``, the files written. See ``Analysis.run``.
 
     A result of the same settings, models and data that was saved in ``out`` is read, said with a warning, and nothing
     is written. Models that are no checkpoints are measured anew, since their code may have changed; but not with

@@ -214,7 +214,7 @@ _NEEDS = {
     "weights": "models",
     "run": "runs", "maps": "map files",
 }  # fmt: skip
-"""What a command must take (:attr:`Analysis.takes`) to have this option."""
+"""What a command must take (``Analysis.takes``) to have this option."""
 _OF_IMAGES = ("limit", "batch_size", "seed", "precision")
 """Options that say nothing where no model is run on images."""
 

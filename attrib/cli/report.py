@@ -1,4 +1,4 @@
-"""``attrib report``: the options of :class:`attrib.pages.compute.Report`."""
+"""``attrib report``: the options of ``attrib.pages.compute.Report``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

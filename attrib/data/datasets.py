@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What :func:`dataset` was given beside name, split and limit."""
+    """What ``dataset`` was given beside name, split and limit."""
 
     root: str | Path | None
     size: int | None
@@ -64,7 +64,7 @@ class Dataset:
     """(N,) int64; None: unlabelled."""
     masks: Tensor | None = None
     source: Source | None = None
-    """None: not made by :func:`dataset`."""
+    """None: not made by ``dataset``."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know, a sentence each."""
     folders: Mapping[str, int] | None = None
@@ -222,7 +222,7 @@ def dataset(
 
     name: glyphs, mnist, svhn, cifar10, cifar100, folder:DIR, npz:FILE, or cifar10c:CORRUPTION:SEVERITY; a picture
     file or a list of them; images (N,C,H,W), or a pair (images, labels), as tensors or arrays; a torch ``Dataset`` or
-    ``DataLoader``, or anything else with rows of image and label (:mod:`attrib.data.wrap`). Without labels, as for a
+    ``DataLoader``, or anything else with rows of image and label (``attrib.data.wrap``). Without labels, as for a
     picture and a folder without class folders, the data is unlabelled.
     split: ``train`` or ``test``; a folder without train/ and test/ (or val/, ...) and all that has no split are whole
     in either, and their data set's split is ``all``.

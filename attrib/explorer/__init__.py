@@ -1,4 +1,4 @@
-"""The explorer of a notebook: :func:`attrib.explore`."""
+"""The explorer of a notebook: ``attrib.explore``."""
 
 from attrib.explorer.widget import explore
 

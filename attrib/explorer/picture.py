@@ -47,7 +47,7 @@ def panels(
     classes: their names; label: the true class; kind: what the map is called; attacked: whether the image shown is an
     attack's; perturbation: whether to show what the attack added; overlay: whether maps lie over the image. The scale
     is capped at the 99.5th percentile, with the square root of the value as brightness, as in
-    :func:`attrib.plots.maps.map_grid`.
+    ``attrib.plots.maps.map_grid``.
     """
     columns = min(2, len(views))
     rows = -(-len(views) // columns)

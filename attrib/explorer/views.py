@@ -1,6 +1,6 @@
 """What one image looks like to each of several models: the arrays behind a picture of the explorer.
 
-:class:`ViewCache` holds the models and the data and keeps what was computed. Each value is kept under all that it
+``ViewCache`` holds the models and the data and keeps what was computed. Each value is kept under all that it
 depends on: another threshold computes no map again, another map no attack.
 """
 
@@ -100,7 +100,7 @@ def view(
 ) -> View:  # fmt: skip
     """The view that the model called ``name`` has of the image at ``position`` of the data.
 
-    kind: one of :data:`attrib.map_table.MAPS`; threshold: a rule of :func:`attrib.span`; target: label or prediction
+    kind: one of ``attrib.map_table.MAPS``; threshold: a rule of ``attrib.span``; target: label or prediction
     (that of the image shown); attack: None for the clean image; top: how many features. Where this model has no map or
     no last layer, the view says why. Raises InputError for another target, map or threshold, and if the model cannot
     run.
@@ -177,7 +177,7 @@ def attribution(cache: ViewCache, name: str, position: int, attack: Attack | Non
 
 
 def floor_maps(cache: ViewCache, name: str, position: int, *, kind: str, target: int) -> Tensor | None:
-    """Maps of the clean image on re-initialised copies of the model (:mod:`attrib.floor`), (R,H,W) on the CPU.
+    """Maps of the clean image on re-initialised copies of the model (``attrib.floor``), (R,H,W) on the CPU.
 
     None where the model has no weights to re-initialise, or cannot be copied.
     """

@@ -31,11 +31,11 @@ def _function(place: str) -> Callable[..., Tensor]:
 
 
 MAPS = {name: _function(record.function) for name, record in map_table.MAPS.items()}
-"""The functions of the maps in :data:`attrib.map_table.MAPS`."""
+"""The functions of the maps in ``attrib.map_table.MAPS``."""
 
 
 class Attribution(NamedTuple):
-    """What :func:`attribution` gives."""
+    """What ``attribution`` gives."""
 
     map: Tensor
     """(N,H,W)"""
@@ -60,7 +60,7 @@ def attribution(
 
     image: (N,C,H,W); label, index: (N,); layer, reshape: for ``LAYER_MAPS``, a module or its name, and what brings its
     output to (N,C,h,w) where it is none; seed and index: of SmoothGrad's noise; options: those of the map in
-    :data:`attrib.map_table.MAPS`, None for its default. Of a Captum class the absolute attributions are summed over
+    ``attrib.map_table.MAPS``, None for its default. Of a Captum class the absolute attributions are summed over
     channels.
     Raises InputError for another name or option, a function that gives no finite maps (N,H,W), and what the map raises.
     """

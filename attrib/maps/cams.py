@@ -1,6 +1,6 @@
 """Maps of a layer: Grad-CAM and its kin, AALP's Eq. 6, and guided Grad-CAM.
 
-A is the feature map (N,C,h,w) of the layer and z_y the logit of the class explained; :mod:`attrib.models.tokens` says
+A is the feature map (N,C,h,w) of the layer and z_y the logit of the class explained; ``attrib.models.tokens`` says
 how tokens and channels-last outputs become one. Every function takes ``layer``, a module or its dotted name (default:
 the last feature map before pooling), and ``reshape``, a function of the layer's output to (N,C,h,w) where that is
 something else.
@@ -70,7 +70,7 @@ def hirescam(
     """HiResCAM (Draelos and Carin 2020): relu of the channels' sum of dz_y/dA * A; bilinear to (N,H,W).
 
     Where one linear layer follows, with or without pooling, the places' values add up to the logit but for its bias,
-    which those of Grad-CAM do only with global average pooling. Arguments and errors are those of :func:`gradcam`.
+    which those of Grad-CAM do only with global average pooling. Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -100,7 +100,7 @@ def layercam(
     """LayerCAM (Jiang et al. 2021): relu of the channels' sum of relu(dz_y/dA) * A; bilinear to (N,H,W).
 
     Every place is weighted by its own gradient where that is positive, so that earlier layers give finer maps.
-    Arguments and errors are those of :func:`gradcam`.
+    Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -131,7 +131,7 @@ def gradcam_plus_plus(
 
     With g = dz_y/dA, a channel's weight is the sum over places of alpha * relu(g), with alpha = g^2 / (2 g^2 + g^3 s),
     s the channel's sum of A. The paper explains exp(z_y): its factor exp(z_y), one number per image, is left out, so
-    that maps stay in the units of the logit. Arguments and errors are those of :func:`gradcam`.
+    that maps stay in the units of the logit. Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -166,7 +166,7 @@ def eq6(
 
     This is pytorch-grad-cam's element-wise CAM (``GradCAMElementWise``) on -loss instead of the class score, and not
     rescaled per image. The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means
-    "supports the class". Arguments and errors are those of :func:`gradcam`.
+    "supports the class". Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -198,10 +198,10 @@ def guided_gradcam(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Guided Grad-CAM (Selvaraju et al. 2017): guided backpropagation times the upsampled :func:`gradcam`, (N,H,W).
+    """Guided Grad-CAM (Selvaraju et al. 2017): guided backpropagation times the upsampled ``gradcam``, (N,H,W).
 
     Guided backpropagation acts on ``nn.ReLU`` modules; functional ReLUs are passed as they are.
-    Arguments and errors are those of :func:`gradcam`.
+    Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -260,7 +260,7 @@ def cam_grid(
 ) -> Tensor:
     """The map called ``name`` on the layer's own grid, (N,h,w): gradcam, hirescam, layercam, gradcam++ or eq6.
 
-    Arguments and errors are those of :func:`gradcam`.
+    Arguments and errors are those of ``gradcam``.
     """
     combine, score = _CAMS[name]
     label = check_images(model, image, label)

@@ -49,7 +49,7 @@ def smoothgrad(
 ) -> Tensor:
     """SmoothGrad (Smilkov et al. 2017): the mean of the signed gradients over ``samples`` noisy copies.
 
-    sigma: the noise's standard deviation as a share of the input range, which is 1; 0 gives :func:`gradient`.
+    sigma: the noise's standard deviation as a share of the input range, which is 1; 0 gives ``gradient``.
     index: (N,) positions in the data set, which with ``seed`` fix the noise (default: positions in the batch).
     Returns (N,H,W). Raises InputError for images or labels of another shape, samples < 1 or sigma < 0.
 

@@ -31,7 +31,7 @@ def as_logits(output: object, *, images: int, model: str = "model") -> Tensor:
 
 
 def answer_of(output: object, *, images: int, model: str = "model") -> Tensor:
-    """:func:`as_logits` before one logit becomes two: (N,K), K >= 1."""
+    """``as_logits`` before one logit becomes two: (N,K), K >= 1."""
     found = logits_in(output, images=images)
     scores = None if found is None else _per_image(found, images)
     if scores is None:
@@ -94,7 +94,7 @@ def _shown(output: object) -> str:
 
 
 class Answers(nn.Module):
-    """A model from outside as everything here runs it: images (N,C,H,W) to logits (N,K), by :func:`as_logits`.
+    """A model from outside as everything here runs it: images (N,C,H,W) to logits (N,K), by ``as_logits``.
 
     Images go to the model on its device and in its type; logits come back on the images' device, in float32, or in
     float64 for images in float64.
@@ -129,7 +129,7 @@ def _back(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def adapted(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, or :class:`Answers` of it where its answers may be no logits in float32 on the device."""
+    """The model, or ``Answers`` of it where its answers may be no logits in float32 on the device."""
     if isinstance(model, Answers):
         return model
     if not isinstance(model, Classifier) or getattr(model.fc, "out_features", 2) < 2:

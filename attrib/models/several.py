@@ -21,7 +21,7 @@ from attrib.models.specs import Model, as_seeds, model, refuse_pretrained
 def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
     """Every file of the models given; those read from files are on the device.
 
-    given: a spec, a module, what makes one, a :class:`Model`, a list of them, or a mapping of names to them, where a
+    given: a spec, a module, what makes one, a ``Model``, a list of them, or a mapping of names to them, where a
     list is several seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
     Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
     """
@@ -37,7 +37,7 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
 
 
 def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.device | str) -> list[Model]:
-    """:func:`models_of` for names (None: the usual one) and specs; a model and a run may have the same name."""
+    """``models_of`` for names (None: the usual one) and specs; a model and a run may have the same name."""
     loaded = [_load(name, spec, device) for name, spec in given]
     names = [(files[0].name, files[0].epoch is None) for files in loaded]
     for name in names:

@@ -1,4 +1,4 @@
-"""A model under analysis, :class:`Model`, and how a path, a zoo name, a factory or a module becomes one."""
+"""A model under analysis, ``Model``, and how a path, a zoo name, a factory or a module becomes one."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Model:
     fingerprint: str
     """Of the weights."""
     module: nn.Module | None = None
-    """None for a saved epoch that has not been :meth:`opened`."""
+    """None for a saved epoch that has not been ``opened``."""
     checkpoint: Checkpoint | None = None
     """What the file says; None for a module or factory."""
     layer: nn.Module | None = None
@@ -106,7 +106,7 @@ class Model:
 
     @property
     def opened_module(self) -> nn.Module:
-        """The module of a model that is :meth:`opened`."""
+        """The module of a model that is ``opened``."""
         assert self.module is not None
         return self.module
 
@@ -194,7 +194,7 @@ def model(
 
 
 class Given(NamedTuple):
-    """What :func:`model` is given beside the spec."""
+    """What ``model`` is given beside the spec."""
 
     weights: str | Path | None = None
     arch: str | None = None

@@ -1,7 +1,7 @@
 """How the output of a layer becomes a feature map (N,C,h,w): channels first, channels last, or tokens.
 
 What a layer gives out says little by itself: (N,49,768) may be a map of 7x7 tokens, and (N,7,7,768) has its channels
-last. So the layout is read from one pass of the whole model (:mod:`attrib.models.trace`).
+last. So the layout is read from one pass of the whole model (``attrib.models.trace``).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from attrib.models.trace import Call, Trace
 
 Grid = tuple[int, int]
 Reshape = Callable[[Tensor], Tensor]
-"""A user's function of a layer's output to a feature map (N,C,h,w), where it is none of :class:`Layout`."""
+"""A user's function of a layer's output to a feature map (N,C,h,w), where it is none of ``Layout``."""
 
 MOST_PREFIX = 16
 """The most tokens that may stand before those of the image: class and distillation tokens, registers."""

@@ -10,7 +10,7 @@ from attrib.errors import InputError
 
 
 def check_module(module: object) -> None:
-    """Raise InputError for what is no ``nn.Module``, as a :class:`attrib.Model` or the text that names one."""
+    """Raise InputError for what is no ``nn.Module``, as a ``attrib.Model`` or the text that names one."""
     if not isinstance(module, nn.Module):
         raise InputError(
             f"model: expected an nn.Module, as attrib.model(...).module is one, got {type(module).__name__}"

@@ -100,7 +100,7 @@ class Report:
     ) -> Path:  # fmt: skip
         """Run every analysis that has no result yet, and write the page; returns its path.
 
-        models, data, device: as :meth:`attrib.analyses.base.Analysis.run` takes them. out: the page. results: the
+        models, data, device: as ``attrib.analyses.base.Analysis.run`` takes them. out: the page. results: the
         folder for the numbers behind it (default: beside the page, NAME-results). An analysis that cannot be computed
         is left out of the page, with the reason. Raises InputError where the models and the data do not fit together.
         """
@@ -224,7 +224,7 @@ def report(
 ) -> Path:  # fmt: skip
     """Write one self-contained HTML page with every analysis of the models; returns its path.
 
-    Arguments and errors: :meth:`Report.run`; another map, attack or number of images: fields of :class:`Report`.
+    Arguments and errors: ``Report.run``; another map, attack or number of images: fields of ``Report``.
     """
     return Report().run(models, data, out=out, results=results, device=device)
 

@@ -75,7 +75,7 @@ class Browsed(Explaining):
         return Measured({CLEAN: {"label": batch.label, "prediction": clean.prediction}}, examples=examples)
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """What :func:`payload` takes."""
+        """What ``payload`` takes."""
         positions = sorted(found.examples)
         rows = [[found.examples[position][name] for position in positions] for name in found.files]
 
@@ -148,7 +148,7 @@ def coded(maps: NDArray[np.floating]) -> Coded:
 
 
 def decoded(maps: Coded) -> NDArray[np.float32]:
-    """The maps (...,H,W) up to rounding: the inverse of :func:`coded`."""
+    """The maps (...,H,W) up to rounding: the inverse of ``coded``."""
     low, high = maps.low[..., None, None], maps.high[..., None, None]
     return np.asarray(low + (high - low) * (maps.code.astype(np.float32) / 255) ** 2, np.float32)
 
@@ -160,7 +160,7 @@ def payload(
 
     images: ``index``, ``label`` (N,), ``image`` uint8 (N,H,W,3), ``adversarial`` uint8 (M,N,H,W,3), and per model and
     kind (clean, attacked) ``code`` uint8 (M,2,N,H,W), ``low``, ``high`` and ``prediction`` (M,2,N). models, classes:
-    names. sets: the rows of :class:`attrib.analyses.sets.Sets`, where there are any.
+    names. sets: the rows of ``attrib.analyses.sets.Sets``, where there are any.
     """
     index, label, prediction = images["index"], images["label"], images["prediction"]
     sheets, size = _sheets([images["image"], *images["adversarial"]])

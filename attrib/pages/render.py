@@ -119,7 +119,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
     """The page as HTML that needs nothing else.
 
     about: what the results folder's report.json says: models, data, settings, and which parts are missing and why.
-    parts: by the analysis's name; ``images`` is :class:`attrib.pages.images.Browsed`.
+    parts: by the analysis's name; ``images`` is ``attrib.pages.images.Browsed``.
     """
     names = [model["name"] for model in about["models"]]
     span, robust = (_summaries(parts).get(name) for name in ("span", "robust"))

@@ -33,7 +33,7 @@ def style() -> Iterator[None]:
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """Each model's colour, the same in every figure that shows them in this order; inside :func:`style`."""
+    """Each model's colour, the same in every figure that shows them in this order; inside ``style``."""
     return dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
 
 
@@ -92,7 +92,7 @@ def shortened(name: str, inches: float) -> str:
 
 
 def inches_of(name: str) -> float:
-    """About how wide a name is as a title, or as a label of an axis; inside :func:`style`."""
+    """About how wide a name is as a title, or as a label of an axis; inside ``style``."""
     return len(name) * 0.6 * float(mpl.rcParams["axes.titlesize"]) / 72
 
 

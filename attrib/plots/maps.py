@@ -133,7 +133,7 @@ def overlay(
 def overlay_grid(examples: Mapping[str, Any], *, title: str) -> Figure:
     """Images, each followed by its map of every model over it, under what the model predicts; several to a row.
 
-    examples: as :func:`map_grid` takes them, with ``probability`` (M,E), NaN where it is not known. Pictures are as
+    examples: as ``map_grid`` takes them, with ``probability`` (M,E), NaN where it is not known. Pictures are as
     large as a page allows.
     Each map has its own scale, from 0 to its 99.5th percentile: what is compared is where models look, not how much.
     """

@@ -45,7 +45,7 @@ def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = 
 def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str) -> Figure:
     """Accuracy against the attack's radius: a colour per model, a line style per attack, bands for the intervals.
 
-    table: as for :func:`accuracies`, with a column ``eps``; attacks: those to show. Radii within 32/255 are labelled
+    table: as for ``accuracies``, with a column ``eps``; attacks: those to show. Radii within 32/255 are labelled
     in units of 1/255, as papers on colour images give them.
     """
     unit = 255 if 0 < table["eps"].max() <= 32 / 255 else 1

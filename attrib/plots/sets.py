@@ -58,7 +58,7 @@ def _scatter(axes: Axes, points: pd.DataFrame, name: str) -> None:
 
 
 def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
-    """The images of one model as dots of this area, in points squared; points: as :func:`confidence_scatter` takes."""
+    """The images of one model as dots of this area, in points squared; points: as ``confidence_scatter`` takes."""
     axes.plot([0, 1], [0, 1], color="black", lw=0.6, ls="--", zorder=1)
     for zorder, (kind, colour) in enumerate(reversed(COLOURS.items()), start=2):
         inside = points[points["set"] == kind]

@@ -1,6 +1,6 @@
 """Intervals and paired tests over images, and over seeds where a method has several files. No torch.
 
-One file: images are resampled and no distribution is assumed (p-values: :mod:`attrib.stats.permutation`). The answer
+One file: images are resampled and no distribution is assumed (p-values: ``attrib.stats.permutation``). The answer
 is about this file: another training run of the same method may give another.
 
 Several files, the seeds of one method: what is asked is what the method does, and the error of that has two parts.

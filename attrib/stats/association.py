@@ -79,7 +79,7 @@ def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int =
     """The rank correlation of x and y with ``given`` held fixed: does x say of y what ``given`` does not say already?
 
     x, y, given: (N,). The partial correlation of the ranks with its 95 % percentile bootstrap interval; p is NaN,
-    since no permutation leaves the relation of either to ``given`` as it is. NaN as for :func:`rank_correlation`, and
+    since no permutation leaves the relation of either to ``given`` as it is. NaN as for ``rank_correlation``, and
     where ``given`` ranks the images as x or y does. Raises InputError for arrays of different lengths.
 
     >>> given = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])  # of which both others are noisy copies
@@ -138,7 +138,7 @@ def _correlation(ranks: NDArray[Any], drawn: NDArray[Any]) -> float:
 
 
 def _resampled(columns: Sequence[Values], held: NDArray[np.bool_], *, seed: int) -> Values:
-    """:func:`_spearman` in each resample of the images, (R,), from the columns of those that are ``held``, (N,).
+    """``_spearman`` in each resample of the images, (R,), from the columns of those that are ``held``, (N,).
 
     All images are drawn, so that several models meet the same resamples whatever each is missing. scipy's bootstrap
     would sort every resample; here an image that is drawn k times counts as k ties, whose rank

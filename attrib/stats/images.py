@@ -97,7 +97,7 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     """Mean of a - b over images with its 95 % interval and p-value (two-sided); NaN p below two images.
 
     a, b: (N,), or (S,N) for S seeds of a method, in the same order of images; an image counts where every file has a
-    value. One file on either side: bootstrap, and the permutation test :func:`attrib.permutation.sign_flips`, which
+    value. One file on either side: bootstrap, and the permutation test ``attrib.permutation.sign_flips``, which
     swaps the two models' values at random image by image. p then compares two files.
 
     With several files on a side p compares methods: the seeds' variance is pooled over both sides, Sa + Sb - 2
@@ -131,11 +131,11 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
 
 
 def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
-    """:func:`paired` of two shares of the same images, as accuracies are: a - b, its 95 % interval, and p.
+    """``paired`` of two shares of the same images, as accuracies are: a - b, its 95 % interval, and p.
 
     a, b: (N,) of one file, or (S,N) of S seeds of a method. One file on either side: the adjusted Wald interval of
     Bonett and Price (2012), which is no point where the sides agree on every image, and the exact test on the images
-    on which they differ (McNemar). Seeds: as :func:`paired`; where fewer than ``RARE`` images differ, the interval is
+    on which they differ (McNemar). Seeds: as ``paired``; where fewer than ``RARE`` images differ, the interval is
     widened to hold the former. All NaN below two images.
 
     >>> same = paired_shares(np.ones(60, bool), np.ones(60, bool))
@@ -162,7 +162,7 @@ def unpaired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[float, 
 
     a: (N,), b: (M,) of one file; or (S,N) and (S,M) of S seeds of a method. One file: Newcombe's (1998) interval, from
     both sides' Wilson intervals. Seeds: the interval over seeds and images, widened to hold Newcombe's of one file
-    with their mean shares where fewer than ``RARE`` images of a side are held, or are not (:func:`share_interval`).
+    with their mean shares where fewer than ``RARE`` images of a side are held, or are not (``share_interval``).
 
     >>> [round(float(each), 3) for each in unpaired_shares(np.ones(100, bool), np.ones(50, bool))]
     [0.0, -0.037, 0.071]
@@ -237,7 +237,7 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
     distribution, and never below LOWEST. No permutation test takes its place: the features of two models are not
     exchangeable, and need not be as many.
 
-    With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as :func:`paired` has it, with the bias taken off.
+    With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as ``paired`` has it, with the bias taken off.
 
     >>> basic_paired(0.5, 0.2, np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.2, 0.2])).difference
     0.3

@@ -23,7 +23,7 @@ def holm(p: Values) -> Values:
 
 
 def with_holm(pairs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A table's comparisons, each with ``p``, and ``p_holm`` added: :func:`holm` over all of them.
+    """A table's comparisons, each with ``p``, and ``p_holm`` added: ``holm`` over all of them.
 
     >>> [pair["p_holm"] for pair in with_holm([{"p": 0.01}, {"p": 0.04}, {"p": 0.03}])]
     [0.03, 0.06, 0.06]

@@ -49,7 +49,7 @@ def as_column(name: str, values: Any, *, rows: bool = False) -> Values:
 
 
 def as_columns(**given: Any) -> list[Values]:
-    """:func:`as_column` of each; raises InputError also where they are not as long."""
+    """``as_column`` of each; raises InputError also where they are not as long."""
     found = [as_column(name, values) for name, values in given.items()]
     if len({len(each) for each in found}) > 1:
         counts = ", ".join(str(len(each)) for each in found)

@@ -106,7 +106,7 @@ def compared(found: Spread) -> Paired:
 
 
 def mean_over_seeds(values: Values) -> Paired:
-    """:func:`mean` and :func:`interval` of S >= 2 seeds, (S,N), and the p of the mean's being 0.
+    """``mean`` and ``interval`` of S >= 2 seeds, (S,N), and the p of the mean's being 0.
 
     >>> found = mean_over_seeds(np.array([[0.2, 0.3, 0.1], [0.3, 0.3, 0.4]]))
     >>> round(found.difference, 3), found.p > 0.05

@@ -36,7 +36,7 @@ def mix_statistics(features: Tensor, partner: Tensor, weight: float, *, eps: flo
 
 @contextmanager
 def fused(layer: nn.Module, partner: Tensor, weight: float) -> Iterator[None]:
-    """Inside, the input (N,C,h,w) of ``layer`` is :func:`mix_statistics` of it, while the layer is in training mode.
+    """Inside, the input (N,C,h,w) of ``layer`` is ``mix_statistics`` of it, while the layer is in training mode.
 
     partner: (N,) positions in the batch, weight: in [0,1]. Attacks run the model in eval mode and see it as deployed.
     A pass over several copies of the batch, one after the other, mixes each copy within itself.

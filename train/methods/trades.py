@@ -51,7 +51,7 @@ def loss_on(
     beta: float,
     classification: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """The loss (0-dim) of given adversarial images (N,C,H,W); arguments as for :func:`loss`."""
+    """The loss (0-dim) of given adversarial images (N,C,H,W); arguments as for ``loss``."""
     # Under autocast the logits are bfloat16, too coarse for differences of logarithms.
     logits = model(torch.cat([batch.image, adversarial])).to(batch.image.dtype)
     clean, moved = logits.chunk(2)
