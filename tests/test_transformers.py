@@ -236,6 +236,16 @@ def test_names_of_the_classes(form: str, folders: Path, tmp_path: Path, monkeypa
     assert attrib.model("hf:.").classes is None
 
 
+def test_one_logit_is_two_classes_without_names(tmp_path: Path) -> None:
+    config = network("ViT").config
+    config.id2label, config.label2id = {0: "defect"}, {"defect": 0}
+    net: Any = made(lambda: transformers.ViTForImageClassification(config))
+    net.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3, size=32).save_pretrained(tmp_path)
+    result = attrib.Span(floor=0, map="gradient").run(attrib.model(f"hf:{tmp_path}"), torch.rand(2, 3, 32, 32))
+    assert result.summary["models"]
+
+
 FORMATS: dict[str, dict[str, Any]] = {
     "as a feature extractor": {"image_processor_type": None, "feature_extractor_type": "ViTFeatureExtractor"},
     "a fast one": {"image_processor_type": "ViTImageProcessorFast"},
