@@ -85,7 +85,7 @@ def test_an_overlay_says_label_prediction_and_scale(models: Path) -> None:
         says = "says " * (row["prediction"] != row["label"])
         assert titles[2 * place + 1] == f"{says}{row['prediction']}\n{100 * row['probability']:.1f} %"
     assert any("says" in title for title in titles)
-    assert figure.get_suptitle().startswith("a: gradcam")
+    assert figure.get_suptitle().startswith("a: Grad-CAM")
     assert figure.get_supxlabel() == "each map on its own scale"
     assert "in the figure maps-overlay each map has a scale of its own" in result.tables()[0].caption
     assert result.plot("maps").get_supxlabel() == ""
