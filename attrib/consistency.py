@@ -145,8 +145,8 @@ def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tu
         size = totals[1] / np.maximum((~np.isnan(whole)).sum(1, keepdims=True), 1)
         linear = ratio + (part - ratio * whole) / np.where(size > 0, size, 1)
         return stats.mean(linear), stats.interval(linear, seed=seed, within=(0.0, 1.0))
-    held = ~np.isnan(part[0])
-    part, whole = part[0, held], whole[0, held]
+    present = ~np.isnan(part[0])
+    part, whole = part[0, present], whole[0, present]
     value = float(_ratio(part, whole)) if len(part) else float("nan")
     if len(part) < 2:
         return value, (float("nan"), float("nan"))

@@ -74,8 +74,8 @@ def _made_here(summary: Mapping[str, Any]) -> str:
 def images_words(summary: Mapping[str, Any], images: int) -> str:
     """So many images, of the split where the data is split."""
     kind = "images" if summary["split"] == "all" else f"{summary['split']} images"
-    said = f"{images:,} {kind} of {summary['data']}"
-    return f"{said}, unlabelled" if summary.get("unlabelled") else said
+    words = f"{images:,} {kind} of {summary['data']}"
+    return f"{words}, unlabelled" if summary.get("unlabelled") else words
 
 
 def target_words(summary: Mapping[str, Any]) -> str:
@@ -112,8 +112,10 @@ def difference_columns(pair: Mapping[str, Any]) -> dict[str, str]:
 
 def attack_words(attack: Mapping[str, Any]) -> str:
     """The attack and its settings; steps only where it takes several."""
-    said = f"{attack['name'].upper()} eps {radius(attack['eps'])}"
-    return said if attack["name"] == "fgsm" else f"{said}, step {radius(attack['step_size'])}, {attack['steps']} steps"
+    words = f"{attack['name'].upper()} eps {radius(attack['eps'])}"
+    if attack["name"] == "fgsm":
+        return words
+    return f"{words}, step {radius(attack['step_size'])}, {attack['steps']} steps"
 
 
 def radius(eps: float) -> str:
@@ -156,14 +158,14 @@ def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
         return f"p: {test}. It compares the maps in {', '.join(maps_files(models))}, not models. {corrected}"
     if not any(several):
         elsewhere = ", ".join(maps_files(models))
-        said = f"; of {elsewhere} the maps, not a model" if elsewhere else ""
-        return f"p: {test}. It compares two files, not two methods{said}. {corrected}"
-    said = "p: t test over seeds and images. It compares methods"
+        exception = f"; of {elsewhere} the maps, not a model" if elsewhere else ""
+        return f"p: {test}. It compares two files, not two methods{exception}. {corrected}"
+    words = "p: t test over seeds and images. It compares methods"
     if not all(several):
-        said += "; a name with one file borrows the other's spread over seeds"
+        words += "; a name with one file borrows the other's spread over seeds"
     if several.count(False) > 1:
-        said += f". Between two single files: {test}; it compares two files, not two methods"
-    return f"{said}. {corrected}"
+        words += f". Between two single files: {test}; it compares two files, not two methods"
+    return f"{words}. {corrected}"
 
 
 def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:

@@ -77,12 +77,12 @@ def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int,
 
 def causes(model: "Model", data: "Dataset") -> str:
     """The question what makes a model no better than chance: what a user may have missed of this model and data."""
-    asked = ["is the model trained"]
+    questions = ["is the model trained"]
     if model.checkpoint is None:
-        asked.append("are mean (--mean) and std (--std) those of its training")
+        questions.append("are mean (--mean) and std (--std) those of its training")
     if data.folders and tuple(data.folders) == data.classes:  # no names of the model's say which is which
-        asked.append("do the class folders stand in the model's order, which classes (--classes) names")
-    return f"{', '.join(asked[:-1])}{', and ' * (len(asked) > 1)}{asked[-1]}?"
+        questions.append("do the class folders stand in the model's order, which classes (--classes) names")
+    return f"{', '.join(questions[:-1])}{', and ' * (len(questions) > 1)}{questions[-1]}?"
 
 
 def _chance(label: NDArray[Any], *, classes: int) -> float:

@@ -63,22 +63,22 @@ def relations(
     >>> [round(found["margin"].rho, 3) for found in (*seeds, method)]
     [1.0, 0.5, 0.75]
     """
-    stood = margin_adversarial > 0
+    robust = margin_adversarial > 0
     of_correct = np.where(correct, values, np.nan)
     found: list[dict[str, Any]] = [
-        {"broken": mean_difference(row[~held], row[held], seed=seed)}
-        for row, held in zip(of_correct, stood, strict=True)
+        {"broken": mean_difference(row[~withstands], row[withstands], seed=seed)}
+        for row, withstands in zip(of_correct, robust, strict=True)
     ]
     if len(values) > 1:
-        groups = [np.where(side, of_correct, np.nan) for side in (~stood, stood)]
+        groups = [np.where(side, of_correct, np.nan) for side in (~robust, robust)]
         counts = (float((~np.isnan(group)).sum(1).mean()) for group in groups)
         found.append({"broken": Difference(*stats.groups_over_seeds(*groups), *counts)})
-    asked = {
+    questions = {
         "margin": (values, margin_adversarial),
         "margin_correct": (of_correct, margin_adversarial),
         "partial": (values, margin_adversarial, margin),
     }
-    for name, columns in asked.items():
+    for name, columns in questions.items():
         each = [resampled_correlation(*rows, seed=seed) for rows in zip(*columns, strict=True)]
         correlations = [correlation for correlation, _ in each]
         if len(values) > 1:

@@ -185,9 +185,9 @@ def _otsu_level(values: NDArray[np.floating[Any]]) -> float:
 def _mass(flat: Tensor, share: float) -> Tensor:
     ordered, pixels = flat.relu().sort(dim=1, descending=True, stable=True)
     # In float64, since a cumulative sum of floats may never quite reach its own total.
-    held = ordered.double().cumsum(1)
-    before = held - ordered.double()
-    needed = (before < share * held[:, -1:]) & (ordered > 0)
+    cumulative = ordered.double().cumsum(1)
+    before = cumulative - ordered.double()
+    needed = (before < share * cumulative[:, -1:]) & (ordered > 0)
     return torch.zeros_like(needed).scatter_(1, pixels, needed)
 
 

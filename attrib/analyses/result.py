@@ -170,14 +170,14 @@ class Result:
         A function that stood for a map is its qualified name. Raises InputError where there is no such result.
         """
         place = Path(out)
-        here = [known for known in ANALYSES if (place / f"{known}.json").is_file()]
-        if name is None and len(here) > 1:
-            raise InputError(f"{place} holds several results; name one of {', '.join(here)}")
-        if (name or "") not in here and (name is not None or not here):
+        present = [known for known in ANALYSES if (place / f"{known}.json").is_file()]
+        if name is None and len(present) > 1:
+            raise InputError(f"{place} holds several results; name one of {', '.join(present)}")
+        if (name or "") not in present and (name is not None or not present):
             raise InputError(
-                f"{place}: expected a result of {name or 'an analysis'}, found {', '.join(here) or 'none'}"
+                f"{place}: expected a result of {name or 'an analysis'}, found {', '.join(present) or 'none'}"
             )
-        name = name or here[0]
+        name = name or present[0]
         try:
             summary = json.loads((place / f"{name}.json").read_text())
             summary.pop("files", None)

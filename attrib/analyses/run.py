@@ -151,8 +151,8 @@ def _measure(
     bar = progress(len(left) * len(models), analysis.name, unit="batch", first=group.rank == 0)
     with _map_files(analysis, models, context, store) as writers, bar:
         for number, batch in _batches(work, left, context):
-            here = replace(context, data=work[number].of.data)
-            store.add(_measure_batch(analysis, models, number, batch, here, writers, bar.update))
+            of_pass = replace(context, data=work[number].of.data)
+            store.add(_measure_batch(analysis, models, number, batch, of_pass, writers, bar.update))
     parts = gather(store.part)
     if parts is None:
         return None

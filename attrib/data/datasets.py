@@ -159,8 +159,9 @@ class Dataset:
         """
         if size < 1:
             raise InputError(f"batch size: expected at least 1, got {size}")
-        held = next((part for part in (self.labels, self.images) if isinstance(part, Tensor)), None)
-        order = torch.arange(len(self), device=held.device if held is not None else None) if order is None else order
+        if order is None:
+            tensor = next((part for part in (self.labels, self.images) if isinstance(part, Tensor)), None)
+            order = torch.arange(len(self), device=None if tensor is None else tensor.device)
         parts = torch.split(order, size) if len(order) else ()
         images = self.images
         if isinstance(images, pictures.Pictures):
@@ -203,9 +204,9 @@ def training_split(count: int, *, holdout: int, seed: int) -> tuple[Tensor, Tens
     The held-out images, at most a fifth, choose the epoch that is kept. Both (N,) int64 in random order, the same for
     every run with this seed.
     """
-    held = min(holdout, max(1, count // 5))
+    held_out = min(holdout, max(1, count // 5))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, 0)))
-    return order[held:], order[:held]
+    return order[held_out:], order[:held_out]
 
 
 def dataset(

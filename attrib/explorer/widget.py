@@ -118,8 +118,8 @@ def render(cache: ViewCache, settings: Settings) -> tuple[bytes, str]:
 def neighbour(data: Dataset, settings: Settings, step: int) -> int:
     """The position of the next (step 1) or previous (-1) image of the class chosen, round and round."""
     chosen = positions(data, settings.label)
-    here = settings.position
-    at = bisect_right(chosen, here) if step > 0 else bisect_left(chosen, here) - 1
+    current = settings.position
+    at = bisect_right(chosen, current) if step > 0 else bisect_left(chosen, current) - 1
     return chosen[at % len(chosen)]
 
 

@@ -56,17 +56,17 @@ def in_chunks(
             with checked_labels(fast.model, label):
                 found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
         except (RuntimeError, AssertionError) as error:
-            said = _reason(error, model)
-            if said is None:
+            reason = _reason(error, model)
+            if reason is None:
                 raise
-            raise InputError(said) from None
+            raise InputError(reason) from None
     return torch.cat(found).float().to(home)
 
 
 def _reason(error: Exception, model: nn.Module) -> str | None:
     """Translate torch and Captum errors into advice."""
-    name, said = type(model).__name__, str(error)
-    if "does not require grad" in said or "not have been used in the graph" in said:
+    name, message = type(model).__name__, str(error)
+    if "does not require grad" in message or "not have been used in the graph" in message:
         return (
             f"model: {name} gives no gradient to explain; is it quantised, or does its forward pass run under"
             " torch.no_grad(), or detach or round what it computes? occlusion needs no gradient"

@@ -211,11 +211,11 @@ def read(
                 warnings.warn(f"{path}: {found.note}", stacklevel=2)
             return checkpoint
         ckpt = _from_fields(content)
-        said = {"arch": ckpt.arch, "input_shape": ckpt.input_shape, **ckpt.arch_kwargs}
+        stored = {"arch": ckpt.arch, "input_shape": ckpt.input_shape, **ckpt.arch_kwargs}
         given = {"arch": arch, "input_shape": input_shape, "mean": mean, "std": std}
         for name, value in given.items():
-            if value is not None and _listed(value) != _listed(said.get(name)):
-                raise InputError(f"{name}: {value} was given, but the checkpoint says {said.get(name)}")
+            if value is not None and _listed(value) != _listed(stored.get(name)):
+                raise InputError(f"{name}: {value} was given, but the checkpoint says {stored.get(name)}")
         return ckpt
     except InputError as error:
         raise _located(error, path) from None

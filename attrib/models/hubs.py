@@ -75,14 +75,14 @@ def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[N
     except KeyError as error:
         raise InputError(f"model {spec}: its collection does not know {error}") from None
     except Exception as error:  # their code downloads and reads files, and may raise anything
-        said = " ".join(str(error).split())
-        if "trust_remote_code" in said:
-            said = "it brings code of its own, which is not run here; name a factory that loads it, as my_code:build"
+        reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason:
+            reason = "it brings code of its own, which is not run here; name a factory that loads it, as my_code:build"
         (hub, _, name), names = spec.partition(":"), list(known())
         near = "" if name.partition(".")[0] in names else meant(name, names, before=f"{hub}:")
         if hub == "hf" and not at_home(name).exists():
             near = meant_path(at_home(name), before="hf:")
-        raise InputError(f"model {spec}: cannot be loaded: {said or type(error).__name__}{near}") from error
+        raise InputError(f"model {spec}: cannot be loaded: {reason or type(error).__name__}{near}") from error
 
 
 def _hf(spec: str, name: str) -> Known:

@@ -80,13 +80,13 @@ def _imported(spec: str, source: str) -> object:
     if not {folder, ""} & set(sys.path):
         sys.path.append(folder)  # last: a file like queue.py must not stand for the module that others import
     importlib.invalidate_caches()
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with redirect_stderr(said), redirect_stdout(said):
+        with redirect_stderr(printed), redirect_stdout(printed):
             _import_from(folder, source.partition(".")[0])
             found: object = importlib.import_module(source)
     except SystemExit as stop:
-        last = next(iter(reversed(said.getvalue().strip().splitlines())), "")
+        last = next(iter(reversed(printed.getvalue().strip().splitlines())), "")
         raise InputError(
             f"model {spec}: importing {source} ended the program ({last or _exit(stop)}); put what runs there under"
             " if __name__ == '__main__'"
@@ -97,7 +97,7 @@ def _imported(spec: str, source: str) -> object:
             others = [path.stem for path in Path(folder).glob("*.py")]
             near = meant(source, ["zoo", *HUBS, *others], after=spec.removeprefix(source))
         raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}{near}") from error
-    sys.stderr.write(said.getvalue())
+    sys.stderr.write(printed.getvalue())
     return found
 
 

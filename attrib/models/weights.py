@@ -46,9 +46,9 @@ def _check_size(tensors: Sequence[Tensor]) -> None:
     """Raise InputError for views, of a few numbers in memory, that are far larger when they are copied."""
     dense = [each for each in tensors if each.layout == torch.strided and not each.is_quantized and not each.is_meta]
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in dense}
-    wanted, held = sum(4 * each.numel() for each in dense), sum(storages.values())
-    if wanted > 8 * held + 2**26:
-        raise InputError(f"weights: would take {wanted:,} bytes, of which the file holds {held:,}")
+    wanted, stored = sum(4 * each.numel() for each in dense), sum(storages.values())
+    if wanted > 8 * stored + 2**26:
+        raise InputError(f"weights: would take {wanted:,} bytes, of which the file holds {stored:,}")
 
 
 def faults(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -35,8 +35,8 @@ def valid_picture(
             axes.set_title(f"{name}\n{mask.sum(1).mean():.1f} of {mask.shape[1]} valid")
             if len(mask) <= 20:
                 # Names that stand to the left already are not repeated.
-                told = position % columns and list(names) == list(classes[position - 1])
-                _name_bands(axes, mask, [""] * len(mask) if told else names)
+                same_as_before = position % columns and list(names) == list(classes[position - 1])
+                _name_bands(axes, mask, [""] * len(mask) if same_as_before else names)
         figure.suptitle(title)
     return figure
 

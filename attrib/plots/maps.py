@@ -63,9 +63,9 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False) ->
                 if spans:
                     below = examples["attacked_image"][model, example] if kind else images[example]
                     span_outline(grid[row, column + 1], below, examples[f"{kind}span"][model, example])
-                said = np.asarray(examples[f"{kind}prediction"])[model, example]
-                if said and said != examples["label"][example]:
-                    cell_axes.set_xlabel(f"says {said}", labelpad=1, fontsize=5)
+                prediction = np.asarray(examples[f"{kind}prediction"])[model, example]
+                if prediction and prediction != examples["label"][example]:
+                    cell_axes.set_xlabel(f"says {prediction}", labelpad=1, fontsize=5)
         grid[0, 0].set_title("image")
         for model, name in enumerate(examples["model"]):
             if spans:  # the name stands above both columns
@@ -183,9 +183,9 @@ def _called(examples: Mapping[str, Any], example: int, inches: float) -> list[st
 
 def _says(examples: Mapping[str, Any], model: int, example: int, inches: float) -> list[str]:
     """The predicted class, with "says" where it is not the label, and its probability in percent."""
-    said, label = str(np.asarray(examples["prediction"])[model, example]), str(examples["label"][example])
+    prediction, label = str(np.asarray(examples["prediction"])[model, example]), str(examples["label"][example])
     probability = float(np.asarray(examples["probability"])[model, example])
-    name = shortened(f"says {said}" if said and label and said != label else said, inches)
+    name = shortened(f"says {prediction}" if prediction and label and prediction != label else prediction, inches)
     return [name] if probability != probability else [name, f"{100 * probability:.1f} %"]
 
 

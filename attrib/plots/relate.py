@@ -84,10 +84,10 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
 
 
 def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str) -> None:
-    correct, stood = rows["correct"].to_numpy(bool), rows["margin_adversarial"].to_numpy(float) > 0
+    correct, withstands = rows["correct"].to_numpy(bool), rows["margin_adversarial"].to_numpy(float) > 0
     scale = 1 if measure == "participation_ratio" else 100
     axes.axhline(0, color="black", lw=0.6, ls="--")
-    for kind, inside in zip(KINDS, (correct & stood, correct & ~stood, ~correct), strict=True):
+    for kind, inside in zip(KINDS, (correct & withstands, correct & ~withstands, ~correct), strict=True):
         points, shown = rows[inside], WRONG if kind.marker == "x" else colour
         # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
         axes.scatter(

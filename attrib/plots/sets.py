@@ -93,21 +93,21 @@ def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str) -> Figu
                 header = figure.add_subplot(grid[0, :])
                 header.axis("off")
                 found = int((examples["index"][model, kind] >= 0).sum())
-                said = f"{examples['model'][model]}: {examples['set'][kind]}" + ("" if found else " (no image)")
-                header.text(0.5, 0.45, said, ha="center", va="center", fontsize=7, transform=header.transAxes)
+                heading = f"{examples['model'][model]}: {examples['set'][kind]}" + ("" if found else " (no image)")
+                header.text(0.5, 0.45, heading, ha="center", va="center", fontsize=7, transform=header.transAxes)
                 for place in range(found):
-                    here = model, kind, place
+                    at = model, kind, place
                     for view, words in enumerate(("clean", "adversarial")):
                         picture = figure.add_subplot(grid[1 + 2 * view, place])
-                        picture.imshow(examples["image"][here][view], vmin=0, vmax=1, interpolation="nearest")
+                        picture.imshow(examples["image"][at][view], vmin=0, vmax=1, interpolation="nearest")
                         unframed([picture])
                         if view == 0:
-                            picture.set_title(f"#{examples['index'][here]}", fontsize=5, pad=1)
+                            picture.set_title(f"#{examples['index'][at]}", fontsize=5, pad=1)
                         if place == 0 and (kind == 0 or not examples["index"][model, 0].max() >= 0):
                             picture.set_ylabel(words)
                         _bars(
                             figure.add_subplot(grid[2 + 2 * view, place]),
-                            examples["classes"][here], examples["probability"][here][view],
+                            examples["classes"][at], examples["probability"][at][view],
                         )  # fmt: skip
         handles = [
             Line2D([], [], color=colour, lw=5, alpha=0.5, label=label)

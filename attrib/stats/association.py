@@ -92,23 +92,23 @@ def partial_rank_correlation(x: Values, y: Values, given: Values, *, seed: int =
 
 def resampled_correlation(*columns: Values, seed: int) -> tuple[Correlation, Values]:
     """The correlation of two columns (N,), with a third one held fixed where there is one, and in resamples, (R,)."""
-    held, values = _held(*columns)
+    present, values = _present(*columns)
     count = len(values[0])
     rho = _spearman(values) if count >= len(values) else np.nan
     if count < 3 or np.isnan(rho):
         return Correlation(rho, np.nan, np.nan, np.nan, count), np.full(RESAMPLES, np.nan)
-    resampled = _resampled(values, held, seed=seed)
+    resampled = _resampled(values, present, seed=seed)
     p = np.nan
     if len(values) == 2:
         p = pairings(scipy_stats.rankdata(values[0]), scipy_stats.rankdata(values[1]), seed=seed)
     return Correlation(rho, *percentile_ends(resampled), p, count), resampled
 
 
-def _held(*given: Values) -> tuple[NDArray[np.bool_], list[Values]]:
+def _present(*given: Values) -> tuple[NDArray[np.bool_], list[Values]]:
     """Where all columns have a value, (N,), and the columns there, as floats."""
     together = np.array(as_columns(**dict(zip(("x", "y", "given"), given, strict=False))))
-    held = ~np.isnan(together).any(0)
-    return held, list(together[:, held])
+    present = ~np.isnan(together).any(0)
+    return present, list(together[:, present])
 
 
 def _less(a: NDArray[Any], b: NDArray[Any], axis: int = -1) -> NDArray[Any]:
@@ -137,8 +137,8 @@ def _correlation(ranks: NDArray[Any], drawn: NDArray[Any]) -> float:
     return float(np.clip((cross[0, 1] - cross[0, 2] * cross[1, 2]) / left, -1, 1)) if left > 1e-7 else float("nan")
 
 
-def _resampled(columns: Sequence[Values], held: NDArray[np.bool_], *, seed: int) -> Values:
-    """``_spearman`` in each resample of the images, (R,), from the columns of those that are ``held``, (N,).
+def _resampled(columns: Sequence[Values], present: NDArray[np.bool_], *, seed: int) -> Values:
+    """``_spearman`` in each resample of the images, (R,), from the columns of those that are ``present``, (N,).
 
     All images are drawn, so that several models meet the same resamples whatever each is missing. scipy's bootstrap
     would sort every resample; here an image that is drawn k times counts as k ties, whose rank
@@ -146,9 +146,9 @@ def _resampled(columns: Sequence[Values], held: NDArray[np.bool_], *, seed: int)
     """
     found = np.full(RESAMPLES, np.nan)
     places = [np.unique(column, return_inverse=True)[1] for column in columns]
-    generator, images = np.random.default_rng(seed), len(held)
+    generator, images = np.random.default_rng(seed), len(present)
     for resample in range(RESAMPLES):
-        drawn = np.bincount(generator.integers(images, size=images), minlength=images)[held]
+        drawn = np.bincount(generator.integers(images, size=images), minlength=images)[present]
         ranks = np.empty((len(places), len(drawn)))
         for row, place in enumerate(places):
             ties = np.bincount(place, drawn)

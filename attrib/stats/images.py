@@ -46,24 +46,24 @@ def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANY
     rows = np.atleast_2d(as_column("values", values, rows=True))
     if len(rows) > 1:
         return ends_of(spread_of(rows), within)
-    held = rows[0][~np.isnan(rows[0])]
-    if len(held) < 2:
+    known = rows[0][~np.isnan(rows[0])]
+    if len(known) < 2:
         return float("nan"), float("nan")
-    if held.min() == held.max():
-        return float(held[0]), float(held[0])
+    if known.min() == known.max():
+        return float(known[0]), float(known[0])
     result = scipy_stats.bootstrap(
-        (held,), np.mean, n_resamples=RESAMPLES, batch=at_a_time(len(held)), method="percentile",
+        (known,), np.mean, n_resamples=RESAMPLES, batch=at_a_time(len(known)), method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def share_interval(held: NDArray[np.bool_]) -> tuple[float, float]:
+def share_interval(hits: NDArray[np.bool_]) -> tuple[float, float]:
     """95 % interval of a share of the images, an accuracy among them; (nan, nan) below two images.
 
-    held: (N,) of one file, or (S,N) of S seeds of a method. One file: Wilson's score interval (1927), which near 0 and
+    hits: (N,) of one file, or (S,N) of S seeds of a method. One file: Wilson's score interval (1927), which near 0 and
     1 holds the truth as often as it says. Seeds: the interval over seeds and images. Where fewer than ``RARE`` images
-    are held, or are not, its normal approximation fails, and it is widened to hold Wilson's of one file with their
+    are hits, or are not, its normal approximation fails, and it is widened to hold Wilson's of one file with their
     mean share.
 
     >>> low, high = share_interval(np.arange(100) < 90)
@@ -73,7 +73,7 @@ def share_interval(held: NDArray[np.bool_]) -> tuple[float, float]:
     >>> low, round(high, 3)
     (0.0, 0.037)
     """
-    rows = np.atleast_2d(held)
+    rows = np.atleast_2d(hits)
     count, share = rows.shape[1], float(rows.mean())
     if count < 2:
         return float("nan"), float("nan")
@@ -116,12 +116,12 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     if rows_a.shape[1] != rows_b.shape[1]:
         counts = f"{rows_a.shape[1]} and {rows_b.shape[1]}"
         raise InputError(f"a, b: expected as many values on both sides, got {counts}")
-    held = ~np.isnan(np.vstack([rows_a, rows_b])).any(0)
-    rows_a, rows_b = rows_a[:, held], rows_b[:, held]
+    present = ~np.isnan(np.vstack([rows_a, rows_b])).any(0)
+    rows_a, rows_b = rows_a[:, present], rows_b[:, present]
     difference = rows_a.mean(0) - rows_b.mean(0)
     if max(len(rows_a), len(rows_b)) > 1:
         images = variance_of_mean(difference)
-        return compared(difference_of(rows_a.mean(1), rows_b.mean(1), images) if held.any() else NOTHING)
+        return compared(difference_of(rows_a.mean(1), rows_b.mean(1), images) if present.any() else NOTHING)
     low, high = interval(difference, seed=seed)
     if len(difference) < 2:
         return Paired(mean(difference), low, high, float("nan"))
@@ -249,14 +249,14 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
         bias = bias_of(np.array([difference]), resamples)
         shifted = difference_of(values_a, values_b, variance_over_images(resamples))._replace(value=difference - bias)
         return compared(shifted)._replace(difference=difference)
-    held = resamples[0]
-    low, high = basic_interval(difference, held)
-    if not len(held):
+    resampled = resamples[0]
+    low, high = basic_interval(difference, resampled)
+    if not len(resampled):
         return Paired(difference, low, high, float("nan"))
-    beyond = min(int((held >= 2 * difference).sum()), int((held <= 2 * difference).sum()))
-    p = min(1.0, 2 * (beyond + 1) / (len(held) + 1))
+    beyond = min(int((resampled >= 2 * difference).sum()), int((resampled <= 2 * difference).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (len(resampled) + 1))
     if p < TAIL:
-        p = min(p, 2 * _normal_tail(held, 2 * difference))
+        p = min(p, 2 * _normal_tail(resampled, 2 * difference))
     return Paired(difference, low, high, p)
 
 

@@ -224,7 +224,7 @@ def _tilt_of(x: Values, share: float, total: float) -> Values | None:
         field = at[0] * x + at[1]
         return float(np.logaddexp(np.log1p(-share), np.log(share) + field).sum() - at[0] * total - at[1] * count)
 
-    here = objective(tilt)
+    value = objective(tilt)
     for _ in range(200):  # Newton on a convex function, steps halved until it falls
         field = tilt[0] * x + tilt[1]
         chance, weight = _chances(share, field), _variances(share, field)
@@ -236,9 +236,9 @@ def _tilt_of(x: Values, share: float, total: float) -> Values | None:
             return None
         step = np.linalg.solve(hessian, gradient)
         size = 1.0
-        while (after := objective(tilt - size * step)) > here and size > 1e-12:
+        while (after := objective(tilt - size * step)) > value and size > 1e-12:
             size /= 2
-        tilt, here = tilt - size * step, after
+        tilt, value = tilt - size * step, after
     return None
 
 

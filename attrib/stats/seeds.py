@@ -58,10 +58,10 @@ def spread_of(rows: Values) -> Spread:
     rows = rows[~np.isnan(rows).all(1)]
     if len(rows) < 2:
         return NOTHING._replace(value=mean(rows))
-    held = ~np.isnan(rows)
+    present = ~np.isnan(rows)
     means = np.nanmean(rows, 1)
     # What each image adds to the mean of the files' means, to first order: files may miss different images.
-    part = (np.where(held, rows - means[:, None], 0) / held.sum(1, keepdims=True)).mean(0)[held.any(0)]
+    part = (np.where(present, rows - means[:, None], 0) / present.sum(1, keepdims=True)).mean(0)[present.any(0)]
     images = len(part) * part.var(ddof=1) if len(part) > 1 else float("nan")
     return Spread(float(means.mean()), float(means.var(ddof=1)) / len(means), len(means) - 1, float(images))
 
@@ -146,11 +146,11 @@ def over_seeds(estimates: Values, resampled: Values, *, within: tuple[float, flo
     (0.25, True)
     """
     some = ~np.isnan(estimates)
-    held, count = estimates[some], int(some.sum())
+    known, count = estimates[some], int(some.sum())
     if count < 2:
         return Paired(mean(estimates), np.nan, np.nan, np.nan)
     images = variance_over_images(complete(resampled[some]))
-    found = compared(Spread(float(held.mean()), float(held.var(ddof=1)) / count, count - 1, images))
+    found = compared(Spread(float(known.mean()), float(known.var(ddof=1)) / count, count - 1, images))
     return Paired(found.difference, *within_bounds([found.low, found.high], within), found.p)
 
 
