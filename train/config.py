@@ -5,8 +5,10 @@ import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
+from attrib.analyses.options import check_type
 from attrib.bounds import LARGEST_NUMBER
 from attrib.data import DATA_SETS, Budget, default_attack
 from attrib.errors import InputError, meant, refused
@@ -95,6 +97,8 @@ class Config:
                 bounds = f"at least {low}" if open_above else f"a number in [{low}, {min(high, LARGEST_NUMBER)}]"
                 expected = "a number" if low == -math.inf else bounds
                 raise InputError(f"{_flag(option.name)}: expected {expected}, got {value}")
+            if value is not None or NoneType not in get_args(option.type):
+                check_type(_flag(option.name), value, option.type)
         if not self.lr > 0:
             raise InputError(f"--lr: expected a number > 0, got {self.lr}")
         self._check_used()
