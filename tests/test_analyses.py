@@ -194,6 +194,13 @@ def test_a_stopped_analysis_continues_and_gives_the_same(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved as empty files, since drawing them takes most of the time."""
+    monkeypatch.setattr("attrib.plots.base.drawn", lambda _figure, _suffix: b"")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_saved_result_is_used_again_where_nothing_has_changed(
     data: Dataset, files: list[Path], tmp_path: Path
 ) -> None:
@@ -246,6 +253,7 @@ def test_the_same_call_reads_what_it_has_saved(
     assert len(again.rows) == len(first.rows)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_may_have_changed_is_computed_anew(data: Dataset, files: list[Path], tmp_path: Path) -> None:
     warned: list[str] = []
 
