@@ -106,7 +106,10 @@ NUMBER = re.compile(r"^[^A-Za-z]*(?:(?:to|e[-+]\d+|of)[^A-Za-z]*)*$")
 
 def answer(parts: Mapping[str, Computed]) -> list[words.Paragraph]:
     """The tool's question answered from the parts, a paragraph each."""
-    summaries = _summaries(parts)
+    return _answer(_summaries(parts))
+
+
+def _answer(summaries: Mapping[str, words.Summary]) -> list[words.Paragraph]:
     span, robust, check, relation = (summaries.get(name) for name in ("span", "robust", "check", "relate"))
     return words.answer(span, robust, check=check, relation=relation)
 
@@ -122,7 +125,8 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
     parts: by the analysis's name; ``images`` is ``attrib.pages.images.Browsed``.
     """
     names = [model["name"] for model in about["models"]]
-    span, robust = (_summaries(parts).get(name) for name in ("span", "robust"))
+    summaries = _summaries(parts)
+    span, robust = summaries.get("span"), summaries.get("robust")
     page = Environment(
         loader=PackageLoader("attrib.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -131,7 +135,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
         about=about,
         data=text.data_words(about),
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
-        answer=answer(parts),
+        answer=_answer(summaries),
         cautions=dict.fromkeys([*words.cautions(span), *_warnings(parts)]),
         glance=words.glance(span, robust, names=names),
         attack=words.attack_title(words.strongest(robust)) if robust else "attack",
