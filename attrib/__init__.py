@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from attrib.stats import holm, interval, paired
     from attrib.stats.association import mean_difference, partial_rank_correlation, rank_correlation
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     name: module

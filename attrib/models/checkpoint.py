@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import attrib
 from attrib.bounds import LARGEST_SIDE, MOST_CLASSES
 from attrib.errors import InputError, refused
 from attrib.files import atomic
@@ -30,11 +30,7 @@ FORMAT_VERSION = 1
 
 
 def _versions() -> dict[str, str]:
-    try:
-        own = metadata.version("attrib")
-    except metadata.PackageNotFoundError:  # run from a checkout
-        own = "unknown"
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "attrib": own}
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "attrib": attrib.__version__}
 
 
 @dataclass(frozen=True, eq=False)
