@@ -14,11 +14,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[autoattack,dev,notebook,tensorboard]'
 	@touch $@
 
+# the two runs side by side, a thread each
 demo: $(READY)
-	$(BIN)/python -m train --recipe raw --recipe demo --out runs/demo/standard
-	$(BIN)/python -m train --recipe pgd-at --recipe demo --out runs/demo/pgd-at
-	$(BIN)/attrib report runs/demo/standard/model.pt runs/demo/pgd-at/model.pt --limit 500 --out runs/demo/report.html
+	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 demo-raw demo-pgd-at
+	$(BIN)/attrib report standard=runs/demo/raw/model.pt runs/demo/pgd-at/model.pt --limit 500 --out runs/demo/report.html
 	@echo 'Open runs/demo/report.html. For a model of your own: attrib report mine=my_code:build --data folder:photos'
+
+demo-%: $(READY)
+	$(BIN)/python -m train --recipe $* --recipe demo --out runs/demo/$*
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

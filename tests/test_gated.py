@@ -131,7 +131,7 @@ def test_a_shortcut_behind_the_activation_is_not_gated() -> None:
 
 @pytest.mark.parametrize("arch", ["lenet", "resnet9"])
 def test_no_gates_before_max_pooling(arch: str) -> None:
-    with pytest.raises(InputError, match=f"arch: expected one of resnet32, .*, got '{arch}'"):
+    with pytest.raises(InputError, match=f"arch: expected one of resnet8, .*, got '{arch}'"):
         build(arch, num_classes=3, input_shape=(3, 32, 32), gated=True)
 
 

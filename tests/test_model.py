@@ -19,6 +19,7 @@ def parameters(model: nn.Module) -> int:
     [
         ("lenet", (1, 28, 28), 431_080),  # Caffe's
         ("resnet9", CIFAR, 6_573_130),
+        ("resnet8", CIFAR, 75_290),
         ("resnet32", CIFAR, 464_154),  # "0.46M", He et al. 2016, table 6
         ("resnet18", CIFAR, 11_173_962),
         ("preactresnet18", CIFAR, 11_172_170),
@@ -39,6 +40,7 @@ def test_number_of_parameters(arch: str, input_shape: Shape, count: int) -> None
         ("lenet", (1, 16, 20), (50, 2, 4), 500),
         ("resnet9", (1, 28, 28), (512, 3, 3), 512),
         ("resnet9", (3, 32, 32), (512, 4, 4), 512),
+        ("resnet8", (3, 32, 32), (64, 8, 8), 64),
         ("resnet32", (1, 28, 28), (64, 7, 7), 64),
         ("resnet32", (3, 32, 32), (64, 8, 8), 64),
         ("resnet32", (3, 64, 64), (64, 16, 16), 64),
@@ -124,7 +126,7 @@ def test_residual_blocks_are_branch_plus_shortcut(arch: str) -> None:
     with torch.device("meta"):
         model = build(arch, num_classes=10, input_shape=CIFAR)
     blocks = [module for module in model.stages.modules() if isinstance(module, Residual)]
-    assert len(blocks) == {"resnet9": 2, "resnet32": 15, "wrn-34-10": 15}.get(arch, 8)
+    assert len(blocks) == {"resnet8": 3, "resnet9": 2, "resnet32": 15, "wrn-34-10": 15}.get(arch, 8)
     last = blocks[-1].branch
     assert isinstance(last, nn.Sequential)
     assert any(module is blocks[-1] for module in model.stages[-1].modules())

@@ -268,7 +268,7 @@ def test_what_stands_for_the_papers_and_what_is_compared() -> None:
 BAD = [
     (["standard", *TINY, "--adaptive"], "--adaptive: belongs to alp, got it with standard"),
     (["again", *TINY, "--base", "trades"], "expected --form logit"),
-    (["again", *TINY], "arch: expected one of resnet32"),
+    (["again", *TINY], "arch: expected one of resnet8"),
     (["again", *TINY, "--form", "logit", "--gates", "own"], "--gates own: expected --form gate"),
     (["pgd-at", *TINY, "--gates", "own"], "--gates: belongs to again"),
     (["pgd-at", *TINY, "--smoothing-ramp"], "--smoothing-ramp: expected --label-smoothing above 0"),

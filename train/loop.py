@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attrib import accuracy, inference
 from attrib.accuracy import correct_under_pgd
 from attrib.data import Dataset, dataset, training_split
-from attrib.errors import InputError
+from attrib.errors import InputError, printable
 from attrib.files import folder
 from attrib.models import checkpoint
 from attrib.models.classifier import Classifier
@@ -187,8 +187,9 @@ def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool
     if tensorboard:
         _write_curves(record, out / "tensorboard")
     print(
-        f"epoch {epoch:3d}/{config.epochs}  loss {record['loss']:.4f}  clean {record['clean']:6.1%}"
-        f"  robust {record['robust']:6.1%}  {record['images_per_s']:,.0f} images/s{'  *' if is_best else ''}",
+        f"{printable(out.name)}  epoch {epoch:3d}/{config.epochs}  loss {record['loss']:.4f}"
+        f"  clean {record['clean']:6.1%}  robust {record['robust']:6.1%}"
+        f"  {record['images_per_s']:,.0f} images/s{'  *' if is_best else ''}",
         flush=True,
     )
     learns = [entry["clean"] > 1.5 / len(data.classes) for entry in state.history]

@@ -143,11 +143,21 @@ def resnet9(input_shape: Shape) -> Body:
     return Body(stages, nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()), 512)
 
 
-def resnet32(input_shape: Shape) -> Body:
-    """ResNet-32 for CIFAR: He et al. 2016 (CVPR), 4.2, n = 5, shortcuts of option A; 464,154 parameters."""
+def _resnet_for_cifar(input_shape: Shape, n: int) -> Body:
+    """He et al. 2016 (CVPR), 4.2: 6n + 2 layers, shortcuts of option A."""
     stem = nn.Sequential(*_conv_norm_relu(input_shape[0], 16))
-    stages = _residual(stem, 16, (16, 32, 64), 5, partial(_basic_block, projection=False))
+    stages = _residual(stem, 16, (16, 32, 64), n, partial(_basic_block, projection=False))
     return Body(stages, _mean_pool(), 64)
+
+
+def resnet8(input_shape: Shape) -> Body:
+    """ResNet-8 for CIFAR: He et al. 2016 (CVPR), 4.2, n = 1 (the paper begins at n = 3); 75,290 parameters."""
+    return _resnet_for_cifar(input_shape, 1)
+
+
+def resnet32(input_shape: Shape) -> Body:
+    """ResNet-32 for CIFAR: He et al. 2016 (CVPR), 4.2, n = 5; 464,154 parameters."""
+    return _resnet_for_cifar(input_shape, 5)
 
 
 def resnet18(input_shape: Shape) -> Body:
@@ -174,13 +184,14 @@ def wrn_34_10(input_shape: Shape) -> Body:
 ARCHITECTURES: dict[str, Callable[[Shape], Body]] = {
     "lenet": lenet,
     "resnet9": resnet9,
+    "resnet8": resnet8,
     "resnet32": resnet32,
     "resnet18": resnet18,
     "preactresnet18": preactresnet18,
     "wrn-34-10": wrn_34_10,
 }
 
-GATED = ("resnet32", "resnet18", "preactresnet18", "wrn-34-10")
+GATED = ("resnet8", "resnet32", "resnet18", "preactresnet18", "wrn-34-10")
 """Architectures that can have AGAIN's gates. In the others max pooling follows the gate of the final features: where a
 weight of the gate is negative, it would pick the smallest activation."""
 

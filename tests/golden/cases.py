@@ -1,7 +1,7 @@
 """The golden cases: a name and a command line each, run in the folder that ``record.workplace`` makes.
 
 OUT is a new folder for the results, DATA the one with the real data sets. The models under models/ were trained on
-glyphs with ``python -m train``: at (pgd-at, 3 seeds) and raw (standard, 2 seeds) are LeNets by the recipe demo, with 9
+glyphs with ``python -m train``: at (pgd-at, 3 seeds) and raw (standard, 2 seeds) are LeNets, after 9
 epochs of 4,000 images and 3 epochs of 6,000; the folders at/ and raw/ are the saved epochs of the first seeds.
 again.pt is AGAIN in the gate form, a ResNet-32. To make the files small, the weights are fp16 with 3 bits of mantissa
 in the large layers, and the smallest are set to 0: 98 % of the LeNets' hidden layer, 40 % of ResNet-32's convolutions.
