@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 # the two runs side by side, a thread each
 demo: $(READY)
 	@OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 demo-raw demo-pgd-at
-	$(BIN)/attrib report standard=runs/demo/raw/model.pt runs/demo/pgd-at/model.pt --limit 500 --out runs/demo/report.html
+	$(BIN)/attrib report standard=runs/demo/raw/model.pt runs/demo/pgd-at/model.pt --limit 200 --out runs/demo/report.html
 	@echo 'Open runs/demo/report.html. For a model of your own: attrib report mine=my_code:build --data folder:photos'
 
 demo-%: $(READY)
