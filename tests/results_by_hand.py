@@ -87,7 +87,7 @@ def by_hand(place: Path, *, names: Sequence[str] = ("plain", "robust")) -> ByHan
     parts = {}
     for name, summary, frame, arrays in (
         ("images", {}, None, {"": images}), ("span", span, spans, {}), ("robust", robust, None, {}),
-        ("sets", {}, sets, {}),
+        ("sets", _shares(sets), sets, {}),
     ):  # fmt: skip
         summary |= {"table": table, "warnings": [f"{names[0]}: a doubt about {name}"]}
         result = Result(InSummary(), summary, {} if frame is None else {"": frame}, arrays)
@@ -149,6 +149,13 @@ def _summaries(names: Sequence[str], asc: NDArray[np.float64]) -> tuple[dict[str
         ],
     }  # fmt: skip
     return span, robust
+
+
+def _shares(sets: pd.DataFrame) -> dict[str, Any]:
+    """What ``sets`` says of the models."""
+    shares = (sets["set"] == "inconsistent").groupby(sets["model"]).mean()
+    models = [{"name": name, "sets": {"inconsistent": {"share": share}}} for name, share in shares.items()]
+    return {"models": models}
 
 
 def _about(names: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from attrib.analyses.table import Table
 from attrib.files import to_json
 from attrib.pages import words
 from attrib.pages.images import data_uri, payload
+from attrib.pages.keys import key_line
 from attrib.thresholds import RULES, spelling
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
@@ -39,49 +40,21 @@ class Computed(NamedTuple):
     seed: int | None
 
 
-class Section(NamedTuple):
-    """A section of the page: the name of an analysis, and what the page says of it."""
-
-    command: str
-    short: str
-    lead: str
-
-
-SECTIONS = (
-    Section(
-        "span", "Span",
-        "The span of an image is the set of pixels whose attribution lies above a threshold; its coverage is the share"
-        " of the image that they are, and the attribution span coverage (ASC) of a model is the mean over images. Its"
-        " floor is the ASC of the same network with random weights.",
-    ),
-    Section(
-        "robust", "Robustness",
-        "Accuracy on the same images, clean and under attacks of growing strength.",
-    ),
-    Section(
-        "sets", "Sets",
-        "Consistent: right on the clean and on the attacked image. Inconsistent: right on the clean image only. Clean"
-        " wrong: wrong already on the clean image.",
-    ),
-    Section(
-        "contrib", "Features",
-        "How much each feature before the last layer moves the loss, and whether a few features do most of it.",
-    ),
-    Section(
-        "fc", "Last layer",
-        "Valid values are weights above the mean of the layer's; weights that are symmetric about it give 50\u00a0%.",
-    ),
-    Section(
-        "check", "Checks",
-        "Whether maps depend on what was learned, and whether the model depends on what they show; each number beside"
-        " a control that knows nothing of the model.",
-    ),
-    Section(
-        "relate", "Relation",
-        "Whether the images that the attack turns are covered otherwise than those that stand it, how coverage goes"
-        " with the adversarial margin, and how the models' means go with their accuracy.",
-    ),
-)  # fmt: skip
+SECTIONS = {
+    "span": "The span of an image is the set of pixels whose attribution lies above a threshold; its coverage is the"
+    " share of the image that they are, and the attribution span coverage (ASC) of a model is the mean over images. Its"
+    " floor is the ASC of the same network with random weights.",
+    "robust": "Accuracy on the same images, clean and under attacks of growing strength.",
+    "sets": "Consistent: right on the clean and on the attacked image. Inconsistent: right on the clean image only."
+    " Clean wrong: wrong already on the clean image.",
+    "contrib": "How much each feature before the last layer moves the loss, and whether a few features do most of it.",
+    "fc": "Valid values are weights above the mean of the layer's; weights that are symmetric about it give 50\u00a0%.",
+    "check": "Whether maps depend on what was learned, and whether the model depends on what they show; each number"
+    " beside a control that knows nothing of the model.",
+    "relate": "Whether the images that the attack turns are covered otherwise than those that stand it, how coverage"
+    " goes with the adversarial margin, and how the models' means go with their accuracy.",
+}
+"""The sections by the name of their analysis, and what the page says of each."""
 FIGURES = {
     "span": "Example images with every model's attribution map and the outline of its span",
     "span-coverage": "Distribution of coverage over images, and mean coverage against the threshold, for every model",
@@ -127,6 +100,11 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
     names = [model["name"] for model in about["models"]]
     summaries = _summaries(parts)
     span, robust = summaries.get("span"), summaries.get("robust")
+    sections = [_section(command, parts.get(command), summaries.get(command), about["missing"]) for command in SECTIONS]
+    # The examples with their spans stand below the answer.
+    picture, sections[0]["figures"] = sections[0]["figures"][:1], sections[0]["figures"][1:]
+    glance = words.glance(span, robust, names=names)
+    images = _images(about, parts)
     page = Environment(
         loader=PackageLoader("attrib.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -137,11 +115,14 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
         colours=dict(zip(names, COLOURS * len(names), strict=False)),
         answer=_answer(summaries),
         cautions=dict.fromkeys([*words.cautions(span), *_warnings(parts)]),
-        glance=words.glance(span, robust, names=names),
+        glance=glance,
+        models_key=f"clean accuracy: {', '.join(f'{line.name} {words.percent(line.clean)}' for line in glance)}",
+        images_key=f"{len(images['index'])} images to search, sort and open" if images else "",
         attack=words.attack_title(words.strongest(robust)) if robust else "attack",
-        sections=[_section(section, parts.get(section.command), about["missing"]) for section in SECTIONS],
-        images=_images(about, parts),
-        parts=[parts[section.command] for section in SECTIONS if section.command in parts],
+        picture=picture,
+        sections=sections,
+        images=images,
+        parts=[parts[command] for command in SECTIONS if command in parts],
         rules={name: spelling(name) for name in RULES},
         letters=dict.fromkeys(rule.parameter for rule in RULES.values() if rule.parameter),
         percent=words.percent,
@@ -161,12 +142,16 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
         return None
 
 
-def _section(section: Section, part: Computed | None, missing: Mapping[str, str]) -> dict[str, Any]:
+def _section(
+    command: str, part: Computed | None, summary: words.Summary | None, missing: Mapping[str, str]
+) -> dict[str, Any]:
     """What the template shows of a section."""
     return {
-        **section._asdict(),
-        "title": ANALYSES[section.command].question,
-        "missing": "" if part else missing.get(section.command, "not computed"),
+        "command": command,
+        "lead": SECTIONS[command],
+        "title": ANALYSES[command].question,
+        "key": key_line(command, summary) if summary else "",
+        "missing": "" if part else missing.get(command, "not computed"),
         "tables": [_table(table) for table in part.result.tables()] if part else [],
         "figures": [_figure(path) for path in sorted(part.folder.glob("*.png"), key=_place)] if part else [],
     }

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from attrib.analyses.span import LEVEL, stands_without_empty
+from attrib.pages import checked
 from attrib.pages.comparison import Claim, Pair, joined, sentence
 
 Summary = Mapping[str, Any]
@@ -194,8 +195,11 @@ def _single_files(summary: Summary) -> tuple[str, ...]:
     return tuple(entry["name"] for entry in summary["models"] if "seeds" not in entry)
 
 
-def _called(name: str, files: Sequence[str]) -> str:
-    return f"the file {name}" if name in files else name
+def _called(names: Sequence[str], files: Sequence[str]) -> str:
+    """The names in a sentence, which says of which there is but one file."""
+    if len(names) > 1 and set(names) <= set(files):
+        return f"the files {joined(names)}"
+    return joined(f"the file {name}" if name in files else name for name in names)
 
 
 def _evidence(pairs: Sequence[Pair]) -> str:
@@ -239,51 +243,49 @@ def _together(span: Summary, robust: Summary) -> str:
 
 def _related(relation: Summary) -> Paragraph:
     """Whether coverage goes with an image's robustness beyond its clean margin."""
-    numbers, going = [], []
+    numbers: list[str] = []
+    going: dict[str, list[str]] = {"more": [], "less": []}
     for entry in relation["models"]:
         margin, given = entry["coverage"]["margin"], entry["coverage"]["partial"]
         ends = _ends(given["ci"])
         if margin["rho"] is None or ends is None:
             continue
         numbers.append(
-            f"{entry['name']} {_signed(margin['rho'])}, and {_signed(given['rho'])} (95\u00a0% CI {_signed(ends[0])} to"
-            f" {_signed(ends[1])}) with the clean margin held fixed"
+            f"{entry['name']} {signed(margin['rho'])}, and {signed(given['rho'])} (95\u00a0% CI {signed(ends[0])} to"
+            f" {signed(ends[1])}) with the clean margin held fixed"
         )
         if ends[0] > 0 or ends[1] < 0:
-            name = _called(entry["name"], _single_files(relation))
-            going.append(f"{name} ({'more' if ends[0] > 0 else 'less'} coverage, more robust)")
+            going["more" if ends[0] > 0 else "less"].append(entry["name"])
     if not numbers:
         return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
-    where = f"in {joined(going)}" if going else "in no model"
+    files = _single_files(relation)
+    where = [f"in {_called(names, files)} ({kind} coverage, more robust)" for kind, names in going.items() if names]
     return Paragraph(
-        f"Among images of the same clean margin, coverage goes with robustness {where}.",
+        f"Among images of the same clean margin, coverage goes with robustness {joined(where or ['in no model'])}.",
         f"Rank correlation of coverage with the adversarial margin: {'; '.join(numbers)}.",
     )
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
 def _checked(check: Summary) -> Paragraph:
     """How many sanity and faithfulness checks every model's maps pass."""
+    says = {of["check"]: f"{of['says']} against {of['control_is']}" for e in check["models"] for of in e["checks"]}
     counts, failing = [], []
-    for entry in check["models"]:
-        known = [(line, ends) for line in entry["checks"] if (ends := _ends(line["margin_ci"]))]
-        failed = [
-            f"{line['says']} against {line['control_is']}"
-            for line, (low, high) in known
-            if not (low > 0 if line["better"] == "higher" else high < 0)
-        ]
-        which = f" (all but {'; '.join(failed)})" if failed else ""
-        counts.append(f"{entry['name']} {len(known) - len(failed)} of {len(known)}{which}")
+    for name, of_model in checked.passed(check).items():
+        failed = "; ".join(says[key] for key, passes in of_model.items() if not passes)
+        counts.append(f"{name} {checked.counted(of_model)}" + (f" (all but {failed})" if failed else ""))
         if failed:
-            failing.append(_called(entry["name"], _single_files(check)))
-    verdict = f"The maps of {joined(failing)} fail some of their checks" if failing else "The maps pass their checks"
+            failing.append(name)
+    which = f"The maps of {_called(failing, _single_files(check))} fail some of" if failing else "The maps pass"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""
+    none = "".join(f" Passed by none, so without a verdict: {clause}." for clause in checked.left_out(check))
     return Paragraph(
-        f"{verdict}.",
-        f"Passed, each against a control that knows nothing of the model, at 95\u00a0%: {', '.join(counts)}.{why}",
+        f"{which} their checks.",
+        f"Passed, each against a control that knows nothing of the model, at 95\u00a0%: {', '.join(counts)}."
+        f"{why}{none}",
     )
 
 

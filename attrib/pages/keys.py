@@ -1,0 +1,47 @@
+"""The line beside a section's title on the report: one number of every model. No torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from attrib.pages import checked
+from attrib.pages.words import Summary, attack_title, percent, signed, strongest
+
+
+def key_line(command: str, summary: Summary) -> str:
+    """What the number is, and every model's.
+
+    >>> key_line("span", {"models": [{"name": "a", "asc": 0.4}, {"name": "b", "asc": 0.3}]}).replace("\u00a0", " ")
+    'ASC: a 40.0 %, b 30.0 %'
+    """
+    says, number = _KEYS[command](summary)
+    listed = ", ".join(f"{entry['name']} {number(entry)}" for entry in summary["models"])
+    return f"{says}: {listed}"
+
+
+def _robust(summary: Summary) -> tuple[str, Callable[[Any], str]]:
+    attack = strongest(summary)
+    return f"accuracy under {attack_title(attack)}", lambda entry: percent(entry["accuracies"][attack])
+
+
+def _check(summary: Summary) -> tuple[str, Callable[[Any], str]]:
+    passed = checked.passed(summary)
+    return "checks passed", lambda entry: checked.counted(passed[entry["name"]])
+
+
+def _rho(entry: Summary) -> str:
+    rho = entry["coverage"]["partial"]["rho"]
+    return "–" if rho is None else signed(rho)
+
+
+_KEYS: dict[str, Callable[[Summary], tuple[str, Callable[[Any], str]]]] = {
+    "span": lambda _: ("ASC", lambda entry: percent(entry["asc"])),
+    "robust": _robust,
+    "sets": lambda _: ("turned by the attack", lambda entry: percent(entry["sets"]["inconsistent"]["share"])),
+    "contrib": lambda _: (
+        "features that share the contribution",
+        lambda entry: f"{entry['contribution']['participation_ratio']:.0f} of {entry['features']}",
+    ),
+    "fc": lambda _: ("valid values", lambda entry: percent(entry["valid_share"])),
+    "check": _check,
+    "relate": lambda _: ("rank correlation of coverage with the margin, clean margin held fixed", _rho),
+}
