@@ -44,6 +44,7 @@ def opened(browser: "Chrome", results: ByHand, place: Path) -> None:
     (place / "report.html").write_text(results.page())
     browser.get((place / "report.html").as_uri())
     wait(browser, "return document.querySelectorAll('#grid li').length > 0")
+    browser.execute_script("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
 
 
 def wait(browser: "Chrome", script: str) -> None:
@@ -116,27 +117,54 @@ def alike(results: ByHand, rule: str, *, model: int) -> np.ndarray[tuple[int], n
 
 def test_names_are_shown_and_not_run(page: "Chrome") -> None:
     assert NAMES[1] in page.find_element("css selector", ".glance").text
-    assert NAMES[1] in page.find_element("id", "set-filters").text
+    assert NAMES[1] in page.find_element("id", "finds").text
 
 
 @pytest.mark.parametrize(
     ("choice", "kept"),
     [
-        ("consistent", ["consistent"]),
-        ("inconsistent", ["inconsistent"]),
-        ("clean wrong", ["clean-wrong"]),
+        ("right, also under attack", ["consistent"]),
+        ("turned by the attack", ["inconsistent"]),
+        ("wrong", ["clean-wrong"]),
         ("right on the clean image", ["consistent", "inconsistent"]),
     ],
 )
-def test_filters_by_set_keep_what_pandas_counts(page: "Chrome", results: ByHand, choice: str, kept: list[str]) -> None:
+def test_what_is_found_is_what_pandas_counts(page: "Chrome", results: ByHand, choice: str, kept: list[str]) -> None:
     sets = results.rows("sets").pivot(index="index", columns="model", values="set")
-    choose(page, "#set-filters label:nth-of-type(2) select", choice)
     wanted = sets.index[sets[NAMES[1]].isin(kept)]
+    choose(page, finds(NAMES[1]), f"{choice} ({len(wanted)})")
     assert shown(page) == wanted.tolist()
-    choose(page, "#set-filters label:nth-of-type(1) select", "consistent")
-    both = sets.index[sets[NAMES[1]].isin(kept) & (sets[NAMES[0]] == "consistent")]
+    consistent = sets[NAMES[0]] == "consistent"
+    choose(page, finds(NAMES[0]), f"right, also under attack ({consistent.sum()})")
+    both = sets.index[sets[NAMES[1]].isin(kept) & consistent]
     assert shown(page) == both.tolist()
     assert page.find_element("id", "count").text.startswith(f"{len(both)} of {IMAGES} images")
+    for name in NAMES:
+        choose(page, finds(name), f"all ({IMAGES})")
+    any_model = sets.index[sets.isin(kept).any(axis=1)]
+    choose(page, finds("any model"), f"{choice} ({len(any_model)})")
+    assert shown(page) == any_model.tolist()
+
+
+def finds(name: str) -> str:
+    """The selector of the control that finds images by what they are under a model."""
+    return f"#finds label:nth-of-type({1 + ['any model', *NAMES].index(name)}) select"
+
+
+def test_empty_maps_are_found(page: "Chrome") -> None:
+    choose(page, finds(NAMES[0]), "empty map (1)")
+    assert shown(page) == [3]
+    choose(page, finds(NAMES[1]), "empty map (0)")
+    assert shown(page) == []
+
+
+def test_disagreement_is_the_largest_difference_of_coverage(page: "Chrome", results: ByHand) -> None:
+    rows = results.rows("span").query("images == 'clean'").pivot(index="index", columns="model", values="coverage")
+    choose(page, "#sort", "disagreement: models whose coverage differs most")
+    exact = (rows.max(axis=1) - rows.min(axis=1)).loc[shown(page)]
+    assert len(exact) == IMAGES
+    assert (exact.diff().dropna() <= 8 / SIZE**2).all()
+    assert page.find_element("css selector", "#grid .facts i").text == f"{100 * exact.iloc[0]:.1f} %"
 
 
 def test_filter_by_class_keeps_what_pandas_counts(page: "Chrome", results: ByHand) -> None:
@@ -269,7 +297,7 @@ def test_the_keyboard_alone_is_enough(page: "Chrome") -> None:
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
 def test_colours_follow_the_systems_and_stay_readable(page: "Chrome", scheme: str, dark: bool) -> None:
     emulated(page, "setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    for selector in ("body", "td", "aside", ".lead", "select", "nav a", "figcaption"):
+    for selector in ("body", "td", "aside", ".lead", "select", ".key", "figcaption"):
         ink, paper = page.execute_script(
             """
             const element = document.querySelector(arguments[0]);
@@ -291,10 +319,33 @@ def luminance(colour: list[float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_a_phone_shows_all_of_it(page: "Chrome") -> None:
-    emulated(page, "setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})
-    assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+@pytest.mark.parametrize(("width", "mobile"), [(600, False), (390, True)])
+def test_a_narrow_window_shows_all_of_it(page: "Chrome", width: int, mobile: bool) -> None:
+    emulated(
+        page, "setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": mobile}
+    )
+    # Nothing sticks out at the right, not even of what is closed at first, but in what scrolls by itself.
+    sticking_out = page.execute_script(
+        "return [...document.querySelectorAll('main *')].filter((part) => !part.closest('.scroll') &&"
+        " part.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((part) => part.outerHTML)"
+    )
+    assert sticking_out == []
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     page.find_element("css selector", ".thumb[data-index='2']").click()
     box = page.find_element("id", "detail").rect
     assert box["x"] >= 0
-    assert box["width"] <= 390
+    assert box["x"] + box["width"] <= width
+
+
+def test_the_answer_and_a_picture_are_open_and_the_rest_is_closed(
+    browser: "Chrome", results: ByHand, tmp_path: Path
+) -> None:
+    opened(browser, results, tmp_path)
+    browser.refresh()
+    seen = [part.text for part in browser.find_elements("css selector", "h2, .said, table, img") if part.is_displayed()]
+    assert seen[0] == "The answer"
+    closed = browser.find_elements("css selector", "details.section:not([open]) > summary")
+    assert len(closed) == 10
+    assert len([img for img in browser.find_elements("css selector", "img") if img.is_displayed()]) == 1
+    assert len([table for table in browser.find_elements("css selector", "table") if table.is_displayed()]) == 1
+    assert f"ASC: {NAMES[0]} " in closed[1].text

@@ -14,7 +14,7 @@ TRIED = {"cpu": 8, "cuda": 64}
 
 def seconds(ready: Ready, group: World) -> float:
     """About how long every model takes for all images; the real time may be half or twice as much."""
-    count = len(ready.context.images)
+    count = sum(len(each.data if each.positions is None else each.positions) for each in ready.passes)
     tried = min(count, TRIED.get(group.device.type, 8))
     took = 0.0
     for model in ready.context.models:

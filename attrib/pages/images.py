@@ -17,10 +17,11 @@ from PIL import Image
 
 from attrib.analyses.examples import display_images
 from attrib.analyses.explaining import Explaining
-from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
-from attrib.analyses.options import Attack, attacked_option
+from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
+from attrib.analyses.options import Attack, attacked_option, option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
+from attrib.search import SEARCHES
 
 if TYPE_CHECKING:
     import matplotlib as mpl
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrib.analyses.result import Result
-    from attrib.data import Batch
+    from attrib.data import Batch, Dataset
     from attrib.models.specs import Model
 else:
     mpl, torch = Lazy("matplotlib"), Lazy("torch")
@@ -50,6 +51,7 @@ class Browsed(Explaining):
     name: ClassVar[str] = "images"
 
     attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
+    index: tuple[int, ...] | None = option(None, "Positions of the images (default: all).")
 
     def usual_batch(self, device: "torch.device") -> int:
         """Images at a time."""
@@ -58,6 +60,10 @@ class Browsed(Explaining):
     def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
         """The first file of every name."""
         return [model for model in models if model.seed == 0]
+
+    def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:
+        """The images named."""
+        return [Pass(data, None if self.index is None else torch.tensor(self.index))]
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
         """The maps of every image, clean and attacked, with the attacked image and the predictions."""
@@ -171,6 +177,7 @@ def payload(
         "low": _short(maps.low), "high": _short(maps.high), "size": list(maps.code.shape[-2:]),
         "fullSize": list(images["code"].shape[-2:]), "maps": packed,
         "sheets": sheets, "sheetSize": list(size), "columns": COLUMNS,
+        "searches": SEARCHES,
         "palette": [mpl.colors.to_hex(colour) for colour in mpl.colormaps["magma"](np.arange(256))],
     }  # fmt: skip
 

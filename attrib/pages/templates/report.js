@@ -8,9 +8,12 @@
   const [height, width] = page.size;
   const pixels = height * width;
   const SQUARE = Array.from({ length: 256 }, (_, code) => (code / 255) ** 2);
-  const SETS = { consistent: "consistent", inconsistent: "inconsistent", "clean-wrong": "clean wrong" };
+  const SETS = {
+    consistent: "right, also under attack", inconsistent: page.searches.turned, "clean-wrong": page.searches.wrong,
+  };
   const MARKS = { consistent: "●", inconsistent: "◐", "clean-wrong": "○" };
-  const SPAN = [86, 180, 233];
+  const OUTLINE = { casing: "#fff", line: "#00304f" }; // seen on dark images, and on a pale sky
+  const DIMMED = [0, 0, 0, 140];
   const OPACITY = 0.7;
   const PALETTE = page.palette.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
   const $ = (id) => document.getElementById(id);
@@ -95,8 +98,10 @@
 
   const positive = (map, code) => Math.max(0, map.low + (map.high - map.low) * SQUARE[code]);
 
+  const isEmpty = (map) => !(map.high > map.low) || !(map.high > 0);
+
   function threshold(map) {
-    if (!(map.high > map.low) || !(map.high > 0)) return 256;
+    if (isEmpty(map)) return 256;
     return RULES[$("rule").value](map, Number($("level").value));
   }
 
@@ -141,9 +146,9 @@
     });
   }
 
-  function drawTint(canvas, map) {
+  function drawDimmed(canvas, map) {
     const first = threshold(map);
-    drawPixels(canvas, map, (code) => (code >= first ? [...SPAN, 110] : [0, 0, 0, 0]));
+    drawPixels(canvas, map, (code) => (code >= first ? [0, 0, 0, 0] : DIMMED));
   }
 
   // The border of the span, between its pixels and all others, the image's edge included.
@@ -166,10 +171,12 @@
         }
       }
     }
-    context.strokeStyle = `rgb(${SPAN})`;
-    context.lineWidth = Math.max(4, canvas.width / 80);
     context.lineCap = "square";
-    context.stroke();
+    for (const [part, share] of [["casing", 1 / 50], ["line", 1 / 110]]) {
+      context.strokeStyle = OUTLINE[part];
+      context.lineWidth = Math.max(part === "casing" ? 3 : 1.5, canvas.width * share);
+      context.stroke();
+    }
   }
 
   function canvasOf(label, [h, w], least) {
@@ -193,14 +200,30 @@
   page.classes.forEach((name, k) => {
     if (page.label.includes(k)) $("class-filter").append(element("option", name, { value: k }));
   });
-  page.models.forEach((name, m) => {
-    $("model").append(element("option", name, { value: m }));
-    const select = element("select", "", { "data-model": m });
-    const choices = { "": "all", right: "right on the clean image", ...SETS };
-    for (const [value, text] of Object.entries(choices)) select.append(element("option", text, { value }));
+  // What an image can be under model m, each with its words.
+  const FINDS = {
+    "": ["all", () => true],
+    right: ["right on the clean image", (m, i) => page.sets[m][i] !== "clean-wrong"],
+    ...Object.fromEntries(Object.entries(SETS).map(([set, text]) => [set, [text, (m, i) => page.sets[m][i] === set]])),
+    empty: [page.searches.empty, (m, i) => maps[m].some((ofKind) => isEmpty(ofKind[i]))],
+  };
+
+  function addFind(name, models) {
+    const select = element("select", "", { "data-models": models });
+    for (const [value, [text, is]] of Object.entries(FINDS)) {
+      const count = page.index.filter((_, i) => models.some((m) => is(m, i))).length;
+      select.append(element("option", `${text} (${count})`, { value }));
+    }
     const label = element("label", `${name} `);
     label.append(select);
-    $("set-filters").append(label);
+    $("finds").append(label);
+  }
+
+  if (page.models.length > 1) addFind("any model", Object.keys(page.models));
+  else $("sort").querySelector("[value=disagreement]").remove();
+  page.models.forEach((name, m) => {
+    $("model").append(element("option", name, { value: m }));
+    addFind(name, [m]);
   });
   const [rule, parameter] = page.threshold.split(":");
   $("rule").value = rule;
@@ -212,7 +235,7 @@
   const thumbs = page.index.map((index, i) => {
     const item = element("li");
     const button = element("button", "", { type: "button", class: "thumb", "data-index": index, tabindex: -1 });
-    const canvas = canvasOf("", page.sheetSize, 64);
+    const canvas = canvasOf("", page.sheetSize, 128);
     const facts = element("span", "", { class: "facts" });
     const marks = element("span", "", { class: "marks" });
     page.sets.forEach((sets, m) => {
@@ -229,29 +252,34 @@
 
   function fits(i) {
     if ($("class-filter").value !== "" && page.label[i] !== Number($("class-filter").value)) return false;
-    return [...document.querySelectorAll("#set-filters select")].every((select, m) => {
-      if (select.value === "") return true;
-      const set = page.sets[m][i];
-      return select.value === "right" ? set !== "clean-wrong" : set === select.value;
-    });
+    return [...document.querySelectorAll("#finds select")].every((select) =>
+      select.dataset.models.split(",").some((m) => FINDS[select.value][1](Number(m), i)),
+    );
   }
 
   function update() {
     const m = Number($("model").value);
-    const covers = maps[m][0].map(coverage);
+    const coverages = maps.map((ofModel) => ofModel[0].map(coverage));
+    const covers = coverages[m];
+    const disagreement = page.index.map((_, i) => {
+      const values = coverages.map((ofModel) => ofModel[i]);
+      return Math.max(...values) - Math.min(...values);
+    });
     $("level").parentElement.hidden = RULES[$("rule").value].length < 2;
     $("level-value").textContent = Number($("level").value).toFixed(2);
-    const sign = { index: 0, falling: -1, rising: 1 }[$("sort").value];
-    const order = [...thumbs].sort((a, b) => sign * (covers[a.i] - covers[b.i]) || page.index[a.i] - page.index[b.i]);
+    const [sign, by] = {
+      index: [0, covers], falling: [-1, covers], rising: [1, covers], disagreement: [-1, disagreement],
+    }[$("sort").value];
+    const order = [...thumbs].sort((a, b) => sign * (by[a.i] - by[b.i]) || page.index[a.i] - page.index[b.i]);
     shown = order.filter((thumb) => fits(thumb.i));
     for (const thumb of order) thumb.item.hidden = true;
     for (const thumb of shown) {
       thumb.item.hidden = false;
       drawPicture(thumb.canvas, 0, thumb.i);
       const own = maps[m][0][thumb.i];
-      if ($("show").value === "span") drawTint(thumb.canvas, own);
+      if ($("show").value === "span") drawDimmed(thumb.canvas, own), drawOutline(thumb.canvas, own);
       if ($("show").value.startsWith("map")) drawMap(thumb.canvas, own, own.high, $("show").value === "map-over");
-      thumb.facts.replaceChildren(element("b", page.index[thumb.i]), element("i", percent(covers[thumb.i])));
+      thumb.facts.replaceChildren(element("b", page.index[thumb.i]), element("i", percent(by[thumb.i])));
       thumb.button.dataset.coverage = covers[thumb.i];
       const sets = page.models.map((name, at) => `${name} ${SETS[page.sets[at][thumb.i]]}`).join(", ");
       thumb.button.setAttribute(

@@ -1,0 +1,50 @@
+"""Images worth a look: the searches of the report and of the explorer. No torch."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEARCHES = {"wrong": "wrong", "turned": "turned by the attack", "empty": "empty map"}
+"""What an image can be under a model, and how it is called."""
+
+
+class Seen(NamedTuple):
+    """What M models make of N images, each clean and attacked."""
+
+    label: NDArray[np.int64]
+    """(N,)"""
+    prediction: NDArray[np.int64]
+    """(M,2,N)"""
+    coverage: NDArray[np.float64]
+    """(M,2,N); 0 where the map is empty, and only there."""
+
+
+def matches(seen: Seen) -> dict[str, NDArray[np.bool_]]:
+    """By search, whether an image is that under a model, (M,N).
+
+    >>> seen = Seen(np.array([0, 1]), np.array([[[0, 0], [1, 1]]]), np.array([[[0.5, 0.5], [0.5, 0.0]]]))
+    >>> {name: found.tolist() for name, found in matches(seen).items()}
+    {'wrong': [[False, True]], 'turned': [[True, False]], 'empty': [[False, True]]}
+    """
+    right = seen.prediction == seen.label
+    return {
+        "wrong": ~right[:, 0],
+        "turned": right[:, 0] & ~right[:, 1],
+        "empty": (seen.coverage == 0).any(1),
+    }
+
+
+def disagreement(seen: Seen) -> NDArray[np.float64]:
+    """The largest difference between two models' coverage of the clean image, (N,)."""
+    return np.asarray(np.ptp(seen.coverage[:, 0], 0))
+
+
+def examples(seen: Seen, count: int) -> tuple[int, ...]:
+    """Positions of ``count`` images: of every search and model the first ones, the rest filled from the beginning."""
+    groups = [np.flatnonzero(found) for of_models in matches(seen).values() for found in of_models]
+    if len(seen.coverage) > 1:
+        groups.append(np.argsort(-disagreement(seen), kind="stable"))
+    each = max(1, count // (2 * len(groups)))
+    found = [position for group in groups for position in group[:each].tolist()]
+    return tuple(sorted(list(dict.fromkeys([*found, *range(len(seen.label))]))[:count]))
