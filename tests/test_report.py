@@ -18,10 +18,13 @@ from results_by_hand import IMAGES, SIZE, ByHand, by_hand, coverage_of
 
 import attrib
 from attrib.analyses.result import Result
+from attrib.models.several import models_of, with_short_names
+from attrib.pages import compute, words
 from attrib.pages import images as browsing
 from attrib.pages import render as pages
-from attrib.pages import words
 from attrib.pages.images import Coded, coded, decoded
+from attrib.pages.keys import key_line
+from attrib.search import Seen, examples
 from attrib.thresholds import RULES
 
 OWN = ("data:", "#")
@@ -312,16 +315,48 @@ def test_two_models_are_ordered_only_where_both_differences_are_real() -> None:
     assert len(answer(span, robust)) == 2
 
 
+def check_line(key: str, better: str, low: float | None, high: float | None) -> dict[str, Any]:
+    return {
+        "check": key, "says": f"{key} area", "control_is": "random order", "better": better, "value": 0.3,
+        "control": 0.25, "margin_ci": [low, high],
+    }  # fmt: skip
+
+
 def test_the_checks_that_fail_are_named() -> None:
     lines = [
-        {"says": "insertion area", "control_is": "random order", "better": "higher", "margin_ci": [0.1, 0.2]},
-        {"says": "deletion area", "control_is": "random order", "better": "lower", "margin_ci": [-0.1, 0.2]},
-        {"says": "pointing game", "control_is": "object's share", "better": "higher", "margin_ci": [None, None]},
-    ]
+        check_line("insertion", "higher", 0.1, 0.2), check_line("deletion", "lower", -0.1, 0.2),
+        check_line("pointing", "higher", None, None),
+    ]  # fmt: skip
     check = {"models": [{"name": "a", "checks": lines}]}
     (said,) = words.answer(None, None, check=check, relation=None)
     assert said.answer == "The maps of the file a fail some of their checks."
     assert "a 1 of 2 (all but deletion area against random order)" in said.numbers
+    assert key_line("check", check) == "checks passed: a 1 of 2"
+
+
+@pytest.mark.parametrize(
+    ("ends_of_b", "verdict", "counts"),
+    [
+        ((-0.1, 0.2), "The maps pass their checks.", "a 1 of 1, b 1 of 1"),
+        ((0.1, 0.2), "The maps of the file a fail some of their checks.", "a 1 of 2, b 2 of 2"),
+    ],
+)
+def test_a_check_that_every_map_fails_gives_no_verdict(
+    ends_of_b: tuple[float, float], verdict: str, counts: str
+) -> None:
+    every = {"a": (-0.1, 0.2), "b": ends_of_b}
+    models = [
+        {"name": name, "checks": [check_line("insertion", "higher", 0.1, 0.2), check_line("floor", "higher", *ends)]}
+        for name, ends in every.items()
+    ]
+    check = {"models": models}
+    (said,) = words.answer(None, None, check=check, relation=None)
+    assert said.answer == verdict
+    assert key_line("check", check) == f"checks passed: {counts}"
+    without = (
+        "Passed by none, so without a verdict: floor area (in brackets random order): a 0.30 (0.25), b 0.30 (0.25)."
+    )
+    assert (without in said.numbers) == (ends_of_b == every["a"])
 
 
 def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> None:
@@ -403,6 +438,26 @@ def test_a_relation_is_one_at_the_same_clean_margin(ends: list[float], says: str
     assert "b" not in said.numbers.partition(": ")[2].split()
     (said,) = answer(None, relation={"models": entries[1:]})
     assert "cannot be told" in said.answer
+    both = {"models": [entries[0], {"name": "c", "coverage": known}]}
+    assert says.replace("the file a", "the files a and c") in answer(None, relation=both)[0].answer
+
+
+ZOO = ("zoo:cifar10-resnet32-raw", "zoo:cifar10-resnet32-pgd-at")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (ZOO, ["raw", "pgd-at"]),
+        ((*ZOO, "zoo:mnist-lenet-raw"), ["cifar10-resnet32-raw", "cifar10-resnet32-pgd-at", "mnist-lenet-raw"]),
+        ({"cifar10-resnet32-mine": ZOO[0], "at": ZOO[1]}, ["cifar10-resnet32-mine", "at"]),
+        ({"cifar10-resnet32-": ZOO[0]}, ["cifar10-resnet32-"]),
+        ([*ZOO, torch.nn.Flatten()], ["cifar10-resnet32-raw", "cifar10-resnet32-pgd-at", "Flatten"]),
+    ],
+)
+def test_names_lose_the_data_and_architecture_that_all_share(given: Any, names: list[str]) -> None:
+    loaded = models_of(list(given) if isinstance(given, tuple) else given, device="cpu")
+    assert [model.name for model in with_short_names(loaded)] == names
 
 
 def without_dates(text: str) -> str:
@@ -419,7 +474,7 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     given = ("report", "a.pt", "--ckpt", "<b>=b.pt", *LIMITS)
     done = run(*given, "--out", tmp_path / "report.html")
     assert done.status == 0, done.err
-    assert estimated(done) == ["images", "span", "robust", "sets", "contrib", "check", "relate"]
+    assert estimated(done) == ["span", "images", "robust", "sets", "contrib", "check", "relate"]
     assert done.out.splitlines()[-1] == str(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
@@ -436,10 +491,15 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     assert [line in page.text for line in said[8:-1]] == [True] * 4  # the answers
     assert without_dates((tmp_path / "report.html").read_text()) == without_dates(text)
     places = ("--out", tmp_path / "other.html", "--results", tmp_path / "report-results")
+    monkeypatch.setattr(compute, "FEW", 4)
+    monkeypatch.setattr(compute, "LONG", 0)
     other = run(*given, "--threshold", "max:0.5", *places)
+    fewer = r"with a limit of 4 images \(now 12\), less with fewer attack steps \(now 2\)"
+    assert re.fullmatch(rf"shorter: about (< )?\d+ s {fewer}", other.out.splitlines()[1])
     kept = {line.partition(":")[0] for line in other.out.splitlines() if line.endswith("as computed before")}
     assert kept == {"images", "robust", "sets", "contrib", "fc"}
-    assert estimated(other) == ["span", "check", "relate"]
+    # Which images will be browsed is known when the spans are.
+    assert estimated(other) == ["span", "images", "check", "relate"]
 
 
 def estimated(done: Out) -> list[str]:
@@ -452,6 +512,13 @@ def estimated(done: Out) -> list[str]:
 def assert_browsed(data: dict[str, Any], rows: pd.DataFrame) -> None:
     """The maps to browse are those of ``span``, up to 8 bits."""
     assert data["models"] == ["a", "<b>"]
+    wide = {name: rows.pivot(index=["model", "images"], columns="index", values=name) for name in Seen._fields}
+    of_models = {
+        name: np.stack([table.loc[model].loc[["clean", "pgd"]] for model in data["models"]])
+        for name, table in wide.items()
+    }
+    seen = Seen(of_models["label"][0, 0], of_models["prediction"], of_models["coverage"])
+    assert data["index"] == list(examples(seen, 8))
     code = np.frombuffer(zlib.decompress(b64decode(data["maps"])), np.uint8).reshape(2, 2, 8, 32, 32)
     maps = decoded(Coded(code, np.array(data["low"], np.float32), np.array(data["high"], np.float32)))
     for m, name in enumerate(data["models"]):

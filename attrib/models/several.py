@@ -127,6 +127,16 @@ def groups(models: Iterable[Model]) -> dict[str, list[Model]]:
     return grouped
 
 
+def with_short_names(models: Sequence[Model]) -> list[Model]:
+    """Without the DATA-ARCH- that begins all their names, as it does those of the zoo; else as they are."""
+    begins = {f"{each.checkpoint.data}-{each.checkpoint.arch}-" if each.checkpoint else "" for each in models}
+    shared = begins.pop() if len(begins) == 1 else ""
+    names = [each.name.removeprefix(shared) for each in models]
+    if not shared or not all(each.name.startswith(shared) for each in models) or not all(names):
+        return list(models)
+    return [replace(each, name=name) for each, name in zip(models, names, strict=True)]
+
+
 def with_layer(model: Model, example: Tensor) -> Model:
     """A module with the layer where maps look, found by running the example (N,C,H,W), so that results can name it.
 

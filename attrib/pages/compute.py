@@ -30,8 +30,9 @@ from attrib.pages.commands import command_line
 from attrib.pages.images import Browsed, pixels
 
 if TYPE_CHECKING:
-    from attrib import fast, parallel
+    from attrib import fast, parallel, search
     from attrib.analyses import fitting, inputs, run, saved
+    from attrib.analyses.result import Result
     from attrib.data import Dataset, catalog
     from attrib.models import cards, several
     from attrib.models.specs import Model
@@ -40,13 +41,15 @@ if TYPE_CHECKING:
     from attrib.parallel import World
 else:
     cards, catalog, fast = Lazy("attrib.models.cards"), Lazy("attrib.data.catalog"), Lazy("attrib.fast")
-    inputs, parallel = Lazy("attrib.analyses.inputs"), Lazy("attrib.parallel")
+    inputs, parallel, search = Lazy("attrib.analyses.inputs"), Lazy("attrib.parallel"), Lazy("attrib.search")
     fitting, several = Lazy("attrib.analyses.fitting"), Lazy("attrib.models.several")
     estimate, render = Lazy("attrib.pages.estimate"), Lazy("attrib.pages.render")
     run, saved = Lazy("attrib.analyses.run"), Lazy("attrib.analyses.saved")
 
 CHECKED = 200
 """At most so many images for the checks, which run the models on each of them some hundred times."""
+FEW, LONG = 100, 60
+"""Images of a report in a hurry; seconds from which one may be in a hurry."""
 INTERRUPTED = "the same command continues where it stopped"
 
 
@@ -69,7 +72,9 @@ class Report:
     takes: ClassVar[tuple[str, ...]] = ("models",)
     needs_data: ClassVar[bool] = True
 
-    images: int = option(200, "How many images to browse: the first ones.", low=1)
+    images: int = option(
+        200, "How many images to browse: the first ones, and from the others what the page's searches find.", low=1
+    )  # fmt: skip
     limit: int = option(1000, f"How many images for statistics; the checks take {CHECKED} at most.", low=1)
     map: Any = same_option(Explaining, "map")
     threshold: str = same_option(Span, "threshold")
@@ -111,7 +116,7 @@ class Report:
         place = folder(Path(results) if results else page.with_name(f"{page.stem}-results"))
         with parallel.world(device) as group, ExitStack() as stack:
             stack.enter_context(parallel.writing_alone(place, group))
-            loaded = several.models_of(models, device=group.device)
+            loaded = several.with_short_names(several.models_of(models, device=group.device))
             stack.enter_context(several.on_device(loaded, group.device))
             warn = Messages(print_warning if group.rank == 0 else None).add  # each once, for all analyses
             images = inputs.dataset_of(data, loaded).first(self.limit)
@@ -129,7 +134,8 @@ class Report:
             every = self._planned(loaded, images)
             _say_how_long(every, loaded, place, group)
             for planned in every:
-                part = _computed(planned, loaded, place, device, warn)
+                span = parts["span"].result if "span" in parts else None
+                part = _computed(_searched(planned, span), loaded, place, device, warn)
                 if isinstance(part, str):
                     missing[planned.analysis.name] = part
                 else:
@@ -165,8 +171,8 @@ class Report:
         usual, maps, attack = catalog.default_attack(data), self._maps(), self._strength()
         both: Any = {"seed": self.seed, "precision": self.precision}
         return (
-            Browsed(target=self.target, **maps),
             Span(target=self.target, threshold=self.threshold, **maps),
+            Browsed(target=self.target, **maps),
             Robustness(
                 eps=attack.eps, step_size=self.attack.step_size, steps=self.steps or (10, max(20, usual.steps)), **both
             ),
@@ -179,11 +185,13 @@ class Report:
 
     def _planned(self, models: "Sequence[Model]", data: "Dataset") -> list[Planned]:
         """Every analysis with its images."""
-        images = {"images": data.first(self.images), "check": data.first(CHECKED)}
         planned = []
         for analysis in self._analyses(data.name):
-            taken = images.get(analysis.name, data)
-            if analysis.needs_data:
+            taken = data.first(CHECKED) if analysis.name == "check" else data
+            if isinstance(analysis, Browsed):
+                index = tuple(range(min(self.images, len(data))))
+                planned.append(Planned(replace(analysis, index=index), taken, len(index)))
+            elif analysis.needs_data:
                 planned.append(Planned(analysis, taken, len(taken)))
             else:  # only a model from outside has to be run to find its last layer
                 outside = any(model.checkpoint is None for model in models)
@@ -229,6 +237,19 @@ def report(
     return Report().run(models, data, out=out, results=results, device=device)
 
 
+def _searched(planned: Planned, span: "Result | None") -> Planned:
+    """With the images to browse chosen by what is known of all of them; without that they stay the first ones."""
+    if span is None or planned.n is None or not isinstance(planned.analysis, Browsed):
+        return planned
+    rows = span.rows[span.rows["seed"] == 0]
+
+    def stacked(column: str) -> Any:  # (M,2,N), from rows by model, image and kind
+        return rows[column].to_numpy().reshape(rows["model"].nunique(), -1, 2).swapaxes(1, 2)
+
+    seen = search.Seen(stacked("label")[0, 0], stacked("prediction"), stacked("coverage"))
+    return planned._replace(analysis=replace(planned.analysis, index=search.examples(seen, planned.n)))
+
+
 def _computed(
     planned: Planned, models: "Sequence[Model]", place: Path, device: str, warn: Callable[[str], None]
 ) -> "Computed | str":
@@ -265,17 +286,30 @@ def _computed(
 
 def _say_how_long(planned: Sequence[Planned], models: "Sequence[Model]", place: Path, group: "World") -> None:
     """Print about how long the analyses take that have no result yet."""
-    took = {}
-    for analysis, data, _ in (each for each in planned if each.n is not None):
+    took: dict[str, float] = {}
+    known: dict[str, Result] = {}
+    shortened = 0.0
+    for part in planned:
+        analysis, data, n = _searched(part, known.get("span"))
+        if n is None:
+            continue
         try:
             ready = run.prepare(analysis, analysis.looked_at(models), data, None, group, lambda _: None)
-            if not saved.saved_result(ready.analysis, place / analysis.name, ready.key, group):
+            if earlier := saved.saved_result(ready.analysis, place / analysis.name, ready.key, group):
+                known[analysis.name] = earlier
+            else:
                 took[analysis.name] = estimate.seconds(ready, group)
+                shortened += took[analysis.name] * min(FEW, n) / n
         except InputError:  # said when its turn comes
             continue
     if took:
         each = ", ".join(f"{name} {estimate.words(value)}" for name, value in took.items())
         _say(f"about {estimate.words(sum(took.values()))} on {group.device}, from a trial on a few images: {each}")
+    n = max(part.n or 0 for part in planned)
+    if sum(took.values()) > LONG and n > FEW:
+        steps = next(part.analysis.steps for part in planned if isinstance(part.analysis, Robustness))
+        fewer = f"a limit of {FEW} images (now {n:,}), less with fewer attack steps (now {','.join(map(str, steps))})"
+        _say(f"shorter: about {estimate.words(shortened)} with {fewer}")
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:
