@@ -1,12 +1,17 @@
 """Images worth a look: the searches of the report and of the explorer. No torch."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEARCHES = {"wrong": "wrong", "turned": "turned by the attack", "empty": "empty map"}
 """What an image can be under a model, and how it is called."""
+DISAGREEMENT = "disagreement: models whose coverage differs most"
+"""The order of ``disagreement`` in words."""
 
 
 class Seen(NamedTuple):
@@ -18,6 +23,16 @@ class Seen(NamedTuple):
     """(M,2,N)"""
     coverage: NDArray[np.float64]
     """(M,2,N); 0 where the map is empty, and only there."""
+
+
+def seen_in(rows: "pd.DataFrame") -> Seen:
+    """From the rows of ``attrib.Span`` with an attack; of several seeds the first."""
+    rows = rows[rows["seed"] == 0]
+
+    def stacked(column: str) -> NDArray[Any]:  # rows go by model, image and kind
+        return rows[column].to_numpy().reshape(rows["model"].nunique(), -1, 2).swapaxes(1, 2)
+
+    return Seen(stacked("label")[0, 0], stacked("prediction"), stacked("coverage"))
 
 
 def matches(seen: Seen) -> dict[str, NDArray[np.bool_]]:

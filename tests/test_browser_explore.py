@@ -95,7 +95,7 @@ def lab(folder: Path) -> Iterator[str]:
             server.kill()
 
 
-def test_the_explorer_in_jupyterlab(browser: "Chrome", lab: str, tmp_path: Path) -> None:
+def test_the_explorer_in_jupyterlab(browser: "Chrome", lab: str, folder: Path, tmp_path: Path) -> None:
     from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -152,10 +152,28 @@ def test_the_explorer_in_jupyterlab(browser: "Chrome", lab: str, tmp_path: Path)
     fourth = settled(r"max:0\.31")
     assert len({*map(str, (coverages(second), coverages(third), coverages(fourth)))}) == 3
 
-    wait(lambda: labelled(".widget-checkbox label", "attack (PGD)")).click()
+    def select(containing: str, option: str) -> None:
+        found = wait(lambda: next(s for s in browser.find_elements(By.CSS_SELECTOR, dropdowns) if containing in s.text))
+        Select(found).select_by_visible_text(option)
+
     assert "PGD-10 within 8/255" not in fourth
-    attacked = settled(r"PGD-10 within 8/255")
-    assert coverages(attacked) != coverages(fourth)
+    select("clean beside attacked", "clean beside attacked")
+    both = settled(r"two, attacked")
+    assert "PGD-10 within 8/255" in both
+    assert both.count(", attacked") == 2
+    wait(lambda: labelled(".widget-checkbox label", "map over the image")).click()
+    select("the last stage", "stages.0")
+    wait(lambda: coverages(words()) != coverages(both))
+    select("the prediction", "3")
+    select("smoothgrad", "smoothgrad")
+    wait(lambda: labelled(".widget-label", "sigma").is_displayed())
+    select("turned by the attack", "turned by the attack")
+    settled(r"\d of \d+ chosen|not one of the 0 chosen")
+    select("turned by the attack", "disagreement: models whose coverage differs most")
+    settled(r"1 of 20 chosen")
+    wait(lambda: labelled(".jp-OutputArea button", "save figure")).click()
+    assert settled(r"Saved as explore-\d+-smoothgrad-attacked\.pdf and explore-\d+-smoothgrad-attacked\.png")
+    assert len(list(folder.glob("explore-*-smoothgrad-attacked.*"))) == 2
 
     browser.save_screenshot(str(tmp_path / "explore.png"))
     messages = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]

@@ -133,7 +133,7 @@ def predictors() -> dict[str, Callable[[nn.Module, torch.Tensor, torch.Tensor], 
 
     def of_explorer(model: nn.Module, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         data = attrib.data.Dataset("own", "all", tuple("0123456789"), (image * 255).byte(), label)
-        cache = ViewCache({"a": attrib.model(model)}, data, samples=1, seed=0)
+        cache = ViewCache({"a": attrib.model(model)}, data, seed=0)
         return torch.stack([probabilities(cache, "a", position, None) for position in range(len(image))])
 
     return {

@@ -52,12 +52,13 @@ def cache(data: Dataset, lenet: nn.Module) -> ViewCache:
 
 
 def cache_of(modules: dict[str, nn.Module], data: Dataset) -> ViewCache:
-    return ViewCache({name: attrib.model(module, name=name) for name, module in modules.items()}, data, SAMPLES, SEED)
+    return ViewCache({name: attrib.model(module, name=name) for name, module in modules.items()}, data, SEED)
 
 
-def look(cache: ViewCache, name: str = "lenet", **changed: Any) -> View:
-    usual: dict[str, Any] = {"kind": "gradcam", "threshold": "mean", "target": "label", "attack": None}
-    return views.view(cache, name, POSITION, **(usual | changed))
+def look(cache: ViewCache, name: str = "lenet", *, attack: Attack | None = None, **changed: Any) -> View:
+    options: dict[str, Any] = {"samples": SAMPLES} if changed.get("map") == "smoothgrad" else {}
+    analysis = attrib.Span(attack=attack or USUAL, **options, **changed)
+    return views.view(cache, name, POSITION, analysis, attacked=attack is not None)
 
 
 def template(data: Dataset) -> nn.Module:
@@ -106,7 +107,7 @@ def test_the_view_is_what_the_librarys_functions_give(
     mask = attrib.span(heat, threshold="max:0.4")
     values = relevance(lenet, shown, label)[0]
 
-    found = look(cache, kind=kind, threshold="max:0.4", attack=attack)
+    found = look(cache, map=kind, threshold="max:0.4", attack=attack)
     np.testing.assert_allclose(found.image, shown[0].permute(1, 2, 0).numpy(), atol=1e-6)
     np.testing.assert_allclose(found.perturbation, (shown - image)[0].permute(1, 2, 0).numpy(), atol=1e-6)
     assert found.map is not None
@@ -147,7 +148,7 @@ def test_nothing_is_computed_twice(cache: ViewCache, lenet: nn.Module) -> None:
             assert look(cache, attack=USUAL, threshold=threshold).map is not None
         assert not runs, "a threshold needs no model"
         cache = replace(cache, floor=False)
-        look(cache, attack=USUAL, kind="gradient")
+        look(cache, attack=USUAL, map="gradient")
         assert 0 < len(runs) < 6, "another map needs no attack"
         runs.clear()
         look(cache)
@@ -180,7 +181,7 @@ def test_what_a_model_has_not_is_told_in_one_line_beside_the_rest(cache: ViewCac
     assert math.isnan(found.coverage)
     assert not len(found.features)
     np.testing.assert_allclose(found.probability, 0.1, rtol=1e-6)
-    assert look(cache, "flat", kind="gradient").map is not None
+    assert look(cache, "flat", map="gradient").map is not None
     assert not look(cache, "flat").perturbation.any()
 
 
@@ -189,7 +190,7 @@ def test_a_layer_that_is_named_is_looked_at(data: Dataset, lenet: nn.Module) -> 
     image, label, *_ = list(data.batches(1))[POSITION]
     for reshape in (None, lambda output: output.flip(3)):
         expected = attrib.gradcam(lenet, image, label, layer=first, reshape=reshape)[0].numpy()
-        found = look(ViewCache({"lenet": attrib.model(lenet, layer=first, reshape=reshape)}, data, SAMPLES, SEED))
+        found = look(ViewCache({"lenet": attrib.model(lenet, layer=first, reshape=reshape)}, data, SEED))
         assert found.map is not None
         np.testing.assert_allclose(found.map, expected, atol=1e-7)
 
@@ -197,8 +198,7 @@ def test_a_layer_that_is_named_is_looked_at(data: Dataset, lenet: nn.Module) -> 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"kind": "lime"}, "map: expected one of"),
-        ({"target": "7"}, "target: expected one of"),
+        ({"map": "lime"}, "map: expected one of"),
         ({"threshold": "median"}, "threshold: expected"),
         ({"name": "grey"}, "does not take 3x32x32 images"),
         ({"name": "two"}, r"expected logits of shape \(N,10\)"),
@@ -212,7 +212,53 @@ def test_what_cannot_be_shown_is_an_input_error(cache: ViewCache, changed: dict[
         look(cache, **changed)
 
 
-def test_positions_of_a_class(data: Dataset) -> None:
-    for label in (None, *range(10)):
-        expected = [n for n, k in enumerate(data.labels.tolist()) if label in (None, k)]
-        assert views.positions(data, label) == expected
+def test_a_layer_a_class_and_options_are_those_of_the_function(cache: ViewCache, lenet: nn.Module) -> None:
+    image = list(cache.data.batches(1))[POSITION].image
+    for found, heat in (
+        (look(cache, layer="stages.0", target=3), attrib.gradcam(lenet, image, 3, layer="stages.0")),
+        (
+            look(cache, map="occlusion", window=5),
+            attrib.occlusion(lenet, image, cache.data.labels[[POSITION]], window=5),
+        ),
+    ):
+        assert found.map is not None
+        np.testing.assert_allclose(found.map, heat[0].numpy(), rtol=1e-5, atol=1e-7)
+        assert 0 <= found.floor <= 1
+    assert "no 'stages.7'" in look(cache, layer="stages.7").error
+
+
+def test_found_is_what_the_views_show(data: Dataset) -> None:
+    torch.manual_seed(1)
+    weak = nn.Sequential(nn.Conv2d(3, 10, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    cache = cache_of({"template": template(data), "weak": weak}, data)
+    analysis = attrib.Span(map="gradient", attack=pgd_attack("glyphs", eps=0.3, steps=3), seed=SEED, floor=0)
+    seen = [
+        [
+            [views.view(cache, name, at, analysis, attacked=attacked) for attacked in (False, True)]
+            for name in cache.models
+        ]
+        for at in range(len(data))
+    ]
+    labels = data.labels.tolist()
+    right = [[[v.prediction[v.attacked] == labels[at] for v in both] for both in seen[at]] for at in range(len(data))]
+    wrong = [at for at in range(len(data)) if any(not clean for clean, _ in right[at])]
+    turned = [at for at in range(len(data)) if any(clean and not attacked for clean, attacked in right[at])]
+    apart = [abs(seen[at][0][0].coverage - seen[at][1][0].coverage) for at in range(len(data))]
+
+    def found(search: str | None, label: int | None = None, names: tuple[str, ...] = ("template", "weak")) -> list[int]:
+        return views.found(cache, names, analysis, search=search, label=label)
+
+    assert found(None) == list(range(len(data)))
+    assert found("wrong") == wrong != []
+    assert found("turned") == turned != []
+    assert [apart[at] for at in found("disagreement")] == pytest.approx(sorted(apart, reverse=True))
+    for label in set(labels):
+        of_class = [at for at in range(len(data)) if labels[at] == label]
+        assert found(None, label) == of_class
+        assert found("wrong", label) == [at for at in wrong if at in of_class]
+
+
+def test_empty_maps_are_found(data: Dataset) -> None:
+    cache = cache_of({"flat": Flat()}, data)
+    analysis = attrib.Span(map="gradient", attack=USUAL, floor=0)
+    assert views.found(cache, ("flat",), analysis, search="empty", label=None) == list(range(len(data)))

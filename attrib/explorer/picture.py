@@ -39,16 +39,17 @@ OPACITY = 0.7
 
 
 def panels(
-    views: Sequence["View"], *, classes: Sequence[str], label: int, kind: str, attacked: bool, perturbation: bool,
+    views: Sequence["View"], *, classes: Sequence[str], label: int, kind: str, perturbation: bool = False,
     overlay: bool = False,
 ) -> Figure:  # fmt: skip
-    """A panel per model, two beside each other; all maps share one colour scale.
+    """A panel per view, two beside each other; all maps share one colour scale, and all features one axis.
 
-    classes: their names; label: the true class; kind: what the map is called; attacked: whether the image shown is an
-    attack's; perturbation: whether to show what the attack added; overlay: whether maps lie over the image. The scale
-    is capped at the 99.5th percentile, with the square root of the value as brightness, as in
-    ``attrib.plots.maps.map_grid``.
+    classes: their names; label: the true class; kind: what the map is called; perturbation: whether to show what an
+    attack added; overlay: whether maps lie over the image. The scale is capped at the 99.5th percentile, with the
+    square root of the value as brightness, as in ``attrib.plots.maps.map_grid``.
     """
+    attacked = any(view.attacked for view in views)
+    perturbation = perturbation and attacked
     columns = min(2, len(views))
     rows = -(-len(views) // columns)
     width = PANEL if columns == 2 else ALONE
@@ -58,19 +59,21 @@ def panels(
     maps = [view.map for view in views if view.map is not None]
     scale = PowerNorm(0.5, 0, float(np.percentile(np.stack(maps), 99.5)) or 1.0) if maps else None
     shown = _likeliest(np.concatenate([view.probability for view in views]), label)
+    largest = float(max((view.relevance.max() for view in views if len(view.relevance)), default=0))
     with style():
         figure = Figure(figsize=(columns * width, ABOVE + rows * height + BELOW))
         for place, view in enumerate(views):
             left, top = place % columns * width, ABOVE + place // columns * height
-            _text(figure, left + MARGIN, top, view.model, weight="bold", fontsize=8)
+            title = f"{view.model}, attacked" if view.attacked else view.model
+            _text(figure, left + MARGIN, top, title, weight="bold", fontsize=8)
             top += NAME + TITLE
-            _pictures(figure, left + MARGIN, top, side, view, scale, classes, attacked, perturbation, overlay)
+            _pictures(figure, left + MARGIN, top, side, view, scale, classes, perturbation, overlay)
             top += side + BETWEEN
             # Room for the features' numbers to the left of the first bars, for the classes' names of the second.
             each = (width - 2 * MARGIN - 1.25) / 2
-            _features(_axes(figure, left + MARGIN + 0.4, top, each, BARS), view, classes)
+            _features(_axes(figure, left + MARGIN + 0.4, top, each, BARS), view, classes, largest)
             chances = _axes(figure, left + width - MARGIN - each, top, each, BARS)
-            _probabilities(chances, view, shown, classes, label, attacked)
+            _probabilities(chances, view, shown, classes, label)
         if attacked:
             handles = [
                 Line2D([], [], color=colour, lw=5, label=words)
@@ -96,15 +99,18 @@ def png(figure: Figure) -> bytes:
 
 def _pictures(
     figure: Figure, left: float, top: float, side: float, view: "View", scale: PowerNorm | None,
-    classes: Sequence[str], attacked: bool, perturbation: bool, overlay: bool,
+    classes: Sequence[str], perturbation: bool, overlay: bool,
 ) -> None:  # fmt: skip
     """The image, what the attack added, the map and the span, beside each other."""
     places = [_axes(figure, left + n * (side + GAP), top, side, side) for n in range(4 if perturbation else 3)]
     unframed(places)
     first, *between, heat, spanned = places
     first.imshow(view.image, vmin=0, vmax=1, interpolation="nearest")
-    first.set_title("attacked" if attacked else "image")
+    first.set_title("attacked" if view.attacked else "image")
     for axes in between:
+        if not view.attacked:
+            axes.set_visible(False)
+            continue
         largest = float(np.abs(view.perturbation).max())
         axes.imshow(0.5 + view.perturbation / (2 * largest or 1), vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(f"added, ±{largest:.3f}")
@@ -120,29 +126,27 @@ def _pictures(
     spanned.set_title(f"span {100 * view.coverage:.1f} %")
 
 
-def _features(axes: Axes, view: "View", classes: Sequence[str]) -> None:
+def _features(axes: Axes, view: "View", classes: Sequence[str], largest: float) -> None:
+    """The features' bars; largest: the end of all models' axes."""
     if view.features_error:
         axes.axis("off")
         axes.text(-0.4, 1, textwrap.fill(f"no features: {view.features_error}", 30), va="top", fontsize=6,
                   color=ATTACKED, transform=axes.transAxes)  # fmt: skip
         return
-    values = view.relevance.astype(float)
-    power = int(np.floor(np.log10(values.max()))) if values.max() > 0 else 0
-    rows = np.arange(len(values))
-    axes.barh(rows, values / 10.0**power, height=0.75, color="0.45")
+    power = int(np.floor(np.log10(largest))) if largest > 0 else 0
+    rows = np.arange(len(view.relevance))
+    axes.barh(rows, view.relevance / 10.0**power, height=0.75, color="0.45")
     axes.set_yticks(rows, [f"#{feature}" for feature in view.features])
-    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    axes.set(xlim=(0, 1.05 * largest / 10.0**power or 1), ylim=(len(rows) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_title("top features: |∂L/∂A · A|" + (f" ({power_of_ten(power)})" if power else ""))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(f"L: loss of class {_short(classes[view.target])}", labelpad=1)
 
 
-def _probabilities(
-    axes: Axes, view: "View", shown: NDArray[np.intp], classes: Sequence[str], label: int, attacked: bool
-) -> None:
+def _probabilities(axes: Axes, view: "View", shown: NDArray[np.intp], classes: Sequence[str], label: int) -> None:
     rows = np.arange(len(shown))
-    kinds = [(0, CLEAN, -0.2), (1, ATTACKED, 0.2)] if attacked else [(0, CLEAN, 0)]
+    kinds = [(0, CLEAN, -0.2), (1, ATTACKED, 0.2)] if view.attacked else [(0, CLEAN, 0)]
     for kind, colour, offset in kinds:
         axes.barh(rows + offset, view.probability[kind, shown], height=0.8 / len(kinds), color=colour)
     axes.set_yticks(rows, [_short(classes[k]) for k in shown])

@@ -5,30 +5,35 @@ depends on: another threshold computes no map again, another map no attack.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrib import maps
 from attrib.analyses.examples import display_images
 from attrib.analyses.inputs import logits_of
 from attrib.analyses.options import Attack
+from attrib.analyses.run import execute
+from attrib.analyses.span import Span
 from attrib.data import Batch, Dataset, default_attack
 from attrib.errors import InputError, one_line
 from attrib.features import last_layer
 from attrib.floor import SEEDS
-from attrib.map_table import check_map
+from attrib.models.layers import named
 from attrib.models.specs import Model
 from attrib.models.types import place_of
 from attrib.randomisation import cascade
-from attrib.spans import coverage, parse_threshold, span
-from attrib.targets import TARGETS
+from attrib.search import Seen, disagreement, matches, seen_in
+from attrib.spans import coverage, span
+from attrib.targets import explained as explained_classes
 
+SEARCHED = 200
+"""At most so many images are searched: each is attacked and explained under every model."""
 KEPT = 512
 """Values that a cache keeps; the one that was not used for longest goes first."""
 
@@ -40,13 +45,12 @@ Pixels = NDArray[np.float32]
 class ViewCache:
     """Models by name, a data set, and what was computed of them.
 
-    samples: noisy copies of SmoothGrad; seed: of its noise and of the attack's starts; floor: whether the coverage of
-    networks with random weights stands beside every coverage.
+    seed: of SmoothGrad's noise and of the attack's starts; floor: whether the coverage of networks with random weights
+    stands beside every coverage.
     """
 
     models: Mapping[str, Model]
     data: Dataset
-    samples: int
     seed: int
     floor: bool = True
     values: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
@@ -67,6 +71,8 @@ class View(NamedTuple):
     """One model's view of one image, as arrays."""
 
     model: str
+    attacked: bool
+    """Whether the image is an attack's."""
     image: Pixels
     """(H,W,3) in [0,1]: the clean image, or what the attack made of it."""
     perturbation: Pixels
@@ -95,38 +101,33 @@ class View(NamedTuple):
 
 
 def view(
-    cache: ViewCache, name: str, position: int, *, kind: str, threshold: str, target: str, attack: Attack | None,
-    top: int = 8,
+    cache: ViewCache, name: str, position: int, analysis: Span, *, attacked: bool = False, top: int = 8
 ) -> View:  # fmt: skip
     """The view that the model called ``name`` has of the image at ``position`` of the data.
 
-    kind: one of ``attrib.map_table.MAPS``; threshold: a rule of ``attrib.span``; target: label or prediction
-    (that of the image shown); attack: None for the clean image; top: how many features. Where this model has no map or
-    no last layer, the view says why. Raises InputError for another target, map or threshold, and if the model cannot
-    run.
+    analysis: which map, threshold, class and attack; its target is label, prediction (that of the image shown) or the
+    number of a class. attacked: whether the image shown is the attack's; top: how many features. Where this model has
+    no map or no last layer, the view says why. Raises InputError if the model cannot run.
     """
-    if target not in TARGETS:
-        raise InputError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
-    check_map(kind)
-    parse_threshold(threshold)
+    attack = analysis.attack if attacked else None
     clean, shown = (
         display_images(image_of(cache, name, position, made_by)[None])[0].numpy() for made_by in (None, attack)
     )
     probability = torch.stack([probabilities(cache, name, position, made_by) for made_by in (None, attack)])
-    prediction = probability.argmax(1).tolist()
-    explained = int(cache.data.labels[position]) if target == "label" else prediction[1]
-    heat, error = _or_why(lambda: attribution(cache, name, position, attack, kind=kind, target=explained))
-    mask = None if heat is None else span(heat[None], threshold=threshold)
+    prediction = probability.argmax(1)
+    explained = int(explained_classes(analysis.target, cache.data.labels[position].cpu()[None], prediction[1:]))
+    heat, error = _or_why(lambda: attribution(cache, name, position, attack, analysis=analysis, target=explained))
+    mask = None if heat is None else span(heat[None], threshold=analysis.threshold)
     with_floor = cache.floor and heat is not None
-    random = floor_maps(cache, name, position, kind=kind, target=explained) if with_floor else None
+    random = floor_maps(cache, name, position, analysis=analysis, target=explained) if with_floor else None
     relevance, features_error = _or_why(lambda: relevances(cache, name, position, attack, target=explained))
     best = None if relevance is None else relevance.topk(min(top, len(relevance)))
     return View(
-        model=name, image=shown, perturbation=shown - clean, probability=probability.numpy(),
-        prediction=(prediction[0], prediction[1]), target=explained,
+        model=name, attacked=attacked, image=shown, perturbation=shown - clean, probability=probability.numpy(),
+        prediction=(int(prediction[0]), int(prediction[1])), target=explained,
         map=None if heat is None else heat.numpy(), span=None if mask is None else mask[0].numpy(),
         coverage=float("nan") if mask is None else float(coverage(mask)), error=error,
-        floor=float("nan") if random is None else float(coverage(span(random, threshold=threshold)).mean()),
+        floor=float("nan") if random is None else float(coverage(span(random, threshold=analysis.threshold)).mean()),
         features=np.zeros(0, np.int64) if best is None else best.indices.numpy(),
         relevance=np.zeros(0, np.float32) if best is None else best.values.numpy(), features_error=features_error,
     )  # fmt: skip
@@ -161,22 +162,20 @@ def probabilities(cache: ViewCache, name: str, position: int, attack: Attack | N
     return cache.get(("probabilities", name, position, attack), compute)
 
 
-def attribution(cache: ViewCache, name: str, position: int, attack: Attack | None, *, kind: str, target: int) -> Tensor:
+def attribution(
+    cache: ViewCache, name: str, position: int, attack: Attack | None, *, analysis: Span, target: int
+) -> Tensor:
     """The map of the image shown for the class ``target``, (H,W) on the CPU; raises what the map or model raises."""
 
     def compute() -> Tensor:
         model, image = cache.models[name], image_of(cache, name, position, attack)[None]
-        index, label = (torch.tensor([number], device=image.device) for number in (position, target))
-        options = {"samples": cache.samples} if kind == "smoothgrad" else {}
-        return maps.attribution(
-            kind, model.opened_module, image, label, layer=model.layer, reshape=model.reshape, seed=cache.seed,
-            index=index, options=options,
-        ).map[0].cpu()  # fmt: skip
+        layer = analysis.layer or model.layer
+        return _map_of(analysis, model, model.opened_module, image, layer, position, target, cache.seed)[0]
 
-    return cache.get(("map", name, position, attack, kind, target), compute)
+    return cache.get(("map", name, position, attack, _map_key(analysis), target), compute)
 
 
-def floor_maps(cache: ViewCache, name: str, position: int, *, kind: str, target: int) -> Tensor | None:
+def floor_maps(cache: ViewCache, name: str, position: int, *, analysis: Span, target: int) -> Tensor | None:
     """Maps of the clean image on re-initialised copies of the model (``attrib.floor``), (R,H,W) on the CPU.
 
     None where the model has no weights to re-initialise, or cannot be copied.
@@ -184,23 +183,33 @@ def floor_maps(cache: ViewCache, name: str, position: int, *, kind: str, target:
 
     def compute() -> Tensor | None:
         model, image = cache.models[name], image_of(cache, name, position, None)[None]
-        index, label = (torch.tensor([number], device=image.device) for number in (position, target))
-        options = {"samples": cache.samples} if kind == "smoothgrad" else {}
+        layer = named(model.opened_module, analysis.layer) if analysis.layer else model.layer
         found = []
         try:
             for seed in range(cache.seed, cache.seed + SEEDS):
-                (random,) = cascade(model.opened_module, image, layer=model.layer, stages=1, seed=seed)
-                found.append(
-                    maps.attribution(
-                        kind, random.model, image, label, layer=random.layer, reshape=model.reshape, seed=seed,
-                        index=index, options=options,
-                    ).map.cpu()
-                )  # fmt: skip
+                (random,) = cascade(model.opened_module, image, layer=layer, stages=1, seed=seed)
+                found.append(_map_of(analysis, model, random.model, image, random.layer, position, target, seed))
         except InputError:
             return None
         return torch.cat(found)
 
-    return cache.get(("floor", name, position, kind, target), compute)
+    return cache.get(("floor", name, position, _map_key(analysis), target), compute)
+
+
+def _map_key(analysis: Span) -> Hashable:
+    return analysis.map, analysis.layer, tuple(analysis.map_options.items())
+
+
+def _map_of(
+    analysis: Span, model: Model, module: nn.Module, image: Tensor, layer: nn.Module | str | None, position: int,
+    target: int, seed: int,
+) -> Tensor:  # fmt: skip
+    """The module's map of the image (1,C,H,W), (1,H,W) on the CPU."""
+    index, label = (torch.tensor([number], device=image.device) for number in (position, target))
+    return maps.attribution(
+        analysis.map, module, image, label, layer=layer, reshape=model.reshape, seed=seed, index=index,
+        options=analysis.map_options,
+    ).map.cpu()  # fmt: skip
 
 
 def relevances(cache: ViewCache, name: str, position: int, attack: Attack | None, *, target: int) -> Tensor:
@@ -214,11 +223,34 @@ def relevances(cache: ViewCache, name: str, position: int, attack: Attack | None
     return cache.get(("relevances", name, position, attack, target), compute)
 
 
-def positions(data: Dataset, label: int | None) -> list[int]:
-    """The positions of the images of one class, or (None) of all."""
-    if label is None:
-        return list(range(len(data)))
-    return torch.nonzero(data.labels.cpu() == label).flatten().tolist()
+def found(
+    cache: ViewCache, names: Sequence[str], analysis: Span, *, search: str | None, label: int | None
+) -> list[int]:
+    """The positions of the images of a class (None: all) that a search finds (None: all), in its order.
+
+    names: the models, under any of which an image may be what is searched. search: of ``attrib.search.SEARCHES``, or
+    "disagreement", in whose order the images then come. Searched are the first SEARCHED images.
+    """
+    of_class = [at for at in range(len(cache.data)) if label in (None, int(cache.data.labels[at]))]
+    if search is None or not names:
+        return of_class
+    if search in ("wrong", "turned"):  # whatever map is shown: the cheapest
+        analysis = Span(map="gradient", attack=analysis.attack, seed=cache.seed, precision=analysis.precision, floor=0)
+    elif search == "empty":
+        analysis = replace(analysis, threshold="mean")
+
+    def compute() -> Seen:
+        data = cache.data.first(SEARCHED)
+        models = [replace(cache.models[name], name=name, seed=0, seeds=1) for name in names]
+        quiet: Callable[[str], None] = lambda _: None  # noqa: E731
+        return seen_in(execute(analysis, models, data, out=None, batch_size=None, device="auto", warn=quiet)[0].rows)
+
+    seen = cache.get(("seen", tuple(names), analysis), compute)
+    if search == "disagreement":
+        order = np.argsort(-disagreement(seen), kind="stable")
+    else:
+        order = np.flatnonzero(matches(seen)[search].any(0))
+    return [at for at in order.tolist() if at in set(of_class)]
 
 
 def _or_why(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:

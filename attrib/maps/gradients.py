@@ -10,8 +10,8 @@ from attrib.fast import Prepared
 from attrib.inference import Label, Precision
 from attrib.maps.engine import Chunk, in_chunks, over_channels
 
-SAMPLES = 32
-"""Noisy copies of SmoothGrad, wherever nobody asks for another number."""
+SAMPLES, SIGMA, STEPS = 32, 0.15, 32
+"""Noisy copies of SmoothGrad and their noise, and steps of integrated gradients, wherever nobody asks for others."""
 
 
 def gradient(
@@ -41,7 +41,7 @@ def smoothgrad(
     label: Label,
     *,
     samples: int = SAMPLES,
-    sigma: float = 0.15,
+    sigma: float = SIGMA,
     seed: int = 0,
     index: Tensor | None = None,
     signed: bool = False,
@@ -88,7 +88,7 @@ def integrated_gradients(
     image: Tensor,
     label: Label,
     *,
-    steps: int = 32,
+    steps: int = STEPS,
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:

@@ -152,7 +152,7 @@ def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: 
     for known in (name, plain):
         if known and known in modules:
             return modules[known]
-    fitting = [] if example is None else _fitting(module, example)
+    fitting = [] if example is None else map_layers(module, example)
     names = fitting or [known for known in modules if known]
     near = get_close_matches(name, names, n=5, cutoff=0.5)
     near = near or fitting[-5:] or [known for known, _ in module.named_children()]
@@ -160,7 +160,7 @@ def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: 
     raise InputError(f"{what}: {type(module).__name__} has no {name!r}; {listed}")
 
 
-def _fitting(module: nn.Module, example: Tensor) -> list[str]:
+def map_layers(module: nn.Module, example: Tensor) -> list[str]:
     """The names of the layers whose output is a map, in the order in which they run."""
     try:
         trace = run(module, example)

@@ -241,13 +241,8 @@ def _searched(planned: Planned, span: "Result | None") -> Planned:
     """With the images to browse chosen by what is known of all of them; without that they stay the first ones."""
     if span is None or planned.n is None or not isinstance(planned.analysis, Browsed):
         return planned
-    rows = span.rows[span.rows["seed"] == 0]
-
-    def stacked(column: str) -> Any:  # (M,2,N), from rows by model, image and kind
-        return rows[column].to_numpy().reshape(rows["model"].nunique(), -1, 2).swapaxes(1, 2)
-
-    seen = search.Seen(stacked("label")[0, 0], stacked("prediction"), stacked("coverage"))
-    return planned._replace(analysis=replace(planned.analysis, index=search.examples(seen, planned.n)))
+    index = search.examples(search.seen_in(span.rows), planned.n)
+    return planned._replace(analysis=replace(planned.analysis, index=index))
 
 
 def _computed(

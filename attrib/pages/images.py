@@ -21,7 +21,7 @@ from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Mea
 from attrib.analyses.options import Attack, attacked_option, option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
-from attrib.search import SEARCHES
+from attrib.search import DISAGREEMENT, SEARCHES
 
 if TYPE_CHECKING:
     import matplotlib as mpl
@@ -177,7 +177,7 @@ def payload(
         "low": _short(maps.low), "high": _short(maps.high), "size": list(maps.code.shape[-2:]),
         "fullSize": list(images["code"].shape[-2:]), "maps": packed,
         "sheets": sheets, "sheetSize": list(size), "columns": COLUMNS,
-        "searches": SEARCHES,
+        "searches": {**SEARCHES, "disagreement": DISAGREEMENT},
         "palette": [mpl.colors.to_hex(colour) for colour in mpl.colormaps["magma"](np.arange(256))],
     }  # fmt: skip
 
