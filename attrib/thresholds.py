@@ -1,6 +1,6 @@
 """The rules for the threshold of a span: one table for the parser, the options' help, the explorer and the report.
 
-A new rule is a record here, its mask in ``attrib.spans``, and its function of a histogram in templates/report.js.
+A new rule is a record here, its mask in ``attrib.spans``, and its function of a histogram in templates/spans.js.
 No torch.
 """
 

@@ -563,7 +563,7 @@ def test_bad_input_is_one_line(models: Path, run: Callable[..., Out], options: l
 
 
 def test_the_page_has_a_function_for_every_threshold_rule() -> None:
-    script = (Path(pages.__file__).parent / "templates/report.js").read_text()
+    script = (Path(pages.__file__).parent / "templates/spans.js").read_text()
     table = script.split("const RULES = {")[1].split("\n  };")[0]
     taking = {m[1]: m[2].count(",") + 1 for m in re.finditer(r"^    (\w+)(?:: )?\(([^)]*)\)", table, re.MULTILINE)}
     assert taking == {name: 2 if rule.parameter else 1 for name, rule in RULES.items()}

@@ -129,7 +129,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
         flat=_flat,
         breakable=lambda path: Markup("/<wbr>").join(path.split("/")),
         style=_source("report.css"),
-        script=_source("report.js"),
+        script=Markup().join(map(_source, ("report.js", "spans.js", "elements.js"))),
     )
 
 

@@ -1,13 +1,12 @@
 "use strict";
-// Browsing the report's images. A map is 8 bits a pixel: value = low + (high - low) * (code / 255)², so a threshold on
-// values is a threshold on codes, and coverage is read off a map's histogram without going over its pixels again.
+// Browsing the report's images: finding, sorting, and drawing them with their maps and spans (spans.js, elements.js).
 (async () => {
   const page = JSON.parse(document.getElementById("images-data").textContent);
   const kinds = ["clean", page.attack];
   const images = page.index.length;
   const [height, width] = page.size;
   const pixels = height * width;
-  const SQUARE = Array.from({ length: 256 }, (_, code) => (code / 255) ** 2);
+  const { SQUARE, RULES, positive, isEmpty } = spanRules(pixels);
   const SETS = {
     consistent: "right, also under attack", inconsistent: page.searches.turned, "clean-wrong": page.searches.wrong,
   };
@@ -38,67 +37,6 @@
     for (const code of own) histogram[code] += 1;
     return { codes: own, histogram, low: page.low[m][k][i], high: page.high[m][k][i] };
   }
-
-  async function inflated(text) {
-    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return new Uint8Array(await new Response(stream).arrayBuffer());
-  }
-
-  async function picture(source) {
-    const sheet = new Image();
-    sheet.src = source;
-    await sheet.decode();
-    return sheet;
-  }
-
-  // The least code that lies in the span, per rule of attrib.thresholds; 256 where none does. A map that is constant or
-  // nowhere positive has no span.
-  const RULES = {
-    mean: (map) => above(map.histogram.reduce((sum, count, code) => sum + count * SQUARE[code], 0) / pixels),
-    max: (map, t) => above((t * map.high - map.low) / (map.high - map.low)),
-    // The highest codes that together hold the share q of what is positive; all pixels of a code, so it may be more.
-    mass(map, q) {
-      const held = Array.from(map.histogram, (count, code) => count * positive(map, code));
-      const wanted = q * held.reduce((sum, value) => sum + value, 0);
-      let [sum, code] = [0, 256];
-      while (code > 0 && sum < wanted && positive(map, code - 1) > 0) sum += held[--code];
-      return code;
-    },
-    // The code after the lower of the two between which the quantile lies.
-    quantile(map, q) {
-      const wanted = Math.floor(Math.min(q, 1) * (pixels - 1));
-      let [below, code] = [0, 0];
-      while (below <= wanted) below += map.histogram[code++];
-      return code;
-    },
-    // Between the two classes' means the variance is largest, over 256 levels as scikit-image's.
-    otsu(map) {
-      const bins = new Float64Array(256);
-      const bottom = Math.max(0, map.low);
-      const bin = (code) => Math.min(255, Math.floor((256 * (positive(map, code) - bottom)) / (map.high - bottom)));
-      map.histogram.forEach((count, code) => (bins[bin(code)] += count));
-      const total = bins.reduce((sum, count, level) => sum + count * level, 0);
-      let [below, sum, best, cut] = [0, 0, -1, 0];
-      for (let level = 0; level < 255; level += 1) {
-        below += bins[level];
-        sum += bins[level] * level;
-        const between = below * (pixels - below) * (sum / below - (total - sum) / (pixels - below)) ** 2;
-        if (between > best) [best, cut] = [between, level];
-      }
-      const level = bottom + ((cut + 0.5) / 256) * (map.high - bottom);
-      return SQUARE.findIndex((_, code) => positive(map, code) > level);
-    },
-  };
-
-  function above(level) {
-    const first = SQUARE.findIndex((value) => value > level);
-    return first < 0 ? 256 : first;
-  }
-
-  const positive = (map, code) => Math.max(0, map.low + (map.high - map.low) * SQUARE[code]);
-
-  const isEmpty = (map) => !(map.high > map.low) || !(map.high > 0);
 
   function threshold(map) {
     if (isEmpty(map)) return 256;
@@ -177,22 +115,6 @@
       context.lineWidth = Math.max(part === "casing" ? 3 : 1.5, canvas.width * share);
       context.stroke();
     }
-  }
-
-  function canvasOf(label, [h, w], least) {
-    const canvas = document.createElement("canvas");
-    const scale = Math.max(1, Math.ceil(least / w));
-    [canvas.width, canvas.height] = [w * scale, h * scale];
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", label);
-    return canvas;
-  }
-
-  function element(name, text = "", attributes = {}) {
-    const made = document.createElement(name);
-    made.textContent = text;
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return made;
   }
 
   // --- the grid ----------------------------------------------------------------------------------------------------
