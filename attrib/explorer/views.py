@@ -234,10 +234,14 @@ def found(
     of_class = [at for at in range(len(cache.data)) if label in (None, int(cache.data.labels[at]))]
     if search is None or not names:
         return of_class
-    if search in ("wrong", "turned"):  # whatever map is shown: the cheapest
-        analysis = Span(map="gradient", attack=analysis.attack, seed=cache.seed, precision=analysis.precision, floor=0)
+    # What the search does not ask for is taken as it costs least: the attack's steps, the map, the threshold.
+    assert analysis.attack
+    attack = replace(analysis.attack, steps=1) if search in ("wrong", "disagreement") else analysis.attack
+    if search in ("wrong", "turned"):
+        analysis = Span(map="gradient", seed=cache.seed, precision=analysis.precision, floor=0)
     elif search == "empty":
         analysis = replace(analysis, threshold="mean")
+    analysis = replace(analysis, attack=attack)
 
     def compute() -> Seen:
         data = cache.data.first(SEARCHED)
