@@ -56,10 +56,13 @@ def disagreement(seen: Seen) -> NDArray[np.float64]:
 
 
 def examples(seen: Seen, count: int) -> tuple[int, ...]:
-    """Positions of ``count`` images: of every search and model the first ones, the rest filled from the beginning."""
+    """Positions of ``count`` images, half of them what the searches find: of each, under every model, the first ones.
+
+    The rest are the first of all; of a count too small to show one of each, all are.
+    """
     groups = [np.flatnonzero(found) for of_models in matches(seen).values() for found in of_models]
     if len(seen.coverage) > 1:
         groups.append(np.argsort(-disagreement(seen), kind="stable"))
-    each = max(1, count // (2 * len(groups)))
+    each = count // (2 * len(groups))
     found = [position for group in groups for position in group[:each].tolist()]
     return tuple(sorted(list(dict.fromkeys([*found, *range(len(seen.label))]))[:count]))

@@ -451,7 +451,8 @@ ZOO = ("zoo:cifar10-resnet32-raw", "zoo:cifar10-resnet32-pgd-at")
         (ZOO, ["raw", "pgd-at"]),
         ((*ZOO, "zoo:mnist-lenet-raw"), ["cifar10-resnet32-raw", "cifar10-resnet32-pgd-at", "mnist-lenet-raw"]),
         ({"cifar10-resnet32-mine": ZOO[0], "at": ZOO[1]}, ["cifar10-resnet32-mine", "at"]),
-        ({"cifar10-resnet32-": ZOO[0]}, ["cifar10-resnet32-"]),
+        ({"cifar10-resnet32-": ZOO[0], "cifar10-resnet32-at": ZOO[1]}, ["cifar10-resnet32-", "cifar10-resnet32-at"]),
+        (ZOO[:1], ["cifar10-resnet32-raw"]),
         ([*ZOO, torch.nn.Flatten()], ["cifar10-resnet32-raw", "cifar10-resnet32-pgd-at", "Flatten"]),
     ],
 )
@@ -464,7 +465,7 @@ def without_dates(text: str) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d [+-]\d{4}", "", text)
 
 
-LIMITS = ("--limit", 12, "--images", 8, "--steps", 2)
+LIMITS = ("--limit", 20, "--images", 14, "--steps", 2)
 
 
 def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
@@ -480,7 +481,7 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     page = Page(text)
     assert "Not in this report" not in page.text
     command = " ".join(page.text.replace("'", "").split())
-    assert "attrib span --ckpt a.pt --ckpt <b>=b.pt --data glyphs --limit 12 --attack pgd --steps 2 --out" in command
+    assert "attrib span --ckpt a.pt --ckpt <b>=b.pt --data glyphs --limit 20 --attack pgd --steps 2 --out" in command
     assert sum(tag == "img" for tag, _ in page.elements) >= 7
     assert len(text) < 10_000_000
     assert_browsed(embedded(page), Result.load(tmp_path / "report-results" / "span").rows)
@@ -494,11 +495,11 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     monkeypatch.setattr(compute, "FEW", 4)
     monkeypatch.setattr(compute, "LONG", 0)
     other = run(*given, "--threshold", "max:0.5", *places)
-    fewer = r"with a limit of 4 images \(now 12\), less with fewer attack steps \(now 2\)"
+    fewer = r"with a limit of 4 images \(now 20\), less with fewer attack steps \(now 2\)"
     assert re.fullmatch(rf"shorter: about (< )?\d+ s {fewer}", other.out.splitlines()[1])
     kept = {line.partition(":")[0] for line in other.out.splitlines() if line.endswith("as computed before")}
-    assert kept == {"images", "robust", "sets", "contrib", "fc"}
-    # Which images will be browsed is known when the spans are.
+    # Which images will be browsed is known when the spans are, and goes by them.
+    assert kept == {"robust", "sets", "contrib", "fc"}
     assert estimated(other) == ["span", "images", "check", "relate"]
 
 
@@ -518,8 +519,8 @@ def assert_browsed(data: dict[str, Any], rows: pd.DataFrame) -> None:
         for name, table in wide.items()
     }
     seen = Seen(of_models["label"][0, 0], of_models["prediction"], of_models["coverage"])
-    assert data["index"] == list(examples(seen, 8))
-    code = np.frombuffer(zlib.decompress(b64decode(data["maps"])), np.uint8).reshape(2, 2, 8, 32, 32)
+    assert data["index"] == list(examples(seen, 14)) != list(range(14))
+    code = np.frombuffer(zlib.decompress(b64decode(data["maps"])), np.uint8).reshape(2, 2, 14, 32, 32)
     maps = decoded(Coded(code, np.array(data["low"], np.float32), np.array(data["high"], np.float32)))
     for m, name in enumerate(data["models"]):
         for k, kind in enumerate(("clean", "pgd")):

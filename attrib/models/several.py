@@ -128,11 +128,12 @@ def groups(models: Iterable[Model]) -> dict[str, list[Model]]:
 
 
 def with_short_names(models: Sequence[Model]) -> list[Model]:
-    """Without the DATA-ARCH- that begins all their names, as it does those of the zoo; else as they are."""
+    """Without the DATA-ARCH- that begins all names of several, as it does those of the zoo; else as they are."""
     begins = {f"{each.checkpoint.data}-{each.checkpoint.arch}-" if each.checkpoint else "" for each in models}
     shared = begins.pop() if len(begins) == 1 else ""
     names = [each.name.removeprefix(shared) for each in models]
-    if not shared or not all(each.name.startswith(shared) for each in models) or not all(names):
+    begin_so = shared and all(each.name.startswith(shared) for each in models) and all(names)
+    if not begin_so or len(set(names)) == 1:
         return list(models)
     return [replace(each, name=name) for each, name in zip(models, names, strict=True)]
 
