@@ -164,7 +164,7 @@ def test_disagreement_is_the_largest_difference_of_coverage(page: "Chrome", resu
     exact = (rows.max(axis=1) - rows.min(axis=1)).loc[shown(page)]
     assert len(exact) == IMAGES
     assert (exact.diff().dropna() <= 8 / SIZE**2).all()
-    assert page.find_element("css selector", "#grid .facts i").text == f"{100 * exact.iloc[0]:.1f} %"
+    assert page.find_element("css selector", "#grid .facts i").text == f"Δ {100 * exact.iloc[0]:.1f} %"
 
 
 def test_filter_by_class_keeps_what_pandas_counts(page: "Chrome", results: ByHand) -> None:

@@ -22,10 +22,11 @@ from torch import nn
 import attrib
 from attrib.data import Dataset, default_attack
 from attrib.errors import InputError
-from attrib.explorer.controls import ATTACKED, BOTH, CLEAN, Settings
+from attrib.explorer.controls import ATTACKED, BOTH, CLEAN, Settings, map_options
 from attrib.explorer.picture import panels, png
 from attrib.explorer.views import ViewCache, pgd_attack, view
 from attrib.explorer.widget import neighbour, render
+from attrib.map_table import OPTIONS
 
 NAME = "a $x_1$ <b>"
 SHORT = pgd_attack("glyphs", eps=0.1, steps=2)
@@ -255,6 +256,7 @@ def test_a_search_steps_through_what_it_finds(models: dict[str, nn.Module], data
 
 
 def test_only_the_options_of_the_map_are_shown(box: widgets.VBox) -> None:
+    assert map_options(32, samples=1).keys() == set(OPTIONS)
     for kind, options in (
         ("gradcam", {"at"}), ("smoothgrad", {"samples", "sigma"}), ("occlusion", {"window"}),
         ("integrated-gradients", {"integration steps"}), ("gradient", set()),

@@ -27,6 +27,8 @@ STEP = 0.01
 """Of the threshold's slider."""
 LARGEST_EPS = 32
 """The end of the slider in units of 1/255, where the data set's usual radius is as small as colour images have it."""
+MOST = 1_000_000
+"""Of SmoothGrad's samples, and of steps: a field has to have an end."""
 CLEAN, ATTACKED, BOTH = (False,), (True,), (False, True)
 
 
@@ -155,7 +157,7 @@ def controls_of(cache: ViewCache, *, samples: int) -> Controls:
         ),
         models={name: widgets.Checkbox(True, description=name, **box) for name in cache.models},
         kind=widgets.Dropdown(options=list(MAPS), value="gradcam", description="map", **own_width),
-        options=_map_options(min(data.shape[1:]), samples=samples),
+        options=map_options(min(data.shape[1:]), samples=samples),
         layer=widgets.Dropdown(
             options=[("the last stage", None), *((name, name) for name in _common_layers(cache))], index=0,
             description="at", **own_width,
@@ -187,15 +189,15 @@ def controls_of(cache: ViewCache, *, samples: int) -> Controls:
     )  # fmt: skip
 
 
-def _map_options(side: int, *, samples: int) -> dict[str, Any]:
+def map_options(side: int, *, samples: int) -> dict[str, Any]:
     """A field for every option of the maps; side: the image's shorter one."""
     style = {"description_width": "initial"}
     narrow: dict[str, Any] = {"continuous_update": False, "style": style, "layout": {"width": "12em"}}
     return {
-        "samples": widgets.BoundedIntText(samples, min=1, max=4096, description="samples", **narrow),
+        "samples": widgets.BoundedIntText(samples, min=1, max=MOST, description="samples", **narrow),
         "sigma": widgets.BoundedFloatText(SIGMA, min=0, max=1, step=0.05, description="sigma", **narrow),
         "window": widgets.BoundedIntText(max(1, round(side / 8)), min=1, max=side, description="window", **narrow),
-        "integration_steps": widgets.BoundedIntText(STEPS, min=1, max=4096, description="integration steps", **narrow),
+        "integration_steps": widgets.BoundedIntText(STEPS, min=1, max=MOST, description="integration steps", **narrow),
     }
 
 

@@ -40,10 +40,11 @@ def explore(
 ) -> widgets.VBox:  # fmt: skip
     """A widget for JupyterLab: maps, spans, top features and probabilities of one image under every model.
 
+    The image may be searched (wrong, turned by the attack, ...), any map, layer and class chosen, and the view saved.
     models, data: as ``attrib.Span.run`` takes them, but no saved epochs and no maps made elsewhere. Modules take
     pixels in [0,1], return logits, and stay on their device; files are loaded to ``device``. layer: where Grad-CAM,
     Guided Grad-CAM and Eq. 6 look at first, a module or its dotted name, for the models named there (others: found by
-    ``attrib.locate``). samples: noisy copies of SmoothGrad; seed: of that noise and of PGD's start.
+    ``attrib.locate``). samples: noisy copies of SmoothGrad at first; seed: of that noise and of PGD's start.
     floor: print beside every coverage what the same map covers on the network with random weights. Nothing is computed
     twice.
 

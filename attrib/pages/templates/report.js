@@ -192,6 +192,7 @@
     const [sign, by] = {
       index: [0, covers], falling: [-1, covers], rising: [1, covers], disagreement: [-1, disagreement],
     }[$("sort").value];
+    const mark = by === disagreement ? "Δ " : "";
     const order = [...thumbs].sort((a, b) => sign * (by[a.i] - by[b.i]) || page.index[a.i] - page.index[b.i]);
     shown = order.filter((thumb) => fits(thumb.i));
     for (const thumb of order) thumb.item.hidden = true;
@@ -201,7 +202,7 @@
       const own = maps[m][0][thumb.i];
       if ($("show").value === "span") drawDimmed(thumb.canvas, own), drawOutline(thumb.canvas, own);
       if ($("show").value.startsWith("map")) drawMap(thumb.canvas, own, own.high, $("show").value === "map-over");
-      thumb.facts.replaceChildren(element("b", page.index[thumb.i]), element("i", percent(by[thumb.i])));
+      thumb.facts.replaceChildren(element("b", page.index[thumb.i]), element("i", mark + percent(by[thumb.i])));
       thumb.button.dataset.coverage = covers[thumb.i];
       const sets = page.models.map((name, at) => `${name} ${SETS[page.sets[at][thumb.i]]}`).join(", ");
       thumb.button.setAttribute(
