@@ -230,6 +230,17 @@ def models(*values: float) -> list[dict[str, Any]]:
     ]
 
 
+def test_the_answer_begins_with_the_object_where_masks_are_known() -> None:
+    entries = models(0.3, 0.4)
+    span = {"models": entries, "pairs": [pair("a", "b", -0.1, 0.001)]}
+    for entry, share in zip(entries, (0.9, 0.834), strict=True):
+        assert len(answer(span)) == 1  # not before every model has one
+        entry["object_covered"] = share
+    looks, uses = answer(span)
+    assert plain(looks) == "The span covers 90.0 % (a) and 83.4 % (b) of the object."
+    assert plain(uses).startswith("Of these files, b uses more")
+
+
 def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     span = {"models": models(0.3, 0.4), "pairs": [pair("a", "b", -0.1, 0.001)]}
     (said,) = answer(span)
@@ -489,7 +500,7 @@ def test_the_command_makes_a_page_with_every_part_and_computes_none_twice(
     again = run(*given, "--out", tmp_path / "report.html")
     said = again.out.splitlines()
     assert [line.partition(": ")[2] for line in said[:8]] == ["as computed before"] * 8
-    assert [line in page.text for line in said[8:-1]] == [True] * 4  # the answers
+    assert [line in page.text for line in said[8:-1]] == [True] * 5  # the answers
     assert without_dates((tmp_path / "report.html").read_text()) == without_dates(text)
     places = ("--out", tmp_path / "other.html", "--results", tmp_path / "report-results")
     monkeypatch.setattr(compute, "FEW", 4)

@@ -72,6 +72,7 @@ def answer(
     """The tool's question answered, a paragraph each, from the results that are there."""
     paragraphs = []
     if span:
+        paragraphs += _looks(span)
         pairs = _pairs(span, "images", "clean")
         values = {entry["name"]: entry["asc"] for entry in span["models"]}
         listed = _listed(values, {entry["name"]: entry["asc_ci"] for entry in span["models"]})
@@ -219,6 +220,20 @@ def _evidence(pairs: Sequence[Pair]) -> str:
     ]
     which = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
     return f"{which}; p with Holm's correction."
+
+
+def _looks(span: Summary) -> list[Paragraph]:
+    """How much of the object the spans cover, where the data has masks of objects."""
+    covered = {entry["name"]: entry.get("object_covered") for entry in span["models"]}
+    if None in covered.values():
+        return []
+    listed = joined(f"{percent(share)} ({name})" for name, share in covered.items())
+    return [
+        Paragraph(
+            f"The span covers {listed} of the object.",
+            "A span that does not follow the object covers as much of it as of the image (ASC).",
+        )
+    ]
 
 
 def _together(span: Summary, robust: Summary) -> str:
