@@ -483,7 +483,7 @@ def test_fused_acts_in_training_mode_only_and_goes_again() -> None:
     with pytest.raises(ZeroDivisionError), fused(layer, PARTNER, 0.4):
         raise ZeroDivisionError
     assert torch.equal(layer(FEATURES), FEATURES)
-    with pytest.raises(RuntimeError, match="fused: the layer was not run in training mode"), fused(layer, PARTNER, 0.4):
+    with pytest.raises(RuntimeError, match="fused: the layer did not run in training mode"), fused(layer, PARTNER, 0.4):
         layer.eval()(FEATURES)
     with pytest.raises(InputError, match=r"weight: expected a number in \[0,1\], got 2"), fused(layer, PARTNER, 2):
         pass

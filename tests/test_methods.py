@@ -436,10 +436,10 @@ def test_trades_attack_raises_the_divergence() -> None:
     assert (many > few).all()
 
 
-def test_trades_takes_another_classification_loss(stored: Stored) -> None:
+def test_trades_takes_another_classification_loss() -> None:
     model, (batch, adversarial) = tiny(), images()
     smoothed = partial(F.cross_entropy, label_smoothing=0.3)
-    value = trades.loss(model, batch, attack=stored, beta=2.0, classification=smoothed)
+    value = trades.loss_on(model, batch, adversarial, beta=2.0, classification=smoothed)
     expected = 0.0
     for x, x_adv, y in zip(batch.image, adversarial, LABELS, strict=True):
         z = slow_logits(model, x)

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> tuple[Config, argparse.Namespace]:
-    """Command-line arguments to the configuration (recipes overridden by them) and where to run it.
+    """Parse the command line into the configuration and the other options. Options override the recipes.
 
     Raises InputError for unknown options and bad values.
     """
@@ -34,9 +34,9 @@ def parse(arguments: list[str]) -> tuple[Config, argparse.Namespace]:
     for option in dataclasses.fields(Config):
         if getattr(parsed, option.name, None) is not None:
             options[option.name] = getattr(parsed, option.name)
-    for name, said in (("method", "a METHOD"), ("data", "--data"), ("arch", "--arch")):
+    for name, label in (("method", "a METHOD"), ("data", "--data"), ("arch", "--arch")):
         if name not in options:
-            raise InputError(f"{said} is required (on the command line or in a recipe)")
+            raise InputError(f"{label} is required (on the command line or in a recipe)")
     return Config(**options), parsed
 
 
@@ -48,8 +48,8 @@ def _parser() -> _Parser:
     )
     parser.add_argument(
         "--recipe", type=Path, action="append", default=[], metavar="RECIPE",
-        help="TOML file of options, or the name of one in train/recipes; repeat to combine: later ones override "
-        "earlier ones, and the command line all of them",
+        help="TOML file of options, or the name of one in train/recipes; repeat to combine: later recipes override "
+        "earlier ones, and the command line overrides them all",
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="start over instead of continuing from DIR/last.pt")
     parser.add_argument(
@@ -57,13 +57,13 @@ def _parser() -> _Parser:
     )
     parser.add_argument(
         "--until", type=_time, metavar="UNIXTIME",
-        help="start no epoch that would end after this time (seconds since 1970), going by how long the last one took;"
-        " then status 3, and the same command with a later time continues",
+        help="stop with status 3 before an epoch that would end after this time (seconds since 1970), if it takes as"
+        " long as the last one; the same command with a later time continues",
     )  # fmt: skip
     parser.add_argument(
         "--no-last", action="store_true",
-        help="write last.pt at the end or when --until stops the run only, not after every epoch; a run that is"
-        " interrupted otherwise starts over",
+        help="write last.pt only at the end or when --until stops the run, not after every epoch; a run that is"
+        " interrupted in another way starts over",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
@@ -71,9 +71,9 @@ def _parser() -> _Parser:
         help="how a GPU runs the training step: eager, compiled, or the attack as one CUDA graph (default: compiled)",
     )  # fmt: skip
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="where the data lies (else ATTRIB_DATA, the user cache)"
+        "--data-root", type=Path, metavar="DIR", help="folder of the data (default: ATTRIB_DATA, else the user cache)"
     )
-    chosen = parser.add_argument_group("configuration, kept in the checkpoint")
+    group = parser.add_argument_group("configuration, kept in the checkpoint")
     for option in dataclasses.fields(Config):
         if option.name == "method":
             continue
@@ -82,10 +82,10 @@ def _parser() -> _Parser:
         default = "" if option.default in (dataclasses.MISSING, None) else f" (default {option.default})"
         text = option.metadata["help"] + default
         if kind is bool:
-            chosen.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             metavar = None if choices else kind.__name__.upper()
-            chosen.add_argument(
+            group.add_argument(
                 flag,
                 type=_number if kind is float else kind,
                 default=argparse.SUPPRESS,
@@ -98,9 +98,9 @@ def _parser() -> _Parser:
 
 def _number(text: str) -> float:
     """A number as 0.03 or 8/255."""
-    above, slash, below = text.partition("/")
+    numerator, slash, denominator = text.partition("/")
     try:
-        return float(above) / float(below) if slash else float(above)
+        return float(numerator) / float(denominator) if slash else float(numerator)
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"expected a number like 0.03 or 8/255, got {text!r}") from None
 
@@ -117,32 +117,29 @@ def _time(text: str) -> float:
 
 
 def main() -> int:
-    """Run the command line; the exit status is 2 for what the user can mend, 3 where --until stopped the run."""
+    """Run the command line. Returns 0, 2 for wrong input, 3 if --until stopped the run, 130 if it was interrupted."""
     interrupted_by_signals()
     try:
         config, parsed = parse(sys.argv[1:])
         keep_freed_memory()
-        try:
-            run = train(
-                config, parsed.out, device=parsed.device, root=parsed.data_root, fresh=parsed.fresh,
-                tensorboard=parsed.tensorboard, until=parsed.until, keep_last=not parsed.no_last, engine=parsed.engine,
-            )  # fmt: skip
-        except OutOfTime as stopped:
-            print(f"train: {stopped}", file=sys.stderr)
-            return 3
+        run = train(
+            config, parsed.out, device=parsed.device, root=parsed.data_root, fresh=parsed.fresh,
+            tensorboard=parsed.tensorboard, until=parsed.until, keep_last=not parsed.no_last, engine=parsed.engine,
+        )  # fmt: skip
         if is_first():
             print(run.path, flush=True)
+    except OutOfTime as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 3
     except (InputError, OSError) as error:
         print(f"train: error: {printable(one_line(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        continues = (
-            "starts over, since --no-last keeps no state"
-            if "--no-last" in sys.argv
-            else ("continues after the last finished epoch")
-        )
         if is_first():
-            print(f"train: interrupted; the same command {continues}", file=sys.stderr)
+            effect = "continues after the last finished epoch"
+            if "--no-last" in sys.argv:
+                effect = "starts over, since --no-last keeps no state"
+            print(f"train: interrupted; the same command {effect}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

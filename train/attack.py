@@ -1,4 +1,4 @@
-"""The inner maximisation of adversarial training, as the loss functions are given it."""
+"""The inner maximisation of adversarial training: the attack that the loss functions call."""
 
 from collections.abc import Callable
 from functools import partial
@@ -47,13 +47,13 @@ class Problem(NamedTuple):
 
 Number = float | Tensor
 Ascent = Callable[[Problem, Tensor, Tensor, Tensor, Number, Number], Tensor]
-"""Problem, image (N,C,H,W), target (N, ...), start (N,C,H,W), eps and step size to the adversarial images."""
+"""Takes problem, image (N,C,H,W), target (N, ...), start (N,C,H,W), eps, step size; gives adversarial images."""
 
 
 def eager_ascent(
     problem: Problem, image: Tensor, target: Tensor, start: Tensor, eps: Number, step_size: Number
 ) -> Tensor:
-    """The steps of ``attrib.attack.ascend``, one operation after the other."""
+    """Run the steps with ``attrib.attack.ascend``, one operation after the other."""
     model, forward, objective, steps = problem
     return ascend(
         partial(forward, model), objective, image, target, start=start, eps=eps, step_size=step_size, steps=(steps,)
@@ -64,9 +64,9 @@ def pgd_attack(
     *, eps: float, step_size: float, steps: int, seed: int, epoch: int, precision: Precision,
     ascent: Ascent = eager_ascent,
 ) -> Attack:  # fmt: skip
-    """PGD on the deployed model (eval mode), its random starts fixed by (seed, epoch, index of the image).
+    """PGD on the deployed model (eval mode). (seed, epoch, index of the image) determine the random starts.
 
-    So an interrupted and resumed run, and one whose batches are spread over several processes, draw the same.
+    Therefore a resumed run and a run over several processes draw the same starts.
     """
 
     def attack(
@@ -92,4 +92,4 @@ def pgd_attack(
 
 
 _STREAM = 1 << 20
-"""Streams of noise from here on belong to the attack, those below to augmentation."""
+"""The attack uses the noise streams from here on, augmentation those below."""

@@ -3,7 +3,7 @@
     v = gamma ||w|| g / ||g||,  g = dL/dw at w, tensor by tensor      (one step of the inner maximisation)
     w <- w - lr * dL/dw at w + v
 
-For every method, in one step of the loop, with the images attacked once, on the unperturbed weights:
+One step of training, for every method. The images are attacked once, on the unperturbed weights:
 
     attack = once(attack)
     with perturbed(model, lambda: loss(model, batch, attack=attack)):
@@ -26,20 +26,19 @@ from train.attack import Attack, Start
 
 @contextmanager
 def perturbed(model: nn.Module, loss: Callable[[], Tensor], *, gamma: float = 0.005) -> Iterator[None]:
-    """The model with its weights moved uphill by ``gamma`` of their norm; the very same weights again afterwards.
+    """Inside, the weights are moved uphill by ``gamma`` of their norm. On exit they are restored exactly.
 
-    loss: the 0-dim loss of a forward pass of ``model`` (with DistributedDataParallel: of the module inside, for
-    the wrapper waits for a backward pass that does not come). Only tensors of more than one dimension move:
-    biases and batch norm stay. The gradients are averaged over all processes, so that every one moves alike.
-    The pass for ``loss`` leaves no trace in buffers and ``.grad``, the body's does: call ``backward`` there.
-    The weights are restored also when the body raises, before the optimizer steps; the authors' code
-    steps first, so that weight decay acts on w + v.
+    loss: gives the 0-dim loss of a forward pass of ``model``. (With DistributedDataParallel, of the wrapped module: the
+    wrapper would wait for a backward pass that never comes.) Call ``backward`` in the body: the pass for ``loss``
+    changes neither buffers nor ``.grad``. Only tensors of more than one dimension move; biases and batch norm stay.
+    The gradients are averaged over all processes, so that all move alike. The weights are restored before the
+    optimizer steps, also when the body raises. The authors' code steps first, so its weight decay acts on w + v.
     """
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1 and parameter.requires_grad]
     saved = [weight.detach().clone() for weight in weights]
     try:
         _move(weights, _gradients(model, loss, weights), gamma)
-        torch.clear_autocast_cache()  # which would go on serving the bfloat16 copies of the old weights
+        torch.clear_autocast_cache()  # It holds bfloat16 copies of the old weights.
         yield
     finally:
         _overwrite(weights, saved)
@@ -47,13 +46,13 @@ def perturbed(model: nn.Module, loss: Callable[[], Tensor], *, gamma: float = 0.
 
 
 def once(attack: Attack) -> Attack:
-    """The attack, run at the first call only: from then on its images are returned, whatever is asked.
+    """Run the attack at the first call only. Later calls return the same images, whatever their arguments.
 
-    For one step, in which a loss is computed more than once.
+    It serves one step, which may compute the loss more than once.
     """
     images: list[Tensor] = []
 
-    def remembered(
+    def cached(
         model: nn.Module,
         batch: Batch,
         *,
@@ -66,11 +65,11 @@ def once(attack: Attack) -> Attack:
             images.append(attack(model, batch, objective=objective, start=start, forward=forward, target=target))
         return images[0]
 
-    return remembered
+    return cached
 
 
 def _gradients(model: nn.Module, loss: Callable[[], Tensor], weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """dL/dw of each weight, zero where the loss does not depend on it; buffers are put back."""
+    """dL/dw of each weight, zero if the loss does not depend on it. Restores the buffers."""
     buffers = list(model.buffers())
     saved = [buffer.clone() for buffer in buffers]
     try:
@@ -79,7 +78,7 @@ def _gradients(model: nn.Module, loss: Callable[[], Tensor], weights: Sequence[T
     finally:
         _overwrite(buffers, saved)
     if dist.is_available() and dist.is_initialized():
-        gradients = tuple(gradient.contiguous() for gradient in gradients)  # NCCL takes no other
+        gradients = tuple(gradient.contiguous() for gradient in gradients)  # as NCCL requires
         for gradient in gradients:
             dist.all_reduce(gradient)
             gradient /= dist.get_world_size()

@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen record behind the recipe files, the command line and the checkpoint."""
+"""The configuration of a run: one frozen dataclass for recipes, command line and checkpoint."""
 
 import dataclasses
 import math
@@ -29,8 +29,9 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Every option of a run, checked. Where eps, step_size, steps or weight is None, the data set's or method's own
-    takes its place. Raises InputError for values out of bounds and options of another method.
+    """Every option of a run, checked. eps, step_size and steps default to the data set's, weight to the method's.
+
+    Raises InputError for values out of bounds and for options of another method.
     """
 
     method: str = field(metadata={"help": "training method", "choices": METHODS})
@@ -52,20 +53,20 @@ class Config:
     eps_warmup: float = _option(
         0.0, "share of the run over which eps grows from 0 (ours; the papers have none)", low=0, high=1
     )
-    holdout: int = _option(1000, "training images held out to choose the best epoch by", low=1)
-    limit: int | None = _option(None, "use only the first so many training images", low=2)
-    augment: bool = _option(True, "crop and flip where the data set wants it")
+    holdout: int = _option(1000, "training images held out to choose the best epoch", low=1)
+    limit: int | None = _option(None, "use only the first LIMIT training images", low=2)
+    augment: bool = _option(True, "crop and flip at random, for data sets that use it")
     seed: int = _option(0, "seed of weights, order, augmentation and attack", low=0, high=2**63 - 1)
-    precision: str = _option("auto", "bf16 autocast where it is fast, or not", ("auto", "fp32", "bf16"))
-    save_every: int = _option(0, "keep epoch-K.pt every so many epochs; 0 keeps none", low=0)
+    precision: str = _option("auto", "auto: bf16 where the device is fast at it, else fp32", ("auto", "fp32", "bf16"))
+    save_every: int = _option(0, "write epoch-K.pt for every epoch K that is a multiple of this; 0: none", low=0)
     ema: float = _option(
-        0.0, "decay of the running mean of the weights, which is what is kept; 0: off", low=0, high=0.999999
+        0.0, "decay of the running mean of the weights, which the checkpoint then holds; 0: off", low=0, high=0.999999
     )
     awp: float = _option(0.0, "adversarial weight perturbation, gamma (0.005 in the paper); 0: off", low=0, high=1)
     awp_from: int = _option(10, "epoch from which weights are perturbed", low=1)
     mixed: bool = _option(False, "pgd-at: add the loss of the clean images")
     label_smoothing: float = _option(0.0, "pgd-at: share of the target spread over all classes", low=0, high=1)
-    smoothing_ramp: bool = _option(False, "pgd-at: label smoothing with probability i/N only, as again's --ramp")
+    smoothing_ramp: bool = _option(False, "pgd-at: smooth labels only with probability i/N, like again's --ramp")
     guided_dropout: bool = _option(False, "standard, pgd-at, alp: AALP's Guided Dropout")
     adaptive: bool = _option(False, "alp: weigh each pair by the clean image's confidence (AALP, Eq. 9)")
     weight: float | None = _option(
@@ -73,18 +74,16 @@ class Config:
     )
     alpha: float = _option(0.6, "again: share of the true label", low=0, high=1)
     form: Literal["gate", "logit"] = _option(
-        "gate", "again: as released (gate), or the supplement's Eq. 1 (logit)", ("gate", "logit")
+        "gate", "again: the released form (gate) or the supplement's Eq. 1 (logit)", ("gate", "logit")
     )
     gates: Literal["true", "own"] = _option(
         "true",
-        "again in the gate form, in training: gates follow the true label or their own prediction (own)",
+        "again, gate form: in training the gates follow the true label or their own prediction (own)",
         ("true", "own"),
     )
     fusion: bool = _option(True, "again: hybrid feature fusion")
-    ramp: bool = _option(True, "again: with probability i/N only, else plain training (Algorithm 1)")
-    base: Literal["pgd-at", "trades"] = _option(
-        "pgd-at", "again in the logit form: what it is built on", ("pgd-at", "trades")
-    )
+    ramp: bool = _option(True, "again: use its loss only with probability i/N, else the plain one (Algorithm 1)")
+    base: Literal["pgd-at", "trades"] = _option("pgd-at", "again, logit form: the base method", ("pgd-at", "trades"))
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
@@ -103,16 +102,16 @@ class Config:
             raise InputError(f"--lr: expected a number > 0, got {self.lr}")
         self._check_used()
         eps, step_size, steps = default_attack(self.data)
-        usual = {"eps": eps, "step_size": step_size, "steps": steps, "weight": WEIGHT.get(self.method)}
-        for name, value in usual.items():
+        defaults = {"eps": eps, "step_size": step_size, "steps": steps, "weight": WEIGHT.get(self.method)}
+        for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
     def _check_used(self) -> None:
-        """An option of another method would be ignored, and the results misread."""
+        """Raise InputError for options of another method, which would be ignored without notice."""
+        defaults = {option.name: option.default for option in dataclasses.fields(self)}
         for name, methods in _BELONGS.items():
-            default = next(option.default for option in dataclasses.fields(self) if option.name == name)
-            if getattr(self, name) != default and self.method not in methods:
+            if getattr(self, name) != defaults[name] and self.method not in methods:
                 raise InputError(f"{_flag(name)}: belongs to {', '.join(methods)}, got it with {self.method}")
         if self.base != "pgd-at" and self.form != "logit":
             raise InputError(f"--base {self.base}: expected --form logit with it, got --form {self.form}")
@@ -137,7 +136,7 @@ class Config:
         return self.method == "again" and self.form == "gate"
 
     def as_dict(self) -> dict[str, Any]:
-        """The configuration as plain values, as the checkpoint stores and ``attrib info`` prints it."""
+        """The configuration as plain values. The checkpoint stores them and ``attrib info`` prints them."""
         return dataclasses.asdict(self)
 
 
@@ -150,7 +149,7 @@ _BELONGS = {
 
 
 def read_recipes(*recipes: str | Path) -> dict[str, Any]:
-    """The options of several recipes together, later ones overriding earlier ones; see ``read_recipe``."""
+    """The options of several recipes. Later recipes override earlier ones. See ``read_recipe``."""
     options: dict[str, Any] = {}
     for recipe in recipes:
         options |= read_recipe(Path(recipe))
@@ -158,7 +157,9 @@ def read_recipes(*recipes: str | Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The options in a TOML file, keys as on the command line with _ or -; a bare name is one of train/recipes.
+    """Read the options in a TOML file. Keys are spelled as on the command line, with _ or -.
+
+    A bare name means a file of train/recipes.
 
     Raises InputError for a missing file, TOML that does not parse, an unknown key or a value of the wrong type.
     """
@@ -177,8 +178,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key, value in raw.items():
         name = key.replace("-", "_")
         if name not in options:
-            near = meant(key, options)
-            raise InputError(f"--recipe: {path} has an unknown key {key!r}; the options are {', '.join(options)}{near}")
+            suggestion = meant(key, options)
+            known = ", ".join(options)
+            raise InputError(f"--recipe: {path} has an unknown key {key!r}; the options are {known}{suggestion}")
         kind = value_type(options[name])
         if kind is float and type(value) is int:
             value = float(value)
@@ -189,12 +191,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def value_type(option: dataclasses.Field[Any]) -> type:
-    """The plain type of an option, ``T`` for one declared ``T | None``."""
+    """The type of an option: T if it is declared T or T | None, str for a Literal."""
     declared = option.type
     assert not isinstance(declared, str)
     if get_origin(declared) is Literal:
         return str
-    return next(kind for kind in getattr(declared, "__args__", (declared,)) if kind is not type(None))
+    return next(kind for kind in getattr(declared, "__args__", (declared,)) if kind is not NoneType)
 
 
 def _flag(name: str) -> str:

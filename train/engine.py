@@ -1,6 +1,6 @@
 """How a training step runs on a GPU: eagerly, compiled, or with its attack captured as one CUDA graph.
 
-The engine changes the speed and the rounding, nothing else. Measured rates are in bench/README.md.
+The engine changes speed and rounding only. bench/README.md has measured rates.
 """
 
 import ctypes
@@ -40,31 +40,33 @@ def resolve(name: Engine, device: torch.device) -> Engine:
 
 
 def _compile_error(device: torch.device) -> str | None:
-    """Why torch.compile makes no code that runs on the device, or None: Triton needs a C compiler and its headers."""
+    """Why torch.compile fails on the device, or None. Triton needs a C compiler and its headers."""
     try:
         with _silent():
             torch.compile(torch.relu, dynamic=False)(torch.zeros(8, device=device))
-    except Exception as error:  # of any part of the tool chain
+    except Exception as error:  # Any part of the tool chain may fail.
         return one_line(error)
     return None
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without inductor's advice to use TF32, which float32 here must not be."""
+    """Silence inductor's advice to use TF32: float32 has to stay exact."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         yield
 
 
 def ascent_of(engine: Engine) -> Ascent:
-    """The attack's steps, as the engine runs them. One per run: what is compiled or captured is kept in it."""
-    return {"compiled": CompiledAscent, "graph": GraphedAscent}.get(engine, lambda: eager_ascent)()
+    """The engine's function for the steps of an attack. It caches compiled code or graphs, so make one per run."""
+    if engine == "compiled":
+        return CompiledAscent()
+    return GraphedAscent() if engine == "graph" else eager_ascent
 
 
 @contextmanager
 def running(model: Classifier, engine: Engine, device: torch.device) -> Iterator[None]:
-    """Inside, the model's stages are compiled where the engine says so, and cuDNN tries its algorithms out once."""
+    """Compile the model's stages if the engine is ``compiled``, and let cuDNN choose its algorithms by a benchmark."""
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = device.type == "cuda"  # batches have one shape
     try:
@@ -81,17 +83,17 @@ def running(model: Classifier, engine: Engine, device: torch.device) -> Iterator
 def compile_stages(model: Classifier) -> None:
     """Compile every stage for the one shape that training has.
 
-    Stage by stage, from inside: hooks on a stage (AGAIN's fusion) stay outside what is compiled.
+    Only the stage's ``forward`` is compiled, so hooks on a stage (AGAIN's fusion) still run.
     """
-    # All stages run the code of nn.Sequential, so what is compiled for each counts against one limit.
+    # All stages share the code of nn.Sequential, so their compiled versions count against one limit.
     torch._dynamo.config.cache_size_limit = 64
     for stage in model.stages:
-        # Not dynamic: one code object sees the stages' different shapes and would make them symbols.
+        # Not dynamic: the stages share code but not shapes, which torch.compile would make symbolic.
         stage.forward = torch.compile(stage.forward, dynamic=False)
 
 
 def uncompiled(engine: Engine) -> "torch.compiler.set_stance | nullcontext[None]":  # type: ignore[valid-type]
-    """Inside, compiled stages run eagerly: evaluation has other shapes, and is not worth compiling."""
+    """Run compiled stages eagerly: evaluation has other shapes and is not worth compiling."""
     return torch.compiler.set_stance("force_eager") if engine == "compiled" else nullcontext()
 
 
@@ -113,16 +115,16 @@ class CompiledAscent:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, where its allocator is glibc's; for the CPU.
+    """Let glibc keep freed memory in this process, which makes training on the CPU faster.
 
-    By default glibc gives large blocks back to the system, and every step of training pays for new pages: on a LeNet
-    a fifth of its time.
+    By default glibc returns large blocks to the system, so every step pays for new pages: on a LeNet a fifth of its
+    time. With another allocator nothing changes.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another system
+    except (OSError, AttributeError):  # another C library
         return
-    mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc's maximum
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 

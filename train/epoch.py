@@ -1,4 +1,4 @@
-"""One epoch of training: every method's loop over the batches, and what a step does."""
+"""One epoch of training: the loop over the batches and the step, the same for every method."""
 
 import sys
 from typing import Any, NamedTuple
@@ -22,11 +22,11 @@ from train.methods import Loss, loss_of
 from train.state import State
 
 SHOW_EVERY = 20
-"""Steps between two looks at the running figures: each makes the host wait for the device."""
+"""Steps between updates of the accuracy on the bar. Each update makes the host wait for the device."""
 
 
 class Settings(NamedTuple):
-    """Where and how a run is computed, which changes its speed and its rounding."""
+    """Where and how a run is computed. This changes speed and rounding only."""
 
     world: World
     precision: Precision
@@ -35,7 +35,7 @@ class Settings(NamedTuple):
 
 
 class LossModule(nn.Module):
-    """A module whose forward is the method's loss, which is what DistributedDataParallel can wrap."""
+    """A module whose forward is the method's loss: DistributedDataParallel wraps modules, not functions."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ def train_epoch(
     world = settings.world
     shuffle = torch.Generator().manual_seed(noise.mixed_seed(config.seed, epoch))
     order = positions[torch.randperm(len(positions), generator=shuffle).to(positions.device)]
-    # Whole batches only: a last, smaller one would give its images a larger weight and upset batch norm.
+    # Whole batches only: a smaller last one would weight its images more and disturb batch norm.
     steps = len(positions) // config.batch_size
-    mine, size = shard(order[: steps * config.batch_size], world), config.batch_size // world.size
-    draws = noise.uniform(mine, (3,), seed=config.seed, stream=epoch).split(size)
+    local_order, local_size = shard(order[: steps * config.batch_size], world), config.batch_size // world.size
+    draws = noise.uniform(local_order, (3,), seed=config.seed, stream=epoch).split(local_size)
     losses = []
     state.model.train()
     with _bar(steps, config, epoch, world) as bar:
-        for step, batch in enumerate(data.batches(size, order=mine, device=world.device)):
+        for step, batch in enumerate(data.batches(local_size, order=local_order, device=world.device)):
             progress = (epoch - 1 + step / steps) / config.epochs
             for group in state.optimizer.param_groups:
                 group["lr"] = config.lr * learning_rate(config.schedule, progress)
@@ -74,18 +74,18 @@ def train_epoch(
             batch = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
             losses.append(_step(module, state, config, batch, attack, progress, epoch, step, settings.precision))
             if state.average is not None:
-                _follow(state.average, state.model, config.ema, (epoch - 1) * steps + step)
+                _update_average(state.average, state.model, config.ema, (epoch - 1) * steps + step)
             bar.update(config.batch_size)
             if not bar.disable and step % SHOW_EVERY == 0:
                 images = (batch.image,) if config.method == "standard" else (batch.image, attack(state.model, batch))
                 shares = (_correct(state.model, batch.label, images, settings) / len(batch.label)).tolist()
-                shown = dict(zip(("clean", "robust"), (f"{value:.0%}" for value in shares), strict=False))
-                bar.set_postfix(shown | {"loss": f"{float(losses[-1]):.3f}"})
+                accuracies = dict(zip(("clean", "robust"), (f"{value:.0%}" for value in shares), strict=False))
+                bar.set_postfix(accuracies | {"loss": f"{float(losses[-1]):.3f}"})
     return float(total(torch.stack(losses).mean()) / world.size)
 
 
 def _attack(config: Config, settings: Settings, *, epoch: int, progress: float) -> Attack:
-    """The configured attack, eps and step size growing together during a warm-up."""
+    """The configured attack. During a warm-up eps and step size grow together."""
     eps, step_size, steps = config.budget
     share = min(1.0, progress / config.eps_warmup) if config.eps_warmup else 1.0
     return pgd_attack(
@@ -95,7 +95,7 @@ def _attack(config: Config, settings: Settings, *, epoch: int, progress: float) 
 
 
 def _correct(model: nn.Module, label: Tensor, images: tuple[Tensor, ...], settings: Settings) -> Tensor:
-    """How many of each of the ``images`` the deployed model gets right."""
+    """For each tensor in ``images``, how many of its images the deployed model classifies correctly."""
     cast = inference.autocast(label.device, settings.precision)
     with inference.frozen(model), torch.no_grad(), uncompiled(settings.engine), cast:
         return torch.stack([(model(image).argmax(1) == label).sum() for image in images]).float()
@@ -105,22 +105,22 @@ def _step(
     module: nn.Module, state: State, config: Config, batch: Batch, attack: Attack, progress: float,
     epoch: int, step: int, precision: Precision,
 ) -> Tensor:  # fmt: skip
-    """One descent of the method's loss; returns the loss, detached."""
+    """Take one step down the method's loss. Returns the detached loss."""
 
-    def method() -> Loss:
-        # A generator of its own for every use: AWP computes the same loss, with the same draws, a second time.
+    def seeded_loss() -> Loss:
+        # A new generator for every use: AWP computes the loss twice and needs the same draws.
         generator = torch.Generator().manual_seed(noise.mixed_seed(config.seed, epoch, step))
         return loss_of(config, progress=progress, generator=generator)
 
     def descend() -> Tensor:
         with inference.autocast(batch.image.device, precision):
-            loss: Tensor = module(method(), batch, attack)
+            loss: Tensor = module(seeded_loss(), batch, attack)
         loss.backward()
         return loss.detach()
 
     def plain_loss() -> Tensor:
         with inference.autocast(batch.image.device, precision):
-            value: Tensor = method()(state.model, batch, attack=attack)
+            value: Tensor = seeded_loss()(state.model, batch, attack=attack)
             return value
 
     state.optimizer.zero_grad()
@@ -134,17 +134,17 @@ def _step(
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the running mean of the weights towards the model; faster at first, or it would remember its start."""
-    towards = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), towards)
+def _update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the running mean of the weights towards the model, faster at first to forget the initial weights."""
+    rate = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), rate)
     torch._foreach_copy_(list(average.buffers()), list(model.buffers()))
 
 
 def learning_rate(schedule: str, progress: float) -> float:
     """The share of the peak learning rate at ``progress`` in [0,1) of the run.
 
-    ``onecycle``: linear from 0.04 up to 1 at 30 % of the run, and down to 0 (Smith & Topin 2018);
+    ``onecycle``: linearly from 0.04 up to 1 at 30 % of the run, then down to 0 (Smith & Topin 2018);
     ``step``: divided by 10 at one half and at three quarters; ``constant``: 1.
     """
     if schedule == "onecycle":
@@ -155,7 +155,7 @@ def learning_rate(schedule: str, progress: float) -> float:
 
 
 def _bar(steps: int, config: Config, epoch: int, world: World) -> "tqdm[Any]":
-    """A bar on stderr where that is a terminal: images done in this epoch, images/s and the time left."""
+    """A progress bar, if stderr is a terminal: images of this epoch, images/s and the time left."""
     return tqdm(
         total=steps * config.batch_size, unit=" images", leave=False, desc=f"epoch {epoch}/{config.epochs}",
         disable=world.rank > 0 or not sys.stderr.isatty(),

@@ -1,8 +1,8 @@
 """The attack of training as one CUDA graph: thousands of small kernels, one launch.
 
-A graph replays the same kernels on the same addresses. What changes from step to step is copied into buffers that
-stay: the images, what the objective compares with (the labels; TRADES' clean logits), the start, and eps and step
-size, which grow during a warm-up. The weights are those of the model's folded copy, which is refreshed in place.
+A graph replays the same kernels on the same addresses. Inputs that change from step to step are copied into fixed
+buffers: the images, the objective's targets (labels, or TRADES' clean logits), the start, eps and step size. The
+weights are those of the model's folded copy, which is updated in place.
 """
 
 import sys
@@ -15,28 +15,28 @@ from torch import Tensor
 from attrib.errors import one_line
 from train.attack import Number, Problem, eager_ascent
 
-WARM_UP = 2  # runs before the capture, in which libraries allocate and choose their algorithms
+WARM_UP = 2  # runs before the capture: libraries allocate memory and choose their algorithms
 TOLERATED = 0.01  # share of pixels that may differ: where a gradient is near 0, rounding decides its sign
 
-Record = Callable[[Callable[[], object]], Callable[[], object]]  # work on fixed buffers to what repeats it
+Record = Callable[[Callable[[], object]], Callable[[], object]]  # a function on fixed buffers to its replay
 
 
-def cuda_graph(work: Callable[[], object]) -> Callable[[], object]:
-    """Capture the work; what it returns replays it. Raises RuntimeError where that is not possible."""
+def cuda_graph(function: Callable[[], object]) -> Callable[[], object]:
+    """Capture a function and return one that replays it. Raises RuntimeError if that is not possible."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
-            work()
+            function()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work()
+        function()
     return graph.replay
 
 
 class _Captured(NamedTuple):
-    """One recorded attack: its buffers, and what runs it on them."""
+    """One recorded attack: its buffers, and the function that runs it on them."""
 
     buffers: tuple[Tensor, ...]
     adversarial: Tensor
@@ -50,9 +50,9 @@ class _Captured(NamedTuple):
 
 
 class GraphedAscent:
-    """The attack's steps, recorded for every problem and shape; eager where that fails or gives other images.
+    """The attack's steps, recorded for every problem and shape; eager if that fails or gives other images.
 
-    The first batch of each shape is attacked both ways.
+    The first batch of each shape is attacked both ways and the results are compared.
     """
 
     def __init__(self, record: Record = cuda_graph) -> None:

@@ -1,4 +1,4 @@
-"""A training run: one epoch after the other, each ending on disk."""
+"""A training run: train, evaluate and write, epoch by epoch."""
 
 import math
 import sys
@@ -29,7 +29,7 @@ from train.parallel import share_buffers, synchronised
 from train.state import State, initial, resume, save, write_log
 
 PATIENCE = 3
-"""Epochs at chance after which a warning is due."""
+"""Warn after so many epochs at chance."""
 
 
 class OutOfTime(Exception):
@@ -38,10 +38,10 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that is through."""
+    """A finished training run."""
 
     path: Path
-    """Of the checkpoint model.pt: the best epoch."""
+    """Of model.pt, the checkpoint of the best epoch."""
     history: list[dict[str, float]]
     """A record per epoch: epoch, loss, clean and robust accuracy (fractions), images_per_s, seconds."""
 
@@ -55,16 +55,16 @@ def train(
     config: Config, out: str | Path, *, device: str = "auto", root: Path | None = None, fresh: bool = False,
     tensorboard: bool = False, until: float | None = None, keep_last: bool = True, engine: Engine = "auto",
 ) -> Run:  # fmt: skip
-    """Train to the end, continuing from ``out``/last.pt where there is one (unless ``fresh``).
+    """Train to the end. Continues from ``out``/last.pt if it exists, unless ``fresh``.
 
     Returns the ``Run``. Writes ``out``/model.pt (the best epoch), last.pt, log.jsonl and, every ``save_every``
     epochs, epoch-K.pt. until: seconds since 1970 after which no epoch may end. keep_last: write last.pt after every
-    epoch, not at the end of the run only. engine: see ``train.engine``; it is no part of the configuration.
-    On the CPU a run that was interrupted and continued ends with the same bits. On a GPU the draws are the same (order,
-    augmentation, attack starts), but kernels may round differently from run to run.
+    epoch instead of only at the end. engine: see ``train.engine``; it is not part of the configuration.
+    On the CPU a continued run ends with the same bits as an uninterrupted one. On a GPU the random draws are the same
+    (order, augmentation, attack starts), but kernels may round differently from run to run.
     Under torchrun every process works on its share of each batch, and the first one writes.
-    Raises InputError for bad options, data or files, and for a loss that is no longer finite; OutOfTime where
-    ``until`` leaves no room for another epoch.
+    Raises InputError for bad options, data or files and for a loss that is not finite, OutOfTime if ``until`` leaves
+    no room for another epoch.
     """
     out = Path(out)
     if tensorboard and find_spec("tensorboard") is None:
@@ -83,10 +83,10 @@ def train(
             raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
         state = initial(config, data, group.device)
         if group.rank == 0:
-            for sentence in [*warn_short_attack(*config.budget), *_about_awp(config)]:
+            for sentence in [*warn_short_attack(*config.budget), *_warn_unused_awp(config)]:
                 print(f"train: warning: {sentence}", file=sys.stderr)
         stack.enter_context(writing_alone(folder(out), group))
-        _start(state, config, data, out, fresh=fresh, speaks=group.rank == 0)
+        _start(state, config, data, out, fresh=fresh, is_first=group.rank == 0)
         module = synchronised(LossModule(state.model), group)
         with running(state.model, engine, group.device):
             while len(state.history) < config.epochs:
@@ -98,25 +98,23 @@ def train(
     return Run(out / "model.pt", state.history)
 
 
-def _about_awp(config: Config) -> Iterator[str]:
+def _warn_unused_awp(config: Config) -> Iterator[str]:
     if config.awp and config.awp_from > config.epochs:
         yield f"--awp never acts: it begins with epoch {config.awp_from}, and the run ends with epoch {config.epochs}"
 
 
-def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: bool, speaks: bool) -> None:
-    """Continue from last.pt, or remove what an earlier run left."""
+def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: bool, is_first: bool) -> None:
+    """Continue from last.pt, or remove the files of an earlier run."""
     last = out / "last.pt"
     if last.exists() and not fresh:
         resume(state, config, data, last)
         done = len(state.history)
-        if speaks:
+        if is_first:
             write_log(state.history, out)
             left = f"continuing after epoch {done} of {config.epochs}"
-            print(
-                f"{out}: {left if done < config.epochs else 'all epochs are done; --fresh starts over'}",
-                file=sys.stderr,
-            )
-    elif speaks:
+            message = left if done < config.epochs else "all epochs are done; --fresh starts over"
+            print(f"{out}: {message}", file=sys.stderr)
+    elif is_first:
         if not fresh and (out / "log.jsonl").exists():
             print(f"{out}: an earlier run left no last.pt to continue from; it starts over", file=sys.stderr)
         if fresh or (out / "log.jsonl").exists():
@@ -128,11 +126,11 @@ def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: boo
 def _check_time(
     state: State, config: Config, data: Dataset, out: Path, settings: Settings, *, until: float | None, saved: bool
 ) -> None:
-    """Raise OutOfTime, with last.pt on disk, where another epoch, as long as the last one, would end too late."""
+    """Write last.pt and raise OutOfTime if another epoch, as long as the last one, would end after ``until``."""
     if until is None:
         return
     expected = state.history[-1]["seconds"] if state.history else 0.0
-    # One decision for all processes, whose clocks differ.
+    # The processes decide together, because their clocks differ.
     late = total(torch.tensor(float(time.time() + expected > until), device=settings.world.device))
     if not late:
         return
@@ -152,14 +150,14 @@ def _run_epoch(
     epoch, started = len(state.history) + 1, time.perf_counter()
     mean_loss = train_epoch(module, state, config, data, fit, settings, epoch=epoch)
     if not math.isfinite(mean_loss):
-        kept = "the last good epoch is kept" if state.history else "no epoch was finished"
+        consequence = "the last good epoch is kept" if state.history else "no epoch was finished"
         raise InputError(
-            f"the loss is no longer finite in epoch {epoch} ({kept});"
+            f"the loss is no longer finite in epoch {epoch} ({consequence});"
             " start over with a lower --lr, a longer --eps-warmup or --precision fp32"
         )
     seconds = time.perf_counter() - started
-    share_buffers(state.kept, settings.world)
-    clean, robust = evaluate(state.kept, data, held_out, config, settings)
+    share_buffers(state.final_model, settings.world)
+    clean, robust = evaluate(state.final_model, data, held_out, config, settings)
     state.history.append(
         {
             "epoch": epoch, "loss": mean_loss, "clean": clean, "robust": robust,
@@ -169,17 +167,17 @@ def _run_epoch(
 
 
 def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool, tensorboard: bool) -> None:
-    """Write the last epoch's files and its line; warn where nothing is learned."""
+    """Write the last epoch's files and print its line. Warn if the model stays at chance."""
     *earlier, record = state.history
     epoch = int(record["epoch"])
-    is_best = not earlier or _merit(record, config) > max(_merit(other, config) for other in earlier)
-    keeps = config.save_every and epoch % config.save_every == 0
-    if is_best or keeps:
-        finished = _checkpoint(state.kept, config, data, record)
+    is_best = not earlier or _rank(record, config) > max(_rank(other, config) for other in earlier)
+    is_saved = config.save_every and epoch % config.save_every == 0
+    if is_best or is_saved:
+        ckpt = _checkpoint(state.final_model, config, data, record)
         if is_best:
-            checkpoint.save(finished, out / "model.pt")
-        if keeps:
-            checkpoint.save(finished, out / f"epoch-{epoch}.pt")
+            checkpoint.save(ckpt, out / "model.pt")
+        if is_saved:
+            checkpoint.save(ckpt, out / f"epoch-{epoch}.pt")
     # last.pt comes after model.pt: a run killed in between repeats the epoch and writes the same model.pt.
     if last:
         save(state, config, data, out / "last.pt")
@@ -192,9 +190,9 @@ def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool
         f"  {record['images_per_s']:,.0f} images/s{'  *' if is_best else ''}",
         flush=True,
     )
-    learns = [entry["clean"] > 1.5 / len(data.classes) for entry in state.history]
-    # Once, not after every further epoch.
-    if learns[-PATIENCE:] == [False] * PATIENCE and learns[-PATIENCE - 1 : -PATIENCE] != [False]:
+    above_chance = [entry["clean"] > 1.5 / len(data.classes) for entry in state.history]
+    # Warn once, not after every further epoch.
+    if above_chance[-PATIENCE:] == [False] * PATIENCE and above_chance[-PATIENCE - 1 : -PATIENCE] != [False]:
         print(
             f"train: warning: clean accuracy has been at chance for {PATIENCE} epochs;"
             " a lower --lr or a longer --eps-warmup often helps",
@@ -207,7 +205,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Clean accuracy and accuracy under the configured PGD on the images at ``positions``, as fractions.
 
-    A gated model is attacked along all of its paths: through its final logits alone it looks far more robust.
+    A gated model is attacked along all of its paths: attacked through its final logits alone, it looks far more robust.
     """
     eps, step_size, steps = config.budget
     group = settings.world
@@ -230,10 +228,10 @@ def _split(data: Dataset, config: Config) -> tuple[Tensor, Tensor]:
     return fit.to(data.labels.device), held_out.to(data.labels.device)
 
 
-def _merit(record: dict[str, float], config: Config) -> tuple[float, float]:
-    """What makes an epoch the best: robust accuracy, ties by clean; the other way round for standard training,
+def _rank(record: dict[str, float], config: Config) -> tuple[float, float]:
+    """The order of epochs: by robust accuracy, then by clean accuracy.
 
-    whose robust accuracy is highest while it has learned nothing.
+    Standard training reverses this, because its robust accuracy is highest before it has learned anything.
     """
     key = record["robust"], record["clean"]
     return key[::-1] if config.method == "standard" else key
@@ -256,7 +254,7 @@ def _checkpoint(model: Classifier, config: Config, data: Dataset, record: dict[s
 
 
 def _write_curves(record: dict[str, float], out: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter  # optional
 
     with SummaryWriter(str(out)) as writer:
         for name in ("loss", "clean", "robust", "images_per_s"):

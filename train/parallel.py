@@ -8,7 +8,7 @@ from attrib.parallel import World
 
 
 def synchronised(module: nn.Module, world: World) -> nn.Module:
-    """The module with its gradients averaged over all processes in the backward pass; itself where it is alone."""
+    """Average the module's gradients over all processes in the backward pass. One process gets the module itself."""
     if world.size == 1:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
@@ -16,7 +16,7 @@ def synchronised(module: nn.Module, world: World) -> nn.Module:
 
 
 def share_buffers(module: nn.Module, world: World) -> None:
-    """Give every process the first one's buffers: batch norm's running statistics are each process's own."""
+    """Copy the first process's buffers to all others: each has its own batch norm statistics."""
     if world.size > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)

@@ -1,4 +1,4 @@
-"""What a run changes, and how it gets to disk and back."""
+"""The state of a run: make, save and load it."""
 
 import copy
 import json
@@ -20,23 +20,23 @@ from train.config import Config
 
 @dataclass
 class State:
-    """Everything that training changes; with the configuration, all that resuming needs."""
+    """Everything that training changes. With the configuration it suffices to resume."""
 
     model: Classifier
     average: Classifier | None
-    """The running mean of the model's weights, where one is asked for."""
+    """The running mean of the model's weights; None without ``ema``."""
     optimizer: torch.optim.Optimizer
     history: list[dict[str, float]]
     """One record per finished epoch: the lines of log.jsonl."""
 
     @property
-    def kept(self) -> Classifier:
+    def final_model(self) -> Classifier:
         """The model that is evaluated and saved."""
         return self.average or self.model
 
 
 def initial(config: Config, data: Dataset, device: torch.device) -> State:
-    known = CATALOG.get(config.data)
+    entry = CATALOG.get(config.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build(
@@ -44,8 +44,8 @@ def initial(config: Config, data: Dataset, device: torch.device) -> State:
             num_classes=len(data.classes),
             input_shape=data.shape,
             gated=config.gated,
-            mean=known.mean if known else None,
-            std=known.std if known else None,
+            mean=entry.mean if entry else None,
+            std=entry.std if entry else None,
         )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer: torch.optim.Optimizer
@@ -77,21 +77,21 @@ def save(state: State, config: Config, data: Dataset, path: Path) -> None:
 def resume(state: State, config: Config, data: Dataset, path: Path) -> None:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before, history = dict(saved["config"]), [dict(record) for record in saved["history"]]
+        saved_config, history = dict(saved["config"]), [dict(record) for record in saved["history"]]
         _check_numbers(history)
     except Exception as error:
         raise _broken(path, error) from None
     changed = [
-        f"{key} was {before.get(key)}, now {value}"
+        f"{key} was {saved_config.get(key)}, now {value}"
         for key, value in config.as_dict().items()
-        if before.get(key) != value
+        if saved_config.get(key) != value
     ]
     if changed:
         raise InputError(
             f"{path} was started with other options: {'; '.join(changed)};"
             " repeat those, name another --out, or start over with --fresh"
         )
-    if saved.get("data", data.key) != data.key:  # older files do not say
+    if saved.get("data", data.key) != data.key:  # Older files lack the key.
         raise InputError(
             f"{path} was started with other images or labels than {data.name} has now;"
             " bring those back, name another --out, or start over with --fresh"
@@ -107,7 +107,7 @@ def resume(state: State, config: Config, data: Dataset, path: Path) -> None:
 
 
 def _check_numbers(history: list[dict[str, float]]) -> None:
-    """Raise ValueError for records that are no finished epochs."""
+    """Raise ValueError if a record is not that of a finished epoch."""
     for epoch, record in enumerate(history, start=1):
         if record["epoch"] != epoch or not all(math.isfinite(record[name]) for name in ("clean", "robust", "seconds")):
             raise ValueError
@@ -118,6 +118,6 @@ def _broken(path: Path, error: Exception) -> InputError:
 
 
 def write_log(history: list[dict[str, float]], out: Path) -> None:
-    """log.jsonl is written whole from the saved history, so it never disagrees with last.pt."""
+    """Write log.jsonl anew from the saved history, so that it always agrees with last.pt."""
     with atomic(out / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history))

@@ -1,7 +1,7 @@
-"""Put finished runs into the zoo that ships with the package: ``python -m train.zoo --recipe NAME RUN_DIR...``.
+"""Add finished runs to the zoo that ships with the package: ``python -m train.zoo --recipe NAME RUN_DIR...``.
 
-Every run's model.pt is halved to fp16, measured as it will ship, and written to attrib/models/zoo/ under the name
-DATA-ARCH-RUN, where RUN is the folder's name and that of its method's recipe.
+Each model.pt is converted to fp16, evaluated in that form, and written to attrib/models/zoo/DATA-ARCH-RUN.pt. RUN is
+the name of the folder and of the method's recipe.
 """
 
 import argparse
@@ -17,21 +17,21 @@ from attrib.data import dataset, default_attack
 from attrib.errors import InputError
 from attrib.models import checkpoint, zoo
 from attrib.models.checkpoint import Checkpoint
-from train.config import RECIPES, Config, read_recipe
+from train.config import RECIPES, Config, read_recipes
 
 STEPS = 40
-"""Steps of the attack that the zoo's robust accuracy speaks of; eps and the size of a step are the data set's."""
+"""Steps of the attack behind the zoo's robust accuracy. eps and step size are the data set's."""
 
 FREE = {"save_every", "seed"}
-"""What a run may set differently from its recipe and still be called by it."""
+"""Options that may differ from the recipe."""
 
 
 def main() -> int:
-    """Write the models named on the command line; 2 for what the user can mend, said in one line."""
+    """Add the runs named on the command line. Returns 0, or 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     parser.add_argument("--recipe", required=True, help="the data-and-architecture recipe that the runs followed")
-    parser.add_argument("--limit", type=int, help="measure on the first so many test images")
+    parser.add_argument("--limit", type=int, help="evaluate on the first LIMIT test images")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     try:
@@ -45,15 +45,15 @@ def main() -> int:
 
 
 def add(run: Path, *, recipe: str, limit: int | None, device: torch.device, place: Path = zoo.HERE) -> Checkpoint:
-    """Halve, measure and write the model of one run; raises InputError where it did not follow the recipes."""
+    """Convert, evaluate and write the model of one run. Raises InputError if the run did not follow the recipes."""
     ckpt = checkpoint.read(run / "model.pt")
     _check_recipe(ckpt, run, recipe)
-    halved = {k: v.half() if v.is_floating_point() else v for k, v in ckpt.weights.items()}
-    as_read = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in halved.items()}
-    ckpt = dataclasses.replace(ckpt, weights=as_read, hyper=ckpt.hyper | {"recipe": f"{recipe} + {run.name}"})
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in ckpt.weights.items()}
+    rounded = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in half.items()}
+    ckpt = dataclasses.replace(ckpt, weights=rounded, hyper=ckpt.hyper | {"recipe": f"{recipe} + {run.name}"})
     ckpt = dataclasses.replace(ckpt, metrics=measure(ckpt, limit=limit, device=device))
     place.mkdir(exist_ok=True)
-    checkpoint.save(dataclasses.replace(ckpt, weights=halved), place / f"{ckpt.data}-{ckpt.arch}-{run.name}.pt")
+    checkpoint.save(dataclasses.replace(ckpt, weights=half), place / f"{ckpt.data}-{ckpt.arch}-{run.name}.pt")
     return ckpt
 
 
@@ -63,12 +63,12 @@ def measure(ckpt: Checkpoint, *, limit: int | None, device: torch.device) -> dic
     budget, data = default_attack(ckpt.data), dataset(ckpt.data, limit=limit)
     clean = robust = 0
     for batch in data.batches(500, device=device):
-        stood = correct_under_pgd(
+        correct = correct_under_pgd(
             model, batch.image, batch.label, eps=budget.eps, step_size=budget.step_size, steps=STEPS,
             index=batch.index, precision=inference.precision("auto", device),
         )  # fmt: skip
         clean += int((evaluate(model, batch.image, batch.label).prediction == batch.label).sum())
-        robust += int(stood.sum())
+        robust += int(correct.sum())
     return {
         "clean": clean / len(data), "robust": robust / len(data), "images": float(len(data)),
         "eps": budget.eps, "step_size": budget.step_size, "steps": float(STEPS),
@@ -76,14 +76,14 @@ def measure(ckpt: Checkpoint, *, limit: int | None, device: torch.device) -> dic
 
 
 def _check_recipe(ckpt: Checkpoint, run: Path, recipe: str) -> None:
-    """The name promises a recipe: the run's configuration has to be that of the recipes."""
+    """Raise InputError unless the run's configuration is that of the recipes in its name."""
     if not (RECIPES / f"{run.name}.toml").exists():
         raise InputError(f"{run}: expected a folder named like its method's recipe in train/recipes, got {run.name!r}")
-    promised = Config(**read_recipe(Path(recipe)) | read_recipe(Path(run.name))).as_dict()
-    other = [key for key, value in promised.items() if key not in FREE and ckpt.hyper.get(key) != value]
-    if other:
-        said = ", ".join(f"{key} {ckpt.hyper.get(key)} instead of {promised[key]}" for key in other)
-        raise InputError(f"{run}: was not trained by the recipes {recipe} and {run.name}: {said}")
+    expected = Config(**read_recipes(recipe, run.name)).as_dict()
+    different = [key for key, value in expected.items() if key not in FREE and ckpt.hyper.get(key) != value]
+    if different:
+        differences = ", ".join(f"{key} {ckpt.hyper.get(key)} instead of {expected[key]}" for key in different)
+        raise InputError(f"{run}: was not trained by the recipes {recipe} and {run.name}: {differences}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One training method per file: ``loss(model, batch, *, attack, ...) -> Tensor``, beside its equations."""
+"""One training method per file: its equations and ``loss(model, batch, *, attack, ...) -> Tensor``."""
 
 import math
 from collections.abc import Callable
@@ -17,9 +17,9 @@ Loss = Callable[..., Tensor]
 def loss_of(config: Config, *, progress: float, generator: torch.Generator) -> Loss:
     """The method's loss with the configuration's hyper-parameters filled in.
 
-    progress: i/N in [0,1), the share of the run that is done; generator: on the CPU, for what a step draws.
+    progress: i/N in [0,1), the finished share of the run. generator: on the CPU, for the step's random draws.
     """
-    # Set for every method that has one; the others do not look at it.
+    # Config sets it for every method that has one; the others ignore it.
     weight = math.nan if config.weight is None else config.weight
     match config.method:
         case "standard":
@@ -44,4 +44,4 @@ def loss_of(config: Config, *, progress: float, generator: torch.Generator) -> L
                 gates=config.gates, fusion=config.fusion, ramp=config.ramp, base=config.base,
             )  # fmt: skip
         case other:
-            raise AssertionError(f"Config lets no method through that is not handled here: {other}")
+            raise AssertionError(f"no loss for the method {other}")

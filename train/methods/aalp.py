@@ -2,7 +2,7 @@
 
     CE(x) + CE(x_adv) + alpha * mean_n p_y(x_n) ||z(x_n) - z(x_n^adv)||^2
 
-All logits are those behind the mask of Guided Dropout, which clean and adversarial images share.
+All logits are masked by Guided Dropout. Clean and adversarial images share one mask.
 """
 
 from torch import Tensor
@@ -14,5 +14,5 @@ from train.methods import alp
 
 
 def loss(model: Classifier, batch: Batch, *, attack: Attack, alpha: float = 1.0) -> Tensor:
-    """Both halves of AALP together; ``alpha`` weighs the pairing against the classification."""
+    """ALP with both halves of AALP. ``alpha`` weights the pairing against the classification."""
     return alp.loss(model, batch, attack=attack, weight=alpha, guided_dropout=True, adaptive=True)

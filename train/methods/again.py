@@ -2,15 +2,16 @@
 
 Span enlargement uses a fake label y' beside the true label y. y' is a permutation of the batch's labels.
 
-``form="gate"`` (the authors' release): the features are weighted by alpha W^y + (1 - alpha) W^{y'} inside the network,
-see ``attrib.models.gated``. The loss, in the attack too, is CE(final) + 2 * mean of the heads' CE. With the true label
-in the gates (``gates="true"``, as released) the label leaks: the layers behind a gate learn to read y off the gate's
-weights instead of the image. ``gates="own"`` (ours): y is the prediction of the gate's own head, as at test time.
+``form="gate"`` (the authors' release): the network weights its features by alpha W^y + (1 - alpha) W^{y'}, see
+``attrib.models.gated``. The loss, also that of the attack, is CE(final) + 2 * mean of the heads' CE. With the true
+label in the gates (``gates="true"``, as released) the label leaks: the layers behind a gate learn to read y off the
+gate's weights instead of the image. With ``gates="own"`` (ours) y is the prediction of the gate's own head, as at
+test time.
 
 ``form="logit"`` (Eq. 1 of the supplement, by the first line of its proof of Theorem 1):
     -log(exp(alpha z_y + (1 - alpha) z_y') / sum_j exp(z_j)) = alpha CE(z, y) + (1 - alpha) CE(z, y'),
-with a plain classifier and plain inference. A fake label is any label of the batch equally often, so in expectation
-the target is alpha onehot(y) + (1 - alpha) * class frequency: label smoothing of strength 1 - alpha.
+with a plain classifier and plain inference. The fake label takes every label of the batch equally often. So the
+expected target is alpha onehot(y) + (1 - alpha) * class frequency: label smoothing of strength 1 - alpha.
 """
 
 from contextlib import nullcontext
@@ -54,13 +55,13 @@ def loss(
 ) -> Tensor:
     """Algorithm 1 of the supplement: with probability ``progress`` (i/N) AGAIN, else the plain step.
 
-    The plain step is AGAIN with alpha = 1 and no fusion: PGD-AT or TRADES in the logit form; in the gate form the
-    gates are still trained, since inference uses them. ``ramp=False``: AGAIN at every step.
-    gates: whether the gates of the gate form follow the true label or their own prediction (beside the fake label).
-    generator: on the CPU. The coin, the fake labels, fusion's weight and the partners are drawn from it in this order,
-    all of them at every step. fusion_stage: the stage whose input is fused; partner: (N,) positions in the batch
-    instead of a random other image. beta: that of TRADES.
-    Raises InputError for a form that does not go with the model, the base or ``gates``, or alpha outside [0,1].
+    The plain step is AGAIN with alpha = 1 and no fusion. In the logit form this is PGD-AT or TRADES; in the gate form
+    the gates are still trained, since inference uses them. ``ramp=False``: AGAIN at every step.
+    gates: in the gate form, mix the fake label with the true one or with the gate's own prediction.
+    generator: on the CPU. Every step draws from it the coin, the fake labels, fusion's weight and the partners, in this
+    order. fusion_stage: fuse the input of this stage. partner: (N,) positions in the batch of the images to fuse with;
+    None: a random other image each. beta: that of TRADES.
+    Raises InputError if the form does not fit the model, the base or ``gates``, or if alpha is outside [0,1].
     """
     if isinstance(model, GatedClassifier) != (form == "gate"):
         raise InputError(f"form: {form!r} needs build(..., gated={form == 'gate'}), got a {type(model).__name__}")
@@ -70,14 +71,14 @@ def loss(
         raise InputError("gates: 'own' goes with form 'gate' only")
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha: expected a number in [0,1], got {alpha}")
-    places = len(model.gates) if isinstance(model, GatedClassifier) else 1
-    full, fakes, weight, others = _draws(batch.label, places, progress, generator)
+    count = len(model.gates) if isinstance(model, GatedClassifier) else 1
+    full, fakes, weight, random_partner = _draws(batch.label, count, progress, generator)
     if ramp and not full:
         alpha, fusion = 1.0, False
 
-    partner = others if partner is None else partner.to(batch.label.device)
-    # The attack is on the deployed model, so it comes before fusion and before the gates are given labels.
-    adversarial = _attacked(model, batch, attack=attack, base=base)
+    partner = random_partner if partner is None else partner.to(batch.label.device)
+    # Attack the deployed model: before fusion, and before the gates get labels.
+    adversarial = _attack(model, batch, attack=attack, base=base)
     with fused(model.stages[fusion_stage], partner, weight) if fusion else nullcontext():
         if isinstance(model, GatedClassifier):
             with model.gated_by(batch.label if gates == "true" else None, fakes, alpha):
@@ -88,10 +89,10 @@ def loss(
         return classification(model(adversarial), batch.label)
 
 
-def _attacked(model: Classifier, batch: Batch, *, attack: Attack, base: Base) -> Tensor:
+def _attack(model: Classifier, batch: Batch, *, attack: Attack, base: Base) -> Tensor:
     if isinstance(model, GatedClassifier):
         return attack(model, batch, objective=combined_loss, start="normal", forward=GatedClassifier.all_logits)
-    return trades.attacked(model, batch, attack=attack) if base == "trades" else attack(model, batch)
+    return trades.adversarial_images(model, batch, attack=attack) if base == "trades" else attack(model, batch)
 
 
 def two_label_loss(logits: Tensor, label: Tensor, *, fake: Tensor, alpha: float) -> Tensor:
@@ -100,15 +101,15 @@ def two_label_loss(logits: Tensor, label: Tensor, *, fake: Tensor, alpha: float)
 
 
 def _draws(
-    label: Tensor, places: int, progress: float, generator: torch.Generator
+    label: Tensor, count: int, progress: float, generator: torch.Generator
 ) -> tuple[bool, list[Tensor], float, Tensor]:
-    """What a step draws: whether it is a full one, fake labels (N,) for each place, fusion's weight, partners (N,)."""
+    """Draw whether the step is full, ``count`` times fake labels (N,), fusion's weight and partners (N,)."""
     full = draws_full(progress, generator)
-    orders = [torch.randperm(len(label), generator=generator) for _ in range(places)]
+    orders = [torch.randperm(len(label), generator=generator) for _ in range(count)]
     weight = draw_weight(generator)
     positions = torch.stack([*orders, draw_partners(len(label), generator)])
     if label.device.type == "cuda":
-        # From pageable memory the upload would wait for everything that the GPU still has to do.
+        # An upload from pageable memory would wait for all pending work of the GPU.
         positions = positions.pin_memory()
     *orders, partner = positions.to(label.device, non_blocking=True)
     return full, [label[order] for order in orders], weight, partner

@@ -1,11 +1,11 @@
 """Adversarial Logit Pairing (Kannan et al. 2018; AALP, section 2) and the two halves of AALP as options.
 
     CE(x) + CE(x_adv) + weight * mean_n ||z(x_n) - z(x_n^adv)||^2                    (Eq. 1)
-    guided_dropout: all logits behind one mask of features, AALP_gd                  (Eq. 7, 8)
+    guided_dropout: one mask of features before all logits, AALP_gd                  (Eq. 7, 8)
     adaptive: ... + weight * mean_n p_y(x_n) ||z(x_n) - z(x_n^adv)||^2, AALP_sw      (Eq. 9)
 
-The squared norm is summed over the classes; weight = 1 is AALP's, Kannan et al. took 0.5.
-Clean and adversarial images share one forward pass, hence batch norm's statistics.
+The squared norm is summed over the classes. AALP uses weight = 1, Kannan et al. 0.5.
+Clean and adversarial images share one forward pass and so batch norm's statistics.
 """
 
 import torch
@@ -40,9 +40,9 @@ def loss(
 
 
 def confidence(logits: Tensor, label: Tensor) -> Tensor:
-    """p_y(x) of each image (N,), a weight and so without gradient: Probs_clean of AALP's Eq. 9.
+    """p_y(x) of each image (N,): Probs_clean of AALP's Eq. 9. It is a weight, so it has no gradient.
 
-    logits: (N,K), those of the training forward: behind the mask where there is one, since the paper trains the
-    network with the dropout layer in place (Figure 5) and z in the same product is behind it too. label: (N,).
+    logits: (N,K) of the training pass, masked if Guided Dropout is on. The paper trains with the dropout layer in place
+    (Figure 5), which masks z in the same product too. label: (N,).
     """
     return logits.detach().softmax(1).gather(1, label[:, None]).squeeze(1)

@@ -1,6 +1,6 @@
-"""PGD adversarial training (Madry et al. 2018): CE(x_adv), or CE(x) + CE(x_adv) as AALP's section 1 has it.
+"""PGD adversarial training (Madry et al. 2018): CE(x_adv), or CE(x) + CE(x_adv) as in AALP's section 1.
 
-With Guided Dropout, "ADV+gd" of AALP's Table 3.
+With Guided Dropout it is "ADV+gd" of AALP's Table 3.
 """
 
 import torch
@@ -27,12 +27,12 @@ def loss(
     progress: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Cross-entropy of the adversarial images; with ``mixed`` that of the clean ones is added.
+    """Cross-entropy of the adversarial images, plus that of the clean ones if ``mixed``.
 
-    label_smoothing: share of the target spread evenly over all K classes; with ``smoothing_ramp`` only with probability
-    ``progress`` = i/N, else 0. That is AGAIN's schedule, and ``generator`` (on the CPU) gives the coin that AGAIN's
-    loss draws. The attack sees the plain loss, and so does the mask of ``guided_dropout``, which is made of all images
-    trained on: the clean ones only if ``mixed``. Raises InputError for a ramp without a generator.
+    label_smoothing: share of the target spread evenly over all K classes. smoothing_ramp: smooth only with probability
+    ``progress`` = i/N. This is AGAIN's schedule, and ``generator`` (on the CPU) draws the same coin as AGAIN's loss.
+    The attack and the mask of ``guided_dropout`` use the loss without smoothing. The mask is computed from the images
+    trained on, so from clean ones only if ``mixed``. Raises InputError for a ramp without a generator.
     """
     if smoothing_ramp:
         if generator is None:

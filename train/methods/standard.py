@@ -1,4 +1,4 @@
-"""Standard training: CE(x). No inner maximisation. With Guided Dropout, "Raw+gd" of AALP's Table 3."""
+"""Standard training: CE(x), without an attack. With Guided Dropout it is "Raw+gd" of AALP's Table 3."""
 
 import torch.nn.functional as F
 from torch import Tensor

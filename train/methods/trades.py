@@ -2,8 +2,8 @@
 
     CE(x) + beta * mean_n KL(p(x_n) || p(x_n^adv)),   x_adv = argmax KL(p(x) || p(x_adv))
 
-The attack starts at x + 0.001 N(0,1), since the KL has no gradient at x itself. Clean and adversarial images
-share one forward pass, where the authors' code makes two: with batch norm their statistics are joint.
+The attack starts at x + 0.001 N(0,1), since the KL has no gradient at x itself. Clean and adversarial images share one
+forward pass and so batch norm's statistics. The authors' code makes two passes.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,15 @@ def loss(
     *,
     attack: Attack,
     beta: float = 6.0,
-    classification: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:
-    """Loss of the clean images plus ``beta`` times the divergence of the adversarial predictions from theirs.
-
-    classification: clean logits (N,K) and labels (N,) to the mean loss, for methods that replace the cross-entropy.
-    """
-    adversarial = attacked(model, batch, attack=attack)
-    return loss_on(model, batch, adversarial, beta=beta, classification=classification)
+    """Cross-entropy of the clean images plus ``beta`` times the divergence of clean and adversarial predictions."""
+    return loss_on(model, batch, adversarial_images(model, batch, attack=attack), beta=beta)
 
 
-def attacked(model: nn.Module, batch: Batch, *, attack: Attack) -> Tensor:
+def adversarial_images(model: nn.Module, batch: Batch, *, attack: Attack) -> Tensor:
     """x_adv (N,C,H,W): the images whose predictions are furthest from those of the clean ones.
 
-    What the attack moves away from is fixed: the deployed model's prediction (eval mode), without gradient.
+    The clean predictions are those of the deployed model (eval mode). They are fixed and have no gradient.
     """
     with frozen(model), torch.no_grad():
         clean = model(batch.image).to(batch.image.dtype)
@@ -49,13 +44,16 @@ def loss_on(
     adversarial: Tensor,
     *,
     beta: float,
-    classification: Callable[[Tensor, Tensor], Tensor],
+    classification: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:
-    """The loss (0-dim) of given adversarial images (N,C,H,W); arguments as for ``loss``."""
-    # Under autocast the logits are bfloat16, too coarse for differences of logarithms.
+    """The loss (0-dim) for given adversarial images (N,C,H,W).
+
+    classification: takes clean logits (N,K) and labels (N,), gives the mean loss; for methods built on TRADES.
+    """
+    # Under autocast the logits are bfloat16, which is too coarse for differences of logarithms.
     logits = model(torch.cat([batch.image, adversarial])).to(batch.image.dtype)
-    clean, moved = logits.chunk(2)
-    return classification(clean, batch.label) + beta * divergence(clean, moved).mean()
+    clean, perturbed = logits.chunk(2)
+    return classification(clean, batch.label) + beta * divergence(clean, perturbed).mean()
 
 
 def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
