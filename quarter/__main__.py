@@ -1,10 +1,10 @@
-"""Prepare three calls on a borrowed GPU that is there for a quarter of an hour: ``make quarter``.
+"""Prepare three calls on a borrowed GPU that is available for a quarter of an hour: ``make quarter``.
 
-The machine starts bare: it has torch and most packages, but no network and no data. With each call travel the tree and
-a folder load/K. Call 1 installs wheels, runs the GPU tests and measures rates; call 3 runs quarter.budget. What
-quarter/call.sh unpacks stays on the machine from one call to the next.
+The machine has torch and most packages, but no network and no data. Each call K carries the tree and a folder load/K.
+Call 1 installs wheels, runs the GPU tests and measures rates. Calls 1 to 3 bring the data. Call 3 runs quarter.budget.
+Files that quarter/call.sh unpacks stay on the machine from one call to the next.
 
-``make quarter REHEARSE=1`` runs the three calls here, with tiny networks on glyphs, and what follows them at home.
+``make quarter REHEARSE=1`` runs the three calls here, with tiny networks on glyphs, and unpacks their results.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LOAD = Path("load")
 LIMIT = 62 * 2**20
 """Bytes that may travel with a call: the tree and its load."""
 WHEELS = ("captum", "platformdirs", "pooch", "typer")
-"""Requirements that the machine lacks or may have too old, with what they need; constraints.txt has the versions."""
+"""Packages that the machine lacks or may have too old, and their requirements; constraints.txt has the versions."""
 CALLS = {
     1: [Part("cifar10", "train", 0), Part("cifar10", "train", 1), Part("mnist", "train", 0)],
     2: [Part("cifar10", "train", 2), Part("cifar10", "train", 3), Part("mnist", "train", 1)],
@@ -42,19 +42,19 @@ CALLS = {
 }
 """Mosaics of each call."""
 SECONDS = {1: 150, 2: 60, 3: 540}
-"""Time limit of each call. The scripts stop earlier by themselves."""
+"""Time limit of each call. The scripts stop themselves earlier."""
 REHEARSED_COUNT = 200
 """Images of a mosaic in a rehearsal."""
 
 Source = Callable[[Part], tuple[Tensor, Tensor]]
-"""From a part to its images (N,C,H,W) uint8 and labels (N,)."""
+"""Takes a part, gives its images (N,C,H,W) uint8 and labels (N,)."""
 
 
 def main() -> int:
-    """Build what travels and print the calls, or rehearse; 2 for what the user can correct, said in one line."""
+    """Build the loads and print the calls, or rehearse. Returns 0, 1 if the rehearsal fails, or 2 for wrong input."""
     parser = argparse.ArgumentParser(prog="python -m quarter", description=__doc__)
     parser.add_argument("--rehearse", action="store_true", help="run the calls here, with tiny networks")
-    parser.add_argument("--unpack", type=Path, metavar="DIR", help="on the machine: DIR/load to DIR/data")
+    parser.add_argument("--unpack", type=Path, metavar="DIR", help="on the machine: unpack DIR/load to DIR/data")
     options = parser.parse_args()
     try:
         if options.unpack:
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def build(load: Path, source: Source) -> None:
-    """Write the mosaics of every call to ``load``/K; those that are there stay."""
+    """Write the mosaics of every call to ``load``/K. Existing mosaics stay."""
     for call, parts in CALLS.items():
         place = folder(load / str(call))
         for part in parts:
@@ -85,7 +85,7 @@ def build(load: Path, source: Source) -> None:
 
 
 def public_data(part: Part) -> tuple[Tensor, Tensor]:
-    """A part of CIFAR-10 or MNIST; raises InputError where its files are missing."""
+    """A part of CIFAR-10 or MNIST; raises InputError if its files are missing."""
     images, labels = download.read(part.data, split=part.split, root=None)
     size = len(images) // mosaics.PARTS[part.data, part.split]
     rows = slice(part.number * size, (part.number + 1) * size)
@@ -100,7 +100,7 @@ def digits(part: Part) -> tuple[Tensor, Tensor]:
 
 
 def download_wheels(place: Path) -> None:
-    """Download the wheels that are not there; raises InputError where pip cannot."""
+    """Download the missing wheels. Raises InputError if pip fails."""
     missing = [name for name in WHEELS if not any(place.glob(f"{name}-*.whl"))]
     if not missing:
         return
@@ -108,7 +108,7 @@ def download_wheels(place: Path) -> None:
     command = [*pip, "--only-binary=:all:", "-c", "constraints.txt", "-d", str(folder(place)), *missing]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        reason = commands.last_line(done.stderr)
         raise InputError(f"wheels: pip download {' '.join(missing)} failed ({reason}); try again with a network")
 
 
@@ -117,7 +117,7 @@ def tree_bytes() -> int:
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listed, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError("expected the root of a git checkout, which tells what travels; run make quarter there")
+        raise InputError("expected the root of a git checkout, whose files travel with a call; run make quarter there")
     return sum(path.lstat().st_size for name in done.stdout.split("\0") if name and (path := Path(name)).exists())
 
 
@@ -127,7 +127,7 @@ def folder_bytes(place: Path) -> int:
 
 
 def carry_states(runs: Path, load: Path, tree: int) -> None:
-    """Copy unfinished small runs to ``load``/K/runs where there is room, in order of value; name those left behind."""
+    """Copy unfinished small runs to ``load``/K/runs in order of value, if there is room. Print those left behind."""
     for call in CALLS:
         shutil.rmtree(load / str(call) / "runs", ignore_errors=True)
     for row in models.all_rows(sweeps=True):
@@ -147,7 +147,7 @@ def carry_states(runs: Path, load: Path, tree: int) -> None:
 
 
 def continues(row: models.Row, run: Path) -> bool:
-    """Whether the folder holds an unfinished run of this row with the row's own options."""
+    """Whether the folder holds an unfinished run of this row with the same options."""
     if not (run / "last.pt").exists() or not (run / "model.pt").exists() or pack.is_finished(run):
         return False
     saved = torch.load(run / "last.pt", map_location="cpu", weights_only=True)
@@ -155,7 +155,7 @@ def continues(row: models.Row, run: Path) -> bool:
 
 
 def check_sizes(load: Path, tree: int) -> None:
-    """Raise InputError where a call would carry too much."""
+    """Raise InputError if a call would carry too much."""
     for call in CALLS:
         size = folder_bytes(load / str(call))
         if tree + size > LIMIT:
@@ -166,21 +166,19 @@ def check_sizes(load: Path, tree: int) -> None:
 
 
 def print_calls(load: Path, tree: int) -> None:
-    """What to do, in order."""
+    """Print what to do, in order."""
     print("Make these calls one after another, each within 30 s of the end of the one before:\n")
     for call, seconds in SECONDS.items():
         place = load / str(call)
         size = (tree + folder_bytes(place)) / 2**20
         print(f"  {call}. carry {place} ({size:.1f} MiB with the tree), time limit {seconds} s:")
         print(f"     bash quarter/call.sh {call}")
-    print(
-        "\nThe scripts leave files in the folder that the variable OUT names there. Copy those of call 3 to DIR; then:"
-    )
+    print("\nThe scripts write to the folder in the variable OUT. Copy the files of call 3 to DIR, then run:")
     print("     .venv/bin/python -m quarter.budget --unpack DIR")
 
 
 def rehearse(place: Path) -> int:
-    """Run the calls and what follows at home, below ``place``; returns 0 where all of it worked."""
+    """Run the calls below ``place`` and unpack their results. Returns 0 if all of it worked, else 1."""
     build(place / "load", digits)
     machine, home = place / "machine", place / "home"
     environment = {
@@ -200,14 +198,14 @@ def rehearse(place: Path) -> int:
     before, after = continue_cut(home)
     print(
         f"rehearsal: {len(report['finished'])} runs finished, {len(report['failed'])} failed, {len(loaded)} packed and"
-        f" loaded; the run that was cut went on from epoch {before} to {after}"
+        f" loaded; the interrupted run continued from epoch {before} to {after}"
     )
     complete = report["finished"] and len(loaded) > len(report["finished"]) and 0 < before < after
     return 0 if complete and not failed else 1
 
 
 def continue_cut(home: Path) -> tuple[int, int]:
-    """Go on with the run that the budget has cut; returns its epochs before and after."""
+    """Continue the run that the budget has stopped. Returns its epochs before and after."""
     run = home / "runs" / commands.CUT.key
     before = len(ledger.history(run))
     settings = Settings(
@@ -219,7 +217,7 @@ def continue_cut(home: Path) -> tuple[int, int]:
 
 
 def check_out(out: Path) -> None:
-    """Raise InputError where more is left for the way back than may travel."""
+    """Raise InputError if the files to bring back are too many or too large."""
     files = [path for path in out.rglob("*") if path.is_file()]
     if len(files) > pack.PARTS or any(path.stat().st_size > pack.PART for path in files):
         names = ", ".join(path.name for path in files)
@@ -227,14 +225,14 @@ def check_out(out: Path) -> None:
 
 
 def check_data(place: Path) -> None:
-    """Raise InputError unless the data that was unpacked in a rehearsal is what was packed."""
+    """Raise InputError unless a rehearsal unpacks the data that it packed."""
     train = [place / "cifar-10-batches-bin" / f"data_batch_{number}.bin" for number in range(1, 6)]
     grey = [place / "mnist" / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     read = {"cifar10": readers.cifar_binary(train, classes=10), "mnist": readers.mnist(grey)}
     for data, unpacked in read.items():
         parts = [digits(part) for part in mosaics.ALL if (part.data, part.split) == (data, "train")]
-        for found, tensors in zip(unpacked, zip(*parts, strict=True), strict=True):
-            if not torch.equal(found, torch.cat(tensors)):
+        for tensor, packed in zip(unpacked, zip(*parts, strict=True), strict=True):
+            if not torch.equal(tensor, torch.cat(packed)):
                 raise InputError(f"{place}: {data} is not what was packed")
 
 

@@ -1,11 +1,10 @@
 """Train and analyse the papers' models within a time budget: ``python -m quarter.budget --budget SECONDS``.
 
-Runs go to runs/DATA-ARCH/NAME in the order of their value, which figures/models.py lists. A run starts only if it fits.
-Every finished model is analysed at once, and quarter/ledger.json lists it, so that the next machine takes the next run.
-What is finished is skipped and what was interrupted goes on, so the same command may be given again. A failed run does
-not stop the others.
+Runs go to runs/DATA-ARCH/NAME in order of value, which figures/models.py lists. A run starts only if it fits. Every
+finished model is analysed at once and listed in quarter/ledger.json, so that the next machine takes the next run. The
+same command skips finished runs and continues interrupted ones. A failed run does not stop the others.
 
---pack and --unpack carry the results and what fits of the weights from one machine to another.
+--pack and --unpack carry results, and as many weights as fit, from one machine to another.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from quarter.queue import GRACE_SECONDS, Queue, Report, Settings
 from quarter.schedule import cost
 
 PACK_SECONDS, PACK_SHARE = 40.0, 0.1
-"""Time for packing, and at most this share of the budget."""
+"""Time for packing, in seconds and at most as a share of the budget."""
 REHEARSED_IMAGES = 4
 """Test images of a rehearsal's analyses."""
 
@@ -44,14 +43,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--rehearse", action="store_true", help="tiny runs on glyphs; needs --budget and a --ledger of its own"
     )
-    parser.add_argument("--sweeps", action="store_true", help="those over alpha too")
+    parser.add_argument("--sweeps", action="store_true", help="train the sweeps over alpha too")
     parser.add_argument(
         "--only", nargs="+", choices=models.GROUPS, metavar="GROUP", help="only these groups, of A to E"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="small networks side by side (default: 1)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop in time, and analyse what is finished")
-    parser.add_argument("--rates", type=Path, metavar="FILE", help="what quarter.rates measured on this device")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="small networks at a time (default: 1)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop within this time, with analyses")
+    parser.add_argument("--rates", type=Path, metavar="FILE", help="output of quarter.rates on this device")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--results", type=Path, default=Path("quarter/results"), metavar="DIR",
@@ -68,10 +67,9 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what the command line asks for; 1 where a run failed, 2 for wrong input, 130 where it is interrupted."""
+    """Run the command line. Returns 0, 1 if a run failed, 2 for wrong input, or 130 if interrupted."""
     try:
-        options = parse()
-        return run(options)
+        return run(parse())
     except InputError as error:
         print(f"quarter.budget: error: {error}", file=sys.stderr)
         return 2
@@ -81,7 +79,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """As ``main``; raises InputError."""
+    """Run the parsed command line. Returns 0, or 1 if a run failed; raises InputError."""
     if options.unpack:
         names = pack.unpack(options.unpack, runs=options.runs, results=options.results, ledger_path=options.ledger)
         print(f"unpacked {len(names)} files to {options.runs} and {options.results}")
@@ -117,14 +115,13 @@ def chosen_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def train(wanted: Sequence[Row], options: argparse.Namespace) -> Report:
-    """Run the queue; returns what became of the runs."""
-    began = time.time()
+    """Run the queue. Returns the outcome of every run."""
+    deadline = time.time() + options.budget - GRACE_SECONDS
     device = inference.device(options.device)
-    deadline = began + options.budget - GRACE_SECONDS
     if options.pack:
         deadline -= min(PACK_SECONDS, PACK_SHARE * options.budget)
     measured = rates.read(options.rates) if options.rates else {}
-    measured |= probed(wanted, options, measured)
+    measured |= probe(wanted, options, measured)
     settings = Settings(
         device=str(device), gpu=device.type == "cuda", device_name=rates.device_name(device), runs=options.runs,
         results=options.results, jobs=options.jobs, deadline=deadline,
@@ -134,14 +131,14 @@ def train(wanted: Sequence[Row], options: argparse.Namespace) -> Report:
     return Queue(wanted, settings).run()
 
 
-def probed(
+def probe(
     wanted: Sequence[Row], options: argparse.Namespace, measured: Mapping[str, rates.Rate]
 ) -> dict[str, rates.Rate]:
-    """Rates of the large networks that neither a file nor an earlier run's log gives.
+    """Measure the rates of large networks that neither a file nor an earlier run's log gives.
 
-    Small networks need none: they may start without fitting. Where a short run fails, so will the long one.
+    Small networks need none: they may start even if they do not fit. Where a short run fails, a long one would too.
     """
-    found: dict[str, rates.Rate] = {}
+    probed: dict[str, rates.Rate] = {}
     first = {row.place: row for row in reversed(wanted)}
     for place, row in first.items():
         if row.small or place in measured or any((options.runs / place).glob("*/log.jsonl")):
@@ -151,13 +148,13 @@ def probed(
         except InputError as error:
             print(f"no rate of {error}", flush=True)
             continue
-        found[place] = rates.Rate(entry["seconds"] / cost(row.method), None, entry["start"])
+        probed[place] = rates.Rate(entry["seconds"] / cost(row.method), None, entry["start"])
         print(f"{place}: {entry['seconds']:.1f} s per epoch, by a short run of {row.name}", flush=True)
-    return found
+    return probed
 
 
 def pack_up(wanted: Sequence[Row], options: argparse.Namespace, report: Report) -> None:
-    """Write the archive, and beside it queue.json: what became of the runs, and what is in the archive."""
+    """Write the archive and queue.json: the outcome of every run and the contents of the archive."""
     members = pack.collect(wanted, runs=options.runs, results=options.results, ledger_path=options.ledger)
     left_out = pack.pack(members, options.pack)
     report.packed = [member.path for member in members if member.path not in left_out]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One of three calls on a borrowed GPU, in the root of the tree: bash quarter/call.sh 1|2|3 (make quarter prints them).
-# OUT: the folder whose files come back. What is unpacked stays in memory on the machine, for the calls that follow.
+# OUT: the folder whose files come back. Unpacked files stay in memory on the machine for the next calls.
 # A rehearsal sets REHEARSE, PYTHON, LOAD, STAY, BUDGET, JOBS and LEDGER; see quarter/__main__.py.
 set -euo pipefail
 call=${1:?expected 1, 2 or 3}
@@ -16,7 +16,7 @@ mkdir -p "$stay/load" "$stay/runs" "$OUT"
 exec > >(tee "$OUT/call-$call.log") 2>&1
 
 skipped=() failed=()
-# step NAME SECONDS COMMAND...: run it within SECONDS, and within what is left of the first call's 100 s.
+# step NAME SECONDS COMMAND...: run COMMAND within SECONDS, and within the rest of the first call's 100 s.
 step() {
     local name=$1 seconds=$2 left=$((100 - SECONDS))
     shift 2
@@ -39,10 +39,10 @@ measure() {
     if [ -d "$load/wheels" ]; then
         $python -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$stay/site" "$load"/wheels/*.whl
     else
-        echo "== wheels: none to install, the packages are here"
+        echo "== wheels: none to install"
     fi
-    # Only the files with such tests: others import packages that the machine lacks. Its packages are of other versions
-    # than constraints.txt, so what they deprecate is no error.
+    # Only the files with GPU tests: others import packages that the machine lacks. Its packages have other versions than
+    # constraints.txt, so deprecation warnings are no errors.
     # shellcheck disable=SC2046  # one file per word
     step "GPU tests" 45 "$python" -m pytest -q -m gpu -p no:cacheprovider \
         -W default::DeprecationWarning -W default::FutureWarning $(grep -l '^from devices import' tests/test_*.py)

@@ -1,4 +1,4 @@
-"""The list of finished runs in quarter/ledger.json, and what a run's folder says of its progress."""
+"""The list of finished runs in quarter/ledger.json, and the progress of a run by its folder."""
 
 import json
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ KEYS = {"recipe", "seed", "fingerprint", "device", "precision", "seconds", "accu
 
 
 def read(path: Path) -> list[Entry]:
-    """The entries, none where there is no file; raises InputError for a file that is no ledger."""
+    """Read the entries; none if the file is missing. Raises InputError for a file that is no ledger."""
     if not path.exists():
         return []
     return parse(path.read_text(), path)
 
 
 def parse(text: str, path: Path) -> list[Entry]:
-    """The entries in the text of a ledger; ``path`` names it in errors. Raises InputError for another text."""
+    """Parse the text of a ledger. ``path`` names it in errors. Raises InputError for any other text."""
     try:
         entries = json.loads(text)
     except ValueError:
@@ -34,7 +34,7 @@ def parse(text: str, path: Path) -> list[Entry]:
 
 
 def merge(path: Path, entries: Iterable[Entry]) -> None:
-    """Add entries to the ledger; a new entry replaces the old one of the same recipe and seed."""
+    """Add entries to the ledger. A new entry replaces an old one of the same recipe and seed."""
     merged = {_key(entry): entry for entry in [*read(path), *entries]}
     text = json.dumps(list(merged.values()), indent=1) + "\n"
     folder(path.parent)
@@ -52,7 +52,7 @@ def _key(entry: Entry) -> tuple[str, int]:
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    """The records of the finished epochs of a run, in order; none where it has not begun."""
+    """The records of a run's finished epochs, in order; none if it has not begun."""
     log = run / "log.jsonl"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 

@@ -1,4 +1,4 @@
-"""Images as lossless WebP mosaics, a bit more than half the size of the usual files, and back into these.
+"""Pack images into lossless WebP mosaics, a bit more than half the size of the usual files, and unpack them.
 
 A mosaic is NAME.webp, a grid of images, beside NAME.labels, a byte per image. NAME is DATA-SPLIT-NUMBER.
 """
@@ -19,7 +19,7 @@ from attrib.files import folder
 COLUMNS = 100
 SIDE = {"cifar10": 32, "mnist": 28}
 PARTS = {("cifar10", "train"): 5, ("cifar10", "test"): 1, ("mnist", "train"): 3, ("mnist", "test"): 1}
-"""Into how many mosaics a data set is split."""
+"""The number of mosaics of each data set and split."""
 
 
 class Part(NamedTuple):
@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its files, without suffix."""
+        """The name of its files, without suffix."""
         return f"{self.data}-{self.split}-{self.number}"
 
 
@@ -41,7 +41,7 @@ ALL = [Part(data, split, number) for (data, split), count in PARTS.items() for n
 def write(images: Tensor, labels: Tensor, path: Path) -> None:
     """Write ``path``.webp and ``path``.labels, and check that they read back.
 
-    images: (N,C,H,W) uint8, square, N a multiple of 100; labels: (N,). Raises InputError where Pillow cannot do it.
+    images: (N,C,H,W) uint8, square, N a multiple of 100; labels: (N,). Raises InputError if Pillow fails.
     """
     count, channels, side, _ = images.shape
     grid = images.view(-1, COLUMNS, channels, side, side).permute(0, 3, 1, 4, 2)
@@ -69,7 +69,7 @@ def read(path: Path, *, side: int, channels: int) -> tuple[Tensor, Tensor]:
 def unpack(source: Path, target: Path) -> None:
     """Write the usual files of CIFAR-10 and MNIST below ``target`` from all mosaics in ``source``.
 
-    Raises InputError where one is missing.
+    Raises InputError if one is missing.
     """
     if missing := [part.name for part in ALL if not (source / part.name).with_suffix(".webp").exists()]:
         raise InputError(f"{source}: {', '.join(missing)} did not come; make the calls that carry them again")
@@ -85,14 +85,14 @@ def unpack(source: Path, target: Path) -> None:
 
 
 def _write_cifar(parts: Iterable[tuple[Tensor, Tensor]], place: Path, split: str) -> None:
-    """The binary version: records of a label and 3072 bytes of pixels."""
+    """Write the binary version: each record is a label and 3072 bytes of pixels."""
     for number, (images, labels) in enumerate(parts, 1):
         name = f"data_batch_{number}.bin" if split == "train" else "test_batch.bin"
         (place / name).write_bytes(torch.cat([labels[:, None], images.flatten(1)], 1).numpy().tobytes())
 
 
 def _write_mnist(parts: list[tuple[Tensor, Tensor]], place: Path, split: str) -> None:
-    """IDX: type and number of dimensions, their sizes, the bytes."""
+    """Write IDX files: type and number of dimensions, their sizes, the bytes."""
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     stem = "train" if split == "train" else "t10k"
     header = struct.pack(">4B3I", 0, 0, 8, 3, len(images), *images.shape[2:])

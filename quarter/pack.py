@@ -1,7 +1,7 @@
-"""Carry runs and results from one machine to another: one archive in a few parts, what matters most first.
+"""Carry runs and results from one machine to another: one archive in a few parts, the most important files first.
 
-The archive is a tar of files that are compressed one by one. A member's name is ``xzK/PATH``: the file's bytes are
-split into K interleaved planes (2 for half, 4 for single precision), which compress better, and packed with xz.
+The archive is a tar of files, each compressed by itself. A member's name is ``xzK/PATH``: its bytes are split into K
+interleaved planes (2 for half, 4 for single precision), which compress better, and packed with xz.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from figures.models import Row
 from quarter import ledger
 
 PART, PARTS, TOTAL = 15 * 2**20, 8, 60 * 2**20
-"""Bytes of a part, how many parts, and bytes of all."""
+"""Bytes per part, number of parts, and bytes of all parts together."""
 BLOCK = 512
 """Tar writes whole blocks."""
 TAIL = 20 * BLOCK
-"""What tar may write after the last member."""
+"""Bytes that tar may write after the last member."""
 TABLES = ".csv"
-"""Tables with a row per image; they stay compressed where they are unpacked."""
+"""Suffix of tables with a row per image. They stay compressed when they are unpacked."""
 
 
 class Member(NamedTuple):
@@ -43,10 +43,10 @@ class Member(NamedTuple):
 
 
 def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path) -> list[Member]:
-    """What there is of the rows in order of value.
+    """Collect the files of the rows, in order of value.
 
-    The ledger, results (without PNG, since every picture is a PDF too) and logs; states of unfinished small networks,
-    and weights of finished ones; weights of large networks; saved epochs.
+    The order: ledger, results (without PNG, since every picture is a PDF too) and logs; states of unfinished small
+    networks; weights of finished small networks; weights of large networks; saved epochs.
     """
     first: list[Member] = []
     states: list[Member] = []
@@ -75,7 +75,7 @@ def collect(rows: Sequence[Row], *, runs: Path, results: Path, ledger_path: Path
 
 
 def is_finished(run: Path) -> bool:
-    """Whether the run with this folder has done all its epochs."""
+    """Whether the run in this folder has finished all its epochs."""
     from attrib.models import checkpoint
 
     return len(ledger.history(run)) >= int(str(checkpoint.read(run / "model.pt").hyper.get("epochs", 1)))
@@ -90,7 +90,7 @@ def _halved(path: Path, name: str) -> Member:
 
 
 def halved(path: Path) -> bytes:
-    """The checkpoint with its weights in half precision, as a file's bytes."""
+    """The checkpoint with weights in half precision, as the bytes of a file."""
     from attrib.models import checkpoint
 
     ckpt = checkpoint.read(path)
@@ -102,13 +102,13 @@ def halved(path: Path) -> bytes:
 
 
 def pack(members: Sequence[Member], out: Path, *, part: int = PART, total: int = TOTAL) -> list[str]:
-    """Write ``out``/pack-I-of-N, none larger than ``part``, all together at most ``total``.
+    """Write ``out``/pack-I-of-N, each at most ``part`` bytes, together at most ``total`` bytes.
 
-    A member that does not fit into what those before it leave is left out. Returns the paths of these.
+    Leaves out every member that no longer fits after those before it. Returns the paths of the members left out.
     """
     total = min(total, part * PARTS)
-    written, left_out, size = io.BytesIO(), [], TAIL
-    with tarfile.open(fileobj=written, mode="w", format=tarfile.GNU_FORMAT) as archive, ThreadPoolExecutor() as pool:
+    buffer, left_out, size = io.BytesIO(), [], TAIL
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive, ThreadPoolExecutor() as pool:
         for member, data in zip(members, pool.map(_compressed, members), strict=True):
             header = tarfile.TarInfo(f"xz{member.planes}/{member.path}")
             header.size, header.mtime = len(data), int(member.time)
@@ -118,7 +118,7 @@ def pack(members: Sequence[Member], out: Path, *, part: int = PART, total: int =
                 continue
             size += needed
             archive.addfile(header, io.BytesIO(data))
-    content = written.getvalue()
+    content = buffer.getvalue()
     count = -(-len(content) // part)
     folder(out)
     for number in range(count):
@@ -144,10 +144,10 @@ def _restored(data: bytes, planes: int) -> bytes:
 
 
 def unpack(source: Path, *, runs: Path, results: Path, ledger_path: Path) -> list[str]:
-    """Put everything in its place and merge the ledger; returns the paths in the archive.
+    """Write the archive's files to their places and merge the ledger. Returns the paths in the archive.
 
     Tables with a row per image stay compressed: NAME.csv.xz. Raises InputError for a missing part, a file that is no
-    such archive, and where a run's folder holds another run.
+    such archive, and a run's folder that holds another run.
     """
     places = {"runs": runs, "results": results}
     files = list(_files(source))
@@ -170,7 +170,7 @@ def unpack(source: Path, *, runs: Path, results: Path, ledger_path: Path) -> lis
 
 
 class _File(NamedTuple):
-    """A file out of an archive."""
+    """A file from an archive."""
 
     path: str
     content: bytes
@@ -178,7 +178,7 @@ class _File(NamedTuple):
 
 
 def _files(source: Path) -> Iterator[_File]:
-    """What the parts in a folder hold."""
+    """Read the files from the parts in a folder."""
     content = _joined(source)
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
@@ -199,21 +199,21 @@ def _files(source: Path) -> Iterator[_File]:
 
 
 def _joined(source: Path) -> bytes:
-    """The parts of an archive, one after the other."""
+    """Join the parts of an archive."""
     if not source.is_dir():
         raise InputError(f"--unpack: expected the parts of one archive in {source}, which is no folder")
-    found = {path.name: path for path in source.glob("pack-*-of-*")}
-    counts = {name.rpartition("-")[2] for name in found}
+    parts = {path.name: path for path in source.glob("pack-*-of-*")}
+    counts = {name.rpartition("-")[2] for name in parts}
     if len(counts) != 1:
         expected = f"the parts of one archive, pack-1-of-N, in {source}"
         raise InputError(f"--unpack: expected {expected}, found those of {len(counts)}")
     names = [f"pack-{number}-of-{count}" for count in counts for number in range(1, int(count) + 1)]
-    if missing := [name for name in names if name not in found]:
+    if missing := [name for name in names if name not in parts]:
         raise InputError(f"--unpack: {source} lacks {', '.join(missing)}; copy it there")
-    return b"".join(found[name].read_bytes() for name in names)
+    return b"".join(parts[name].read_bytes() for name in names)
 
 
 def _check_same_run(log: Path, text: str) -> None:
-    """Raise InputError unless the folder of ``log`` is empty of runs, or holds an earlier state of the same run."""
+    """Raise InputError unless the folder of ``log`` holds no run, or an earlier state of the same run."""
     if (log.parent / "model.pt").exists() and not text.startswith(log.read_text() if log.exists() else "?"):
         raise InputError(f"--unpack: {log.parent} holds another run; move it away, or name another folder with --runs")

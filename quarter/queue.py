@@ -1,7 +1,7 @@
 """Run many trainings and their analyses on one device within a time budget.
 
-A large network trains alone, small ones side by side. A large run starts only if all of it fits, analysis included. A
-small run may start if one epoch fits: it stops in time and its state continues elsewhere.
+A large network trains alone, small ones side by side. A large run starts only if all of it fits, including the
+analyses. A small run may start if one epoch fits: it stops in time and continues elsewhere from its state.
 """
 
 import json
@@ -20,14 +20,14 @@ from quarter import commands, ledger, rates
 from quarter.schedule import Job, epoch_seconds, next_job
 
 START_SECONDS = 15.0
-"""What a command takes beside its work, where it has not been measured: imports, data, compilation."""
+"""Overhead of a command that has not been measured: imports, data, compilation."""
 ANALYSIS_EPOCHS = 6.0
-"""What the analyses of a model take, in epochs of its training, where no model of its kind has been analysed yet."""
+"""Duration of a model's analyses, in epochs of its training, until a model of its place has been analysed."""
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
-"""After the deadline, until what still runs is ended."""
+"""Time after the deadline before running commands are terminated."""
 STOPPED = 3
-"""Exit status of a training that --until has stopped."""
+"""Exit status of a training that --until stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Settings:
     device: str
     gpu: bool
     device_name: str
-    """As the ledger names it."""
+    """Its name in the ledger."""
     runs: Path
     results: Path
     jobs: int
@@ -47,7 +47,7 @@ class Settings:
     """Test images of the analyses, None for all."""
     ledger: Path
     rates: Mapping[str, rates.Rate]
-    """Place to what an epoch of pgd-at takes there, as measured before."""
+    """Per place, the measured duration of an epoch of pgd-at."""
 
 
 @dataclass
@@ -63,13 +63,13 @@ class Item:
 
     @property
     def title(self) -> str:
-        """As the queue's lines call it."""
+        """Its name in the queue's lines."""
         return self.row.key if self.analysis is None else f"{self.row.key}: {self.analysis}"
 
 
 @dataclass
 class Report:
-    """What became of the runs; keys are ``place/name``."""
+    """The outcome of every run, by its key ``place/name``."""
 
     finished: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Report:
     """Files in the archive."""
 
     def counts(self) -> str:
-        """One line that counts the runs."""
+        """Count the runs, in one line."""
         packed = {path.rpartition("/")[0] for path in self.packed if path.endswith(("model.pt", "last.pt"))}
         left, failed = ({title.partition(":")[0] for title in titles} for titles in (self.left, self.failed))
         return (
@@ -91,7 +91,7 @@ class Report:
 
 
 class Queue:
-    """The runs that wait, those that are running, and what became of the others."""
+    """The waiting and running commands, and the report of the finished ones."""
 
     def __init__(self, wanted: Sequence[Row], settings: Settings) -> None:
         self.settings = settings
@@ -117,7 +117,7 @@ class Queue:
             self.waiting.append(row)
 
     def run(self) -> Report:
-        """Run what fits; a failed run does not stop the others."""
+        """Run all that fits. A failed run does not stop the others."""
         try:
             while True:
                 self.reap()
@@ -134,7 +134,7 @@ class Queue:
         return self.report
 
     def next_item(self) -> Item | None:
-        """What to start now. Analyses come before trainings."""
+        """Choose the command to start now, or None. Analyses come before trainings."""
         if len(self.running) >= self.settings.jobs:
             return None
         for row in [row for row in self.waiting if self.is_trained(row)]:
@@ -158,7 +158,7 @@ class Queue:
         return item
 
     def training(self, row: Row) -> Item:
-        """The training of a row, with what it takes."""
+        """The training of a row, with its estimated duration."""
         epoch = self.epoch_seconds(row)
         run = self.settings.runs / row.key
         done = len(ledger.history(run)) if (run / "last.pt").exists() else 0
@@ -173,16 +173,16 @@ class Queue:
         return Item(row, None, command, Job(row.small, whole, least))
 
     def epoch_seconds(self, row: Row) -> float:
-        """Seconds per epoch; 0 where nothing is known, which is so for small networks only."""
+        """Seconds per epoch; 0 if unknown, which happens for small networks only."""
         return epoch_seconds(row, self.settings.runs, self.settings.rates) or 0.0
 
     def seconds_of_analysis(self, row: Row) -> float:
-        """What all analyses of a model take: as long as those of the last model of its place."""
+        """Seconds for all analyses of a model: as long as those of the last model of its place."""
         usual = START_SECONDS + ANALYSIS_EPOCHS * self.epoch_seconds(row)
         return self.analysis_seconds.get(row.place, usual)
 
     def start(self, item: Item) -> None:
-        """Start a command, its output in a file beside its results."""
+        """Start a command. Its output goes to a file in the run's folder."""
         log = self.log(item)
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.settings.jobs))}
@@ -196,12 +196,12 @@ class Queue:
         self.say(f"{item.title}: started")
 
     def log(self, item: Item) -> Path:
-        """Where a command's output goes."""
+        """The file for a command's output."""
         name = "train.log" if item.analysis is None else f"{item.analysis}.log"
         return self.settings.runs / item.row.key / name
 
     def reap(self) -> None:
-        """Take the finished commands off the list of those running."""
+        """Remove finished commands from those running and handle their results."""
         for process, item in list(self.running.items()):
             status = process.poll()
             if status is not None:
@@ -209,13 +209,13 @@ class Queue:
                 self.ended(item, status)
 
     def ended(self, item: Item, status: int) -> None:
-        """Note what became of a command."""
+        """Record the outcome of a command."""
         if item.analysis is None and status == STOPPED:
             self.report.stopped.append(item.row.key)
             self.say(f"{item.title}: stopped by the budget")
         elif status != 0:
-            lines = self.log(item).read_text(errors="replace").strip().splitlines()
-            self.fail(item.title, f"status {status}: {lines[-1] if lines else 'no output'}")
+            output = self.log(item).read_text(errors="replace")
+            self.fail(item.title, f"status {status}: {commands.last_line(output)}")
         elif item.analysis is None:
             self.trained(item.row)
         else:
@@ -223,12 +223,12 @@ class Queue:
             self.analysed(item.row)
 
     def is_trained(self, row: Row) -> bool:
-        """Whether the run is finished since before."""
+        """Whether all epochs of the run are finished."""
         run = self.settings.runs / row.key
         return (run / "model.pt").exists() and len(ledger.history(run)) >= self.configs[row.key].epochs
 
     def trained(self, row: Row) -> None:
-        """Put the analyses of a trained model on the list, those left out that are done for these very weights."""
+        """Queue the analyses of a trained model, except those that exist for these weights."""
         self.say(f"{row.key}: trained")
         job = Job(True, self.seconds_of_analysis(row), START_SECONDS)
         wanted = commands.analyses(
@@ -242,13 +242,13 @@ class Queue:
         self.analysed(row)
 
     def is_analysed(self, row: Row, analysis: str) -> bool:
-        """Whether the results of an analysis are there and newer than the model."""
+        """Whether the results of an analysis exist and are newer than the model."""
         model = self.settings.runs / row.key / "model.pt"
         summary = self.settings.results / row.key / analysis / f"{analysis.partition('-')[0]}.json"
         return summary.exists() and summary.stat().st_mtime >= model.stat().st_mtime
 
     def analysed(self, row: Row) -> None:
-        """Write the ledger's entry once the accuracies are there; the run is finished when nothing is pending."""
+        """Write the ledger's entry once the accuracies exist. The run is finished when no analysis is pending."""
         if self.is_analysed(row, "robust"):
             summary = json.loads((self.settings.results / row.key / "robust" / "robust.json").read_text())
             precision = inference.precision(self.configs[row.key].precision, inference.device(self.settings.device))
@@ -264,7 +264,7 @@ class Queue:
                 self.analysis_seconds[row.place] = time.time() - self.trained_at[row.key]
 
     def end_all(self) -> None:
-        """End what still runs. Analyses may be repeated later; a training should have stopped by itself."""
+        """Terminate all running commands. A training counts as failed, since it should have stopped by itself."""
         for process in self.running:
             process.terminate()
         for process, item in self.running.items():
@@ -281,10 +281,10 @@ class Queue:
         return self.settings.deadline - time.time()
 
     def fail(self, title: str, reason: str) -> None:
-        """Note a failure; the queue goes on."""
+        """Record a failure. The queue continues."""
         self.report.failed.append(title)
         self.say(f"{title}: failed: {reason}")
 
     def say(self, line: str) -> None:
-        """One line of progress, with the seconds since the start."""
+        """Print a line of progress, with the seconds since the start."""
         print(f"[{time.time() - self.began:5.0f} s] {line}", flush=True)

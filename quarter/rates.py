@@ -1,8 +1,8 @@
 """Seconds per epoch of adversarial training on this device: ``python -m quarter.rates --out FILE``.
 
-Each rate is that of the second of two short epochs on glyphs, which need no files, scaled to the whole data set. On a
-GPU the engines that run the attack are compared with resnet18; the small networks use the fastest of them. The file is
-written after every measurement, so that what is ended early leaves something.
+Each measurement runs two short epochs on glyphs, which need no files, and scales the second to the whole data set. On a
+GPU it compares the engines with resnet18; the small networks use the fastest one. The file is written after every
+measurement, so an interrupted command leaves results too.
 """
 
 import argparse
@@ -27,24 +27,24 @@ from quarter import commands, ledger
 
 ENGINES = ("graph", "eager", "compiled")
 BATCHES = (128, 512)
-"""Of resnet18; the first is that of its recipe."""
+"""Batch sizes for resnet18; the first is its recipe's."""
 IMAGES = 4096
-"""Images of a short epoch."""
+"""Images in a short epoch."""
 
 
 class Rate(NamedTuple):
-    """What an epoch of PGD-AT takes."""
+    """The duration of an epoch of PGD-AT."""
 
     seconds: float
-    """With its evaluation."""
+    """Including the evaluation."""
     engine: str | None
     """As ``--engine`` takes it; None on a CPU."""
     start: float
-    """Seconds that a run takes beside its epochs: imports, data, compilation."""
+    """Seconds that a run takes in addition to its epochs: imports, data, compilation."""
 
 
 def read(path: Path) -> dict[str, Rate]:
-    """Per place the fastest rate at its recipe's batch size; none where there is no file."""
+    """The fastest rate of each place at its recipe's batch size; none if the file is missing."""
     if not path.exists():
         return {}
     fastest: dict[str, Rate] = {}
@@ -57,9 +57,9 @@ def read(path: Path) -> dict[str, Rate]:
 
 
 def measure(row: Row, *, device: str, engine: str | None, batch_size: int | None = None) -> dict[str, Any]:
-    """One entry of the file: train a row for two short epochs.
+    """Train a row for two short epochs. Returns one entry of the file.
 
-    batch_size: None for the recipe's. Raises InputError with the last line of the output where training fails.
+    batch_size: None for the recipe's. Raises InputError with the last line of the output if training fails.
     """
     config = models.config(row)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,23 +68,23 @@ def measure(row: Row, *, device: str, engine: str | None, batch_size: int | None
         # Later options override earlier ones.
         command += ["--data", "glyphs", "--epochs", "2", "--limit", str(limit), "--no-last"]
         command += ["--batch-size", str(batch_size or config.batch_size)]
-        began = time.perf_counter()
+        started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        taken = time.perf_counter() - began
+        total = time.perf_counter() - started
         if done.returncode:
-            raise InputError(f"{row.key}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+            raise InputError(f"{row.key}: {commands.last_line(done.stderr)}")
         last = ledger.history(Path(folder) / row.key)[-1]
     evaluation = last["seconds"] - (limit - config.holdout) / last["images_per_s"]
     seconds = evaluation + (_images(config.data, config.limit) - config.holdout) / last["images_per_s"]
     return {
         "place": row.place, "batch_size": batch_size or config.batch_size, "engine": engine,
         "recipe_batch": batch_size in (None, config.batch_size), "seconds": seconds,
-        "images_per_s": last["images_per_s"], "start": max(0.0, taken - 2 * last["seconds"]),
+        "images_per_s": last["images_per_s"], "start": max(0.0, total - 2 * last["seconds"]),
     }  # fmt: skip
 
 
 def _images(data: str, limit: int | None) -> int:
-    """Training images of a data set, those held out included."""
+    """The number of training images, including held-out ones."""
     count = CATALOG[data].counts["train"]
     return min(count, limit or count)
 
@@ -100,7 +100,7 @@ def device_name(device: torch.device) -> str:
 
 
 def main() -> int:
-    """Measure one rate after the other; one that fails is named, and does not stop the others."""
+    """Measure all rates. Report failures and go on. Returns 0, or 1 if a measurement failed."""
     parser = argparse.ArgumentParser(prog="python -m quarter.rates", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -113,19 +113,19 @@ def main() -> int:
     batches: tuple[int | None, ...] = BATCHES
     if options.rehearse:
         large, small, batches = commands.REHEARSAL[0], [commands.CUT], (None,)
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     failed = False
 
     def add(row: Row, engine: str | None, batch_size: int | None = None) -> None:
         nonlocal failed
         try:
-            found.append(entry := measure(row, device=options.device, engine=engine, batch_size=batch_size))
+            entries.append(entry := measure(row, device=options.device, engine=engine, batch_size=batch_size))
         except InputError as error:
             failed = True
             print(f"quarter.rates: error: {error}", file=sys.stderr)
             return
         with atomic(options.out) as temporary:
-            described = {"device": device_name(inference.device(options.device)), "time": time.time(), "rates": found}
+            described = {"device": device_name(inference.device(options.device)), "time": time.time(), "rates": entries}
             temporary.write_text(json.dumps(described, indent=1) + "\n")
         print(
             f"{entry['place']}, batch {entry['batch_size']}, {engine or 'cpu'}: {entry['seconds']:.2f} s per epoch,"

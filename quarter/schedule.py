@@ -1,4 +1,4 @@
-"""What to start next on one device, and how long an epoch takes. Pure functions of what is on disk and on the clock."""
+"""Decide what to start next on one device, and estimate how long an epoch takes. The functions keep no state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,27 +14,27 @@ COST = {
     "again-logit-plain": 1.0, "again-release": 1.25, "again-own": 1.15, "again": 1.15, "again-no-hff": 1.15,
     "again-logit-awp": 1.2,
 }  # fmt: skip
-"""Seconds per epoch relative to pgd-at, rather too many than too few."""
+"""Seconds per epoch relative to pgd-at, overestimated rather than underestimated."""
 USUAL_COST = 1.1
-"""Of a method that is not listed."""
+"""The cost of a method that is not listed."""
 
 
 class Job(NamedTuple):
-    """What scheduling knows of a training or an analysis."""
+    """A training or an analysis, as the scheduler sees it."""
 
     small: bool
     """Whether it may run beside others."""
     seconds: float
-    """Until it is finished."""
+    """The time until it is finished."""
     least: float
-    """The shortest time that it is worth starting for."""
+    """The least remaining time for which it may start."""
 
 
 def next_job(waiting: Sequence[Job], running: Sequence[Job], *, remaining: float, slots: int) -> int | None:
     """The position in ``waiting`` of the job to start now; None: start nothing.
 
-    waiting: in order of value. running: their ``seconds`` are what is left of them. remaining: seconds until the
-    deadline. slots: how many small jobs may run at a time.
+    waiting: in order of value. running: their ``seconds`` are those that remain. remaining: seconds until the deadline.
+    slots: how many small jobs may run at a time.
     """
     if len(running) >= slots or any(not job.small for job in running):
         return None
@@ -44,16 +44,16 @@ def next_job(waiting: Sequence[Job], running: Sequence[Job], *, remaining: float
             continue
         if job.small or not running:
             return position
-        # A large job is waited for only if it still fits after what is running.
+        # Wait for a large job only if it still fits after the running jobs.
         if longest + job.least <= remaining:
             return None
     return None
 
 
 def epoch_seconds(row: Row, runs: Path, rates: Mapping[str, Rate]) -> float | None:
-    """Seconds per epoch of a run; None where nothing is known.
+    """Estimate the seconds per epoch of a run; None if nothing is known.
 
-    From its own log; else from the logs of other methods of its place, by their relative cost; else from ``rates``,
+    Sources, in order: its own log; the logs of other methods of its place, scaled by their relative cost; ``rates``,
     measured with PGD-AT.
     """
     own = _steady(runs / row.key)
@@ -75,6 +75,6 @@ def cost(method: str) -> float:
 
 
 def _steady(run: Path) -> float | None:
-    """Seconds per epoch without the first one, which compiles and warms up; None for fewer than two epochs."""
+    """Seconds per epoch without the first, which compiles and warms up; None for fewer than two epochs."""
     later = [record["seconds"] for record in history(run)[1:]]
     return median(later) if later else None
