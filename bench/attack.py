@@ -1,9 +1,9 @@
-"""PGD-10 against torchattacks and foolbox, the same images, radius and steps: ``python -m bench.attack``.
+"""PGD-10 against torchattacks and foolbox with the same images, radius and steps: ``python -m bench.attack``.
 
-Time on an untrained resnet18, as good as any for that; robust accuracy, which has to be the same, on a trained model
-(``--ckpt``; by default what ``make demo`` trains, left out where it is missing) and its data. Each attack draws random
-starts of its own. A peer that is not installed is left out. torchattacks is installed by ``pip install --no-deps
-torchattacks requests``: it asks for torchvision, which its PGD does not use.
+Times are measured on an untrained resnet18, since weights do not affect them. Robust accuracy, which has to agree, is
+measured on a trained model and its data (``--ckpt``; by default that of ``make demo``, if it exists). Each attack draws
+its own random starts. Peers that are not installed are left out. Install torchattacks with ``pip install --no-deps
+torchattacks requests``: it requires torchvision, which its PGD does not use.
 """
 
 from functools import partial
@@ -70,14 +70,14 @@ def main() -> None:
 
 
 def comparisons() -> list[tuple[str, str | None]]:
-    """The precisions, each with an installed peer to compare with; by itself where there is none."""
+    """The precisions, each with an installed peer; None if there is no peer."""
     wanted = ("auto", "torchattacks"), ("fp32", "torchattacks"), ("auto", "foolbox")
-    found: list[tuple[str, str | None]] = [(name, peer) for name, peer in wanted if peer in installed()]
-    return found + [(name, None) for name in ASKED if name not in dict(found)]
+    pairs: list[tuple[str, str | None]] = [(name, peer) for name, peer in wanted if peer in installed()]
+    return pairs + [(name, None) for name in ASKED if name not in dict(pairs)]
 
 
 def installed() -> list[str]:
-    """The peers that are."""
+    """The installed peers."""
     return [name for name in PEERS if find_spec(name)]
 
 
@@ -87,8 +87,8 @@ def torchattacks_pgd(
     """torchattacks' PGD from a random start."""
     import torchattacks  # may be missing
 
-    found: Tensor = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps)(image, label)
-    return found
+    adversarial: Tensor = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps)(image, label)
+    return adversarial
 
 
 def foolbox_pgd(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int) -> Tensor:
@@ -96,21 +96,22 @@ def foolbox_pgd(model: nn.Module, image: Tensor, label: Tensor, *, eps: float, s
     import foolbox  # may be missing
 
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=image.device)
-    found: Tensor = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps)(wrapped, image, label, epsilons=eps)[1]
-    return found
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps)
+    adversarial: Tensor = attack(wrapped, image, label, epsilons=eps)[1]
+    return adversarial
 
 
 PEERS = {"torchattacks": torchattacks_pgd, "foolbox": foolbox_pgd}
 
 
 def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
-    """Robust accuracy of a trained model under every attack, judged in float32; printed too."""
+    """Print and return a trained model's accuracy under every attack, evaluated in float32."""
     model, described = attrib.load(ckpt)
     model.to(device)
     data = attrib.dataset(described.data, limit=limit)
     eps, step_size, _ = default_attack(described.data)
     settings: dict[str, Any] = {"eps": eps, "step_size": step_size, "steps": 10}
-    right = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *installed()), 0)
+    correct = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *installed()), 0)
     torch.manual_seed(0)
     for batch in data.batches(250, device=device):
         image, label, index, _ = batch
@@ -118,9 +119,9 @@ def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
         for name in ASKED:
             precision = inference.precision(name, device)
             images[f"attrib {name}"] = attrib.pgd(model, image, label, index=index, precision=precision, **settings)
-        for name in right:
-            right[name] += int((evaluate(model, images[name], label).prediction == label).sum())
-    rows: list[Row] = [{"under": name, "accuracy %": 100 * count / len(data)} for name, count in right.items()]
+        for name in correct:
+            correct[name] += int((evaluate(model, images[name], label).prediction == label).sum())
+    rows: list[Row] = [{"under": name, "accuracy %": 100 * count / len(data)} for name, count in correct.items()]
     print(f"PGD-10 on {ckpt} ({described.arch}, {described.data}), {len(data):,} test images, eps {eps:.4g}")
     print("  ".join(f"{row['under']} {row['accuracy %']:.2f} %" for row in rows))
     return rows

@@ -1,9 +1,8 @@
-"""Whole processes as a user starts them: how long they take, and how much memory more images need.
+"""Time and memory of whole processes, as a user starts them: ``python -m bench.commands``.
 
-``python -m bench.commands``. Time: ``attrib --help``, and ``attrib span`` on 10,000 images with a LeNet and Grad-CAM
-(``--ckpt``; by default what ``make demo`` trains, on its own data). Memory: the largest resident size of
-``attrib span`` and ``attrib robust`` on 1,000 and on 50,000 random images of 1x16x16 in an npz file, less the bytes
-of the images.
+Time: ``attrib --help``, and ``attrib span`` on 10,000 images with a LeNet and Grad-CAM (``--ckpt``; by default the
+model of ``make demo`` on its own data). Memory: the largest resident size of ``attrib span`` and ``attrib robust`` on
+1,000 and on 50,000 random images of 1x16x16 in an npz file, minus the bytes of the images.
 """
 
 import os
@@ -48,7 +47,7 @@ def main() -> None:
 
 
 def attrib(arguments: list[str], *, threads: int) -> tuple[Seconds, int]:
-    """What the command takes, and the largest resident size of its process in bytes. Raises where it fails."""
+    """Run a command. Returns its seconds and the largest resident size of its process in bytes."""
     started = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(
@@ -62,7 +61,7 @@ def attrib(arguments: list[str], *, threads: int) -> tuple[Seconds, int]:
 
 
 def grown(command: str, counts: tuple[int, int], folder: Path, threads: int) -> Row:
-    """The largest resident size with few and with many images, less the images themselves."""
+    """The largest resident size with few and with many images, minus the images themselves."""
     model = random_lenet(folder)
     sizes = []
     for count in counts:
@@ -94,7 +93,7 @@ def random_lenet(folder: Path) -> Path:
 
 
 def random_images(folder: Path, count: int) -> Path:
-    """An npz file of so many images."""
+    """An npz file of ``count`` random images."""
     path = folder / f"{count}.npz"
     if not path.exists():
         generator = np.random.default_rng(0)

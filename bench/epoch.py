@@ -1,10 +1,9 @@
-"""An epoch of PGD-10 adversarial training, as it is run, against the plain float32 loop: ``python -m bench.epoch``.
+"""An epoch of PGD-10 adversarial training against the plain float32 loop: ``python -m bench.epoch``.
 
-Own side: ``train`` for two epochs with every engine of the device (``--engine``; see train.engine), of which the second
-epoch counts, since the first one compiles. The plain loop (see bench.train_step) is measured over a few steps. The
-bound is the arithmetic of an epoch at the rate of a large convolution (see bench.peak) in the precision of training.
-Seconds are scaled to an epoch of 50,000 images, CIFAR-10's number. Defaults: on a GPU resnet18 and 12,800 images, on a
-CPU resnet32 and 512.
+``train`` runs two epochs with every engine of the device (``--engine``; see train.engine). The second one counts, since
+the first one compiles. The plain loop (see bench.train_step) is measured over a few steps. The bound is the time of an
+epoch's arithmetic at the rate of a large convolution (see bench.peak) in the precision of training. Seconds are scaled
+to the 50,000 images of CIFAR-10. Defaults: on a GPU resnet18 and 12,800 images, on a CPU resnet32 and 512.
 """
 
 import json
@@ -60,12 +59,12 @@ def main() -> None:
         plain_loop = partial(plain_step, model, optimizer, batch.image, batch.label)
         taken = in_turn({"plain": plain_loop}, rounds=chosen.rounds, device=device)["plain"]
         plain = middle(taken).clock / size * EPOCH
-        # Forward and backward to the image for every step of the attack; forward and both backward passes to descend.
+        # Each step of the attack: forward, and backward to the image. The update: forward and both backward passes.
         bound = flops(model, batch) / size * (STEPS + 1.5) * EPOCH / rate
         config = Config(
             data="glyphs", arch=arch, method="pgd-at", epochs=2, batch_size=size, limit=limit + HELD_OUT,
             holdout=HELD_OUT, eps=EPS, step_size=STEP_SIZE, steps=STEPS,
-            lr=1e-3,  # no network diverges at it, and the speed does not depend on it
+            lr=1e-3,  # small enough for every network; the speed does not depend on it
         )  # fmt: skip
         for engine in engines(chosen, device):
             own = trained(config, str(device), engine) * EPOCH
@@ -84,7 +83,7 @@ def main() -> None:
 
 
 def peak_rate(precision: Precision, device: torch.device) -> float:
-    """Floating-point operations a second of a large convolution."""
+    """Floating-point operations per second of a large convolution."""
     maps = torch.randn(256, 256, 16, 16, device=device, dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
     kernel = torch.randn(256, 256, 3, 3, device=device, dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
     taken = in_turn({"conv": lambda: F.conv2d(maps, kernel, padding=1)}, rounds=5, device=device)["conv"]
@@ -92,7 +91,7 @@ def peak_rate(precision: Precision, device: torch.device) -> float:
 
 
 def trained(config: Config, device: str, engine: Engine) -> float:
-    """Seconds per image of the second epoch's training, its evaluation left out."""
+    """Seconds per image of the second epoch's training, without its evaluation."""
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder), device=device, engine=engine)
         last = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[-1])

@@ -1,10 +1,10 @@
-"""Where maps look in well-known families, and Grad-CAM there against autograd: ``python -m bench.families``.
+"""The layer that attrib finds in well-known families, and its Grad-CAM against autograd: ``python -m bench.families``.
 
-The networks are those of transformers, timm and torchvision at their real sizes, with random weights: nothing is
-downloaded. Packages that are not installed are named and left out. Beside attrib stands Grad-CAM by hand: a hook on the
-same layer, ``torch.autograd.grad``, a mean and a sum, image by image. Both are compared before their ReLU, which would
-hide half of the differences, and at the images' size; a difference is a share of the map's largest absolute value. What
-each layer gives out is written down here, while attrib finds it out.
+The networks come from transformers, timm and torchvision at their real sizes, with random weights: nothing is
+downloaded. Packages that are not installed are named and left out. The reference is Grad-CAM by hand: a hook on the
+same layer, ``torch.autograd.grad``, a mean and a sum, image by image. Both are compared at the images' size and before
+their ReLU, which would hide half of the differences. A difference is a share of the map's largest absolute value. The
+layout of each layer's output is written down here, while attrib has to find it.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def channels_last(output: Tensor) -> Tensor:
 
 
 def tokens(prefix: int) -> Callable[[Tensor], Tensor]:
-    """Tokens (N,T,C) of a square image to (N,C,h,w), without those that stand before."""
+    """Tokens (N,T,C) of a square image to (N,C,h,w), without the first ``prefix`` tokens."""
 
     def to_map(output: Tensor) -> Tensor:
         side = round((output.shape[1] - prefix) ** 0.5)
@@ -50,10 +50,10 @@ class Network(NamedTuple):
     family: str
     package: str
     name: str
-    """In timm and torchvision the model's, in transformers the class's."""
+    """The name of the model in timm and torchvision, of the class in transformers."""
     to_map: Callable[[Tensor], Tensor] = as_it_is
-    config: dict[str, Any] = {}  # noqa: RUF012  # a NamedTuple's default, which nothing changes
-    """Of transformers: what differs from the class's own configuration."""
+    config: dict[str, Any] = {}  # noqa: RUF012  # a NamedTuple's default that nothing changes
+    """For transformers: differences from the class's default configuration."""
     size: int = 224
 
 
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def left_out(wanted: Sequence[Network], missing: Sequence[str]) -> str:
-    """Which packages are not installed, and which families were therefore not run at all."""
+    """The packages that are not installed, and the families that were not run for this reason."""
     if not missing:
         return ""
     ran = {each.family for each in wanted if each.package not in missing}
@@ -126,20 +126,20 @@ def line(network: Network, count: int, device: torch.device) -> Row:
         "million parameters": round(size / 1e6, 1),
     }  # fmt: skip
     try:
-        # The packages' own random weights are so small that what reaches the last layer rounds to 0 in some.
+        # Some packages' random weights are so small that features at the last layer round to 0.
         (drawn,) = attrib.cascade(model, image, stages=1)
         layer = feature_layer(drawn.model, image)
         name = next(name for name, module in drawn.model.named_modules() if module is layer)
         label = torch.arange(count, device=device)
         pairs = zip(image.split(1), label.tolist(), strict=True)
         expected = torch.cat([by_hand(drawn.model, layer, one, number, network.to_map) for one, number in pairs])
-        found = attrib.gradcam(drawn.model, image, label, signed=True)
+        ours = attrib.gradcam(drawn.model, image, label, signed=True)
     except attrib.InputError as error:
         return row | {"layer found": str(error)}
     full = F.interpolate(expected[:, None], tuple(image.shape[2:]), mode="bilinear").squeeze(1)
     return row | {
         "layer found": name, "map": "x".join(map(str, expected.shape[1:])),
-        "difference": float((found - full).abs().amax() / full.abs().amax()),
+        "difference": float((ours - full).abs().amax() / full.abs().amax()),
     }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def made(network: Network) -> nn.Module:
 def by_hand(
     model: nn.Module, layer: nn.Module, image: Tensor, label: int, to_map: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Grad-CAM of one image before its ReLU, on the layer's own grid (1,h,w), with nothing but a hook and autograd."""
+    """Grad-CAM of one image before its ReLU, on the layer's grid (1,h,w), with a hook and autograd only."""
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
@@ -171,7 +171,7 @@ def by_hand(
     answer: Any = model(image)
     hook.remove()
     logits: Tensor = getattr(answer, "logits", answer)
-    # A layer may run again behind the pooling, on maps of 1x1.
+    # A layer may run again after the pooling, on maps of 1x1.
     output = [each for each in outputs if each.ndim == 3 or max(each.shape[2:]) > 1][-1]
     (gradient,) = torch.autograd.grad(logits[0, label], output)
     weights = to_map(gradient).mean((2, 3), keepdim=True)

@@ -1,8 +1,8 @@
 """How time and memory grow with images, width, checkpoints, attack steps and samples: ``python -m bench.growth``.
 
-Every case runs in a process of its own, in which attrib is called as the commands call it, batch by batch; a process
-says how long the work took (after a first batch that warms up) and its largest resident size. The exponent is the
-slope of log seconds over log size between the first and the last case: 1 is linear.
+Every case runs in its own process, which calls attrib batch by batch, as the commands do. Reported are the time after a
+first batch that warms up, and the largest resident size. The exponent is the slope of log seconds over log size between
+the first and the last case: 1 is linear.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def main() -> None:
         return
     rows: list[Row] = []
     for what, sizes in CASES.items():
-        found = [alone(what, BASE | {what: size}, chosen) for size in sizes]
-        seconds, mebibytes = zip(*found, strict=True)
+        measured = [alone(what, BASE | {what: size}, chosen) for size in sizes]
+        seconds, mebibytes = zip(*measured, strict=True)
         slope = math.log(seconds[-1] / seconds[0]) / math.log(sizes[-1] / sizes[0])
         for size, taken, resident in zip(sizes, seconds, mebibytes, strict=True):
             row: Row = {
@@ -66,28 +66,28 @@ def main() -> None:
 
 
 def alone(what: str, case: dict[str, int], chosen: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of processor time and MiB of a process that does this case."""
+    """Run one case in its own process. Returns seconds of processor time and MiB."""
     described = json.dumps([what, case])
     command = [sys.executable, "-m", "bench.growth", "--threads", str(chosen.threads), "--device", chosen.device]
     process = subprocess.Popen([*command, "--case", described], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     process.stdout.close()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"the case {described} ended with status {status}")
-    return float(json.loads(said)), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
+    return float(json.loads(output)), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
 def one(what: str, case: dict[str, int], device: torch.device) -> float:
-    """Seconds of processor time (on a GPU: of the clock) of the work."""
+    """Seconds of processor time for one case (on a GPU: wall-clock time)."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     precision = inference.precision("auto", device)
     models = [network(case["width"], seed).to(device).eval() for seed in range(case["checkpoints"])]
     data = attrib.dataset("glyphs", limit=case["images"] + 128)
     started = 0.0
     for number, batch in enumerate(data.batches(128, device=device)):
-        if number == 1:  # the first one warms up
+        if number == 1:  # the first batch warms up
             started = clock()
         for model in models:
             if what != "samples":
@@ -106,7 +106,7 @@ def one(what: str, case: dict[str, int], device: torch.device) -> float:
 
 
 def network(width: int, seed: int) -> Classifier:
-    """Three convolutions of ``width``, ``2 width`` and ``4 width`` channels: arithmetic grows as its square."""
+    """Three convolutions of ``width``, ``2 width`` and ``4 width`` channels; arithmetic grows as ``width`` squared."""
     torch.manual_seed(seed)
     parts: list[nn.Module] = []
     inputs = 3

@@ -1,8 +1,8 @@
 """Does Guided Dropout move the participation ratio of C (AALP, 3.1)? ``python -m bench.guided_dropout``.
 
-ALP with and without it, over several seeds, on the embedded digits: participation ratio and number of
-high-contribution features of C (Eq. 5) on test images, and the paired difference over seeds with its 95 % interval
-(Student's t: a handful of seeds is too few to resample).
+It trains ALP with and without Guided Dropout on the embedded digits, over several seeds. It reports participation ratio
+and Gini coefficient of C (Eq. 5) on test images, and the paired difference over seeds with its 95 % interval. The
+interval is Student's t, since a few seeds are too few to resample.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from train.loop import train
 
 
 def measured(checkpoint: Path, images: int) -> dict[str, float]:
-    """Participation ratio of C (as a share of the features), high-contribution features, norm of the kept weights."""
+    """Participation ratio of C (as a share of the features), Gini coefficient, clean and robust accuracy."""
     model, ckpt = attrib.load(checkpoint)
     data = attrib.dataset(ckpt.data, limit=images)
     total = torch.zeros(model.fc.in_features, dtype=torch.float64)
@@ -36,7 +36,7 @@ def measured(checkpoint: Path, images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train (continuing what is there), measure, print and write JSON."""
+    """Train, or continue earlier runs; measure, print and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=5)
@@ -45,9 +45,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/guided-dropout"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/guided_dropout.json"))
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {"alp": [], "aalp-gd": []}
+    runs: dict[str, list[dict[str, float]]] = {"alp": [], "aalp-gd": []}
     for seed in range(options.seeds):
-        for recipe, rows in found.items():
+        for recipe, rows in runs.items():
             base = {
                 "data": "glyphs", "arch": "lenet", "epochs": options.epochs, "limit": options.limit, "holdout": 500,
                 "optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-4, "batch_size": 64, "steps": 3,
@@ -59,8 +59,8 @@ def main() -> None:
     print(f"{options.seeds} seeds, LeNet on glyphs, C on {options.images} clean test images")
     print(f"{'':<26}{'ALP':>9}{'ALP + gd':>10}{'difference':>12}   95 % interval over seeds")
     differences = {}
-    for key in found["alp"][0]:
-        without, with_gd = (np.array([row[key] for row in found[name]]) for name in ("alp", "aalp-gd"))
+    for key in runs["alp"][0]:
+        without, with_gd = (np.array([row[key] for row in runs[name]]) for name in ("alp", "aalp-gd"))
         difference = with_gd - without
         error = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
         low, high = difference.mean() - error, difference.mean() + error
@@ -70,7 +70,7 @@ def main() -> None:
             f"   {low:+.4f} … {high:+.4f}"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"runs": found, "differences": differences}, indent=2) + "\n")
+    options.out.write_text(json.dumps({"runs": runs, "differences": differences}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

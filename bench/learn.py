@@ -1,7 +1,7 @@
 """Does every method learn? Each recipe on a few thousand images, clean and robust: ``python -m bench.learn``.
 
-A smoke test with a table, not a comparison of methods: the runs are far too short for that. AGAIN's gate form is not
-in it, since LeNet cannot have gates.
+This is a smoke test with a table. The runs are far too short to compare methods. AGAIN's gate form is missing, since
+LeNet cannot have gates.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ATTACKS = {"glyphs": (8 / 255, 3 / 255, 4), "mnist": (0.2, 0.05, 6)}
 
 
 def main() -> None:
-    """Train (continuing what is there) and print the table."""
+    """Train, or continue earlier runs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(ATTACKS))
     parser.add_argument("--epochs", type=int, default=6)

@@ -1,10 +1,10 @@
-"""SmoothGrad and Grad-CAM against Captum called the textbook way: ``python -m bench.maps``.
+"""SmoothGrad and Grad-CAM against Captum used as in its tutorials: ``python -m bench.maps``.
 
-The peers are NoiseTunnel around Saliency (signed gradients, 32 samples, the same noise level) and LayerGradCam with
-its map brought to the image's size, on the model as it is, batch by batch. What is fast has to be right as well: the
-rank correlation with the same map in float32 is Spearman's, over all pixels of all images, for attrib's precision
-``auto``. Models from ``--ckpt`` are trained ones with their data (by default what ``make demo`` trains, left out where
-it is missing); the other is an untrained resnet18 on digits.
+The peers are NoiseTunnel around Saliency (signed gradients, 32 samples, the same noise level) and LayerGradCam,
+interpolated to the image's size. They run on the unchanged model, batch by batch. To show that the fast maps are right,
+the table has their Spearman correlation with the same maps in float32, over all pixels of all images, at attrib's
+precision ``auto``. The models are trained ones with their data (``--ckpt``; by default that of ``make demo``, if it
+exists) and an untrained resnet18 on digits.
 """
 
 from collections.abc import Callable
@@ -63,8 +63,8 @@ def main() -> None:
         count = sum(len(batch.label) for batch in batches)
         what = f"{name}, {title}, {count:,} images, {precision}, batches of {len(batches[0].label)}"
         seconds[what] = taken
-        exact, found = (torch.cat(run(partial(own, precision=p))) for p in ("fp32", precision))
-        rows.append(versus(what, taken, asked=ASKED[name]) | {"rank correlation": spearman(exact, found)})
+        exact, fast = (torch.cat(run(partial(own, precision=p))) for p in ("fp32", precision))
+        rows.append(versus(what, taken, asked=ASKED[name]) | {"rank correlation": spearman(exact, fast)})
 
     sizes = batch_sizes(chosen, device)
     smooth = chosen.smooth_images or (128 if device.type == "cuda" else 32)
@@ -92,13 +92,13 @@ def main() -> None:
 
 
 def split(batch: Batch, size: int) -> list[Batch]:
-    """Batches of that size; without masks."""
+    """Batches of ``size`` images, without masks."""
     parts = zip(batch.image.split(size), batch.label.split(size), batch.index.split(size), strict=True)
     return [Batch(image, label, index, None) for image, label, index in parts]
 
 
 def automatic(name: str, device: torch.device) -> Precision:
-    """What ``--precision auto`` means for this map."""
+    """The precision that ``auto`` means for this map."""
     return Span(map=name).map_precision(device)
 
 
@@ -115,20 +115,20 @@ def our_gradcam(model: nn.Module, batch: Batch, *, precision: Precision) -> Tens
 
 
 def captum_smoothgrad(model: nn.Module, batch: Batch) -> Tensor:
-    """(N,H,W); the samples of a quarter of the images at a time, or memory would run out."""
-    found: Tensor = NoiseTunnel(Saliency(model)).attribute(
+    """(N,H,W), in chunks of samples, because all at once would run out of memory."""
+    gradients: Tensor = NoiseTunnel(Saliency(model)).attribute(
         batch.image.clone().requires_grad_(), target=batch.label, abs=False, nt_type="smoothgrad",
         nt_samples=SAMPLES, nt_samples_batch_size=SAMPLES // 4, stdevs=SIGMA,
     )  # fmt: skip
-    return found.detach().abs().sum(1)
+    return gradients.detach().abs().sum(1)
 
 
 def captum_gradcam(model: nn.Module, batch: Batch) -> Tensor:
     """(N,H,W)"""
     explainer = LayerGradCam(model, model.get_submodule("stages")[-1])  # type: ignore[index]
     grid = explainer.attribute(batch.image, target=batch.label, relu_attributions=True)
-    found: Tensor = LayerAttribution.interpolate(grid.detach(), batch.image.shape[-2:], "bilinear")
-    return found.squeeze(1)
+    maps: Tensor = LayerAttribution.interpolate(grid.detach(), batch.image.shape[-2:], "bilinear")
+    return maps.squeeze(1)
 
 
 OURS: dict[str, Callable[..., Tensor]] = {"smoothgrad": our_smoothgrad, "gradcam": our_gradcam}
@@ -136,7 +136,7 @@ THEIRS: dict[str, Map] = {"smoothgrad": captum_smoothgrad, "gradcam": captum_gra
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """The rank correlation of two sets of maps, (N,H,W) each; equal values (Grad-CAM's zeros) share their rank."""
+    """The rank correlation of two sets of maps, (N,H,W) each. Equal values (Grad-CAM's zeros) share a rank."""
     from scipy.stats import spearmanr
 
     return float(spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic)

@@ -1,6 +1,6 @@
-"""Put the latest tables into the pages that show them, between their marks: ``python -m bench.page``.
+"""Write the latest tables into the pages that show them: ``python -m bench.page``.
 
-``<!-- NAME -->`` begins what bench/results/NAME.json is set into, ``<!-- / -->`` ends it.
+The table of bench/results/NAME.json goes between ``<!-- NAME -->`` and ``<!-- / -->``.
 """
 
 import json
@@ -22,12 +22,12 @@ def _table(mark: re.Match[str]) -> str:
     path = RESULTS / f"{mark[1]}.json"
     if not path.exists():
         return f"<!-- {mark[1]} -->\nnot measured yet\n<!-- / -->"
-    found = json.loads(path.read_text())
-    machine = found["machine"]
+    result = json.loads(path.read_text())
+    machine = result["machine"]
     hardware = machine.get("gpu", machine["cpu"])
-    tables = [found["rows"], *([found["accuracy"]] if "accuracy" in found else [])]
+    tables = [result["rows"], *([result["accuracy"]] if "accuracy" in result else [])]
     text = "\n\n".join(markdown(rows) for rows in tables)
-    return f"<!-- {mark[1]} -->\n`{found['command']}`: {found['title']}. {hardware}.\n\n{text}\n<!-- / -->"
+    return f"<!-- {mark[1]} -->\n`{result['command']}`: {result['title']}. {hardware}.\n\n{text}\n<!-- / -->"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""How much of the machine PGD uses: its share of the rate that large products reach: ``python -m bench.peak``.
+"""How much of the machine PGD uses, as a share of the rate of large products: ``python -m bench.peak``.
 
-The peaks are measured, not read from a data sheet: a large matrix product and a large convolution of the same
-precision. The arithmetic of an attack is counted by torch.utils.flop_counter over one step of the plain model,
-forward and backward to the image; what folding saves is not counted as done.
+The peaks are measured: a large matrix product and a large convolution of the same precision. torch.utils.flop_counter
+counts the convolutions and products of one attack step of the plain model, forward and backward to the image.
 """
 
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from bench.timing import EPS, STEP_SIZE, Row, begin, example, in_turn, middle, p
 
 STEPS = 10
 REPEATS = 10
-"""Of the large products, which alone take too little time to be measured."""
+"""Repetitions of the large products, since one takes too little time to measure."""
 DTYPES: dict[inference.Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -71,7 +70,7 @@ def main() -> None:
 
 
 def repeated(work: Callable[[], object]) -> None:
-    """It, REPEATS times over."""
+    """Do the work REPEATS times."""
     for _ in range(REPEATS):
         work()
 

@@ -1,7 +1,7 @@
-"""Adversarial training over 1 and 2 processes, and what they spend on talking: ``python -m bench.scaling``.
+"""Adversarial training over 1 and 2 processes, and their share of communication: ``python -m bench.scaling``.
 
-Each process has one thread (or one GPU) and its own part of the batch, as torchrun starts them; gloo on CPUs, NCCL on
-GPUs. The share of communication is measured by leaving it out: the same steps under DistributedDataParallel's no_sync.
+torchrun starts the processes. Each has one thread (or one GPU) and its own part of the batch; CPUs use gloo, GPUs NCCL.
+The share of communication is the time saved by the same steps under DistributedDataParallel's no_sync.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from train.parallel import synchronised
 
 
 def main() -> None:
-    """Print the table and write it as JSON; as one of torchrun's processes (``--worker``), train."""
+    """Print the table and write it as JSON. With ``--worker``, train as one of torchrun's processes."""
     options = parser(__doc__, rounds=3)
     options.add_argument("--arch", default="resnet18")
     options.add_argument("--batch-size", type=int, default=16, help="of each process")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def started(count: int, chosen: argparse.Namespace) -> tuple[float, float]:
-    """Seconds per step of so many processes, with communication and without."""
+    """Seconds per step of ``count`` processes, with communication and without."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command += ["-m", "bench.scaling", "--worker", "--threads", "1", "--device", chosen.device, "--arch", chosen.arch]
     command += ["--batch-size", str(chosen.batch_size), "--rounds", str(chosen.rounds)]
@@ -70,28 +70,28 @@ def started(count: int, chosen: argparse.Namespace) -> tuple[float, float]:
 def worker(chosen: argparse.Namespace) -> None:
     """Train for some steps; the first process prints both medians."""
     torch.set_num_threads(1)
-    with world(chosen.device) as here:
-        model, batch = example(chosen.arch, chosen.batch_size, here.device)
+    with world(chosen.device) as group:
+        model, batch = example(chosen.arch, chosen.batch_size, group.device)
         assert isinstance(model, Classifier)
         model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        module = synchronised(LossModule(model), here)
-        precision = inference.precision("auto", here.device)
+        module = synchronised(LossModule(model), group)
+        precision = inference.precision("auto", group.device)
         attack = pgd_attack(eps=EPS, step_size=STEP_SIZE, steps=10, seed=0, epoch=1, precision=precision)
 
         def step(*, quiet: bool) -> None:
-            with module.no_sync() if quiet and here.size > 1 else nullcontext():  # type: ignore[operator]
-                with inference.autocast(here.device, precision):
+            with module.no_sync() if quiet and group.size > 1 else nullcontext():  # type: ignore[operator]
+                with inference.autocast(group.device, precision):
                     loss = module(pgd_at.loss, batch, attack)
                 loss.backward()
             model.zero_grad()
-            if here.size > 1:
+            if group.size > 1:
                 dist.barrier()
 
         sides = {"synced": lambda: step(quiet=False), "alone": lambda: step(quiet=True)}
-        taken = in_turn(sides, rounds=chosen.rounds, device=here.device)
-        clocks = torch.tensor([median(s.clock for s in seconds) for seconds in taken.values()], device=here.device)
-        mean = (total(clocks) / here.size).tolist()
-        if here.rank == 0:
+        taken = in_turn(sides, rounds=chosen.rounds, device=group.device)
+        clocks = torch.tensor([median(s.clock for s in seconds) for seconds in taken.values()], device=group.device)
+        mean = (total(clocks) / group.size).tolist()
+        if group.rank == 0:
             print(json.dumps(mean))
 
 

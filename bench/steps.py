@@ -1,7 +1,7 @@
 """Seconds per training step of every method, relative to pgd-at: ``python -m bench.steps``.
 
-Beyond what a method must compute there should be no overhead. Methods alternate in every round, in one process;
-a figure is the median over rounds.
+It shows whether a method has overhead beyond its own arithmetic. The methods alternate in every round, in one process.
+Each number is the median over rounds.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
         models[name] = config, model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for turn in range(options.rounds + 1):
         for name, (config, model) in models.items():
-            # progress 1: AGAIN's coin always falls on AGAIN
+            # progress 1: AGAIN always takes its full step
             loss = loss_of(config, progress=1.0, generator=torch.Generator().manual_seed(turn))
             started = time.perf_counter()
             with inference.autocast(device, precision):

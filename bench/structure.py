@@ -1,4 +1,4 @@
-"""How large the code is, and how soon its help is there: ``python -m bench.structure`` prints each limit beside it."""
+"""Size of the code and time of ``--help``, beside their limits: ``python -m bench.structure``."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = 5
-"""The help is timed so many times; the fastest counts, since other work only slows it down."""
+"""Repetitions of ``--help``. The fastest counts, since other work only slows it down."""
 
 
 def sources(*folders: str) -> list[Path]:
@@ -18,12 +18,12 @@ def sources(*folders: str) -> list[Path]:
 
 
 def lines(*folders: str) -> int:
-    """How many lines these files have (``wc -l``)."""
+    """The number of lines in these files (``wc -l``)."""
     return sum(path.read_bytes().count(b"\n") for path in sources(*folders))
 
 
 def functions(*folders: str) -> Iterator[tuple[int, str]]:
-    """Every function's lines, and its name."""
+    """The number of lines and the name of every function."""
     for path in sources(*folders):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
@@ -31,7 +31,7 @@ def functions(*folders: str) -> Iterator[tuple[int, str]]:
 
 
 def inner_imports(*folders: str) -> int:
-    """How many imports stand inside functions."""
+    """The number of imports inside functions."""
     trees = [ast.parse(path.read_text()) for path in sources(*folders)]
     inside = [node for tree in trees for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)
               for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)]  # fmt: skip
@@ -39,7 +39,7 @@ def inner_imports(*folders: str) -> int:
 
 
 def seconds(*arguments: str) -> float:
-    """How long the command takes, the fastest of several runs."""
+    """The time of the command, the fastest of several runs."""
     times = []
     for _ in range(RUNS):
         started = time.perf_counter()

@@ -1,10 +1,10 @@
 """A whole row of AALP's Table 2 against its nine attacks one by one: ``python -m bench.table_row``.
 
-The peer is torchattacks (installed with ``pip install --no-deps torchattacks requests``: it requires torchvision, which
-these attacks do not use; without it only the own side runs). Its FGSM and its PGD-10, -20, -40 and -100 run as they
-are; for CW-k its PGD-k stands in, since its own CW is another attack (L2) at another cost. Both sides judge the clean
-and the attacked images in float32. On two free cores a round of 32 images takes about two minutes; with fewer images
-what a step costs beside the convolutions weighs more.
+The peer is torchattacks. Install it with ``pip install --no-deps torchattacks requests``: it requires torchvision,
+which these attacks do not use. Without it only attrib runs. Its FGSM and its PGD-10, -20, -40 and -100 run unchanged.
+Its PGD-k replaces CW-k, since its own CW is another attack (L2) with another cost. Both sides evaluate the clean and
+the attacked images in float32. On two free cores a round of 32 images takes about two minutes. With fewer images the
+overhead of a step has more weight.
 """
 
 from functools import partial
@@ -71,7 +71,7 @@ def one_row(model: torch.nn.Module, batch: Batch, precision: Precision) -> None:
 
 
 def warm_up(model: torch.nn.Module, batch: Batch, precision: Precision) -> None:
-    """Two steps of both sides: a whole row would take too long."""
+    """Run two steps of both sides: a whole row would take too long."""
     accuracy.attacked(model, batch.image, batch.label, eps=EPS, step_size=STEP_SIZE, steps=(2,), precision=precision)
     if find_spec("torchattacks"):
         import torchattacks  # may be missing
@@ -80,7 +80,7 @@ def warm_up(model: torch.nn.Module, batch: Batch, precision: Precision) -> None:
 
 
 def one_by_one(model: torch.nn.Module, batch: Batch) -> None:
-    """The clean images and nine attacks, each run from its start and judged."""
+    """Evaluate the clean images and nine attacks, each run from its start."""
     import torchattacks  # may be missing
 
     accuracy.evaluate(model, batch.image, batch.label)

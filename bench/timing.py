@@ -1,8 +1,8 @@
-"""What the benches share: both sides in turn, seconds of clock and processor, one table, one JSON file.
+"""Shared by all benches: alternate the sides, measure wall-clock and processor time, write a table and a JSON file.
 
-Sides alternate in every round, in one process, the order turned round every other time, so that a machine that slows
-down or has other work slows both; a figure is the median over rounds. The processor's seconds stand beside the
-clock's, since other work on the machine stretches mostly the latter.
+The sides alternate within one process, and every other round reverses their order. So other work on the machine slows
+both alike. Each number is the median over rounds. Processor time is shown beside wall-clock time, because other work
+mostly affects the latter.
 """
 
 import argparse
@@ -30,7 +30,7 @@ GPU_BATCHES = 128, 512
 
 
 class Seconds(NamedTuple):
-    """By the clock, and by all threads of the process together."""
+    """Wall-clock time, and processor time of all threads together."""
 
     clock: float
     cpu: float
@@ -51,28 +51,32 @@ def parser(doc: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
 
 
 def add_batch_sizes(made: argparse.ArgumentParser, *, cpu: int) -> None:
-    """The option of how many images go through the model at a time; see ``batch_sizes``."""
+    """Add the option for the number of images per batch; see ``batch_sizes``."""
     gpu = " and ".join(map(str, GPU_BATCHES))
     made.add_argument(
-        "--batch-size", type=int, nargs="+", metavar="N", help=f"images at a time, rows for each (CPU {cpu}, GPU {gpu})"
+        "--batch-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=f"images per batch, a row each (CPU {cpu}, GPU {gpu})",
     )
     made.set_defaults(cpu_batch=cpu)
 
 
 def batch_sizes(options: argparse.Namespace, device: torch.device) -> list[int]:
-    """The sizes given, or the defaults of the device."""
+    """The chosen batch sizes, or the device's defaults."""
     sizes: list[int] = options.batch_size or (list(GPU_BATCHES) if device.type == "cuda" else [options.cpu_batch])
     return sizes
 
 
 def begin(options: argparse.Namespace) -> torch.device:
-    """Set the threads; the device to measure."""
+    """Set the number of threads. Returns the device to measure."""
     torch.set_num_threads(options.threads)
     return inference.device(options.device)
 
 
 def example(arch: str, images: int, device: torch.device) -> tuple[nn.Module, Batch]:
-    """An untrained network in eval mode and digits for it, 3x32x32: time does not depend on the weights."""
+    """An untrained network in eval mode and digits, 3x32x32. Time does not depend on the weights."""
     torch.manual_seed(0)
     model = build(arch, num_classes=10, input_shape=(3, 32, 32)).to(device).eval()
     image, label, _ = render(torch.arange(images))
@@ -81,7 +85,7 @@ def example(arch: str, images: int, device: torch.device) -> tuple[nn.Module, Ba
 
 
 def timed(work: Callable[[], object], device: torch.device) -> Seconds:
-    """What it takes, the device's work included."""
+    """The time of a call, including the device's work."""
     started = Seconds(time.perf_counter(), time.process_time())
     work()
     if device.type == "cuda":
@@ -92,7 +96,7 @@ def timed(work: Callable[[], object], device: torch.device) -> Seconds:
 def in_turn(
     sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device, warm_up: bool = True
 ) -> dict[str, list[Seconds]]:
-    """Every side once per round; what the first call costs beyond the others (``warm_up``) is left out."""
+    """Run every side once per round. With ``warm_up`` a first round is not counted."""
     taken: dict[str, list[Seconds]] = {name: [] for name in sides}
     for number in range(rounds + warm_up):
         for name in list(sides)[:: -1 if number % 2 else 1]:
@@ -103,14 +107,14 @@ def in_turn(
 
 
 def middle(seconds: Sequence[Seconds]) -> Seconds:
-    """The median of each."""
+    """The medians of both times."""
     return Seconds(*map(median, zip(*seconds, strict=True)))
 
 
 def versus(what: str, taken: Mapping[str, Sequence[Seconds]], *, asked: float | None = None) -> Row:
-    """A line of own seconds, a peer's, and how many times less the own: ``taken`` holds the own side first.
+    """A row with attrib's seconds, the peer's, and the speed-up. ``taken`` has attrib first.
 
-    Without a peer, which may not be installed, the own seconds alone.
+    Without a peer, which may not be installed, the row has attrib's seconds only.
     """
     if len(taken) == 1:
         (own,) = (middle(seconds) for seconds in taken.values())
@@ -124,14 +128,14 @@ def versus(what: str, taken: Mapping[str, Sequence[Seconds]], *, asked: float | 
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    found = {
+    """The machine and versions behind the numbers."""
+    description = {
         "cpu": _cpu(), "threads": torch.get_num_threads(), "device": str(device), "torch": torch.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        description["gpu"] = torch.cuda.get_device_name(device)
+    return description
 
 
 def _cpu() -> str:
@@ -144,19 +148,19 @@ def _cpu() -> str:
 def publish(
     name: str, title: str, rows: Sequence[Row], options: argparse.Namespace, device: torch.device, **more: Any
 ) -> None:
-    """Print the table and write OUT/NAME.json (NAME-cuda.json for a GPU); ``more`` is kept beside it."""
-    found = {
+    """Print the table and write OUT/NAME.json (NAME-cuda.json for a GPU); ``more`` is written beside it."""
+    result = {
         "title": title, "command": shlex.join(["python", "-m", f"bench.{name}", *sys.argv[1:]]),
         "machine": machine(device), "rows": list(rows), **more,
     }  # fmt: skip
     print(f"{title}\n\n{markdown(rows)}\n")
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{name}{'-cuda' if device.type == 'cuda' else ''}.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The lines as a table; a column that a line does not have is empty there."""
+    """The rows as a Markdown table. Missing columns stay empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]

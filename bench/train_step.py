@@ -1,8 +1,8 @@
 """A step of PGD adversarial training against the plain float32 loop of the references: ``python -m bench.train_step``.
 
 The peer is the loop of the TRADES repository's PGD-AT baseline: the attack in eval mode with autograd.grad to the
-images only, then one descent in training mode, all in float32. Own side: what ``python -m train pgd-at`` does for a
-batch. Both have a network and an optimizer of their own.
+images only, then one update in training mode, all in float32. attrib's side is the step of ``python -m train pgd-at``.
+Each side has its own network and optimizer.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def main() -> None:
             optimizer = sgd(plain)
             assert isinstance(model, Classifier)
             own = Own(model, engine, device)
-            laid = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
+            fast_batch = batch._replace(image=batch.image.contiguous(memory_format=torch.channels_last))
             sides = {
-                "attrib": partial(own.step, laid),
+                "attrib": partial(own.step, fast_batch),
                 "plain": partial(plain_step, plain, optimizer, batch.image, batch.label),
             }
             with running(model, engine, device):
@@ -70,24 +70,24 @@ def main() -> None:
 
 
 def add_engines(made: argparse.ArgumentParser) -> None:
-    """The option of which engines of train.engine to compare; see ``engines``."""
-    made.add_argument("--engine", nargs="+", choices=ENGINES, help="engines, rows for each (GPU: all; the CPU has one)")
+    """Add the option for the engines of train.engine; see ``engines``."""
+    made.add_argument("--engine", nargs="+", choices=ENGINES, help="engines, a row each (GPU: all; the CPU has one)")
 
 
 def engines(options: argparse.Namespace, device: torch.device) -> list[Engine]:
-    """The engines given, or all that the device has."""
+    """The chosen engines, or all that the device has."""
     everything: list[Engine] = ["eager", "compiled", "graph"] if device.type == "cuda" else ["eager"]
     chosen: list[Engine] = options.engine or everything
     return chosen
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
-    """As the recipes have it."""
+    """SGD with the recipes' settings."""
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
 class Own:
-    """What training does for one batch; inside ``train.engine.running``."""
+    """The training step of ``train``. Call it inside ``train.engine.running``."""
 
     def __init__(self, model: Classifier, engine: Engine, device: torch.device) -> None:
         self.precision = inference.precision("auto", device)
@@ -99,7 +99,7 @@ class Own:
         )  # fmt: skip
 
     def step(self, batch: Batch) -> None:
-        """One descent."""
+        """Take one step."""
         self.model.train()
         self.optimizer.zero_grad()
         with inference.autocast(batch.image.device, self.precision):
@@ -109,7 +109,7 @@ class Own:
 
 
 def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, label: Tensor) -> None:
-    """One descent of the reference's loop."""
+    """Take one step of the reference's loop."""
     model.eval()
     x = image + torch.empty_like(image).uniform_(-EPS, EPS)
     for _ in range(STEPS):
