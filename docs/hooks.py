@@ -1,4 +1,4 @@
-"""Fill the pages' marks from the code: ``<!-- options of Span -->`` becomes the table of the analysis's options."""
+"""Replace ``<!-- options of Span -->`` in the pages by a table of the analysis's options."""
 
 import re
 from dataclasses import fields
@@ -8,7 +8,7 @@ import attrib
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs with the text of every page."""
+    """Insert the tables into a page; mkdocs calls this for every page."""
     return re.sub(r"<!-- options of (\w+) -->", lambda mark: options(mark[1]), markdown)
 
 

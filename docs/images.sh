@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pictures of the pages, by the commands that the pages show: CIFAR-10 (ATTRIB_DATA), about five minutes on two cores.
+# Makes the pictures of the pages with the pages' commands. Needs CIFAR-10 (ATTRIB_DATA); five minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/images"
 models=(raw=zoo:cifar10-resnet32-raw pgd-at=zoo:cifar10-resnet32-pgd-at aalp=zoo:cifar10-resnet32-aalp)
