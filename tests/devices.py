@@ -1,4 +1,4 @@
-"""The devices that a test runs on: the CPU, and a GPU where there is one (``pytest -m gpu``)."""
+"""The devices of a test: the CPU, and a GPU if there is one (``pytest -m gpu``)."""
 
 import pytest
 import torch

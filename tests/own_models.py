@@ -1,4 +1,4 @@
-"""A file of models of one's own, as ``--model own:NAME`` finds it: good ones, and what can be wrong with them."""
+"""A user's file of models for ``--model own:NAME``: models that work, and models with every kind of fault."""
 
 import torch
 from torch import Tensor, nn

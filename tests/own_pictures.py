@@ -1,4 +1,4 @@
-"""Pictures, a model of any number of classes, and the data as the model gets it."""
+"""Pictures, a model with any number of classes, and the data as the model sees it."""
 
 from dataclasses import replace
 from pathlib import Path

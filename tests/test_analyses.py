@@ -1,4 +1,4 @@
-"""The engine of all analyses: what ``Analysis.run`` takes, how it continues, and what a Result gives."""
+"""The engine of all analyses: inputs of ``Analysis.run``, continuation, and the methods of a Result."""
 
 import base64
 import copy

@@ -1,4 +1,4 @@
-"""The analysis ``Checks``: its numbers are those of the functions, whole or in batches, and its files."""
+"""The analysis ``Checks``: its numbers equal those of the functions, whole or in batches; its files."""
 
 import json
 from functools import partial

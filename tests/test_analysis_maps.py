@@ -1,4 +1,4 @@
-"""The analysis ``Maps``: the maps of the images chosen, their spans, and the picture."""
+"""The analysis ``Maps``: the maps of the chosen images, their spans, and the figure."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Models that answer with something else than logits (N,K) in float32, and what is made of it."""
+"""Models whose output is not a float32 tensor of logits (N,K), and how it is read."""
 
 import warnings
 from collections import OrderedDict

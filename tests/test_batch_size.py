@@ -1,4 +1,4 @@
-"""Results do not depend on the batch size: rows in the same order, numbers equal but for rounding."""
+"""Results do not depend on the batch size: rows keep their order, numbers are equal up to rounding."""
 
 import json
 from pathlib import Path

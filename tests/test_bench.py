@@ -1,4 +1,4 @@
-"""The benches' own arithmetic; what they measure is not a test."""
+"""The arithmetic of the benches; their measurements are not tested."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The explorer in JupyterLab, in a real browser: the controls change what is shown, and the console stays silent."""
+"""The explorer in JupyterLab, in a real browser: the controls change the display, and the console has no errors."""
 
 import json
 import os

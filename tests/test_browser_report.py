@@ -1,4 +1,4 @@
-"""The report in a real browser: what is seen and clicked, against pandas and the library."""
+"""The report in a real browser: its tables and controls, against pandas and the library."""
 
 from base64 import b64decode
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The command line: what span, maps and info print and write, and models of one's own."""
+"""The command line: output and files of span, maps and info, and users' models."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The floor of ASC in ``attrib span``: the library's numbers, in the JSON and beside every ASC that is printed."""
+"""The floor of ASC in ``attrib span``: the JSON and every printed ASC show the library's numbers."""
 
 import json
 import shutil

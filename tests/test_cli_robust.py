@@ -1,4 +1,4 @@
-"""Accuracy under attack: the analysis through Python, then what only the command has."""
+"""Accuracy under attack: the analysis through Python, then the features of the command alone."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Several seeds behind one name: every command's numbers are the means of its files', with intervals over seeds."""
+"""Several seeds behind one name: every command gives the mean over the files, with intervals over seeds."""
 
 import json
 import shutil

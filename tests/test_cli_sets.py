@@ -1,4 +1,4 @@
-"""``attrib sets``: the same as by hand, whole or in pieces, and its files."""
+"""``attrib sets``: its numbers equal those by hand, whole or in pieces; its files."""
 
 import json
 import subprocess

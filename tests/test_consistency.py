@@ -1,4 +1,4 @@
-"""Sets and losses against a loop over images in plain Python floats."""
+"""Sets and losses, against a loop over images in plain Python floats."""
 
 import math
 

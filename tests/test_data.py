@@ -1,4 +1,4 @@
-"""Every data set and file format, against arrays written by the test; bad files, one clear line each."""
+"""Every data set and file format, against arrays that the test writes. Bad files give one clear line."""
 
 import gzip
 import http.server

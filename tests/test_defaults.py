@@ -1,4 +1,4 @@
-"""One default wherever the same thing may be asked for: the map, and the number of SmoothGrad's noisy copies."""
+"""The same option has the same default everywhere: the map, and the number of SmoothGrad's noisy copies."""
 
 import inspect
 

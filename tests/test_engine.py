@@ -1,4 +1,4 @@
-"""What a GPU's engines hold on to, on the CPU: the same buffers and copies, without capture."""
+"""The caches of the GPU engines, tested on the CPU: the same buffers and copies, without capture."""
 
 from collections.abc import Callable
 from pathlib import Path

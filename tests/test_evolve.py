@@ -1,4 +1,4 @@
-"""``attrib evolve``: every epoch's numbers are what the library gives by hand; one run, two runs, and its files."""
+"""``attrib evolve``: every epoch's numbers equal the library's; one run, two runs, and its files."""
 
 import json
 import subprocess

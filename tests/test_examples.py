@@ -1,4 +1,4 @@
-"""The worked examples in the docstrings of the public names: there, and right."""
+"""Every public function has an example in its docstring, and its output is right."""
 
 import doctest
 import inspect

@@ -1,4 +1,4 @@
-"""The explorer: its controls ask for what they say, its words and picture are those of the views."""
+"""The explorer: each control requests the right view, and text and picture match the view."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Models from a user's own files, which print, read the command line, end the program, or carry names of modules."""
+"""Models from users' files that print, read the command line, exit, or have names of other modules."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Faster copies against the models themselves, which are the slower and independent definition."""
+"""The fast copies of models against the models themselves, the slow and independent definition."""
 
 import copy
 import gc

@@ -1,4 +1,4 @@
-"""figures/: figures.run on tiny models, every drawing of what it leaves, the pages, and the papers' numbers."""
+"""figures/: figures.run on tiny models, the figures of its results, the pages, and the papers' numbers."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The floor of ASC: against re-initialisations made by hand, and what it must not depend on."""
+"""The floor of ASC, against re-initialisation by hand. It does not depend on the weights or the batch size."""
 
 import copy
 from typing import Any

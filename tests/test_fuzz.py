@@ -1,4 +1,4 @@
-"""What hypothesis makes of specs, recipes, checkpoints and archives: an answer, or an InputError."""
+"""Random specs, recipes, checkpoints and archives by hypothesis: each gives a result or an InputError."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The embedded data set: reproducible to the bit, balanced, legible, and its masks true."""
+"""The embedded data set is reproducible to the bit, balanced and legible, and its masks are right."""
 
 import itertools
 

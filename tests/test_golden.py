@@ -1,4 +1,4 @@
-"""Every command gives what it gave when tests/golden was recorded: files, keys and numbers. Words may change."""
+"""Every command gives the results recorded in tests/golden: files, keys and numbers. Words may change."""
 
 import json
 import math

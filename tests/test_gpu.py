@@ -1,7 +1,7 @@
-"""What must hold on a CUDA device; run with ``pytest -m gpu`` where there is one.
+"""Tests that need a CUDA device; run them with ``pytest -m gpu``.
 
-Tests that run on the CPU as well are beside what they test, with the devices of ``tests/devices.py``. The compiled
-engine comes last: compiling takes most of the time.
+Tests that also run on the CPU are in the other files, with the devices of ``tests/devices.py``. The compiled engine
+comes last: compiling takes most of the time.
 """
 
 import json

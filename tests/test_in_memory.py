@@ -1,4 +1,4 @@
-"""Data that Python holds, as people have it: columns, rows, loaders, Hugging Face data sets."""
+"""Data in memory, in users' formats: columns, rows, loaders, Hugging Face data sets."""
 
 from pathlib import Path
 from typing import Any

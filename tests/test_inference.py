@@ -1,4 +1,4 @@
-"""Predictions in exact float32, whatever precision the process has set for its own float32 products."""
+"""Predictions use exact float32, whatever the process has set as its float32 precision."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs that are stopped by a signal, or killed: what is finished is kept, and the same command ends as it should."""
+"""Runs that a signal stops or kills: finished batches stay, and the same command completes the result."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""Labels that are no class: refused with a sentence by every public function, on every device.
+"""Labels that are no class: every public function refuses them in one sentence, on every device.
 
-On a GPU such a label ends the process's use of the device, and the functions cannot look at labels in their inner
-loops without waiting for it. The checks are the same code on the CPU, where a label that slips through is torch's
-IndexError or RuntimeError and not an InputError.
+On a GPU such a label makes the device unusable for the process, and a check in an inner loop would wait for the device.
+The checks are the same code on the CPU, where an unchecked label raises torch's IndexError or RuntimeError instead of
+an InputError.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The analyses of the last layer, Contributions and LastLayer: through Python, and their commands' errors."""
+"""The analyses of the last layer, Contributions and LastLayer, through Python; the errors of their commands."""
 
 import json
 import re

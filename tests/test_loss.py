@@ -1,4 +1,4 @@
-"""The loss and the margin of logits against torch's own in float64, and where float32 used to lose the gradient."""
+"""Loss and margin of logits against torch in float64, and cases in which float32 lost the gradient."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which class of the model a folder is: by name, by number, by WordNet id, or unlabelled with a word."""
+"""The class of a folder: by name, number or WordNet id, or unlabelled with a warning."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The library's messages name the parameter, as Python calls it, with the option of the command behind it."""
+"""The library's messages name the Python parameter, followed by the command's option."""
 
 import ast
 import re

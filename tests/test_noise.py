@@ -1,4 +1,4 @@
-"""Noise that belongs to an image: the right distribution, no correlations, and no state."""
+"""Noise per image: the right distribution, no correlations, and no state."""
 
 import itertools
 

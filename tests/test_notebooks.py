@@ -1,4 +1,4 @@
-"""The notebooks as committed: they use names that exist, define nothing, need no shell, and hold their outputs."""
+"""The committed notebooks use existing names, define nothing, need no shell, and have their outputs."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Weights for a factory, and models of public collections: what is loaded, and what is said of what does not fit."""
+"""Weights for a factory, and models of public collections: loading, and messages if something does not fit."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Tables of pairs: one policy in every command, and a dozen models far apart are all told apart."""
+"""Tables of pairs: the same rule in every command, and twelve very different models all differ significantly."""
 
 from itertools import combinations
 from typing import Any

@@ -1,4 +1,4 @@
-"""Several processes give what one gives: gloo on the CPU, started by torchrun as a user would."""
+"""Several processes give the results of one: gloo on the CPU, started by torchrun as a user would."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What partial results are kept under: not the device, so that another machine can go on; but the precision."""
+"""The key of partial results: it has the precision but not the device, so another machine can continue."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""P-values of permutation tests: against enumeration, long runs, exact tests, and under no effect."""
+"""P-values of permutation tests, against enumeration, many permutations and exact tests, and without an effect."""
 
 import doctest
 import itertools

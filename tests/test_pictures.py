@@ -1,4 +1,4 @@
-"""Folders and pictures that are not what they seem: pipes, closed folders, huge pictures, folders one level off."""
+"""Unusual folders and pictures: pipes, unreadable folders, huge pictures, folders one level off."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Warnings about models whose answers are no logits, or no function of the image."""
+"""Warnings about models whose outputs are not logits, or not a function of the image."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""quarter/: what the queue starts next, its ledger, and its estimates."""
+"""quarter/: the order of the queue, its ledger, and its estimates."""
 
 import json
 import os

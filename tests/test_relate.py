@@ -1,4 +1,4 @@
-"""``attrib relate`` and its statistics: against scipy, loops, and what the library gives by hand."""
+"""``attrib relate`` and its statistics, against scipy, loops, and the library by hand."""
 
 import doctest
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Tables on narrow consoles: whatever their layout, every text is there and no word is broken."""
+"""Tables on narrow consoles: in every layout all text is there and no word is broken."""
 
 import io
 from collections import Counter

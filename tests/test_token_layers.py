@@ -1,5 +1,4 @@
-"""Where maps look in networks whose features are tokens or have their channels last, laid out as in timm, torchvision
-and transformers."""
+"""The layer of a map in networks with tokens or channels last, in the layouts of timm, torchvision and transformers."""
 
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Two runs and one folder: the second one is refused while the first one writes, and replaces its result after that."""
+"""Two runs in one folder: the second is refused while the first writes, and replaces its result afterwards."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Pictures and data as people have them: without labels, in odd folders, in tensors, loaders and rows."""
+"""Users' pictures and data: without labels, in unusual folders, in tensors, loaders and rows."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""figures/: the rule behind the verdicts, by simulation; when a claim can be tested; claims on results made by hand."""
+"""figures/: the rule of the verdicts, by simulation; when a claim can be tested; claims on hand-made results."""
 
 import doctest
 import json

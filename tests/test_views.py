@@ -1,4 +1,4 @@
-"""What the explorer shows is what the library's functions give, and nothing of it is computed twice."""
+"""The explorer's views equal the library's results, and nothing is computed twice."""
 
 import math
 from collections.abc import Iterator

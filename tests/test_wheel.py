@@ -1,4 +1,4 @@
-"""The wheel holds all that the library needs: it runs in a fresh environment, away from the checkout."""
+"""The wheel is complete: it runs in a fresh environment, outside the checkout."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""A disk that is full, or files that may not grow: one line, status 2, nothing half-written, and a command to go on.
+"""A full disk, or a limit on file size: one line, status 2, nothing half-written, and the same command continues.
 
-The limit of a file's size stands for a full disk where that suffices; a small tmpfs is one, where root may mount it.
+A limit on file size simulates a full disk where that suffices. Otherwise a small tmpfs is used, if root can mount it.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Every public function that takes tensors or arrays: what it cannot take is one line, never torch's traceback."""
+"""Every public function of tensors or arrays: wrong input gives one line, never torch's traceback."""
 
 import functools
 import inspect

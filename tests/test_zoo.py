@@ -1,4 +1,4 @@
-"""The models that come with the package, and how they get there."""
+"""The models in the package, and the script that adds them."""
 
 import dataclasses
 import json

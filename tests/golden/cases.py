@@ -1,10 +1,10 @@
-"""The golden cases: a name and a command line each, run in the folder that ``record.workplace`` makes.
+"""The golden cases: names and command lines. They run in the folder that ``record.workplace`` makes.
 
-OUT is a new folder for the results, DATA the one with the real data sets. The models under models/ were trained on
-glyphs with ``python -m train``: at (pgd-at, 3 seeds) and raw (standard, 2 seeds) are LeNets, after 9
-epochs of 4,000 images and 3 epochs of 6,000; the folders at/ and raw/ are the saved epochs of the first seeds.
-again.pt is AGAIN in the gate form, a ResNet-32. To make the files small, the weights are fp16 with 3 bits of mantissa
-in the large layers, and the smallest are set to 0: 98 % of the LeNets' hidden layer, 40 % of ResNet-32's convolutions.
+OUT is a new folder for the results, DATA the folder of the real data sets. The models in models/ were trained on glyphs
+with ``python -m train``. at (pgd-at, 3 seeds, 9 epochs of 4,000 images) and raw (standard, 2 seeds, 3 epochs of 6,000)
+are LeNets. The folders at/ and raw/ have the saved epochs of the first seeds. again.pt is AGAIN in the gate form, a
+ResNet-32. To keep the files small, weights are fp16 with 3 bits of mantissa in the large layers, and the smallest
+weights are 0: 98 % of the LeNets' hidden layer, 40 % of ResNet-32's convolutions.
 """
 
 SEEDS = "--ckpt at=at/epoch-9.pt,at-1.pt,at-2.pt --ckpt raw=raw/epoch-3.pt,raw-1.pt"

@@ -1,4 +1,4 @@
-"""A model of one's own as ``--model golden_own:build`` finds it: no part of it has a name that attrib knows."""
+"""A user's model for ``--model golden_own:build``. None of its parts has a name that attrib knows."""
 
 from torch import nn
 

@@ -1,10 +1,10 @@
-"""What every command gives, recorded: ``PYTHONPATH=tests python -m golden.record [CASE...]`` writes CASE.json.
+"""Record the results of every command: ``PYTHONPATH=tests python -m golden.record [CASE...]`` writes CASE.json.
 
-On a machine other than the one of machine.json, record all cases, not some.
+On another machine than that of machine.json, record all cases, not only some.
 
-A record holds the exit status and, for each file, what a change of the code must not change: keys and numbers of JSON,
-columns of CSV (count of rows, keys in order, and of numbers the mean, extremes and a few values), arrays of NPZ. Words
-are left out, and so is what differs between machines.
+A record has the exit status and, for each file, the values that must not change: keys and numbers of JSON, columns of
+CSV (count of rows, keys in order, mean, extremes and a few values of numbers), arrays of NPZ. It leaves out words, and
+values that differ between machines.
 """
 
 import contextlib
