@@ -32,22 +32,22 @@ from bench.timing import (
     versus,
 )
 
-ASKED = {"auto": 2.2, "fp32": 1.1}
+TARGET = {"auto": 2.2, "fp32": 1.1}
 
 
 def main() -> None:
     """Print the comparison and write it as JSON."""
-    options = parser(__doc__, rounds=3)
-    add_batch_sizes(options, cpu=64)
-    options.add_argument("--arch", default="resnet18")
-    options.add_argument("--ckpt", type=Path, default=Path("runs/demo/pgd-at/model.pt"))
-    options.add_argument("--limit", type=int, default=2000, help="images for the accuracy")
-    chosen = options.parse_args()
-    device = begin(chosen)
+    cli = parser(__doc__, rounds=3)
+    add_batch_sizes(cli, cpu=64)
+    cli.add_argument("--arch", default="resnet18")
+    cli.add_argument("--ckpt", type=Path, default=Path("runs/demo/pgd-at/model.pt"))
+    cli.add_argument("--limit", type=int, default=2000, help="images for the accuracy")
+    options = cli.parse_args()
+    device = begin(options)
     settings: dict[str, Any] = {"eps": EPS, "step_size": STEP_SIZE, "steps": 10}
     rows, all_seconds = [], {}
-    for size in batch_sizes(chosen, device):
-        model, batch = example(chosen.arch, size, device)
+    for size in batch_sizes(options, device):
+        model, batch = example(options.arch, size, device)
         for name, peer in comparisons():
             precision = inference.precision(name, device)
             sides = {
@@ -55,17 +55,17 @@ def main() -> None:
             }
             if peer:
                 sides[peer] = partial(PEERS[peer], model, *batch[:2], **settings)
-            seconds = in_turn(sides, rounds=chosen.rounds, device=device)
+            seconds = in_turn(sides, rounds=options.rounds, device=device)
             against = f" against {peer}" if peer else ""
             what = f"{name} ({precision}){against}, {size} images"
             all_seconds[what] = seconds
-            rows.append(versus(what, seconds, asked=ASKED[name] if peer == "torchattacks" else None))
+            rows.append(versus(what, seconds, target=TARGET[name] if peer == "torchattacks" else None))
     publish(
         "attack",
-        f"PGD-10, {chosen.arch}, images of 3x32x32, {torch.get_num_threads()} threads, {device};"
-        f" median of {chosen.rounds} rounds",
-        rows, chosen, device, seconds=all_seconds,
-        **({"accuracy": accuracies(chosen.ckpt, chosen.limit, device)} if chosen.ckpt.exists() else {}),
+        f"PGD-10, {options.arch}, images of 3x32x32, {torch.get_num_threads()} threads, {device};"
+        f" median of {options.rounds} rounds",
+        rows, options, device, seconds=all_seconds,
+        **({"accuracy": accuracies(options.ckpt, options.limit, device)} if options.ckpt.exists() else {}),
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def comparisons() -> list[tuple[str, str | None]]:
     """The precisions, each with an installed peer; None if there is no peer."""
     wanted = ("auto", "torchattacks"), ("fp32", "torchattacks"), ("auto", "foolbox")
     pairs: list[tuple[str, str | None]] = [(name, peer) for name, peer in wanted if peer in installed()]
-    return pairs + [(name, None) for name in ASKED if name not in dict(pairs)]
+    return pairs + [(name, None) for name in TARGET if name not in dict(pairs)]
 
 
 def installed() -> list[str]:
@@ -111,12 +111,12 @@ def accuracies(ckpt: Path, limit: int, device: torch.device) -> list[Row]:
     data = attrib.dataset(described.data, limit=limit)
     eps, step_size, _ = default_attack(described.data)
     settings: dict[str, Any] = {"eps": eps, "step_size": step_size, "steps": 10}
-    correct = dict.fromkeys(("clean", *(f"attrib {name}" for name in ASKED), *installed()), 0)
+    correct = dict.fromkeys(("clean", *(f"attrib {name}" for name in TARGET), *installed()), 0)
     torch.manual_seed(0)
     for batch in data.batches(250, device=device):
         image, label, index, _ = batch
         images = {"clean": image} | {peer: PEERS[peer](model, image, label, **settings) for peer in installed()}
-        for name in ASKED:
+        for name in TARGET:
             precision = inference.precision(name, device)
             images[f"attrib {name}"] = attrib.pgd(model, image, label, index=index, precision=precision, **settings)
         for name in correct:

@@ -41,24 +41,24 @@ EPOCH = 50_000
 
 def main() -> None:
     """Print the comparison and write it as JSON."""
-    options = parser(__doc__, rounds=3)
-    add_batch_sizes(options, cpu=64)
-    add_engines(options)
-    options.add_argument("--arch", help="default: CPU resnet32, GPU resnet18")
-    options.add_argument("--limit", type=int, help="images of an epoch (default: CPU 512, GPU 12,800)")
-    chosen = options.parse_args()
-    device = begin(chosen)
-    arch = chosen.arch or ("resnet18" if device.type == "cuda" else "resnet32")
-    limit = chosen.limit or (12_800 if device.type == "cuda" else 512)
+    cli = parser(__doc__, rounds=3)
+    add_batch_sizes(cli, cpu=64)
+    add_engines(cli)
+    cli.add_argument("--arch", help="default: CPU resnet32, GPU resnet18")
+    cli.add_argument("--limit", type=int, help="images of an epoch (default: CPU 512, GPU 12,800)")
+    options = cli.parse_args()
+    device = begin(options)
+    arch = options.arch or ("resnet18" if device.type == "cuda" else "resnet32")
+    limit = options.limit or (12_800 if device.type == "cuda" else 512)
     precision = inference.precision("auto", device)
     rate = peak_rate(precision, device)
     rows: list[Row] = []
-    for size in batch_sizes(chosen, device):
+    for size in batch_sizes(options, device):
         model, batch = example(arch, size, device)
         optimizer = sgd(model)
         plain_loop = partial(plain_step, model, optimizer, batch.image, batch.label)
-        taken = in_turn({"plain": plain_loop}, rounds=chosen.rounds, device=device)["plain"]
-        plain = middle(taken).clock / size * EPOCH
+        times = in_turn({"plain": plain_loop}, rounds=options.rounds, device=device)["plain"]
+        plain = middle(times).clock / size * EPOCH
         # Each step of the attack: forward, and backward to the image. The update: forward and both backward passes.
         bound = flops(model, batch) / size * (STEPS + 1.5) * EPOCH / rate
         config = Config(
@@ -66,7 +66,7 @@ def main() -> None:
             holdout=HELD_OUT, eps=EPS, step_size=STEP_SIZE, steps=STEPS,
             lr=1e-3,  # small enough for every network; the speed does not depend on it
         )  # fmt: skip
-        for engine in engines(chosen, device):
+        for engine in engines(options, device):
             own = trained(config, str(device), engine) * EPOCH
             rows.append(
                 {
@@ -78,7 +78,7 @@ def main() -> None:
         "epoch",
         f"An epoch of {EPOCH:,} images of 3x32x32 (from {limit:,}), PGD-{STEPS} adversarial training, {arch},"
         f" {precision}, {torch.get_num_threads()} threads, {device}",
-        rows, chosen, device,
+        rows, options, device,
     )  # fmt: skip
 
 
@@ -86,8 +86,8 @@ def peak_rate(precision: Precision, device: torch.device) -> float:
     """Floating-point operations per second of a large convolution."""
     maps = torch.randn(256, 256, 16, 16, device=device, dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
     kernel = torch.randn(256, 256, 3, 3, device=device, dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
-    taken = in_turn({"conv": lambda: F.conv2d(maps, kernel, padding=1)}, rounds=5, device=device)["conv"]
-    return 2 * maps.numel() * 256 * 9 / middle(taken).clock
+    times = in_turn({"conv": lambda: F.conv2d(maps, kernel, padding=1)}, rounds=5, device=device)["conv"]
+    return 2 * maps.numel() * 256 * 9 / middle(times).clock
 
 
 def trained(config: Config, device: str, engine: Engine) -> float:

@@ -6,9 +6,6 @@ Assumed: the share of the peak (two columns); a backward pass to the images or t
 pass; gradients in float32 go over a ring. Reading images is not counted.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
 from bench.timing import Row, parser, publish
@@ -26,16 +23,14 @@ BATCH = 128
 
 def main() -> None:
     """Print the table and write it as JSON."""
-    options = parser(__doc__)
-    options.set_defaults(out=Path("bench/results"))
-    chosen = options.parse_args()
+    options = parser(__doc__).parse_args()
     rows = [training(steps) for steps in (0, 1, 3, 10)]
     # FGSM, 100 steps of PGD and of CW: forward and backward. Ten evaluations: forward.
     row = VALIDATION * (201 * 2 + 10) * FORWARD
     rows.append(line("a Table-2 row on 50,000 images", row, unit=60, name="min"))
     publish(
         "estimate", f"An estimate, not a measurement: ResNet-50 at 224x224 on {GPUS} H200s", rows,
-        argparse.Namespace(out=chosen.out), torch.device("cpu"),
+        options, torch.device("cpu"),
     )  # fmt: skip
 
 

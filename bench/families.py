@@ -20,7 +20,7 @@ import attrib
 from attrib.models.layers import feature_layer
 from bench.timing import Row, begin, parser, publish
 
-ASKED = 1e-5
+TARGET = 1e-5
 PACKAGES = "transformers", "timm", "torchvision"
 
 
@@ -94,16 +94,16 @@ NETWORKS = (
 
 def main() -> None:
     """Print the table and write it as JSON."""
-    options = parser(__doc__)
-    options.add_argument("--family", nargs="+", choices=sorted({each.family for each in NETWORKS}))
-    options.add_argument("--images", type=int, default=2)
-    chosen = options.parse_args()
-    device = begin(chosen)
-    wanted = [each for each in NETWORKS if not chosen.family or each.family in chosen.family]
+    cli = parser(__doc__)
+    cli.add_argument("--family", nargs="+", choices=sorted({each.family for each in NETWORKS}))
+    cli.add_argument("--images", type=int, default=2)
+    options = cli.parse_args()
+    device = begin(options)
+    wanted = [each for each in NETWORKS if not options.family or each.family in options.family]
     missing = [package for package in PACKAGES if find_spec(package) is None]
-    rows: list[Row] = [line(each, chosen.images, device) for each in wanted if each.package not in missing]
-    title = f"Grad-CAM against autograd on {chosen.images} images, random weights; asked: at most {ASKED:g}"
-    publish("families", f"{title}{left_out(wanted, missing)}", rows, chosen, device)
+    rows: list[Row] = [line(each, options.images, device) for each in wanted if each.package not in missing]
+    title = f"Grad-CAM against autograd on {options.images} images, random weights; target: at most {TARGET:g}"
+    publish("families", f"{title}{left_out(wanted, missing)}", rows, options, device)
 
 
 def left_out(wanted: Sequence[Network], missing: Sequence[str]) -> str:
@@ -119,7 +119,7 @@ def left_out(wanted: Sequence[Network], missing: Sequence[str]) -> str:
 def line(network: Network, count: int, device: torch.device) -> Row:
     """The layer found, the size of its map, and how far attrib is from Grad-CAM by hand."""
     image = torch.rand(count, 3, network.size, network.size, generator=torch.Generator().manual_seed(0)).to(device)
-    model = made(network).to(device)
+    model = build_network(network).to(device)
     size = sum(parameter.numel() for parameter in model.parameters())
     row: Row = {
         "family": network.family, "package": network.package, "model": network.name,
@@ -143,7 +143,7 @@ def line(network: Network, count: int, device: torch.device) -> Row:
     }  # fmt: skip
 
 
-def made(network: Network) -> nn.Module:
+def build_network(network: Network) -> nn.Module:
     """The network, with the package's random weights."""
     package: Any = import_module(network.package)
     torch.manual_seed(0)

@@ -36,39 +36,39 @@ MIB = 2**20
 
 def main() -> None:
     """Print the table and write it as JSON; with ``--case``, do the work of one case."""
-    options = parser(__doc__, rounds=1)
-    options.add_argument("--case", help=argparse.SUPPRESS)
-    chosen = options.parse_args()
-    device = begin(chosen)
-    if chosen.case:
-        what, case = json.loads(chosen.case)
+    cli = parser(__doc__, rounds=1)
+    cli.add_argument("--case", help=argparse.SUPPRESS)
+    options = cli.parse_args()
+    device = begin(options)
+    if options.case:
+        what, case = json.loads(options.case)
         print(json.dumps(one(what, case, device)))
         return
     rows: list[Row] = []
     for what, sizes in CASES.items():
-        measured = [alone(what, BASE | {what: size}, chosen) for size in sizes]
+        measured = [alone(what, BASE | {what: size}, options) for size in sizes]
         seconds, mebibytes = zip(*measured, strict=True)
         slope = math.log(seconds[-1] / seconds[0]) / math.log(sizes[-1] / sizes[0])
-        for size, taken, resident in zip(sizes, seconds, mebibytes, strict=True):
+        for size, elapsed, resident in zip(sizes, seconds, mebibytes, strict=True):
             row: Row = {
                 "what": f"{what} ({WORK[what]})",
                 "size": size,
-                "CPU s": taken,
-                "ms per unit": 1e3 * taken / size,
+                "CPU s": elapsed,
+                "ms per unit": 1e3 * elapsed / size,
             }
             rows.append(row | {"MiB": resident} | ({"exponent": slope} if size == sizes[-1] else {}))
     publish(
         "growth",
         "Growth from " + ", ".join(f"{size} {what}" for what, size in BASE.items())
         + f"; a network of three convolutions, glyphs, {torch.get_num_threads()} threads, {device}",
-        rows, chosen, device,
+        rows, options, device,
     )  # fmt: skip
 
 
-def alone(what: str, case: dict[str, int], chosen: argparse.Namespace) -> tuple[float, float]:
+def alone(what: str, case: dict[str, int], options: argparse.Namespace) -> tuple[float, float]:
     """Run one case in its own process. Returns seconds of processor time and MiB."""
     described = json.dumps([what, case])
-    command = [sys.executable, "-m", "bench.growth", "--threads", str(chosen.threads), "--device", chosen.device]
+    command = [sys.executable, "-m", "bench.growth", "--threads", str(options.threads), "--device", options.device]
     process = subprocess.Popen([*command, "--case", described], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     output = process.stdout.read()

@@ -34,20 +34,20 @@ from bench.timing import (
 )
 
 SAMPLES, SIGMA = 32, 0.15
-ASKED = {"smoothgrad": 2.2, "gradcam": 1.5}
+TARGET = {"smoothgrad": 2.2, "gradcam": 1.5}
 Map = Callable[[nn.Module, Batch], Tensor]
 
 
 def main() -> None:
     """Print the comparison and write it as JSON."""
-    options = parser(__doc__, rounds=3)
-    add_batch_sizes(options, cpu=250)
-    options.add_argument("--arch", default="resnet18", help="of the untrained model")
-    options.add_argument("--ckpt", nargs="*", default=["runs/demo/pgd-at/model.pt"])
-    options.add_argument("--images", type=int, default=2000, help="for Grad-CAM")
-    options.add_argument("--smooth-images", type=int, help="for SmoothGrad (CPU 32, GPU 128)")
-    chosen = options.parse_args()
-    device = begin(chosen)
+    cli = parser(__doc__, rounds=3)
+    add_batch_sizes(cli, cpu=250)
+    cli.add_argument("--arch", default="resnet18", help="of the untrained model")
+    cli.add_argument("--ckpt", nargs="*", default=["runs/demo/pgd-at/model.pt"])
+    cli.add_argument("--images", type=int, default=2000, help="for Grad-CAM")
+    cli.add_argument("--smooth-images", type=int, help="for SmoothGrad (CPU 32, GPU 128)")
+    options = cli.parse_args()
+    device = begin(options)
     rows: list[Row] = []
     seconds: dict[str, dict[str, list[Seconds]]] = {}
 
@@ -59,25 +59,26 @@ def main() -> None:
                 return [side(model, batch).cpu() for batch in batches]
 
         ours = partial(own, precision=precision)
-        taken = in_turn({"attrib": lambda: run(ours), "captum": lambda: run(peer)}, rounds=chosen.rounds, device=device)
+        sides = {"attrib": lambda: run(ours), "captum": lambda: run(peer)}
+        times = in_turn(sides, rounds=options.rounds, device=device)
         count = sum(len(batch.label) for batch in batches)
         what = f"{name}, {title}, {count:,} images, {precision}, batches of {len(batches[0].label)}"
-        seconds[what] = taken
+        seconds[what] = times
         exact, fast = (torch.cat(run(partial(own, precision=p))) for p in ("fp32", precision))
-        rows.append(versus(what, taken, asked=ASKED[name]) | {"rank correlation": spearman(exact, fast)})
+        rows.append(versus(what, times, target=TARGET[name]) | {"rank correlation": spearman(exact, fast)})
 
-    sizes = batch_sizes(chosen, device)
-    smooth = chosen.smooth_images or (128 if device.type == "cuda" else 32)
-    for path in filter(lambda path: Path(path).exists(), chosen.ckpt):
+    sizes = batch_sizes(options, device)
+    smooth = options.smooth_images or (128 if device.type == "cuda" else 32)
+    for path in filter(lambda path: Path(path).exists(), options.ckpt):
         model, described = attrib.load(path)
         model.to(device)
         title = f"{described.arch} ({Path(path).parent.name}, {described.data})"
-        for name, count in (("smoothgrad", smooth), ("gradcam", chosen.images)):
+        for name, count in (("smoothgrad", smooth), ("gradcam", options.images)):
             data = attrib.dataset(described.data, limit=count)
             for size in dict.fromkeys(min(size, count) for size in sizes):
                 compare(name, title, model, list(data.batches(size, device=device)), automatic(name, device))
-    untrained, many = example(chosen.arch, chosen.images, device)
-    title = f"{chosen.arch} (untrained)"
+    untrained, many = example(options.arch, options.images, device)
+    title = f"{options.arch} (untrained)"
     few = split(many, smooth)[:1]
     compare("smoothgrad", title, untrained, few, automatic("smoothgrad", device))
     for precision in dict.fromkeys((automatic("gradcam", device), automatic("smoothgrad", device))):
@@ -86,8 +87,8 @@ def main() -> None:
     publish(
         "maps",
         f"Maps against Captum, SmoothGrad of {SAMPLES} samples,"
-        f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
-        rows, chosen, device, seconds=seconds,
+        f" {torch.get_num_threads()} threads, {device}; median of {options.rounds} rounds",
+        rows, options, device, seconds=seconds,
     )  # fmt: skip
 
 

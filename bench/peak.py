@@ -27,12 +27,12 @@ DTYPES: dict[inference.Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp32"
 
 def main() -> None:
     """Print the shares and write them as JSON."""
-    options = parser(__doc__, rounds=3)
-    options.add_argument("--arch", default="resnet18")
-    options.add_argument("--images", type=int, default=64)
-    chosen = options.parse_args()
-    device = begin(chosen)
-    model, batch = example(chosen.arch, chosen.images, device)
+    cli = parser(__doc__, rounds=3)
+    cli.add_argument("--arch", default="resnet18")
+    cli.add_argument("--images", type=int, default=64)
+    options = cli.parse_args()
+    device = begin(options)
+    model, batch = example(options.arch, options.images, device)
     work = flops(model, batch)
     large = 8 if device.type == "cuda" else 1
     rows: list[Row] = []
@@ -56,16 +56,16 @@ def main() -> None:
             "convolution": REPEATS * 2 * maps.numel() * 256 * 9,
             "PGD": STEPS * work,
         }
-        taken = in_turn(sides, rounds=chosen.rounds, device=device)
-        rate = {name: counts[name] / middle(taken[name]).clock / 1e9 for name in sides}
+        times = in_turn(sides, rounds=options.rounds, device=device)
+        rate = {name: counts[name] / middle(times[name]).clock / 1e9 for name in sides}
         shares = {f"of {name} %": 100 * rate["PGD"] / rate[name] for name in ("matrix product", "convolution")}
         gigaflops = {f"{name} GFLOP/s": value for name, value in rate.items()}
-        rows.append({"precision": precision} | gigaflops | shares | {"asked": ">= 80 of matrix product"})
+        rows.append({"precision": precision} | gigaflops | shares | {"target": ">= 80 of matrix product"})
     publish(
         "peak",
-        f"PGD-{STEPS}, {chosen.arch}, {chosen.images} images of 3x32x32, {work / 1e9:.1f} GFLOP a step,"
-        f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
-        rows, chosen, device,
+        f"PGD-{STEPS}, {options.arch}, {options.images} images of 3x32x32, {work / 1e9:.1f} GFLOP a step,"
+        f" {torch.get_num_threads()} threads, {device}; median of {options.rounds} rounds",
+        rows, options, device,
     )  # fmt: skip
 
 

@@ -26,20 +26,20 @@ from train.parallel import synchronised
 
 def main() -> None:
     """Print the table and write it as JSON. With ``--worker``, train as one of torchrun's processes."""
-    options = parser(__doc__, rounds=3)
-    options.add_argument("--arch", default="resnet18")
-    options.add_argument("--batch-size", type=int, default=16, help="of each process")
-    options.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    options.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    chosen = options.parse_args()
-    if chosen.worker:
-        worker(chosen)
+    cli = parser(__doc__, rounds=3)
+    cli.add_argument("--arch", default="resnet18")
+    cli.add_argument("--batch-size", type=int, default=16, help="of each process")
+    cli.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    cli.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = cli.parse_args()
+    if options.worker:
+        worker(options)
         return
-    device = begin(chosen)
+    device = begin(options)
     rows: list[Row] = []
-    for count in chosen.processes:
-        synced, alone = started(count, chosen)
-        rate = count * chosen.batch_size / synced
+    for count in options.processes:
+        synced, alone = started(count, options)
+        rate = count * options.batch_size / synced
         first = rows[0] if rows else {"processes": count, "images/s": rate}
         ideal = float(first["images/s"]) * count / float(first["processes"])
         rows.append(
@@ -51,27 +51,27 @@ def main() -> None:
         )  # fmt: skip
     publish(
         "scaling",
-        f"PGD-10 adversarial training, {chosen.arch}, batch {chosen.batch_size} a process, one thread each, {device};"
-        f" median of {chosen.rounds} rounds",
-        rows, chosen, device,
+        f"PGD-10 adversarial training, {options.arch}, batch {options.batch_size} a process, one thread each, {device};"
+        f" median of {options.rounds} rounds",
+        rows, options, device,
     )  # fmt: skip
 
 
-def started(count: int, chosen: argparse.Namespace) -> tuple[float, float]:
+def started(count: int, options: argparse.Namespace) -> tuple[float, float]:
     """Seconds per step of ``count`` processes, with communication and without."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command += ["-m", "bench.scaling", "--worker", "--threads", "1", "--device", chosen.device, "--arch", chosen.arch]
-    command += ["--batch-size", str(chosen.batch_size), "--rounds", str(chosen.rounds)]
+    command += ["-m", "bench.scaling", "--worker", "--threads", "1", "--device", options.device, "--arch", options.arch]
+    command += ["--batch-size", str(options.batch_size), "--rounds", str(options.rounds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     synced, alone = json.loads(done.stdout.splitlines()[-1])
     return synced, alone
 
 
-def worker(chosen: argparse.Namespace) -> None:
+def worker(options: argparse.Namespace) -> None:
     """Train for some steps; the first process prints both medians."""
     torch.set_num_threads(1)
-    with world(chosen.device) as group:
-        model, batch = example(chosen.arch, chosen.batch_size, group.device)
+    with world(options.device) as group:
+        model, batch = example(options.arch, options.batch_size, group.device)
         assert isinstance(model, Classifier)
         model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         module = synchronised(LossModule(model), group)
@@ -88,8 +88,8 @@ def worker(chosen: argparse.Namespace) -> None:
                 dist.barrier()
 
         sides = {"synced": lambda: step(quiet=False), "alone": lambda: step(quiet=True)}
-        taken = in_turn(sides, rounds=chosen.rounds, device=group.device)
-        clocks = torch.tensor([median(s.clock for s in seconds) for seconds in taken.values()], device=group.device)
+        times = in_turn(sides, rounds=options.rounds, device=group.device)
+        clocks = torch.tensor([median(s.clock for s in seconds) for seconds in times.values()], device=group.device)
         mean = (total(clocks) / group.size).tolist()
         if group.rank == 0:
             print(json.dumps(mean))

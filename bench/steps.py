@@ -66,12 +66,12 @@ def main() -> None:
         f" {torch.get_num_threads()} threads, median of {options.rounds} rounds"
     )
     print(f"{'method':<14}{'s/step':>8}{'x pgd-at':>10}")
-    for name, taken in seconds.items():
-        print(f"{name:<14}{median(taken):>8.3f}{median(taken) / base:>10.2f}")
+    for name, times in seconds.items():
+        print(f"{name:<14}{median(times):>8.3f}{median(times) / base:>10.2f}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     described = {"arch": options.arch, "batch_size": options.batch_size, "precision": precision,
                  "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}  # fmt: skip
-    table = {name: {"seconds": taken, "relative": median(taken) / base} for name, taken in seconds.items()}
+    table = {name: {"seconds": times, "relative": median(times) / base} for name, times in seconds.items()}
     options.out.write_text(json.dumps({"settings": described, "methods": table}, indent=2) + "\n")
 
 

@@ -34,31 +34,31 @@ TEST_IMAGES = 10_000
 
 def main() -> None:
     """Print the comparison and write it as JSON."""
-    options = parser(__doc__, rounds=1)
-    add_batch_sizes(options, cpu=32)
-    options.add_argument("--arch", default="resnet18")
-    options.add_argument("--precision", default="auto")
-    chosen = options.parse_args()
-    device = begin(chosen)
-    precision = inference.precision(chosen.precision, device)
+    cli = parser(__doc__, rounds=1)
+    add_batch_sizes(cli, cpu=32)
+    cli.add_argument("--arch", default="resnet18")
+    cli.add_argument("--precision", default="auto")
+    options = cli.parse_args()
+    device = begin(options)
+    precision = inference.precision(options.precision, device)
     rows, all_seconds = [], {}
     has_peer = bool(find_spec("torchattacks"))
-    for size in batch_sizes(chosen, device):
-        model, batch = example(chosen.arch, size, device)
+    for size in batch_sizes(options, device):
+        model, batch = example(options.arch, size, device)
         sides = {"attrib": partial(one_row, model, batch, precision)}
         warm_up(model, batch, precision)
         if has_peer:
             sides["torchattacks"] = partial(one_by_one, model, batch)
-        seconds = in_turn(sides, rounds=chosen.rounds, device=device, warm_up=False)
+        seconds = in_turn(sides, rounds=options.rounds, device=device, warm_up=False)
         all_seconds[str(size)] = seconds
         what = f"a row{' against nine runs of torchattacks' if has_peer else ''}, {size} images"
         whole = middle(seconds["attrib"]).clock / size * TEST_IMAGES
-        rows.append(versus(what, seconds, asked=3.5) | {f"attrib s for {TEST_IMAGES:,}": whole})
+        rows.append(versus(what, seconds, target=3.5) | {f"attrib s for {TEST_IMAGES:,}": whole})
     publish(
         "table_row",
-        f"A Table-2 row, {chosen.arch}, images of 3x32x32, attacks in {precision},"
-        f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} round(s)",
-        rows, chosen, device, seconds=all_seconds,
+        f"A Table-2 row, {options.arch}, images of 3x32x32, attacks in {precision},"
+        f" {torch.get_num_threads()} threads, {device}; median of {options.rounds} round(s)",
+        rows, options, device, seconds=all_seconds,
     )  # fmt: skip
 
 

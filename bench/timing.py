@@ -42,25 +42,25 @@ Row = dict[str, str | float]
 
 def parser(doc: str | None, *, rounds: int = 3) -> argparse.ArgumentParser:
     """The options that every bench has."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument("--threads", type=int, default=torch.get_num_threads())
-    made.add_argument("--device", default="auto")
-    made.add_argument("--out", type=Path, default=RESULTS)
-    return made
+    cli = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--rounds", type=int, default=rounds)
+    cli.add_argument("--threads", type=int, default=torch.get_num_threads())
+    cli.add_argument("--device", default="auto")
+    cli.add_argument("--out", type=Path, default=RESULTS)
+    return cli
 
 
-def add_batch_sizes(made: argparse.ArgumentParser, *, cpu: int) -> None:
+def add_batch_sizes(cli: argparse.ArgumentParser, *, cpu: int) -> None:
     """Add the option for the number of images per batch; see ``batch_sizes``."""
     gpu = " and ".join(map(str, GPU_BATCHES))
-    made.add_argument(
+    cli.add_argument(
         "--batch-size",
         type=int,
         nargs="+",
         metavar="N",
         help=f"images per batch, a row each (CPU {cpu}, GPU {gpu})",
     )
-    made.set_defaults(cpu_batch=cpu)
+    cli.set_defaults(cpu_batch=cpu)
 
 
 def batch_sizes(options: argparse.Namespace, device: torch.device) -> list[int]:
@@ -97,13 +97,13 @@ def in_turn(
     sides: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device, warm_up: bool = True
 ) -> dict[str, list[Seconds]]:
     """Run every side once per round. With ``warm_up`` a first round is not counted."""
-    taken: dict[str, list[Seconds]] = {name: [] for name in sides}
+    times: dict[str, list[Seconds]] = {name: [] for name in sides}
     for number in range(rounds + warm_up):
         for name in list(sides)[:: -1 if number % 2 else 1]:
             seconds = timed(sides[name], device)
             if number >= warm_up:
-                taken[name].append(seconds)
-    return taken
+                times[name].append(seconds)
+    return times
 
 
 def middle(seconds: Sequence[Seconds]) -> Seconds:
@@ -111,20 +111,20 @@ def middle(seconds: Sequence[Seconds]) -> Seconds:
     return Seconds(*map(median, zip(*seconds, strict=True)))
 
 
-def versus(what: str, taken: Mapping[str, Sequence[Seconds]], *, asked: float | None = None) -> Row:
-    """A row with attrib's seconds, the peer's, and the speed-up. ``taken`` has attrib first.
+def versus(what: str, times: Mapping[str, Sequence[Seconds]], *, target: float | None = None) -> Row:
+    """A row with attrib's seconds, the peer's, and the speed-up. ``times`` has attrib first.
 
     Without a peer, which may not be installed, the row has attrib's seconds only.
     """
-    if len(taken) == 1:
-        (own,) = (middle(seconds) for seconds in taken.values())
+    if len(times) == 1:
+        (own,) = (middle(seconds) for seconds in times.values())
         return {"what": what, "attrib s": own.clock}
-    own, peer = (middle(seconds) for seconds in taken.values())
+    own, peer = (middle(seconds) for seconds in times.values())
     row: Row = {
         "what": what, "attrib s": own.clock, "peer s": peer.clock,
         "x by clock": peer.clock / own.clock, "x by CPU": peer.cpu / own.cpu,
     }  # fmt: skip
-    return row | ({} if asked is None else {"asked": f">= {asked:g}"})
+    return row | ({} if target is None else {"target": f">= {target:g}"})
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -37,17 +37,17 @@ STEPS = 10
 
 def main() -> None:
     """Print the comparison and write it as JSON."""
-    options = parser(__doc__, rounds=3)
-    add_batch_sizes(options, cpu=64)
-    add_engines(options)
-    options.add_argument("--arch", default="resnet18")
-    chosen = options.parse_args()
-    device = begin(chosen)
+    cli = parser(__doc__, rounds=3)
+    add_batch_sizes(cli, cpu=64)
+    add_engines(cli)
+    cli.add_argument("--arch", default="resnet18")
+    options = cli.parse_args()
+    device = begin(options)
     precision = inference.precision("auto", device)
     rows, all_seconds = [], {}
-    for size in batch_sizes(chosen, device):
-        for engine in engines(chosen, device):
-            model, batch = example(chosen.arch, size, device)
+    for size in batch_sizes(options, device):
+        for engine in engines(options, device):
+            model, batch = example(options.arch, size, device)
             plain = deepcopy(model)
             optimizer = sgd(plain)
             assert isinstance(model, Classifier)
@@ -59,26 +59,26 @@ def main() -> None:
             }
             with running(model, engine, device):
                 what = f"auto ({engine}) against the plain fp32 loop, batch {size}"
-                all_seconds[what] = in_turn(sides, rounds=chosen.rounds, device=device)
-            rows.append(versus(what, all_seconds[what], asked=5 if device.type == "cuda" else 2.2))
+                all_seconds[what] = in_turn(sides, rounds=options.rounds, device=device)
+            rows.append(versus(what, all_seconds[what], target=5 if device.type == "cuda" else 2.2))
     publish(
         "train_step",
-        f"One step of PGD-{STEPS} adversarial training, {chosen.arch}, {precision},"
-        f" {torch.get_num_threads()} threads, {device}; median of {chosen.rounds} rounds",
-        rows, chosen, device, seconds=all_seconds,
+        f"One step of PGD-{STEPS} adversarial training, {options.arch}, {precision},"
+        f" {torch.get_num_threads()} threads, {device}; median of {options.rounds} rounds",
+        rows, options, device, seconds=all_seconds,
     )  # fmt: skip
 
 
-def add_engines(made: argparse.ArgumentParser) -> None:
+def add_engines(cli: argparse.ArgumentParser) -> None:
     """Add the option for the engines of train.engine; see ``engines``."""
-    made.add_argument("--engine", nargs="+", choices=ENGINES, help="engines, a row each (GPU: all; the CPU has one)")
+    cli.add_argument("--engine", nargs="+", choices=ENGINES, help="engines, a row each (GPU: all; the CPU has one)")
 
 
 def engines(options: argparse.Namespace, device: torch.device) -> list[Engine]:
-    """The chosen engines, or all that the device has."""
+    """The options engines, or all that the device has."""
     everything: list[Engine] = ["eager", "compiled", "graph"] if device.type == "cuda" else ["eager"]
-    chosen: list[Engine] = options.engine or everything
-    return chosen
+    names: list[Engine] = options.engine or everything
+    return names
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:

@@ -25,18 +25,18 @@ def test_a_step_is_counted_forward_and_back_to_the_image() -> None:
 def test_sides_take_turns() -> None:
     order = []
     sides = {name: lambda name=name: order.append(name) for name in "ab"}
-    taken = timing.in_turn(sides, rounds=3, device=torch.device("cpu"))
+    times = timing.in_turn(sides, rounds=3, device=torch.device("cpu"))
     assert "".join(order) == "abbaabba"
-    assert [len(seconds) for seconds in taken.values()] == [3, 3]
+    assert [len(seconds) for seconds in times.values()] == [3, 3]
 
 
 def test_the_ratio_is_of_medians() -> None:
-    taken = {
+    times = {
         "own": [Seconds(1, 2), Seconds(9, 2), Seconds(2, 2)],
         "peer": [Seconds(6, 1), Seconds(6, 9), Seconds(5, 8)],
     }
-    row = timing.versus("it", taken, asked=2)
-    assert row == {"what": "it", "attrib s": 2, "peer s": 6, "x by clock": 3, "x by CPU": 4, "asked": ">= 2"}
+    row = timing.versus("it", times, target=2)
+    assert row == {"what": "it", "attrib s": 2, "peer s": 6, "x by clock": 3, "x by CPU": 4, "target": ">= 2"}
 
 
 def test_tables_are_markdown() -> None:
@@ -95,11 +95,11 @@ def test_a_bench_has_rows_for_each_batch_size_and_needs_no_peer(
 
 
 def test_a_gpu_has_batch_sizes_of_its_own() -> None:
-    made = timing.parser("", rounds=1)
-    timing.add_batch_sizes(made, cpu=64)
-    assert timing.batch_sizes(made.parse_args([]), torch.device("cuda")) == [128, 512]
-    assert timing.batch_sizes(made.parse_args([]), torch.device("cpu")) == [64]
-    assert timing.batch_sizes(made.parse_args(["--batch-size", "7", "9"]), torch.device("cuda")) == [7, 9]
+    cli = timing.parser("", rounds=1)
+    timing.add_batch_sizes(cli, cpu=64)
+    assert timing.batch_sizes(cli.parse_args([]), torch.device("cuda")) == [128, 512]
+    assert timing.batch_sizes(cli.parse_args([]), torch.device("cpu")) == [64]
+    assert timing.batch_sizes(cli.parse_args(["--batch-size", "7", "9"]), torch.device("cuda")) == [7, 9]
 
 
 def test_families_that_are_installed_agree_and_the_others_are_named(
@@ -119,5 +119,5 @@ def test_families_that_are_installed_agree_and_the_others_are_named(
     rows = json.loads((tmp_path / "families.json").read_text())["rows"]
     assert [row["layer found"] for row in rows] == ["resnet.encoder.stages.1", "vit.layers.1.layernorm_before"]
     assert [row["map"] for row in rows] == ["4x4", "4x4"]
-    assert all(row["difference"] <= families.ASKED for row in rows)
+    assert all(row["difference"] <= families.TARGET for row in rows)
     assert "not installed and not run: nowhere (and so nothing of VGG)" in capsys.readouterr().out
