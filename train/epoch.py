@@ -1,6 +1,7 @@
 """One epoch of training: the loop over the batches and the step, the same for every method."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -107,30 +108,22 @@ def _step(
 ) -> Tensor:  # fmt: skip
     """Take one step down the method's loss. Returns the detached loss."""
 
-    def seeded_loss() -> Loss:
+    def compute_loss(module: nn.Module) -> Tensor:
         # A new generator for every use: AWP computes the loss twice and needs the same draws.
         generator = torch.Generator().manual_seed(noise.mixed_seed(config.seed, epoch, step))
-        return loss_of(config, progress=progress, generator=generator)
-
-    def descend() -> Tensor:
         with inference.autocast(batch.image.device, precision):
-            loss: Tensor = module(seeded_loss(), batch, attack)
-        loss.backward()
-        return loss.detach()
+            value: Tensor = module(loss_of(config, progress=progress, generator=generator), batch, attack)
+        return value
 
-    def plain_loss() -> Tensor:
-        with inference.autocast(batch.image.device, precision):
-            value: Tensor = seeded_loss()(state.model, batch, attack=attack)
-            return value
-
-    state.optimizer.zero_grad()
+    perturbation: AbstractContextManager[None] = nullcontext()
     if config.awp and epoch >= config.awp_from:
-        with perturbed(state.model, plain_loss, gamma=config.awp):
-            loss = descend()
-    else:
-        loss = descend()
+        perturbation = perturbed(state.model, lambda: compute_loss(LossModule(state.model)), gamma=config.awp)
+    state.optimizer.zero_grad()
+    with perturbation:
+        loss = compute_loss(module)
+        loss.backward()
     state.optimizer.step()
-    return loss
+    return loss.detach()
 
 
 @torch.no_grad()

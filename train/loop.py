@@ -111,15 +111,15 @@ def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: boo
         done = len(state.history)
         if is_first:
             write_log(state.history, out)
-            left = f"continuing after epoch {done} of {config.epochs}"
-            message = left if done < config.epochs else "all epochs are done; --fresh starts over"
+            progress = f"continuing after epoch {done} of {config.epochs}"
+            message = progress if done < config.epochs else "all epochs are done; --fresh starts over"
             print(f"{out}: {message}", file=sys.stderr)
     elif is_first:
         if not fresh and (out / "log.jsonl").exists():
             print(f"{out}: an earlier run left no last.pt to continue from; it starts over", file=sys.stderr)
         if fresh or (out / "log.jsonl").exists():
-            written = ("model.pt", "log.jsonl", "epoch-*.pt", "tensorboard/events.out.tfevents.*")
-            for stale in (last, *(path for pattern in written for path in out.glob(pattern))):
+            patterns = ("model.pt", "log.jsonl", "epoch-*.pt", "tensorboard/events.out.tfevents.*")
+            for stale in (last, *(path for pattern in patterns for path in out.glob(pattern))):
                 stale.unlink(missing_ok=True)
 
 
