@@ -72,7 +72,7 @@ def unpack(source: Path, target: Path) -> None:
     Raises InputError if one is missing.
     """
     if missing := [part.name for part in ALL if not (source / part.name).with_suffix(".webp").exists()]:
-        raise InputError(f"{source}: {', '.join(missing)} did not come; make the calls that carry them again")
+        raise InputError(f"{source}: {', '.join(missing)} are missing; repeat the calls that carry them")
     for (data, split), count in PARTS.items():
         channels = 3 if data == "cifar10" else 1
         loaded = [

@@ -187,14 +187,14 @@ def _files(source: Path) -> Iterator[_File]:
                 packed = archive.extractfile(info)
                 inside = path == "ledger.json" or path.split("/")[0] in ("runs", "results")
                 if packed is None or not encoding.startswith("xz") or not inside or ".." in path.split("/"):
-                    raise InputError(f"--unpack: {source} holds {info.name!r}, which no archive of runs does")
+                    raise InputError(f"--unpack: {source} has {info.name!r}, which belongs to no archive of runs")
                 yield _File(path, _restored(packed.read(), int(encoding.removeprefix("xz"))), info.mtime)
     except InputError:
         raise
     except (tarfile.TarError, lzma.LZMAError, ValueError) as error:
         reason = one_line(error)
         raise InputError(
-            f"--unpack: the parts in {source} are no archive of runs ({reason}); copy them again"
+            f"--unpack: the parts in {source} are not an archive of runs ({reason}); copy them again"
         ) from None
 
 

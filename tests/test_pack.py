@@ -160,11 +160,11 @@ def test_broken_archives_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"lacks {second.name}"):
         unpacked(parts, tmp_path / "home")
     second.write_bytes(b"x" * 10_000)
-    with pytest.raises(InputError, match="no archive of runs"):
+    with pytest.raises(InputError, match="not an archive of runs"):
         unpacked(parts, tmp_path / "home")
     shutil.rmtree(parts)
     pack.pack([Member("elsewhere/../../x", 1, lambda: b"")], parts)
-    with pytest.raises(InputError, match="no archive of runs does"):
+    with pytest.raises(InputError, match="belongs to no archive of runs"):
         unpacked(parts, tmp_path / "home")
     assert not (tmp_path / "home").exists()
 
@@ -176,7 +176,7 @@ def test_mosaics_become_the_usual_files(tmp_path: Path) -> None:
     """They are read by the readers of the official layouts."""
     source, target = tmp_path / "mosaics", tmp_path / "data"
     source.mkdir()
-    with pytest.raises(InputError, match=r"mnist-test-0 did not come"):
+    with pytest.raises(InputError, match=r"mnist-test-0 are missing"):
         mosaics.unpack(source, target)
     for part in mosaics.ALL:
         mosaics.write(*quarter.digits(part), source / part.name)

@@ -54,11 +54,11 @@ class Config:
         0.0, "share of the run over which eps grows from 0 (ours; the papers have none)", low=0, high=1
     )
     holdout: int = _option(1000, "training images held out to choose the best epoch", low=1)
-    limit: int | None = _option(None, "use only the first LIMIT training images", low=2)
+    limit: int | None = _option(None, "number of training images to use, the first ones (default: all)", low=2)
     augment: bool = _option(True, "crop and flip at random, for data sets that use it")
     seed: int = _option(0, "seed of weights, order, augmentation and attack", low=0, high=2**63 - 1)
     precision: str = _option("auto", "auto: bf16 where the device is fast at it, else fp32", ("auto", "fp32", "bf16"))
-    save_every: int = _option(0, "write epoch-K.pt for every epoch K that is a multiple of this; 0: none", low=0)
+    save_every: int = _option(0, "epochs between the files epoch-K.pt; 0: none", low=0)
     ema: float = _option(
         0.0, "decay of the running mean of the weights, which the checkpoint then holds; 0: off", low=0, high=0.999999
     )
@@ -160,7 +160,6 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """Read the options in a TOML file. Keys are spelled as on the command line, with _ or -.
 
     A bare name means a file of train/recipes.
-
     Raises InputError for a missing file, TOML that does not parse, an unknown key or a value of the wrong type.
     """
     if not path.is_file() and path.parent == Path() and (RECIPES / f"{path}.toml").exists():
