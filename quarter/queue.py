@@ -95,7 +95,7 @@ class Queue:
 
     def __init__(self, wanted: Sequence[Row], settings: Settings) -> None:
         self.settings = settings
-        self.began = time.time()
+        self.start_time = time.time()
         self.report = Report()
         self.waiting: list[Row] = []
         self.analyses: list[Item] = []
@@ -139,8 +139,8 @@ class Queue:
             return None
         for row in [row for row in self.waiting if self.is_trained(row)]:
             self.waiting.remove(row)
-            self.trained(row)
-        candidates = [*self.analyses, *map(self.training, self.waiting)]
+            self.add_analyses(row)
+        candidates = [*self.analyses, *map(self.training_item, self.waiting)]
         now = time.time()
         running = [
             item.job._replace(seconds=max(0.0, item.started + item.job.seconds - now)) for item in self.running.values()
@@ -157,7 +157,7 @@ class Queue:
             self.analyses.remove(item)
         return item
 
-    def training(self, row: Row) -> Item:
+    def training_item(self, row: Row) -> Item:
         """The training of a row, with its estimated duration."""
         epoch = self.epoch_seconds(row)
         run = self.settings.runs / row.key
@@ -206,9 +206,9 @@ class Queue:
             status = process.poll()
             if status is not None:
                 del self.running[process]
-                self.ended(item, status)
+                self.handle_exit(item, status)
 
-    def ended(self, item: Item, status: int) -> None:
+    def handle_exit(self, item: Item, status: int) -> None:
         """Record the outcome of a command."""
         if item.analysis is None and status == STOPPED:
             self.report.stopped.append(item.row.key)
@@ -217,17 +217,17 @@ class Queue:
             output = self.log(item).read_text(errors="replace")
             self.fail(item.title, f"status {status}: {commands.last_line(output)}")
         elif item.analysis is None:
-            self.trained(item.row)
+            self.add_analyses(item.row)
         else:
             self.say(f"{item.title}: done")
-            self.analysed(item.row)
+            self.update_report(item.row)
 
     def is_trained(self, row: Row) -> bool:
         """Whether all epochs of the run are finished."""
         run = self.settings.runs / row.key
         return (run / "model.pt").exists() and len(ledger.history(run)) >= self.configs[row.key].epochs
 
-    def trained(self, row: Row) -> None:
+    def add_analyses(self, row: Row) -> None:
         """Queue the analyses of a trained model, except those that exist for these weights."""
         self.say(f"{row.key}: trained")
         job = Job(True, self.seconds_of_analysis(row), START_SECONDS)
@@ -239,7 +239,7 @@ class Queue:
         if len(missing) == len(wanted):
             self.trained_at[row.key] = time.time()
         self.analyses += [Item(row, name, wanted[name], job) for name in missing]
-        self.analysed(row)
+        self.update_report(row)
 
     def is_analysed(self, row: Row, analysis: str) -> bool:
         """Whether the results of an analysis exist and are newer than the model."""
@@ -247,7 +247,7 @@ class Queue:
         summary = self.settings.results / row.key / analysis / f"{analysis.partition('-')[0]}.json"
         return summary.exists() and summary.stat().st_mtime >= model.stat().st_mtime
 
-    def analysed(self, row: Row) -> None:
+    def update_report(self, row: Row) -> None:
         """Write the ledger's entry once the accuracies exist. The run is finished when no analysis is pending."""
         if self.is_analysed(row, "robust"):
             summary = json.loads((self.settings.results / row.key / "robust" / "robust.json").read_text())
@@ -287,4 +287,4 @@ class Queue:
 
     def say(self, line: str) -> None:
         """Print a line of progress, with the seconds since the start."""
-        print(f"[{time.time() - self.began:5.0f} s] {line}", flush=True)
+        print(f"[{time.time() - self.start_time:5.0f} s] {line}", flush=True)
