@@ -1,7 +1,7 @@
 """Prepare three calls on a borrowed GPU that is available for a quarter of an hour: ``make quarter``.
 
-The machine has torch and most packages, but no network and no data. Each call K carries the tree and a folder load/K.
-Call 1 installs wheels, runs the GPU tests and measures rates. Calls 1 to 3 bring the data. Call 3 runs quarter.budget.
+The machine has torch and most packages, but no network and no data. Call K carries the tree and the folder load/K, with
+a part of the data. Call 1 also installs wheels, runs the GPU tests and measures rates. Call 3 also runs quarter.budget.
 Files that quarter/call.sh unpacks stay on the machine from one call to the next.
 
 ``make quarter REHEARSE=1`` runs the three calls here, with tiny networks on glyphs, and unpacks their results.

@@ -29,7 +29,7 @@ from train.parallel import share_buffers, synchronised
 from train.state import State, initial, resume, save, write_log
 
 PATIENCE = 3
-"""Warn after so many epochs at chance."""
+"""Number of epochs at chance before a warning."""
 
 
 class OutOfTime(Exception):

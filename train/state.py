@@ -118,6 +118,6 @@ def _broken(path: Path, error: Exception) -> InputError:
 
 
 def write_log(history: list[dict[str, float]], out: Path) -> None:
-    """Write log.jsonl anew from the saved history, so that it always agrees with last.pt."""
+    """Rewrite log.jsonl from the saved history, so that it always agrees with last.pt."""
     with atomic(out / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
