@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from attrib.spans import coverage, coverage_curve, curve_area, inside, iou, object_covered, pointing, span
     from attrib.stats import holm, interval, paired
     from attrib.stats.association import mean_difference, partial_rank_correlation, rank_correlation
+    from attrib.styles import Style
 
 __version__ = "0.2.0"
 
@@ -110,6 +111,7 @@ _HOME = {
         "spans": "coverage coverage_curve curve_area inside iou object_covered pointing span",
         "stats": "holm interval paired",
         "stats.association": "mean_difference partial_rank_correlation rank_correlation",
+        "styles": "Style",
     }.items()
     for name in names.split()
 } | {entry.kind: f"analyses.{name}" for name, entry in ANALYSES.items()}
@@ -117,7 +119,7 @@ _HOME = {
 
 __all__ = [
     "Attack", "Batch", "Checkpoint", "Checks", "Classifier", "Contributions", "Evolution", "InputError",
-    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Report", "Result", "Robustness", "Sets", "Span",
+    "LastLayer", "Maps", "Model", "Normalized", "Relation", "Report", "Result", "Robustness", "Sets", "Span", "Style",
     "across_models", "alp_loss", "area", "asc_floor", "build", "cascade", "chance_iou", "contribution", "coverage",
     "coverage_curve", "curve_area", "cw", "dataset", "deletion", "edges", "eq6", "explore", "fgsm", "fractions",
     "gini", "gradcam", "gradcam_plus_plus", "gradient", "guided_gradcam", "high_contribution", "hirescam", "holm",

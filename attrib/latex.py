@@ -1,6 +1,9 @@
 """Tables for a paper. No torch."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import pandas as pd
 
@@ -18,7 +21,8 @@ def file(tables: Iterable[str]) -> str:
 def to_latex(table: pd.DataFrame, *, caption: str, label: str) -> str:
     """A table of texts as LaTeX (booktabs), its special characters escaped; columns that are empty are left out.
 
-    What is wider than a column spans both; what is wider than the text is made smaller. label: without ``tab:``.
+    What is wider than a column spans both, and neighbours that begin with the same word (PGD-10, PGD-20) stand under
+    it; what is wider than the text is made smaller. label: without ``tab:``.
     """
     shown = table.loc[:, ~table.isin(["", "–"]).all()]
     width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown)
@@ -28,12 +32,50 @@ def to_latex(table: pd.DataFrame, *, caption: str, label: str) -> str:
     body = shown.rename(columns=latex_escape).map(latex_escape).to_latex(
         index=False, escape=False, column_format=columns
     )  # fmt: skip
+    if place == "table*":
+        body = _grouped(body, list(map(str, shown)))
     if width > TEXT:
         body = f"\\begin{{adjustbox}}{{max width=\\textwidth}}\n{body}\\end{{adjustbox}}\n"
     return (
         f"\\begin{{{place}}}[t]\n\\centering\n\\caption{{{latex_escape(caption)}}}\n\\label{{tab:{label}}}\n{body}"
         f"\\end{{{place}}}\n"
     )
+
+
+def figures(captions: Mapping[str, tuple[str, bool]]) -> str:
+    """The figures of a paper, by the names of their files: each with its caption, and whether it spans both columns."""
+    parts = []
+    for name, (caption, wide) in captions.items():
+        place, width = ("figure*", r"\textwidth") if wide else ("figure", r"\columnwidth")
+        parts.append(
+            f"\\begin{{{place}}}[t]\n\\centering\n\\includegraphics[max width={width}]{{{name}}}\n"
+            f"\\caption{{{latex_escape(caption)}}}\n\\label{{fig:{name}}}\n\\end{{{place}}}\n"
+        )
+    return "% needs \\usepackage{graphicx}\\usepackage[export]{adjustbox}\n" + "\n".join(parts)
+
+
+def _grouped(body: str, names: Sequence[str]) -> str:
+    """The table with a line above its names for each word that neighbours begin with, which they then lack."""
+    # "PGD-10", "CE clean"; but neither "PGD-10 %", of which "10 %" would be left, nor "p (Holm)".
+    split = [found.groups() if (found := re.fullmatch(r"(\w+)(?:-(?=\d+$)| (?!\())(.+)", name)) else (name, "")
+             for name in names]  # fmt: skip
+    above: list[str] = []
+    rules: list[str] = []
+    below: list[str] = []
+    at = 1
+    for stem, group in groupby(split, key=itemgetter(0)):
+        rests = [rest for _, rest in group]
+        place, together = slice(at - 1, at - 1 + len(rests)), len(rests) > 1 and all(rests)
+        above += [rf"\multicolumn{{{len(rests)}}}{{c}}{{{latex_escape(stem)}}}"] if together else [""] * len(rests)
+        rules += [rf"\cmidrule(lr){{{at}-{place.stop}}}"] * together
+        below += map(latex_escape, rests if together else names[place])
+        at += len(rests)
+    if not rules:
+        return body
+    before, _, after = body.partition("\\toprule\n")
+    _, _, rows = after.partition("\n")
+    ends = " \\\\\n"
+    return f"{before}\\toprule\n{' & '.join(above)}{ends}{' '.join(rules)}\n{' & '.join(below)}{ends}{rows}"
 
 
 def _numeric(cells: pd.Series) -> bool:

@@ -87,7 +87,7 @@ def test_the_rows_are_those_of_the_functions_in_batches_of_any_size(models: Path
     again = analysis.run({"a": models / "a.pt"}, data, batch_size=7).rows
     pd.testing.assert_frame_equal(table, again, atol=0.02, rtol=0)  # a pixel of a span may turn with the batch
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"check.{end}" for end in ("csv", "json", "tex", "pdf", "png")
+        f"check{end}" for end in (".csv", ".json", ".tex", "-figures.tex", ".pdf", ".png")
     }
     loaded = Result.load(tmp_path)
     assert loaded.table.equals(result.table)

@@ -44,7 +44,7 @@ def test_the_maps_are_those_of_the_functions(models: Path, tmp_path: Path) -> No
     assert result.table["mean"][1] == pytest.approx(rows["mean"][3:].mean())
     written = {path.name for path in tmp_path.iterdir()}
     maps = {f"maps-{name}.npz" for name in ("a", "both-seed0", "both-seed1", "examples")}
-    assert written == {"maps.csv", "maps.json", "maps.pdf", "maps.png", *maps}
+    assert written == {"maps.csv", "maps.json", "maps.pdf", "maps.png", "maps-figures.tex", *maps}
     loaded = Result.load(tmp_path)
     assert loaded.table.equals(result.table)
     assert loaded.to_text() == result.to_text()

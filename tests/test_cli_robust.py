@@ -263,7 +263,7 @@ def test_a_result_is_the_same_for_any_batch_size_and_once_loaded(
     assert set(result.pairs["difference"]) == {0.0}  # it is the same model
     assert set(result.pairs["p"]) == {1.0}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "robust.csv", "robust.json", "robust.pdf", "robust.png", "robust.tex",
+        "robust-figures.tex", "robust.csv", "robust.json", "robust.pdf", "robust.png", "robust.tex",
     ]  # fmt: skip
     loaded = Result.load(tmp_path)
     assert loaded.analysis == result.analysis

@@ -15,7 +15,10 @@ from golden.record import MACHINE, RECORDS, WORDS, machine, run, workplace
 TOLERANCE = 1e-6 if machine() == json.loads(MACHINE.read_text()) else 5e-4
 
 NEWER = {"fc.npz", "images.json"}
-"""Files that were not there when the record was made: a saved result draws its figures again, and is used again."""
+"""Files that were not there when the record was made: a saved result draws its figures again, and is used again.
+
+So are the figures' captions, NAME-figures.tex.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,8 @@ def test_a_command_gives_what_was_recorded(
     data = request.getfixturevalue("real_data") if "DATA" in CASES[name] else None
     expected = json.loads((RECORDS / f"{name}.json").read_text())
     found = run(CASES[name], place=place, out=tmp_path, data=data)
-    assert {name for name in found if Path(name).name not in NEWER} == expected.keys()
+    older = {name for name in found if Path(name).name not in NEWER and not name.endswith("-figures.tex")}
+    assert older == expected.keys()
     assert not list(differences(expected, found))
 
 

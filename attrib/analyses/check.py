@@ -283,7 +283,7 @@ class Checks(Explaining):
         """The cascade, insertion and deletion."""
         summary = result.summary
         title = f"{text.map_words(summary)}, {text.data_words(summary)}, {summary['models'][0]['n']:,} images"
-        return {"check": plots.cascade_and_curves(summary, title=title)}
+        return {"check": plots.cascade_and_curves(summary, title=title, look=result.style)}
 
 
 def _number(value: float | None) -> str:

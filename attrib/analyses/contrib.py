@@ -216,10 +216,12 @@ class Contributions(Analysis):
         return [table, *differences(summary, _pair_rows(summary), test)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
-        """Histograms of the features' contributions."""
+        """How the features' contributions are distributed."""
         summary, table = result.summary, result.frames[""]
         title = f"{text.data_words(summary)}, {summary['models'][0]['n']:,} images{text.first_seeds(summary['models'])}"
-        figure = plots.contribution_histograms(table[table["seed"] == 0], multiple=summary["multiple"], title=title)
+        figure = plots.contribution_curves(
+            table[table["seed"] == 0], multiple=summary["multiple"], title=title, look=result.style
+        )
         return {"contrib": figure}
 
 

@@ -37,7 +37,7 @@ else:
     map_plots, plots, torch = Lazy("attrib.plots.maps"), Lazy("attrib.plots.evolve"), Lazy("torch")
 
 SHOWN = 6
-"""Epochs in the figures of histograms and maps, evenly spaced: more would be too small to see."""
+"""Epochs in the figures of contributions and maps, evenly spaced: more would be too small to see."""
 SHARES = ("accuracy", "robust_accuracy")
 MEANS = ("loss", "loss_adversarial", *SHARES, "asc")
 """Means over images."""
@@ -176,19 +176,23 @@ class Evolution(Attacked):
         return [table, *differences(summary, _pair_rows(summary), test, title=title)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
-        """Curves over the epochs, histograms of contributions, and maps."""
+        """Curves over the epochs, contributions, and maps."""
         summary = result.summary
         images = f"{text.data_words(summary)}, {summary['n']:,} images"
         epochs = [{entry["epoch"] for entry in run["epochs"]} for run in summary["runs"]]
         # Two runs are seen beside each other at the epochs that both have, if there are such.
         numbers = sorted(set.intersection(*epochs) or set.union(*epochs))
+        skipped = f"; at most {SHOWN} epochs of a run, evenly spaced" if max(map(len, epochs)) > SHOWN else ""
         return {
-            "evolve": plots.curves(result.rows, title=f"{images}, {text.attack_words(summary['attack'])}"),
+            "evolve": plots.curves(
+                result.rows, title=f"{images}, {text.attack_words(summary['attack'])}", look=result.style
+            ),
             "evolve-contrib": plots.contributions(
-                result.frames["contrib"], epochs=evenly_spaced(numbers), title=images
+                result.frames["contrib"], epochs=evenly_spaced(numbers), title=images, look=result.style
             ),
             "evolve-maps": map_plots.map_grid(
-                result.arrays["maps"], title=f"{text.map_words(summary)}, {text.data_words(summary)}"
+                result.arrays["maps"], title=f"{text.map_words(summary)}, {text.data_words(summary)}{skipped}",
+                look=result.style,
             ),
         }  # fmt: skip
 

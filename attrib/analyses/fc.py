@@ -179,7 +179,8 @@ class LastLayer(Analysis):
         figure = plots.valid_picture(
             [arrays[f"valid_{place}"] for place in range(len(models))], models=[entry["name"] for entry in models],
             classes=[entry["classes"] for entry in models],
-            title=RULES[summary["rule"]] + text.first_seeds(models),
+            title=f"Valid values of the last layer in red ({RULES[summary['rule']]})" + text.first_seeds(models),
+            look=result.style,
         )  # fmt: skip
         return {"fc": figure}
 

@@ -163,10 +163,10 @@ class Maps(Explaining):
         title = _words(result.summary) + text.first_seeds(result.summary["models"])
         examples = result.arrays["examples"]
         if result.summary.get("unlabelled"):
-            return {"maps": plots.overlay_grid(examples, title=title)}
-        figures = {"maps": plots.map_grid(examples, title=title)}
+            return {"maps": plots.overlay_grid(examples, title=title, look=result.style)}
+        figures = {"maps": plots.map_grid(examples, title=title, look=result.style)}
         if self.overlay:
-            figures["maps-overlay"] = plots.overlay_grid(examples, title=title)
+            figures["maps-overlay"] = plots.overlay_grid(examples, title=title, look=result.style)
         return figures
 
 

@@ -35,7 +35,7 @@ else:
 MEASURES = {
     "coverage": "coverage",
     "participation_ratio": "participation ratio",
-    "span_iou": "span IoU, clean/adversarial",
+    "span_iou": "span IoU, clean and adversarial",
 }
 """What is set against robustness: the column, and how tables and axes call it."""
 COUNTS = ("participation_ratio",)
@@ -184,7 +184,7 @@ class Relation(Attacked):
         summary = result.summary
         images = f"{text.data_words(summary)}, {summary['models'][0]['n']:,} images"
         title = f"{images}, {text.attack_words(summary['attack'])}"
-        return {"relate": plots.relations(result.rows, summary, measures=MEASURES, title=title)}
+        return {"relate": plots.relations(result.rows, summary, measures=MEASURES, title=title, look=result.style)}
 
 
 def _outcomes(files: Files) -> dict[str, Array]:

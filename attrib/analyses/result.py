@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from attrib import latex
 from attrib.analyses import ANALYSES
 from attrib.analyses.options import Attack
+from attrib.analyses.styled import styled
 from attrib.analyses.table import Table
 from attrib.errors import InputError, one_line, refused
 from attrib.files import atomic, folder, to_json
 from attrib.lazy import Lazy
+from attrib.styles import USUAL, WIDTHS, Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 else:
     drawing = Lazy("attrib.plots.base")
 
+COLUMN = WIDTHS["column"] + 0.1
 WIDTH = 200
 """Characters of a printed table, where there is no terminal that says."""
 
@@ -48,6 +51,8 @@ class Result:
     """The tables of numbers by what follows NAME in the file's name; "" is NAME.csv."""
     arrays: dict[str, dict[str, NDArray[Any]]]
     """Arrays by what follows NAME in the file's name."""
+    style: Style = USUAL
+    """How its figures look."""
 
     @property
     def warnings(self) -> list[str]:
@@ -92,9 +97,18 @@ class Result:
         drawing.show_in_notebooks()
         return self.analysis.figures(self)
 
-    def plot(self, name: str | None = None) -> "Figure":
+    @property
+    def captions(self) -> dict[str, str]:
+        """What stands above each figure, or, without titles, belongs below it in a paper."""
+        return {name: str(figure.get_label()) for name, figure in self.figures.items()}
+
+    def styled(self, style: Style) -> "Result":
+        """The result as the style shows it: its names and order of models, its images, the look of its figures."""
+        return styled(self, style)
+
+    def plot(self, name: str | None = None, *, style: Style | None = None) -> "Figure":
         """One figure: the first, or the one whose name is, or ends in, ``name``. Raises InputError for another."""
-        figures = self.figures
+        figures = (self.styled(style) if style else self).figures
         for known, figure in figures.items():
             if name in (None, known, known.removeprefix(f"{self.analysis.name}-")):
                 return figure
@@ -112,6 +126,9 @@ class Result:
         """The tables for a paper, by what follows NAME in the file's name; the first file has the differences too."""
         pairs = [table for table in self.tables() if table.pairs]
         papers = self.analysis.papers(self)
+        if "" in papers and self.warnings:  # they change how the numbers are to be read
+            caption = ". ".join([papers[""].caption.rstrip(". "), *self.warnings])
+            papers[""] = replace(papers[""], caption=caption)
         return {part: self._file_of(part, [table, *([] if part else pairs)]) for part, table in papers.items()}
 
     def _file_of(self, part: str, tables: Sequence[Table]) -> str:
@@ -132,14 +149,16 @@ class Result:
         tables = "\n".join(table.to_html() for table in self.tables())
         return f"<div>{tables}{f'<p>Warnings</p><ul>{warnings}</ul>' if warnings else ''}</div>"
 
-    def save(self, out: str | Path, *, keep: Iterable[Path] = ()) -> list[Path]:
+    def save(self, out: str | Path, *, style: Style | None = None, keep: Iterable[Path] = ()) -> list[Path]:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
         Nothing is replaced before everything is written, and the JSON comes last: where it is, the others belong to
-        it. What an earlier result of the same analysis left there is removed. keep: files that belong to this one
-        already. Raises WriteError where the folder cannot be written to.
+        it. What an earlier result of the same analysis left there is removed. style: of the figures alone; numbers
+        keep the models' names. keep: files that belong to this one already. Raises WriteError where the folder cannot
+        be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
+        figures = (self.styled(style) if style else self).figures
         written: list[Path] = []
         with ExitStack() as stack:  # which replaces files from the last to the first
 
@@ -154,7 +173,10 @@ class Result:
                 temporary(_file(name, part, ".tex")).write_text(text, encoding="utf-8")
             for part, arrays in self.arrays.items():
                 np.savez_compressed(temporary(_file(name, part, ".npz")), **arrays)  # type: ignore[arg-type]
-            for figure_name, figure in self.figures.items():
+            if figures:
+                captions = {each: (str(fig.get_label()), fig.get_figwidth() > COLUMN) for each, fig in figures.items()}
+                temporary(f"{name}-figures.tex").write_text(latex.figures(captions), encoding="utf-8")
+            for figure_name, figure in figures.items():
                 for suffix in drawing.SUFFIXES:
                     temporary(f"{figure_name}{suffix}").write_bytes(drawing.drawn(figure, suffix))
             kept = [path.name for path in keep if path.resolve().parent == place.resolve()]

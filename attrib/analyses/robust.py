@@ -271,11 +271,14 @@ class Robustness(Analysis):
             {"model": entry["name"], "attack": words.title_of(attack), "accuracy": value}
             for entry in models for seed in entry.get("seeds", ()) for attack, value in seed["accuracies"].items()
         ])  # fmt: skip
-        figures = {"robust": plots.accuracies(bars, seeds=dots, title=f"{heading}, eps {text.radius(summary['eps'])}")}
+        title = f"{heading}, eps {text.radius(summary['eps'])}"
+        figures = {"robust": plots.accuracies(bars, seeds=dots, title=title, look=result.style)}
         if "sweep" in models[0]:
             points = [row for entry in models for point in entry["sweep"] for row in words.plotted(entry, point)]
             attacks = [f"PGD-{max(self.steps)}", f"CW-{max(self.steps)}", *(["AutoAttack"] * self.autoattack)]
-            figures["robust-eps"] = plots.eps_curves(pd.DataFrame(points), attacks=attacks, title=heading)
+            figures["robust-eps"] = plots.eps_curves(
+                pd.DataFrame(points), attacks=attacks, title=heading, look=result.style
+            )
         return figures
 
 

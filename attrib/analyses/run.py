@@ -27,6 +27,7 @@ from attrib.analyses.options import check_type
 from attrib.analyses.partial import Part, Store, missing, partial_results
 from attrib.analyses.result import Result
 from attrib.analyses.saved import key_of, provenance, read_words, saved_result
+from attrib.analyses.styled import check_style
 from attrib.data import Batch
 from attrib.errors import InputError
 from attrib.fast import keep_prepared
@@ -34,17 +35,19 @@ from attrib.files import folder
 from attrib.models.several import models_of, on_device
 from attrib.models.specs import Model
 from attrib.parallel import World, broadcast, gather, world, writing_alone
+from attrib.styles import Style
 
 
 def execute(
     analysis: Analysis, models: Any, data: Any, *, out: str | Path | None, batch_size: int | None, device: str,
-    reuse: bool = False, warn: Callable[[str], None] = print_warning,
+    style: Style | None = None, reuse: bool = False, warn: Callable[[str], None] = print_warning,
 ) -> tuple[Result, list[Path]]:  # fmt: skip
     """Run an analysis; returns the result and, with ``out``, the files written. See ``Analysis.run``.
 
     A result of the same settings, models and data that was saved in ``out`` is read, said with a warning, and nothing
     is written. Models that are no checkpoints are measured anew, since their code may have changed; but not with
-    ``reuse``, which also says nothing. warn: called with every warning, in the first process of several.
+    ``reuse``, which also says nothing. style: of the figures written, which are drawn anew for it. warn: called with
+    every warning, in the first process of several.
     """
     if batch_size is not None:
         check_type("batch_size", batch_size, int)
@@ -61,13 +64,15 @@ def execute(
         messages = Messages(warn if group.rank == 0 else None)
         analysis, context, passes, key = prepare(analysis, loaded, data, batch_size, group, messages.add)
         loaded = context.models
+        if style:
+            check_style(style, [model.name for model in loaded], context.shown)
         known = reuse or all(model.checkpoint or model.maps is not None for model in loaded)
         earlier = saved_result(analysis, place, key, group) if known and place else None
         if earlier and place and (reuse or analysis.images_table in earlier.frames):  # or the user deleted the rows
             if not reuse:
                 for message in (read_words(analysis, place), *earlier.warnings):
                     messages.add(message)
-            return earlier, []
+            return earlier, earlier.save(place, style=style, keep=_maps_of(analysis, loaded, place)) if style else []
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
@@ -81,7 +86,10 @@ def execute(
                 result = _summed_up(analysis, found, messages, key)
                 if place and (sentence := result.replaces(place)):
                     warn(sentence)
-                answer = result, result.save(place, keep=_maps_of(analysis, loaded, place)) if place else []
+                answer = (
+                    result,
+                    (result.save(place, style=style, keep=_maps_of(analysis, loaded, place)) if place else []),
+                )
             answer = broadcast(answer)
     assert answer is not None
     return answer

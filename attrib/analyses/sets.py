@@ -225,10 +225,11 @@ class Sets(Analysis):
             # Several seeds' points would lie on top of one another.
             "sets": plots.confidence_scatter(
                 result.rows[result.rows["seed"] == 0], models=[entry["name"] for entry in models],
-                title=f"{where}, {models[0]['n']:,} images{seeds}",
+                title=f"{where}, {models[0]['n']:,} images{seeds}", look=result.style,
             ),
             "sets-examples": plots.confidence_bars(
-                result.arrays["examples"], title=f"{where}; examples chosen by position alone{seeds}"
+                result.arrays["examples"], title=f"{where}; examples chosen by position alone{seeds}",
+                look=result.style,
             ),
         }  # fmt: skip
         for number, run in enumerate(_runs(summary)):
@@ -239,7 +240,7 @@ class Sets(Analysis):
             ]  # fmt: skip
             title = f"{Path(run['run']).resolve().name}: {where}"
             name = "sets-epochs" if number == 0 else f"sets-epochs-{number}"
-            figures[name] = plots.loss_over_epochs(pd.DataFrame(rows), title=title)
+            figures[name] = plots.loss_over_epochs(pd.DataFrame(rows), title=title, look=result.style)
         return figures
 
 

@@ -193,13 +193,14 @@ class Span(Floored):
         clean = result.rows[result.rows["images"] == CLEAN]
         return {
             "span": map_plots.map_grid(
-                result.arrays["examples"], title=f"{rule}{attacked}{text.first_seeds(models)}", spans=True
+                result.arrays["examples"], title=f"{rule}{attacked}{text.first_seeds(models)}", spans=True,
+                look=result.style,
             ),
             "span-coverage": plots.coverage_distribution(
                 clean, models=[entry["name"] for entry in models], levels=LEVELS,
                 curves=np.array([entry["curve"] for entry in models]),
                 floors={e["name"]: e["asc_floor"] for e in models if e.get("asc_floor") is not None},
-                title=f"{rule}, {models[0]['n']:,} {'clean ' if attack else ''}images",
+                title=f"{rule}, {models[0]['n']:,} {'clean ' if attack else ''}images", look=result.style,
             ),
         }  # fmt: skip
 

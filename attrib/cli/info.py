@@ -4,18 +4,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attrib.cli.options import SPEC, is_data, named_files
+from attrib.cli.options import SPEC, named_files
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
     from attrib import files
     from attrib.analyses import fitting
+    from attrib.data import folders as data_folders
     from attrib.models import cards, checkpoint, hubs, names, specs
     from attrib.models.specs import Model
 else:
     cards, checkpoint, specs = (Lazy(f"attrib.models.{name}") for name in ("cards", "checkpoint", "specs"))
     files, fitting = Lazy("attrib.files"), Lazy("attrib.analyses.fitting")
+    data_folders = Lazy("attrib.data.folders")
     hubs, names = Lazy("attrib.models.hubs"), Lazy("attrib.models.names")
 
 
@@ -31,7 +33,7 @@ def info(
     given = [*(paths or ()), *(path for text in ckpt or () for path in named_files(text)[1])]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
-    folders = [path for path in given if is_data(path)]
+    folders = [path for path in given if data_folders.is_data(path)]
     models = [(path, _model(path, arch)) for path in given if path not in folders]
     each = [cards.weights_card(path) if model is None else cards.card_of(model) for path, model in models]
     of_data = [fitting.data_card(path, [model for _, model in models if model]) for path in folders]

@@ -16,6 +16,7 @@ from attrib.cli.show import show
 from attrib.errors import InputError
 from attrib.files import found_at
 from attrib.lazy import Lazy
+from attrib.styles import Style
 
 if TYPE_CHECKING:
     from attrib import data as datasets
@@ -77,7 +78,7 @@ class Chosen:
         if self.data == "":
             raise InputError("--data: expected the name of a data set, got none")
         positional = self.models or ()
-        shown = [] if kind.takes == ("runs",) else [text for text in positional if is_data(text)]
+        shown = [] if kind.takes == ("runs",) else [text for text in positional if folders.is_data(text)]
         if shown and self.data:
             raise InputError(f"--data {self.data} and {shown[0]}: name the data once")
         positional = [text for text in positional if text not in shown]
@@ -141,6 +142,9 @@ class Where:
     """Where to compute, and where to write."""
 
     out: Path | None = option(None, "Folder for the results: CSV, JSON, LaTeX, PDF and PNG.")
+    style: Path | None = option(
+        None, "How figures look: a TOML file with any of width, font_size, title, names, images.", metavar="FILE.toml"
+    )
     json: bool = option(False, "Print one JSON object and nothing else.")
     batch_size: int | None = option(None, "Images at a time; no result depends on it.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
@@ -176,9 +180,12 @@ def derived(
 
 def _run(analysis: Analysis, models: "Sequence[Model]", data: "Dataset | None", where: Where) -> None:
     """Run an analysis and print its result."""
+    if where.style and not where.out:
+        raise InputError("--style is for the figures that --out DIR writes; name a folder")
+    style = Style.read(where.style) if where.style else None
     with redirect_stdout(sys.stderr):  # a model may print whenever it runs
         result, written = run.execute(
-            analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device
+            analysis, models, data, out=where.out, batch_size=where.batch_size, device=where.device, style=style
         )
     show(result, written, as_json=where.json)
 
@@ -325,17 +332,6 @@ def files_of(text: str) -> list[str]:
     if not all(found):
         raise InputError(f"expected files separated by single commas, got {text!r}")
     return found
-
-
-def is_data(text: str) -> bool:
-    """Whether an argument is data: a picture, or a folder of pictures that holds neither saved epochs nor a model."""
-    if text.partition(":")[0] in ("folder", "npz", "cifar10c"):
-        return True
-    path = Path(text)
-    if not path.is_dir():
-        return folders.is_picture(path)
-    model = path.joinpath("config.json").exists() or any(path.glob("epoch-*.pt"))
-    return not model and folders.holds_pictures(path)
 
 
 def _floats(text: str | None, name: str) -> list[float] | None:

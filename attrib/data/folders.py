@@ -105,6 +105,17 @@ def holds_pictures(root: Path) -> bool:
     return any(is_picture(Path(name)) for _, _, names in _walk(root) for name in names)
 
 
+def is_data(text: str) -> bool:
+    """Whether an argument is data: a picture, or a folder of pictures that holds neither saved epochs nor a model."""
+    if text.partition(":")[0] in ("folder", "npz", "cifar10c"):
+        return True
+    path = Path(text)
+    if not path.is_dir():
+        return is_picture(path)
+    model = path.joinpath("config.json").exists() or any(path.glob("epoch-*.pt"))
+    return not model and holds_pictures(path)
+
+
 def _ignored(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 

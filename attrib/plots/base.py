@@ -3,22 +3,31 @@
 import io
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.container import Container
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from attrib.files import atomic
+from attrib.styles import SMALLEST, USUAL, WIDTHS, Style
 
-COLUMN = 3.25
-TEXT = 6.875
+COLUMN, TEXT = WIDTHS["column"], WIDTHS["page"]
+WIDE = 5
+"""Inches from which two or three panels have room beside each other."""
+MANY = 500
+"""Points of a scatter from which on they would hide one another."""
 SUFFIXES = (".pdf", ".png")
 """Of the files of a figure."""
 SCREEN = 90
@@ -26,10 +35,70 @@ SCREEN = 90
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style(look: Style = USUAL) -> Iterator[None]:
     """The project's matplotlib style inside, the caller's own outside."""
+    size, small = look.font_size, max(SMALLEST, look.font_size - 1)
     with as_file(files("attrib.plots") / "style.mplstyle") as path, mpl.rc_context(fname=path):
+        mpl.rcParams.update(dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "figure.titlesize"), size))
+        mpl.rcParams.update(dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), small))
         yield
+
+
+def small() -> float:
+    """Points of the smallest text; inside ``style``."""
+    return float(mpl.rcParams["xtick.labelsize"])
+
+
+def captioned(figure: Figure, look: Style, *sentences: str) -> None:
+    """Give the figure its caption, as its label; the style says whether it also stands above, for which it grows."""
+    caption = " ".join(f"{sentence.rstrip('.')}." for sentence in sentences if sentence)
+    figure.set_label(caption)
+    if look.title:
+        lines = wrapped(caption, figure.get_figwidth() - 0.1)
+        figure.set_figheight(figure.get_figheight() + title_height(lines))
+        figure.suptitle(lines)
+
+
+def title_height(lines: str) -> float:
+    """Inches that a title takes; inside ``style``."""
+    return (lines.count("\n") + 1) * 1.3 * float(mpl.rcParams["figure.titlesize"]) / 72
+
+
+def lettered(panels: Iterable[Axes | SubFigure]) -> None:
+    """Write (a), (b), ... in front of the panels' titles, where there are several."""
+    panels = list(panels)
+    for letter, panel in zip(ascii_lowercase * 9, panels if len(panels) > 1 else [], strict=False):
+        if isinstance(panel, Axes):
+            panel.set_title(f"({letter}) {panel.get_title()}".rstrip())
+        else:
+            panel.suptitle(f"({letter}) {panel.get_suptitle()}".rstrip(), fontsize=mpl.rcParams["font.size"])
+
+
+def density(axes: Axes, x: Any, y: Any, colours: Mapping[str, Any]) -> None:
+    """Many points as squares: each has the colour of most of its points, the darker the more there are (logarithmic).
+
+    colours: a colour to which of the points (N,) bool have it.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    ends = (*axes.get_xlim(), *axes.get_ylim())
+    counts = np.array([
+        np.histogram2d(y[inside], x[inside], bins=50, range=(ends[2:], ends[:2]))[0] for inside in colours.values()
+    ])  # fmt: skip
+    total = counts.sum(0)
+    shown = np.ones((*total.shape, 4))
+    shown[..., :3] = np.array([mpl.colors.to_rgb(colour) for colour in colours])[counts.argmax(0)]
+    shown[..., 3] = np.where(total > 0, 0.3 + 0.7 * np.log1p(total) / np.log1p(total.max() or 1), 0)
+    axes.imshow(shown, extent=ends, origin="lower", aspect="auto", interpolation="nearest", zorder=2)
+
+
+DENSE = "Where points are many, a square has the colour of most of its images, the darker the more (logarithmic)"
+
+
+def ecdf(axes: Axes, values: Any, **line: Any) -> None:
+    """How many of the values (N,), in percent, are at most x: a line of steps."""
+    import seaborn  # takes a second, which other figures need not wait for
+
+    seaborn.ecdfplot(x=np.asarray(values, float), stat="percent", ax=axes, **line)
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
@@ -68,11 +137,11 @@ def show_in_notebooks() -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as PNG, for a screen; without transparency, since notebooks store it and it is smaller so."""
+    """The figure as PNG, for a screen; of 256 colours without transparency, since notebooks store it: a third so."""
     file, smaller = io.BytesIO(), io.BytesIO()
     with style():
         figure.savefig(file, format="png", dpi=SCREEN)
-    Image.open(file).convert("RGB").save(smaller, "png", optimize=True)
+    Image.open(file).convert("RGB").quantize(256).save(smaller, "png", optimize=True)
     return smaller.getvalue()
 
 
@@ -115,6 +184,23 @@ def power_of_ten(power: int) -> str:
     '10⁻¹²'
     """
     return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 of every power of ten, or at powers alone where there are many."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
+    axis.set_major_formatter(_on_log_axis)
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _on_log_axis(value: float, _position: float) -> str:
+    """A number from 0.001 to 999 as it is, else with a power of ten."""
+    if 1e-3 <= value < 1e3:
+        return f"{value:g}"
+    power = int(np.floor(np.log10(value) + 1e-9))
+    digit = round(value / 10.0**power)
+    return power_of_ten(power) if digit == 1 else f"{digit}·{power_of_ten(power)}"
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist | Container]) -> None:

@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attrib.plots.base import TEXT, legend_below, model_colours, style
+from attrib.plots.base import TEXT, WIDE, captioned, legend_below, lettered, model_colours, style, wrapped
+from attrib.styles import USUAL, Style
 
 CONTROL = "0.45"
 
 
-def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
+def cascade_and_curves(summary: Mapping[str, Any], *, title: str, look: Style = USUAL) -> Figure:
     """(a) similarity against layers re-initialised, per model and for the edge detector; (b) insertion; (c) deletion.
 
     summary: what ``attrib check --json`` prints: ``models`` (``name``, ``checks``, ``cascade``, ``curves``),
@@ -21,10 +22,16 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
     """
     models = summary["models"]
     named = len({tuple(_names(entry)) for entry in models}) == 1
-    with style():
+    width = look.inches(TEXT)
+    with style(look):
         colours = model_colours([entry["name"] for entry in models]).values()
-        figure = Figure(figsize=(TEXT, 2.6 + 0.1 * len(models)), layout="constrained")
-        left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+        if width >= WIDE:
+            figure = Figure(figsize=(width, 2.4 + 0.1 * len(models)), layout="constrained")
+            left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
+        else:
+            figure = Figure(figsize=(width, 3.8 + 0.1 * len(models)), layout="constrained")
+            panels = figure.subplot_mosaic([["left", "left"], ["middle", "right"]])
+            left, middle, right = (panels[name] for name in ("left", "middle", "right"))
         for entry, colour in zip(models, colours, strict=True):
             _cascade(left, entry, colour, named=named)
             for axes, name in ((middle, "insertion"), (right, "deletion")):
@@ -35,12 +42,14 @@ def cascade_and_curves(summary: Mapping[str, Any], *, title: str) -> Figure:
         removed = "the image's mean colour" if summary["baseline"] == "mean" else "black"
         for axes, verb, better in ((middle, "inserted", "higher"), (right, "deleted", "lower")):
             axes.set(xlabel=f"pixels {verb} (%)", ylabel="probability of the class", xlim=(0, 100), ylim=(0, 1))
-            axes.set_title(f"({'b' if verb == 'inserted' else 'c'}) {verb[:-2]}ion, {better} is better")
+            axes.set_title(wrapped(f"{verb[:-2]}ion, {better} is better", width / 2 - 0.6))
+        right.set_ylabel("")  # as to its left
+        lettered((left, middle, right))
         left.plot([], [], color="0.3", ls="-.", lw=0.7, label="architecture alone")
         left.plot([], [], color="0.3", ls=":", lw=0.9, label="random order of pixels")
         legend_below(figure, left.get_legend_handles_labels()[0])
-        bands = "; bands: 95 % intervals" if np.isfinite(_ends(models)).all() else ""
-        figure.suptitle(f"{title}; a removed pixel shows {removed}{bands}")
+        bands = "Bands: 95 % intervals" if np.isfinite(_ends(models)).all() else ""
+        captioned(figure, look, title, f"A removed pixel shows {removed}", bands)
     return figure
 
 
@@ -84,4 +93,4 @@ def _edges_and_axis(axes: Axes, summary: Mapping[str, Any], *, named: bool) -> N
         axes.set_xlabel("layers re-initialised, from the top (%)")
     lowest = np.fmin.reduce([-0.13, *_ends(summary["models"])[:, 0]])
     axes.set(ylabel="rank correlation of the maps", xlim=(0, 100), ylim=(lowest - 0.02, 1.08))
-    axes.set_title("(a) randomisation, lower is better")
+    axes.set_title("randomisation, lower is better")

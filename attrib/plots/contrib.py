@@ -1,13 +1,27 @@
-"""Contributions of the last layer's features as histograms."""
+"""How contributions are distributed over the last layer's features."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from attrib.plots.base import COLUMN, TEXT, legend_below, model_colours, power_of_ten, style
+from attrib.plots.base import (
+    COLUMN,
+    TEXT,
+    captioned,
+    ecdf,
+    legend_below,
+    lettered,
+    log_ticks,
+    model_colours,
+    style,
+    wrapped,
+)
+from attrib.styles import USUAL, Style
 
 QUANTITIES = {
     "C": "C = mean |∂L/∂A|",
@@ -16,41 +30,67 @@ QUANTITIES = {
 }
 
 
-def contribution_histograms(table: pd.DataFrame, *, multiple: float, title: str) -> Figure:
+def contribution_curves(table: pd.DataFrame, *, multiple: float, title: str, look: Style = USUAL) -> Figure:
     """How contributions are distributed over features (AALP, Figures 1 and 7): a row per quantity.
 
     table: columns ``model``, ``images`` (one column of panels for each kind), ``C``, ``R`` and ``C_scale_free``, one
-    row per feature. In every panel all models share their bins; y is the share of a model's features.
+    row per feature. The panels of a row share their axis; a curve says how many of a model's features have at most so
+    much.
     """
     kinds, models = list(table["images"].unique()), list(table["model"].unique())
-    with style():
+    with style(look):
         colours = model_colours(models)
-        figure = Figure(figsize=(COLUMN if len(kinds) == 1 else TEXT, 4.2 + 0.12 * len(models)), layout="constrained")
-        grid = figure.subplots(len(QUANTITIES), len(kinds), squeeze=False)
-        for row, (column, label) in enumerate(QUANTITIES.items()):
-            for axes, kind in zip(grid[row], kinds, strict=True):
-                # Not shared between kinds: an attack raises C and R so much that the clean images would fill one bin.
-                shown = table[table["images"] == kind]
-                medians = shown.groupby("model")[column].median()
-                top = float(max(shown[column].max(), 1.02 * multiple * medians.max())) or 1.0
-                power = int(np.floor(np.log10(top)))
-                bins = np.linspace(0, top / 10.0**power, 51)
+        width = look.inches(COLUMN if len(kinds) == 1 else TEXT)
+        figure = Figure(figsize=(width, 4 + 0.12 * len(models)), layout="constrained")
+        grid = figure.subplots(len(QUANTITIES), len(kinds), squeeze=False, sharex="row", sharey=True)
+        for row, (column, label) in zip(grid, QUANTITIES.items(), strict=True):
+            for axes, kind in zip(row, kinds, strict=True):
+                axes.set_title(f"{kind} images" if len(kinds) > 1 else "")
                 for model in models:
-                    values = shown.loc[shown["model"] == model, column].to_numpy(float) / 10.0**power
-                    share = np.full(len(values), 100 / len(values))
-                    drawn: Any = {"bins": bins, "weights": share, "color": colours[model]}
-                    if len(models) < 4:
-                        axes.hist(values, histtype="stepfilled", alpha=0.2, **drawn)
-                    axes.hist(values, histtype="step", linewidth=0.9, **drawn)
-                    axes.axvline(multiple * medians[model] / 10.0**power, color=colours[model], linestyle="--", lw=0.7)
-                axes.set_xlabel(f"{label}   ({power_of_ten(power)})" if power else label)
-                axes.set_xlim(0, bins[-1])
-            grid[row, 0].set_ylabel("features (%)")
-        if len(kinds) > 1:
-            for axes, kind in zip(grid[0], kinds, strict=True):
-                axes.set_title(f"{kind} images")
+                    values = table.loc[(table["images"] == kind) & (table["model"] == model), column]
+                    ecdf(axes, values, color=colours[model], lw=1)
+                    axes.axvline(multiple * values.median(), color=colours[model], linestyle="--", lw=0.7)
+                axes.set(xlabel=wrapped(label, width / len(kinds) - 0.4), ylabel="")
+            log_axis(row, table[column])
+            row[0].set_ylabel("features (%)")
+        lettered(grid.flat)
         handles = [Line2D([], [], color=colours[model], label=model) for model in models]
         handles.append(Line2D([], [], color="0.3", ls="--", lw=0.7, label=f"{multiple:g} × median"))
         legend_below(figure, handles)
-        figure.suptitle(title)
+        captioned(figure, look, title, AT_MOST)
     return figure
+
+
+AT_MOST = "A curve: the share of a model's features whose contribution is at most so large, zeros included"
+
+
+def log_axis(panels: Iterable[Axes], values: pd.Series) -> None:
+    """Give panels with curves the same logarithmic axis, over the values but for those far below every curve's median.
+
+    Their share, and that of zeros, is where a curve begins.
+    """
+    panels, positive = list(panels), values[values > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 1)
+    curves = [np.asarray(line.get_data(), float) for axes in panels for line in axes.lines]
+    medians = [x[np.searchsorted(y, 50)] for x, y in curves if len(x) > 2]
+    low = max(low, 0.05 * min(medians))
+    for axes in panels:
+        axes.set(xscale="log", xlim=(0.9 * low, 1.1 * high), ylim=(0, 100))
+        log_ticks(axes.xaxis)
+
+
+def curves_of_epochs(
+    panels: Sequence[Axes], table: pd.DataFrame, columns: Sequence[str], epochs: Sequence[int]
+) -> list[Line2D]:
+    """A panel per column, in it a curve per epoch, the darker the later; returns what a legend shows of them.
+
+    table: ``epoch`` and the columns, a row per feature.
+    """
+    shades = mpl.colormaps["viridis"](np.linspace(0.85, 0, len(epochs)))
+    for axes, column in zip(panels, columns, strict=True):
+        for epoch, shade in zip(epochs, shades, strict=True):
+            values = table.loc[table["epoch"] == epoch, column]
+            if len(values):  # else a run that was not saved at this epoch
+                ecdf(axes, values, color=shade, lw=1)
+        axes.set_ylabel("")
+    return [Line2D([], [], color=shade, label=f"epoch {epoch}") for epoch, shade in zip(epochs, shades, strict=True)]

@@ -8,36 +8,41 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attrib.plots.base import COLUMN, style, wrapped
+from attrib.plots.base import COLUMN, WIDE, captioned, lettered, small, style, wrapped
+from attrib.styles import USUAL, Style
 
 VALID = "#C8102E"
 
 
 def valid_picture(
-    masks: Sequence[NDArray[np.bool_]], *, models: Sequence[str], classes: Sequence[Sequence[str]], title: str
-) -> Figure:
+    masks: Sequence[NDArray[np.bool_]], *, models: Sequence[str], classes: Sequence[Sequence[str]], title: str,
+    look: Style = USUAL,
+) -> Figure:  # fmt: skip
     """Valid values in red, the others in white (AGAIN supplement, Figure 3): a panel per model, a band per class.
 
     masks: bool (K,D) per model; models: their names; classes: the K names per model. At a column's width 512 values
     in one line would be half a point each, so a class's values are written in several lines, like text.
     """
-    columns = min(2, len(masks))
+    width = look.inches(COLUMN)
+    columns = min(4 if width >= WIDE else 2, len(masks))
     rows = -(-len(masks) // columns)
-    with style():
-        figure = Figure(figsize=(COLUMN, 0.25 + 2.3 * rows), layout="constrained")
+    named = len(masks[0]) <= 20
+    with style(look):
+        figure = Figure(figsize=(width, 2.3 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(masks) :]:
             axes.set_visible(False)
         for position, (mask, model, names) in enumerate(zip(masks, models, classes, strict=True)):
             axes = grid.flat[position]
             _bands(axes, mask)
-            name = wrapped(model, COLUMN / columns - 0.25)
+            name = wrapped(model, width / columns - 0.25)
             axes.set_title(f"{name}\n{mask.sum(1).mean():.1f} of {mask.shape[1]} valid")
-            if len(mask) <= 20:
+            if named:
                 # Names that stand to the left already are not repeated.
                 same_as_before = position % columns and list(names) == list(classes[position - 1])
                 _name_bands(axes, mask, [""] * len(mask) if same_as_before else names)
-        figure.suptitle(title)
+        lettered(grid.flat[: len(masks)])
+        captioned(figure, look, title, "Right of each class: how many of its values are valid" if named else "")
     return figure
 
 
@@ -67,7 +72,7 @@ def _name_bands(axes: Axes, mask: NDArray[np.bool_], names: Sequence[str]) -> No
     middle = (np.arange(len(mask)) + 0.5) * _lines(mask) - 0.5
     axes.set_yticks(middle, names)
     for position, count in zip(middle, mask.sum(1), strict=True):
-        axes.text(1.02, position, str(count), transform=axes.get_yaxis_transform(), va="center", fontsize=6)
+        axes.text(1.02, position, str(count), transform=axes.get_yaxis_transform(), va="center", fontsize=small())
 
 
 def _lines(mask: NDArray[np.bool_]) -> int:

@@ -1,17 +1,31 @@
 """What goes with robustness: per image, and across models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from attrib.formatting import missing
-from attrib.plots.base import TEXT, legend_below, model_colours, style, wrapped
+from attrib.plots.base import (
+    DENSE,
+    MANY,
+    TEXT,
+    captioned,
+    density,
+    legend_below,
+    lettered,
+    model_colours,
+    small,
+    style,
+    wrapped,
+)
+from attrib.styles import USUAL, Style
 
 WRONG = "#777777"
 """Images that are wrong already when clean."""
@@ -32,7 +46,10 @@ KINDS = (
 )
 
 
-def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapping[str, str], title: str) -> Figure:
+def relations(
+    table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapping[str, str], title: str,
+    look: Style = USUAL,
+) -> Figure:  # fmt: skip
     """Each measure against the adversarial margin, a row of panels per model; below, the models' means.
 
     table and summary: the CSV and the JSON of ``attrib relate``; measures: columns and what the axes call them. Of
@@ -40,9 +57,10 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
     tells those apart that are not robust (below the line), and its mean below, where single seeds are dots.
     """
     entries, across = summary["models"], summary["across"]
-    rows = len(entries) + (len(across["points"]) > 1)
-    with style():
-        figure = Figure(figsize=(TEXT, 1.9 * rows + 0.5), layout="constrained")
+    rows, width = len(entries) + (len(across["points"]) > 1), look.inches(TEXT)
+    room = width / len(measures) - 0.3
+    with style(look):
+        figure = Figure(figsize=(width, 1.9 * rows + 0.2), layout="constrained")
         grid = figure.subplots(rows, len(measures), squeeze=False)
         colours = model_colours(list(dict.fromkeys(point["name"] for point in across["points"])))
         for panels, entry in zip(grid, entries, strict=False):
@@ -50,16 +68,18 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
             of_file = (table["seed"] == 0) & (table["epoch"].fillna(-1) == epoch)
             mine = table[(table["model"] == entry["name"]) & of_file]
             for axes, (measure, words) in zip(panels, measures.items(), strict=True):
-                _margins(axes, mine, measure, colours[entry["name"]])
+                # Models below one another are compared, so that their panels have the same ends.
+                _margins(axes, mine, measure, colours[entry["name"]], ends=_ends(table[measure]))
                 rho = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
-                axes.set(xlabel=_axis(measure, words), title=rho)
+                axes.set(xlabel=wrapped(_axis(measure, words), room), title=rho)
             name = entry["name"] if entry["epoch"] is None else f"{entry['name']} epoch {epoch}"
             name = wrapped(f"{name}{', first seed' if 'seeds' in entry else ''}", 1.2)
             panels[0].set_ylabel(f"{name}\nadversarial margin (logits)")
         if len(across["points"]) > 1:
             for axes, (measure, words) in zip(grid[-1], measures.items(), strict=True):
                 _means(axes, across["points"], measure, colours)
-                axes.set(xlabel=f"mean {_axis(measure, words)}", title=_rho(across["correlations"][measure]))
+                rho = _rho(across["correlations"][measure])
+                axes.set(xlabel=wrapped(f"mean {_axis(measure, words)}", room), title=rho)
             grid[-1, 0].set_ylabel("across models\nrobust accuracy (%)")
         handles = [
             Line2D([], [], color=WRONG if kind.marker == "x" else "0.25", marker=kind.marker, ms=3, lw=0, mew=0.6,
@@ -78,16 +98,35 @@ def relations(table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapp
                 handles.append(
                     Line2D([], [], color="0.3", marker="o", ms=3, lw=0.7, label="epochs of a run, by number")
                 )
+        lettered(grid.flat)
         legend_below(figure, handles)
-        figure.suptitle(title)
+        many = table.groupby(["model", "seed", "epoch"], dropna=False).size().max() > MANY
+        captioned(figure, look, title, RHO, DENSE if many else "")
     return figure
 
 
-def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str) -> None:
+RHO = "ρ: Spearman's rank correlation and its 95 % interval. Bars: 95 % intervals"
+
+
+def _ends(values: Iterable[float]) -> tuple[float, float]:
+    """Where an axis with these values begins and ends, a little beyond them."""
+    known = np.array([*values], float)
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    room = 0.05 * (high - low) or 0.1
+    return low - room, high + room
+
+
+def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str, *, ends: tuple[float, float]) -> None:
     correct, withstands = rows["correct"].to_numpy(bool), rows["margin_adversarial"].to_numpy(float) > 0
     scale = 1 if measure == "participation_ratio" else 100
-    axes.axhline(0, color="black", lw=0.6, ls="--")
-    for kind, inside in zip(KINDS, (correct & withstands, correct & ~withstands, ~correct), strict=True):
+    axes.axhline(0, color="black", lw=0.6, ls="--", zorder=3)
+    axes.set(xlim=[scale * end for end in ends], ylim=_ends([0, *rows["margin_adversarial"]]))
+    kinds = correct & withstands, correct & ~withstands, ~correct
+    if len(rows) > MANY:
+        shades: tuple[Any, ...] = colour, tuple(0.5 + 0.5 * part for part in to_rgb(colour)), WRONG
+        density(axes, scale * rows[measure], rows["margin_adversarial"], dict(zip(shades, kinds, strict=True)))
+        return
+    for kind, inside in zip(KINDS, kinds, strict=True):
         points, shown = rows[inside], WRONG if kind.marker == "x" else colour
         # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
         axes.scatter(
@@ -120,7 +159,7 @@ def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str, colour
         if not alone:
             for place in (0, -1):
                 axes.annotate(str(mine[place]["epoch"]), (x[place], y[place]), xytext=(3, 3),
-                              textcoords="offset points", fontsize=5, color=colours[name])  # fmt: skip
+                              textcoords="offset points", fontsize=small(), color=colours[name])  # fmt: skip
     axes.set_ylim(0, max(5.0, 1.03 * axes.get_ylim()[1]))
 
 
@@ -132,6 +171,6 @@ def _rho(found: Mapping[str, Any], *, seeds: int = 0) -> str:
     """The correlation as a panel's title; seeds: over how many it is a mean, where the panel shows one of them."""
     low, high = found["ci"]
     if missing(found["rho"]):
-        return "no rank correlation"
-    words = f"{f'mean of {seeds} seeds: ' if seeds else 'Spearman '}ρ = {found['rho']:.2f}"
-    return (words if missing(low) else f"{words} ({low:.2f} to {high:.2f})").replace("-", "−")
+        return "no ρ"
+    words = f"{f'mean of {seeds} seeds: ' if seeds else ''}ρ = {found['rho']:.2f}"
+    return (words if missing(low) else f"{words}\n({low:.2f} to {high:.2f})").replace("-", "−")

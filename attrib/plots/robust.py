@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attrib.plots.base import COLUMN, TEXT, legend_below, model_colours, style
+from attrib.plots.base import COLUMN, TEXT, captioned, inches_of, legend_below, model_colours, style
+from attrib.styles import USUAL, Style
 
 
-def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = None) -> Figure:
+def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = None, look: Style = USUAL) -> Figure:
     """Accuracy per attack, a marker and its interval for every model, side by side.
 
     table: columns ``model``, ``attack``, ``accuracy``, ``low`` and ``high`` (fractions), in the order to be shown.
@@ -21,8 +22,8 @@ def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = 
     models, attacks = list(table["model"].unique()), table["attack"].unique()
     places = np.arange(len(attacks))
     offsets = (np.arange(len(models)) - (len(models) - 1) / 2) * min(0.16, 0.7 / len(models))
-    with style():
-        figure = Figure(figsize=(TEXT, 2.3), layout="constrained")
+    with style(look):
+        figure = Figure(figsize=(look.inches(TEXT), 2.1), layout="constrained")
         axes = figure.subplots()
         colours = model_colours(models)
         for place in places[1::2]:
@@ -35,22 +36,26 @@ def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = 
                     one = seeds.loc[(seeds["model"] == name) & (seeds["attack"] == attack), "accuracy"]
                     axes.plot([place + 0.05] * len(one), 100 * one, ".", color=colours[name], ms=3, mew=0, alpha=0.7)
         axes.set_xticks(places, attacks)
+        if max(map(inches_of, attacks)) > (figure.get_figwidth() - 0.5) / len(attacks):
+            axes.tick_params("x", rotation=40)
         axes.set(ylabel="accuracy (%)", xlim=(-0.5, len(attacks) - 0.5), ylim=(-2, 102))
         legend_below(figure, axes.get_legend_handles_labels()[0])
         several = seeds is not None and len(seeds) > 0
-        figure.suptitle(f"{title}; bars: 95 % intervals" + ("" if several else " over images, one file per name"))
+        dots = "Small dots: single seeds" if several else ""
+        bars = "Bars: 95 % intervals" + ("" if several else " over images, one file per name")
+        captioned(figure, look, title, bars, dots)
     return figure
 
 
-def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str) -> Figure:
+def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str, look: Style = USUAL) -> Figure:
     """Accuracy against the attack's radius: a colour per model, a line style per attack, bands for the intervals.
 
     table: as for ``accuracies``, with a column ``eps``; attacks: those to show. Radii within 32/255 are labelled
     in units of 1/255, as papers on colour images give them.
     """
     unit = 255 if 0 < table["eps"].max() <= 32 / 255 else 1
-    with style():
-        figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
+    with style(look):
+        figure = Figure(figsize=(look.inches(COLUMN), 2.2), layout="constrained")
         axes = figure.subplots()
         for name, colour in model_colours(list(table["model"].unique())).items():
             for line, attack in zip(("-", "--", ":"), attacks, strict=False):
@@ -65,7 +70,7 @@ def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str) -> Fi
             xlim=(table["eps"].min() * unit, table["eps"].max() * unit), ylim=(-2, 102),
         )  # fmt: skip
         axes.legend()
-        figure.suptitle(f"{title}; bands: 95 % intervals")
+        captioned(figure, look, title, "Bands: 95 % intervals")
     return figure
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,55 +12,86 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from attrib.plots.base import COLUMN, TEXT, style, unframed
+from attrib.plots.base import (
+    COLUMN,
+    DENSE,
+    MANY,
+    TEXT,
+    WIDE,
+    captioned,
+    density,
+    legend_below,
+    lettered,
+    shortened,
+    small,
+    style,
+    title_height,
+    unframed,
+    wrapped,
+)
+from attrib.styles import USUAL, Style
 
 COLOURS = {"consistent": "#0072B2", "inconsistent": "#D55E00", "clean-wrong": "#999999"}
 """The paper's blue and red, as the style's colour-blind safe ones; grey for what is in neither set."""
 TRUE_CLASS, ATTACK_CLASS = "#009E73", "#D55E00"
 
 
-def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str) -> Figure:
+def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str, look: Style = USUAL) -> Figure:
     """Clean against adversarial true-class probability of every image, one panel per model (AALP, Figure 11).
 
     table: columns ``model``, ``set``, ``probability_clean`` and ``probability_adversarial``, one row per image.
     """
-    columns = min(len(models), 3)
+    width = look.inches(COLUMN if len(models) == 1 else TEXT)
+    columns = min(len(models), 3 if width >= WIDE else 2)
     rows = -(-len(models) // columns)
-    width = COLUMN if columns == 1 else TEXT
-    with style():
-        figure = Figure(figsize=(width, rows * (width / columns + 0.15) + 0.4), layout="constrained")
+    with style(look):
+        figure = Figure(figsize=(width, rows * (width / columns + 0.3) + 0.2), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(models) :]:
             axes.set_visible(False)
         for axes, name in zip(grid.flat, models, strict=False):
             _scatter(axes, table[table["model"] == name], name)
         for axes in grid[:, 0]:
-            axes.set_ylabel("true-class probability, adversarial image")
+            axes.set_ylabel("true-class probability,\nadversarial image")
         for column in range(columns):
             last = (len(models) - 1 - column) // columns
-            grid[last, column].set_xlabel("true-class probability, clean image")
+            grid[last, column].set_xlabel("true-class probability,\nclean image")
             grid[last, column].tick_params(labelbottom=True)
-        handles = [
-            Line2D([], [], color=colour, marker="o", ms=3, lw=0, label=kind.replace("-", " "))
-            for kind, colour in COLOURS.items()
-        ]
-        handles.append(Line2D([], [], color="black", lw=0.6, ls="--", label="y = x: no effect"))
         # Below the panels: inside one there is no corner that points never reach.
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1, handletextpad=0.4)
-        figure.suptitle(title)
+        legend_below(figure, scatter_handles())
+        lettered(grid.flat[: len(models)])
+        many = table.groupby("model").size().max() > MANY
+        captioned(figure, look, title, DENSE if many else "")
     return figure
+
+
+def scatter_handles() -> list[Line2D]:
+    """What a legend shows of ``scatter``."""
+    dots = [
+        Line2D([], [], color=colour, marker="o", ms=3, lw=0, label=kind.replace("-", " "))
+        for kind, colour in COLOURS.items()
+    ]
+    return [*dots, Line2D([], [], color="black", lw=0.6, ls="--", label="y = x: no effect")]
 
 
 def _scatter(axes: Axes, points: pd.DataFrame, name: str) -> None:
     scatter(axes, points, size=6)
     # Points lie on top of one another in the corners, so the shares stand beside them.
     shares = [f"{100 * (points['set'] == kind).mean():.1f} % {kind}" for kind in ("consistent", "inconsistent")]
-    axes.set_title(f"{name}\n{', '.join(shares)}")
+    axes.set_title("\n".join([name, *shares]))
 
 
 def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
-    """The images of one model as dots of this area, in points squared; points: as ``confidence_scatter`` takes."""
+    """The images of one model as dots of this area, in points squared, or how many they are where they are many.
+
+    points: as ``confidence_scatter`` takes.
+    """
     axes.plot([0, 1], [0, 1], color="black", lw=0.6, ls="--", zorder=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    if len(points) > MANY:
+        kinds = {colour: (points["set"] == kind).to_numpy() for kind, colour in COLOURS.items()}
+        density(axes, points["probability_clean"], points["probability_adversarial"], kinds)
+        return
     for zorder, (kind, colour) in enumerate(reversed(COLOURS.items()), start=2):
         inside = points[points["set"] == kind]
         # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
@@ -67,10 +99,9 @@ def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
             inside["probability_clean"], inside["probability_adversarial"], s=size, color=colour, alpha=0.45,
             linewidths=0, clip_on=False, rasterized=True, zorder=zorder,
         )  # fmt: skip
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
-def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str) -> Figure:
+def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str, look: Style = USUAL) -> Figure:
     """Pictures before and after the attack, each over the bars of two probabilities (AALP, Figure 3).
 
     examples, for M models and up to E images of each of two sets: ``model`` (M,) and ``set`` (2,) names, ``index``
@@ -78,68 +109,78 @@ def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str) -> Figu
     (M,2,E,2) names of the true class and of the attack's (the likeliest wrong one of the adversarial image), and
     ``probability`` (M,2,E,2,2) of these two (last axis) for the clean and the adversarial image.
     """
-    models, kinds, count = examples["index"].shape
-    cell = (TEXT - 0.5) / (kinds * count + 0.3)
-    heights = [0.3, cell, 0.3, cell, 0.3]
-    with style():
-        figure = Figure(figsize=(TEXT, models * (sum(heights) + 0.15) + 0.6))
-        top = 1 - 0.3 / figure.get_figheight()
-        bottom = 0.28 / figure.get_figheight()
-        blocks = GridSpec(models, 1, figure, left=0.07, right=0.995, top=top, bottom=bottom, hspace=0.04)
-        for model in range(models):
-            across = blocks[model].subgridspec(1, kinds, wspace=0.3 / count)
-            for kind in range(kinds):
-                grid = across[kind].subgridspec(5, count, height_ratios=heights, hspace=0.06, wspace=0.08)
-                header = figure.add_subplot(grid[0, :])
-                header.axis("off")
-                found = int((examples["index"][model, kind] >= 0).sum())
-                heading = f"{examples['model'][model]}: {examples['set'][kind]}" + ("" if found else " (no image)")
-                header.text(0.5, 0.45, heading, ha="center", va="center", fontsize=7, transform=header.transAxes)
-                for place in range(found):
-                    at = model, kind, place
-                    for view, words in enumerate(("clean", "adversarial")):
-                        picture = figure.add_subplot(grid[1 + 2 * view, place])
-                        picture.imshow(examples["image"][at][view], vmin=0, vmax=1, interpolation="nearest")
-                        unframed([picture])
-                        if view == 0:
-                            picture.set_title(f"#{examples['index'][at]}", fontsize=5, pad=1)
-                        if place == 0 and (kind == 0 or not examples["index"][model, 0].max() >= 0):
-                            picture.set_ylabel(words)
-                        _bars(
-                            figure.add_subplot(grid[2 + 2 * view, place]),
-                            examples["classes"][at], examples["probability"][at][view],
-                        )  # fmt: skip
+    models, kinds, most = examples["index"].shape
+    width = look.inches(TEXT)
+    count = min(most, 4 if width >= WIDE else 2)
+    cell = (width - 0.5) / (kinds * count + 0.3)
+    with style(look):
+        headings = [
+            wrapped(
+                f"{examples['model'][model]}: {examples['set'][kind]}"
+                + ("" if (examples["index"][model, kind] >= 0).any() else " (no image)"),
+                count * cell,
+            )
+            for model, kind in np.ndindex(models, kinds)
+        ]  # fmt: skip
+        heights = [0.1 + 0.15 * max(1 + text.count("\n") for text in headings), cell, 0.3, cell, 0.3]
+        figure = Figure(figsize=(width, models * (sum(heights) + 0.2) + 0.5))
+        captioned(figure, look, title, BARS)
+        above = title_height(figure.get_suptitle()) if look.title else 0
+        top, bottom = 1 - (above + 0.1) / figure.get_figheight(), 0.4 / figure.get_figheight()
+        blocks = GridSpec(
+            models, kinds, figure, left=0.5 / width, right=0.995, top=top, bottom=bottom, hspace=0.06,
+            wspace=0.3 / count,
+        )  # fmt: skip
+        for model, kind in np.ndindex(models, kinds):
+            grid = blocks[model, kind].subgridspec(5, count, height_ratios=heights, hspace=0.06, wspace=0.08)
+            header = figure.add_subplot(grid[0, :])
+            header.axis("off")
+            found = min(count, int((examples["index"][model, kind] >= 0).sum()))
+            header.text(0.5, 0.65, headings[kinds * model + kind], ha="center", va="center", transform=header.transAxes)
+            for place in range(found):
+                at = model, kind, place
+                for view, words in enumerate(("clean", "adversarial")):
+                    picture = figure.add_subplot(grid[1 + 2 * view, place])
+                    picture.imshow(examples["image"][at][view], vmin=0, vmax=1, interpolation="nearest")
+                    unframed([picture])
+                    if view == 0:
+                        picture.set_title(f"#{examples['index'][at]}", fontsize=small(), pad=1)
+                    if place == 0 and (kind == 0 or not examples["index"][model, 0].max() >= 0):
+                        picture.set_ylabel(words)
+                    bars = figure.add_subplot(grid[2 + 2 * view, place])
+                    _bars(bars, examples["classes"][at], examples["probability"][at][view], cell)
         handles = [
             Line2D([], [], color=colour, lw=5, alpha=0.5, label=label)
-            for colour, label in (
-                (TRUE_CLASS, "probability of the true class"),
-                (ATTACK_CLASS, "of the attack's class: the likeliest wrong one of the adversarial image"),
-            )
+            for colour, label in ((TRUE_CLASS, "the true class"), (ATTACK_CLASS, "the attack's class"))
         ]
         figure.legend(handles=handles, loc="lower center", ncols=2)
-        figure.suptitle(title, y=1 - 0.08 / figure.get_figheight(), va="top")
+        if look.title:
+            figure.suptitle(figure.get_suptitle(), y=1, va="top")
     return figure
 
 
-def _bars(axes: Axes, classes: NDArray[Any], probability: NDArray[Any]) -> None:
+BARS = "Bars: the probability of the true class and of the attack's, the likeliest wrong one of the adversarial image"
+
+
+def _bars(axes: Axes, classes: NDArray[Any], probability: NDArray[Any], inches: float) -> None:
     """Two bars from 0 to 1, the class's name and the number written over them."""
     axes.barh([0, 1], probability, height=0.9, color=[TRUE_CLASS, ATTACK_CLASS], alpha=0.5)
     for row, (name, value) in enumerate(zip(classes, probability, strict=True)):
-        axes.text(0.03, row, str(name)[:12], fontsize=5, va="center")
-        axes.text(0.97, row, f"{value:.2f}", fontsize=5, va="center", ha="right")
+        axes.text(0.03, row, shortened(str(name), inches - 0.12), fontsize=small(), va="center")
+        axes.text(0.97, row, f"{value:.2f}", fontsize=small(), va="center", ha="right")
     axes.set(xlim=(0, 1), ylim=(1.5, -0.5), xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#BBBBBB")
 
 
-def loss_over_epochs(history: pd.DataFrame, *, title: str) -> Figure:
+def loss_over_epochs(history: pd.DataFrame, *, title: str, look: Style = USUAL) -> Figure:
     """The mean ALP loss of the sets, as fixed at the last epoch, over epochs, with intervals (AALP, Figure 4).
 
     history: columns ``epoch``, ``set``, ``n``, ``alp``, ``low`` and ``high``, one row per epoch and set.
     """
     last = history["epoch"].max()
-    with style():
-        figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
+    with style(look):
+        figure = Figure(figsize=(look.inches(COLUMN), 2.1), layout="constrained")
         axes = figure.subplots()
         for kind, points in history.groupby("set", sort=False):
             colour, count = COLOURS[str(kind)], int(points["n"].iloc[0])
@@ -148,11 +189,9 @@ def loss_over_epochs(history: pd.DataFrame, *, title: str) -> Figure:
                 label=f"{kind} at epoch {last} ({count:,} images)",
             )  # fmt: skip
             axes.fill_between(points["epoch"], points["low"], points["high"], color=colour, alpha=0.2, linewidth=0)
-        axes.set(
-            xlabel="epoch", ylabel="mean ALP loss (squared logits)", title="band: 95 % bootstrap interval over images"
-        )
+        axes.set(xlabel="epoch", ylabel="mean ALP loss (squared logits)")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
-        figure.suptitle(title)
+        legend_below(figure, axes.get_legend_handles_labels()[0])
+        captioned(figure, look, title, "Bands: 95 % bootstrap intervals over images")
     return figure

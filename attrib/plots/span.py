@@ -3,50 +3,50 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attrib.plots.base import TEXT, legend_below, model_colours, style
+from attrib.plots.base import (
+    TEXT,
+    WIDE,
+    captioned,
+    ecdf,
+    legend_below,
+    lettered,
+    model_colours,
+    style,
+)
+from attrib.styles import USUAL, Style
 
 
 def coverage_distribution(
     table: pd.DataFrame, *, models: Sequence[str], levels: NDArray[Any], curves: NDArray[Any],
-    floors: Mapping[str, float], title: str,
+    floors: Mapping[str, float], title: str, look: Style = USUAL,
 ) -> Figure:  # fmt: skip
-    """Left, how coverage is distributed over images, per model; right, the mean coverage curve.
+    """First, how coverage is distributed over images, per model; then the mean coverage curve.
 
     table: columns ``model`` and ``coverage`` (fractions); levels: (T,) thresholds t; curves: (M,T) mean coverage;
     floors: the floor of the ASC (a fraction) of the models that have one.
     """
-    import seaborn
-
-    with style():
-        figure = Figure(figsize=(TEXT, 2.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        percent = table.assign(coverage=100 * table["coverage"])
-        colours = model_colours(models)
-        bins = np.linspace(0, 100, 51)
-        seaborn.histplot(
-            percent, x="coverage", hue="model", hue_order=list(models), palette=colours, bins=bins,
-            stat="percent", common_norm=False, element="step", fill=len(models) < 3, ax=left, legend=False,
-            alpha=0.25 if len(models) < 3 else 0.8,
-        )  # fmt: skip
-        for name in models:
-            left.axvline(percent.loc[percent["model"] == name, "coverage"].mean(), color=colours[name], ls="--", lw=0.8)
-        for name, floor in floors.items():
-            left.axvline(100 * floor, color=colours[name], ls=":", lw=0.8)
-        lines = "dashed: mean" + (", dotted: floor" if floors else "")
-        left.set(xlabel=f"coverage of an image's span (%), {lines}", ylabel="images (%)", xlim=(0, 100))
-        for name, curve in zip(models, curves, strict=True):
-            right.plot(levels, 100 * curve, color=colours[name], label=name)
-        right.set(
-            xlabel="threshold t as a share of the map's maximum",
-            ylabel="mean coverage (%)",
-            xlim=(0, 1),
-            ylim=(0, 100),
+    width = look.inches(TEXT)
+    rows = 1 if width >= WIDE else 2
+    with style(look):
+        figure = Figure(figsize=(width, 1.9 * rows + 0.2), layout="constrained")
+        panels = figure.subplots(rows, 3 - rows).ravel()
+        first, second = panels
+        for (name, colour), curve in zip(model_colours(models).items(), curves, strict=True):
+            covered = 100 * table.loc[table["model"] == name, "coverage"].to_numpy(float)
+            ecdf(first, covered, color=colour, label=name)
+            first.axvline(covered.mean(), color=colour, ls="--", lw=0.8)
+            if name in floors:
+                first.axvline(100 * floors[name], color=colour, ls=":", lw=0.8)
+            second.plot(levels, 100 * curve, color=colour)
+        first.set(xlabel="coverage of an image's span, at most (%)", ylabel="images (%)", xlim=(0, 100), ylim=(0, 100))
+        second.set(
+            xlabel="threshold t as a share of the map's maximum", ylabel="mean coverage (%)", xlim=(0, 1), ylim=(0, 100)
         )
-        legend_below(figure, right.get_legend_handles_labels()[0])
-        figure.suptitle(title)
+        lettered(panels)
+        legend_below(figure, first.get_legend_handles_labels()[0])
+        captioned(figure, look, title, "Dashed: the mean, which is the ASC" + ("; dotted: its floor" if floors else ""))
     return figure

@@ -1,0 +1,91 @@
+"""How figures look: width, size of the letters, title, names and images. No matplotlib."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from attrib.analyses.options import check_options, option
+from attrib.errors import InputError, check_name, refused
+
+WIDTHS = {"column": 3.25, "page": 6.875}
+"""Inches, of a paper in two columns."""
+NARROWEST, WIDEST = 2.5, 20
+SMALLEST, LARGEST = 6, 14
+"""Points: smaller letters cannot be read in print."""
+
+
+def _check_width(width: str | float) -> None:
+    if isinstance(width, str) and width not in WIDTHS:
+        raise refused("width", width, WIDTHS)
+    if not isinstance(width, str) and not NARROWEST <= width <= WIDEST:
+        raise InputError(f"width: expected {', '.join(WIDTHS)} or {NARROWEST} to {WIDEST} inches, got {width}")
+
+
+def _check_size(size: float) -> None:
+    if not SMALLEST <= size <= LARGEST:
+        raise InputError(f"font_size: expected {SMALLEST} to {LARGEST} points, got {size}")
+
+
+def _check_names(names: object) -> None:
+    if not isinstance(names, Mapping) or not all(isinstance(text, str) and text for text in (*names, *names.values())):
+        raise InputError(f"names: expected the models' names and what figures call them, got {names!r:.100}")
+    for name in names.values():
+        check_name("names", name)
+
+
+def _check_images(images: object) -> None:
+    if not isinstance(images, list | tuple) or not all(type(each) is int and each >= 0 for each in images):
+        raise InputError(f"images: expected a list of positions, got {images!r:.100}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How figures look. Without arguments they suit a screen.
+
+    Raises InputError for what no figure can have.
+
+    >>> Style(width="column", title=False, names={"raw": "standard"}).inches(6.875)
+    3.25
+    """
+
+    width: str | float | None = option(None, "column, page, or inches (default: what suits each figure).",
+                                       check=_check_width)  # fmt: skip
+    font_size: float = option(7, "Points. Labels of ticks are a point smaller, but nothing is below 6.",
+                              check=_check_size)  # fmt: skip
+    title: bool = option(True, "Whether the caption stands above the figure; it is in Result.captions anyway.")
+    names: Mapping[str, str] | None = option(
+        None, "Models to what figures call them, in the order to show; others follow.", check=_check_names
+    )
+    images: tuple[int, ...] = option(
+        (), "Positions of the images that pictures show, of those that the result keeps; none: all of them.",
+        check=_check_images,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_options(self)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Style":
+        """The style in a TOML file whose keys are the fields. Raises InputError for one that cannot be read."""
+        try:
+            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"style: expected a TOML file at {path}: {error}") from None
+        known = [each.name for each in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise refused(f"style: {path}", name, known)
+        try:
+            return cls(**given)
+        except InputError as error:
+            raise InputError(f"style: {path}: {error}") from None
+
+    def inches(self, usual: float) -> float:
+        """The width of a figure that usually has another."""
+        return usual if self.width is None else WIDTHS[self.width] if isinstance(self.width, str) else self.width
+
+
+USUAL = Style()
+"""Of figures, where the user asks for no other."""
