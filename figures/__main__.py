@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from attrib.errors import InputError
+from attrib.styles import Style
 from figures import readme, shared
-from figures.drawings import DRAWINGS
+from figures.drawings import DRAWINGS, PRINT
 from figures.shared import Missing
 
 
@@ -19,17 +20,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="again_figure1, ... (default: all, and the pages)")
     parser.add_argument("--data", type=Path, default=shared.DATA, help="folder of results (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=shared.RENDERED, help="folder of figures (default: %(default)s)")
+    parser.add_argument(
+        "--style", type=Path, metavar="FILE.toml",
+        help="how figures look: width, font_size and title (default: without titles, which are captions on the pages)",
+    )  # fmt: skip
     parser.add_argument("--page", type=Path, help="default: README.md beside the data's own figures, else in --out")
     options = parser.parse_args(arguments)
     try:
+        look = Style.read(options.style) if options.style else PRINT
+        if look.names or look.images:
+            raise InputError("--style: names and images are the papers'; expected width, font_size or title")
         if not options.names:
-            return draw(options.data, options.out, options.page)
+            return draw(options.data, options.out, options.page, look)
         known = {drawing.name: drawing for drawing in DRAWINGS}
         for name in options.names:
             if name not in known:
                 raise InputError(f"NAME: expected one of {', '.join(known)}, got {name}")
         for name in options.names:
-            for path in known[name].write(options.data, options.out):
+            for path in known[name].write(options.data, options.out, look):
                 print(path)
     except InputError as error:
         print(f"figures: error: {error}", file=sys.stderr)
@@ -37,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | None = None) -> int:
+def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | None = None, look: Style = PRINT) -> int:
     """Draw everything and write the pages; a figure without results is listed at the end, and is no failure.
 
     Raises InputError where there are no results at all.
@@ -49,7 +57,7 @@ def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | Non
     drawn: dict[str, list[Path] | Missing] = {}
     for drawing in DRAWINGS:
         try:
-            drawn[drawing.name] = drawing.write(data, out)
+            drawn[drawing.name] = drawing.write(data, out, look)
         except Missing as error:
             drawn[drawing.name] = error
     readme.write(data, page, drawn)

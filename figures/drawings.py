@@ -11,6 +11,7 @@ from attrib import latex
 from attrib.files import folder
 from attrib.plots import base
 from attrib.plots.fc import valid_picture
+from attrib.styles import Style
 from figures import asc_rules, curves, maps, names, sets, shared, tables
 from figures.crossing import crossing
 from figures.framework import framework
@@ -18,6 +19,8 @@ from figures.names import AALP, ADV, AGAIN, ALP, LOGIT, NO_FUSION, PGD_AT, SMOOT
 from figures.shared import Missing, Panel, Table
 from figures.trim import write
 
+PRINT = Style(title=False)
+"""How the figures look: their captions stand on the pages."""
 Drawn = Figure | Table | dict[str, Figure]
 """A dictionary: what follows the name in the files' names, to a figure."""
 
@@ -27,7 +30,7 @@ class Drawing(NamedTuple):
 
     name: str
     title: str
-    draw: Callable[[list[Panel]], Drawn]
+    draw: Callable[[list[Panel], Style], Drawn]
     tasks: tuple[str, ...] = ()
     """The analyses that it is drawn from; of several, each gives panels of its own."""
     wanted: tuple[Role, ...] = ()
@@ -37,19 +40,29 @@ class Drawing(NamedTuple):
     more: str = ""
     """What else the page says of it."""
 
-    def write(self, data: Path, out: Path) -> list[Path]:
-        """Draw it from the results under ``data``; returns the files written. Raises Missing where there are none."""
-        drawn, name = self.draw(self.panels(data)), self.name.replace("_", "-")
+    def write(self, data: Path, out: Path, look: Style = PRINT) -> list[Path]:
+        """Draw it from the results under ``data``; returns the files written. Raises Missing where there are none.
+
+        Of a figure also its caption, for a paper and for the page.
+        """
+        drawn, name = self.draw(self.panels(data), look), self.name.replace("_", "-")
         if isinstance(drawn, Table):
             place = folder(out) / name
             text = latex.file([latex.to_latex(drawn.frame, caption=drawn.caption, label=name)])
             markdown = shared.markdown(drawn.frame)
             return [
-                write(place.with_suffix(".tex"), lambda path: path.write_text(text)),
-                write(place.with_suffix(".md"), lambda path: path.write_text(f"{markdown}\n\n{drawn.caption}\n")),
+                write(place.with_suffix(".tex"), partial(_write, text)),
+                write(place.with_suffix(".md"), partial(_write, f"{markdown}\n\n{drawn.caption}\n")),
             ]
         figures = {f"{name}-{part}": each for part, each in drawn.items()} if isinstance(drawn, dict) else {name: drawn}
-        return [path for name, figure in figures.items() for path in base.save(figure, folder(out) / name)]
+        written = []
+        for name, figure in figures.items():
+            place, caption = folder(out) / name, str(figure.get_label())
+            environment = latex.figures({name: (caption, figure.get_figwidth() > base.COLUMN)})
+            written += base.save(figure, place)
+            for suffix, text in ((".tex", environment), (".md", f"{caption}\n")):
+                written.append(write(place.with_suffix(suffix), partial(_write, text)))
+        return written
 
     def panels(self, data: Path) -> list[Panel]:
         """The results to draw; raises Missing where an analysis is needed, and there are none."""
@@ -63,13 +76,22 @@ class Drawing(NamedTuple):
         return found
 
 
-def _valid_values(found: Sequence[Panel]) -> dict[str, Figure]:
+def _write(text: str, path: Path) -> None:
+    path.write_text(text)
+
+
+def _of_words(table: Callable[[list[Panel]], Table]) -> Callable[[list[Panel], Style], Drawn]:
+    """A table as a drawing: it has no look."""
+    return lambda found, _: table(found)
+
+
+def _valid_values(found: Sequence[Panel], look: Style) -> dict[str, Figure]:
     """One figure per data set and architecture, since the layers have different sizes."""
     return {
         panel.folder.name: valid_picture(
             [panel.arrays()[f"valid {model}"] for model in panel.models], models=list(map(names.label, panel.models)),
             classes=[each["classes"] for each in panel.entries()],
-            title=f"{panel.title}: valid values (above the mean of W)",
+            title=f"{panel.title}: valid values (above the mean of W) in red", look=look,
         )
         for panel in found
     }  # fmt: skip
@@ -110,14 +132,14 @@ DRAWINGS = (
     Drawing(
         "again_table1",
         "AGAIN supplement, Table 1: average attribution span coverage (ASC) under standard training, PGD-AT and AGAIN",
-        tables.again_table1, ("span",), (STANDARD, PGD_AT, NO_FUSION, AGAIN, LOGIT), (STANDARD, PGD_AT),
+        _of_words(tables.again_table1), ("span",), (STANDARD, PGD_AT, NO_FUSION, AGAIN, LOGIT), (STANDARD, PGD_AT),
         "The paper's numbers are of ResNet-18 on CIFAR-10, its threshold is not printed; ours: Grad-CAM above the map's"
         " mean.",
     ),
     Drawing(
         "again_table2",
         "AGAIN supplement, Table 2: valid values of the last layer's weights per class, PGD-AT against AGAIN",
-        tables.again_table2, ("fc",), (STANDARD, PGD_AT, SMOOTH, NO_FUSION, AGAIN, LOGIT), (PGD_AT, AGAIN),
+        _of_words(tables.again_table2), ("fc",), (STANDARD, PGD_AT, SMOOTH, NO_FUSION, AGAIN, LOGIT), (PGD_AT, AGAIN),
         "The paper's text gives the means only: 272.3 and 308 of 512 (ResNet-18 on CIFAR-10).",
     ),
     Drawing(
@@ -146,7 +168,7 @@ DRAWINGS = (
     Drawing(
         "aalp_figure5",
         "AALP, Figure 5: the training framework, drawn anew after this implementation (``train/methods/aalp.py``)",
-        lambda _: framework(), more="It needs no results.",
+        lambda _, look: framework(look), more="It needs no results.",
     ),
     Drawing(
         "aalp_figure6", "AALP, Figure 6: the effect of alpha, the weight of the adaptive ALP loss",
@@ -173,8 +195,8 @@ DRAWINGS = (
     Drawing(
         "aalp_figure10",
         "AALP, Figure 10: activation maps (Eq. 6) of adversarial images in the course of AALP training",
-        lambda found: eq6(maps.epochs(found), title="AALP's activation maps, Eq. 6, of PGD images"), ("eq6-epochs",),
-        needed=(AALP,),
+        lambda found, look: eq6(maps.epochs(found), look, title="AALP's activation maps, Eq. 6, of PGD images"),
+        ("eq6-epochs",), needed=(AALP,),
         more="Up to six of the saved epochs, evenly spaced; the paper saves every 10,000 steps. Every epoch is attacked"
         " by itself with PGD, the image shown is the first epoch's.",
     ),
@@ -194,30 +216,32 @@ DRAWINGS = (
     Drawing(
         "aalp_table1",
         "AALP, Table 1: confidence and losses of the ALP model's consistent and inconsistent set",
-        tables.aalp_table1, ("sets",), needed=(ALP,),
+        _of_words(tables.aalp_table1), ("sets",), needed=(ALP,),
         more="The paper's \"classification loss\" is not defined; beside it stands the sum of clean and adversarial"
         " cross-entropy.",
     ),
     Drawing(
         "aalp_table2", "AALP, Table 2: accuracy of every method, clean and under FGSM, PGD and CW",
-        tables.aalp_table2, ("robust",),
+        _of_words(tables.aalp_table2), ("robust",),
         more="Under every row of ours its 95 % interval, then the paper's row where it has one. On MNIST ten steps of"
         " 0.01, as the paper prints them, move a pixel by at most 0.1 of the 0.3 allowed, so PGD-10 is weak there.",
     ),
     Drawing(
         "aalp_table3", "AALP, Table 3: Guided Dropout with standard, adversarial and ALP training",
-        tables.aalp_table3, ("gd-raw", "gd-madry", "gd-alp"), more="The paper's numbers are of ResNet-9 on SVHN.",
+        _of_words(tables.aalp_table3), ("gd-raw", "gd-madry", "gd-alp"),
+        more="The paper's numbers are of ResNet-9 on SVHN.",
     ),
     Drawing(
         "aalp_table4", "AALP, Table 4: the share of the consistent set under ALP and AALP",
-        tables.aalp_table4, ("sets",), (ALP, AALP), (ALP, AALP),
+        _of_words(tables.aalp_table4), ("sets",), (ALP, AALP), (ALP, AALP),
     ),
     Drawing(
-        "asc_rules", "Which map and threshold rule comes closest to AGAIN's Table 1?", tables.rules, ("span",),
-        asc_rules.MODELS, asc_rules.MODELS,
+        "asc_rules", "Which map and threshold rule comes closest to AGAIN's Table 1?", _of_words(tables.rules),
+        ("span",), asc_rules.MODELS, asc_rules.MODELS,
     ),
     Drawing(
-        "crossing", "The two papers crossed: spans of AALP's models, contributions of AGAIN's", crossing, ("robust",)
+        "crossing", "The two papers crossed: spans of AALP's models, contributions of AGAIN's", _of_words(crossing),
+        ("robust",),
     ),
 )  # fmt: skip
 """In the order of the papers."""

@@ -1,18 +1,21 @@
 """AALP, Figure 5: the training framework, drawn anew after this implementation (``train/methods/aalp.py``)."""
 
+from dataclasses import replace
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from attrib.plots.base import TEXT, style
+from attrib.plots.base import TEXT, captioned, style
+from attrib.styles import SMALLEST, Style
 
 CLEAN, ADVERSARIAL, GUIDED, LOSS = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"
 
 
-def framework() -> Figure:
+def framework(look: Style) -> Figure:
     """From a clean and an adversarial batch to the three losses."""
-    with style():
-        figure = Figure(figsize=(TEXT, 2.5))
+    with style(look):
+        figure = Figure(figsize=(TEXT, 2.5))  # at no other width, since the boxes hold their words
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 110), ylim=(2, 42))
         axes.axis("off")
@@ -44,12 +47,15 @@ def framework() -> Figure:
         _arrow(axes, (50, 12.3), (50, 8.4))
         _arrow(axes, (64, 8.4), (64, 12.8))
         _arrow(axes, (7, 30.3), (7, 19.7), dashed=True)
-        axes.text(8, 25, "attack on the\nmodel as deployed:\nwithout the mask", fontsize=5.5, va="center")
+        axes.text(8, 25, "attack on the\nmodel as deployed:\nwithout the mask", fontsize=SMALLEST, va="center")
         axes.text(
-            100.5, 31.2, "total loss: the sum of the three", fontsize=5.5, ha="center", va="center", style="italic"
+            100.5, 31.2, "total loss: the sum of the three", fontsize=SMALLEST, ha="center", va="center", style="italic"
         )
         axes.text(
-            102.5, 19.6, "$p_y$ detached", fontsize=5.5, ha="center", va="center", style="italic", parse_math=True
+            102.5, 19.6, "$p_y$ detached", fontsize=SMALLEST, ha="center", va="center", style="italic", parse_math=True
+        )
+        captioned(
+            figure, replace(look, title=False), "How AALP trains: from a clean and an attacked batch to three losses"
         )
     return figure
 

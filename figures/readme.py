@@ -240,9 +240,14 @@ def _sections(drawn: Drawn, prefix: str, data: Path, page: Path) -> str:
 
 def _shown(written: Sequence[Path] | Missing, page: Path, title: str) -> str:
     """A drawing's pictures or table, or why there are none."""
-    if isinstance(written, Missing) or any(path.suffix == ".md" for path in written):
+    pictures = [] if isinstance(written, Missing) else [path for path in written if path.suffix == ".png"]
+    if not pictures:
         return _table(written, page)
-    return "\n\n".join(f"![{title}]({_link(path, page)})" for path in written if path.suffix == ".png")
+    return "\n\n".join(
+        f"![{title}]({_link(path, page)})\n\n{fill(path.with_suffix('.md').read_text().strip(), WIDTH)}\n\n"
+        f"([PDF]({_link(path.with_suffix('.pdf'), page)}), [LaTeX]({_link(path.with_suffix('.tex'), page)}))"
+        for path in pictures
+    )
 
 
 def _table(written: Sequence[Path] | Missing, page: Path) -> str:

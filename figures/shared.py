@@ -13,7 +13,8 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from attrib.errors import InputError
-from attrib.plots.base import COLUMN, TEXT
+from attrib.plots.base import COLUMN, TEXT, WIDE
+from attrib.styles import Style
 from figures import names
 from figures.names import Role
 
@@ -144,14 +145,15 @@ def papers() -> dict[str, Any]:
     return tomllib.loads((HERE / "papers.toml").read_text())
 
 
-def canvas(found: Sequence[Panel], *, height: float) -> tuple[Figure, list[SubFigure]]:
+def canvas(found: Sequence[Panel], look: Style, *, height: float) -> tuple[Figure, list[SubFigure]]:
     """A figure with a part per panel: one at a column's width, several side by side, at most three in a row.
 
     height: of one row of panels, inches.
     """
-    across = min(3, len(found))
+    width = look.inches(COLUMN if len(found) == 1 else TEXT)
+    across = min(3, len(found)) if width >= WIDE else 1
     rows = -(-len(found) // across)
-    figure = Figure(figsize=(COLUMN if across == 1 else TEXT, height * rows), layout="constrained")
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
     return figure, list(figure.subfigures(rows, across, squeeze=False).flat[: len(found)])
 
 

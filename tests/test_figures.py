@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 import attrib
 from attrib import stats
@@ -23,7 +24,7 @@ from attrib.models.classifier import Classifier
 from attrib.plots import base
 from figures import claims, compare, crossing, manifest, models, names, readme, reproduce, run, shared, trim, verdicts
 from figures.__main__ import main as draw_figures
-from figures.drawings import DRAWINGS, Drawing
+from figures.drawings import DRAWINGS, PRINT, Drawing
 from quarter import commands
 
 NAMES = ("raw", "madry", "alp", "aalp", "aalp-gd", "again-logit", "aalp-alpha-0.5", "aalp-alpha-1")
@@ -271,7 +272,7 @@ def test_everything_is_drawn(name: str, drawn: dict[str, list[Path] | shared.Mis
         assert isinstance(written, shared.Missing)
         return
     assert not isinstance(written, shared.Missing), written
-    kinds = {".tex", ".md"} if "table" in name or name in ("asc_rules", "crossing") else {".pdf", ".png"}
+    kinds = {".tex", ".md"} if "table" in name or name in ("asc_rules", "crossing") else {".pdf", ".png", ".tex", ".md"}
     assert {path.suffix for path in written} == kinds
     for path in written:
         content = path.read_bytes()
@@ -279,7 +280,8 @@ def test_everything_is_drawn(name: str, drawn: dict[str, list[Path] | shared.Mis
         if path.suffix == ".pdf":
             assert b"/Type3" not in content  # fonts are embedded as TrueType
         elif path.suffix == ".tex":
-            assert b"\\toprule" in content
+            assert b"\\caption{" in content
+            assert (b"\\toprule" if b"tabular" in content else b"\\includegraphics") in content
 
 
 def test_dollar_signs_are_drawn_as_formulas(data: Path, drawn: dict[str, list[Path] | shared.Missing]) -> None:
@@ -287,7 +289,7 @@ def test_dollar_signs_are_drawn_as_formulas(data: Path, drawn: dict[str, list[Pa
     for drawing in DRAWINGS:
         if isinstance(drawn[drawing.name], shared.Missing):
             continue
-        made = drawing.draw(drawing.panels(data))
+        made = drawing.draw(drawing.panels(data), PRINT)
         for figure in made.values() if isinstance(made, dict) else [made]:
             if isinstance(figure, Figure):
                 figure.draw_without_rendering()  # which makes the labels of ticks
@@ -355,6 +357,10 @@ def test_the_pages_are_the_same_every_time_and_their_links_lead_somewhere(
     written = [path.name for found in drawn.values() if not isinstance(found, shared.Missing) for path in found]
     for name in written:
         assert not name.endswith(".png") or name in papers[0] + papers[1]
+    captions = [path.read_text() for found in drawn.values() if not isinstance(found, shared.Missing)
+                for path in found if path.suffix == ".md" and path.with_suffix(".png").exists()]  # fmt: skip
+    assert len(captions) > 10
+    assert all(" ".join(caption.split()) in papers[0] + papers[1] for caption in captions)
 
 
 def test_committed_pages_are_those_of_the_committed_results() -> None:
@@ -384,6 +390,23 @@ def test_without_results_nothing_is_drawn(drawing: Drawing, tmp_path: Path) -> N
 def test_one_figure_is_drawn_by_its_name(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert draw_figures(["aalp_table4", "--data", str(data), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"aalp-table4{end}") for end in (".tex", ".md")]
+
+
+def test_a_figure_is_drawn_in_a_style(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    style, out = tmp_path / "style.toml", tmp_path / "out"
+    arguments = ["again_figure1", "--data", str(data), "--out", str(out), "--style", str(style)]
+    sizes = []
+    for text in ("", "title = false", "width = 'column'\ntitle = false"):
+        style.write_text(text)
+        assert draw_figures(arguments) == 0
+        with Image.open(out / "again-figure1.png") as picture:
+            sizes.append(picture.size)
+    assert sizes[0][1] > sizes[1][1]  # with its caption above
+    assert max(width for width, _ in sizes) < 3.5 * 300  # one data set, so that it is a column wide anyway
+    style.write_text("images = [1]")
+    capsys.readouterr()
+    assert draw_figures(arguments) == 2
+    assert "expected width, font_size or title" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["aalp_table2"], ["aalp_table9"]])
