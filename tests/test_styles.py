@@ -232,6 +232,11 @@ def test_contributions_are_curves_on_axes_that_are_shared() -> None:
         assert left.get_xlim() == right.get_xlim()
         assert left.get_xscale() == "log"
         assert left.get_ylim() == right.get_ylim() == (0, 100)
+        marked = [
+            float(np.asarray(line.get_xdata())[0]) for line in left.lines if len(np.asarray(line.get_xdata())) == 2
+        ]
+        assert len(marked) == 2
+        assert all(left.get_xlim()[0] < place < left.get_xlim()[1] for place in marked)
     curve = grid[0, 0].lines[0]
     for value in (1e-5, 3e-5, 7.5e-5):
         at = np.searchsorted(curve.get_xdata(), value, side="right") - 1

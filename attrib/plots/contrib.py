@@ -74,6 +74,7 @@ def log_axis(panels: Iterable[Axes], values: pd.Series) -> None:
     curves = [np.asarray(line.get_data(), float) for axes in panels for line in axes.lines]
     medians = [x[np.searchsorted(y, 50)] for x, y in curves if len(x) > 2]
     low = max(low, 0.05 * min(medians))
+    high = max([high, *(x[0] for x, _ in curves if len(x) == 2)])  # of vertical lines too
     for axes in panels:
         axes.set(xscale="log", xlim=(0.9 * low, 1.1 * high), ylim=(0, 100))
         log_ticks(axes.xaxis)
