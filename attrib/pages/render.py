@@ -62,7 +62,7 @@ FIGURES = {
     "robust-eps": "Accuracy of every model against the radius of the attack",
     "sets": "Probability of the true class of every image, clean against attacked, a panel per model",
     "sets-examples": "Example images of either set before and after the attack, with the probabilities of two classes",
-    "contrib": "Histograms of the features' contributions, a row per quantity, bins shared by the models",
+    "contrib": "How the features' contributions are distributed, a row per quantity",
     "fc": "The last layer's weights, valid values in red, a band per class and a panel per model",
     "check": "Similarity of maps as layers are randomised, and insertion and deletion curves, for every model",
     "relate": "Coverage against the adversarial margin, image by image, and against robust accuracy, model by model",
