@@ -3,7 +3,10 @@
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -105,3 +108,26 @@ def interrupted_by_signals() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+
+
+def print_error(line: str, *, status: int) -> None:
+    """Print the line with which a command ends. Of torchrun's processes the first that has it prints it."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True) or _is_news(line, status):
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+
+
+def _is_news(line: str, status: int) -> bool:
+    """Whether no other process has the same error; of an interruption, whether none has any.
+
+    torchrun stops all processes when one has failed: a rule by rank would lose what only the first to fail can say.
+    """
+    try:
+        from torch.distributed import TCPStore  # here, since torch takes seconds, and one process alone needs none
+
+        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*where, is_master=False, timeout=timedelta(seconds=5))
+        ended = store.add(f"attrib ended {os.environ['TORCHELASTIC_RESTART_COUNT']}", 1)
+        return store.add(line, 1) == 1 and (status != INTERRUPTED or ended == 1)
+    except Exception:  # torchrun is gone, or a signal came while torch was imported
+        return status != INTERRUPTED

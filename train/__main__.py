@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_line, printable
+from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_line, print_error, printable
 
 try:
     from attrib.parallel import is_first
@@ -129,17 +129,16 @@ def main() -> int:
         if is_first():
             print(run.path, flush=True)
     except OutOfTime as error:
-        print(f"train: {error}", file=sys.stderr)
+        print_error(f"train: {error}", status=3)
         return 3
     except (InputError, OSError) as error:
-        print(f"train: error: {printable(one_line(error))}", file=sys.stderr)
+        print_error(f"train: error: {printable(one_line(error))}", status=2)
         return 2
     except KeyboardInterrupt:
-        if is_first():
-            effect = "continues after the last finished epoch"
-            if "--no-last" in sys.argv:
-                effect = "starts over, since --no-last keeps no state"
-            print(f"train: interrupted; the same command {effect}", file=sys.stderr)
+        effect = "continues after the last finished epoch"
+        if "--no-last" in sys.argv:
+            effect = "starts over, since --no-last keeps no state"
+        print_error(f"train: interrupted; the same command {effect}", status=INTERRUPTED)
         return INTERRUPTED
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrib
 from attrib.analyses import ANALYSES
-from attrib.errors import INTERRUPTED, InputError, Stopped, interrupted_by_signals, printable, refused
+from attrib.errors import INTERRUPTED, InputError, Stopped, interrupted_by_signals, print_error, printable, refused
 
 INTERRUPTED_MESSAGE = "interrupted; nothing was written"
 """Where nobody else has something to say; typer returns the status then."""
@@ -122,8 +122,7 @@ def main() -> None:
             raise
         message, status = _words(error), 2
     if message:  # none where all went well, or the command line was empty and the help was printed instead
-        with suppress(OSError):
-            print(f"attrib: error: {printable(message)}", file=sys.stderr)
+        print_error(f"attrib: error: {printable(message)}", status=status)
     sys.exit(status)
 
 
