@@ -39,8 +39,13 @@ def world(device: str) -> Iterator[World]:
     if dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
         return
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # The store outlives a restart by torchrun, and in it the addresses of the processes before, which are gone.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     # Python objects are gathered on the CPU, tensors where they are.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:

@@ -1,14 +1,17 @@
 """Several processes give the results of one: gloo on the CPU, started by torchrun as a user would."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torchrun import torchrun
 
 import attrib
 from attrib.data.glyphs import render
+from attrib.errors import INTERRUPTED, print_error
 from attrib.parallel import World
 from train.attack import eager_ascent
 from train.config import Config
@@ -102,9 +105,58 @@ def test_what_two_processes_log_is_of_the_model_that_they_save(tmp_path: Path) -
     assert found == (logged["clean"], logged["robust"])
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="multiple of the 2 processes"):
-        torchrun(2, "-m", "train", "pgd-at", *COMMON, "--batch-size", "31", "--out", str(tmp_path))
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("attrib", "span", "nosuch.pt"), "attrib: error: nosuch.pt: no such file"),
+        (("train", "pgd-at", *COMMON, "--batch-size", "31", "--out", "."), "multiple of the 2 processes, got 31"),
+    ],
+    ids=["before processes meet", "after"],
+)
+def test_bad_input_is_one_line_of_all_processes(line: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError) as refused:
+        torchrun(2, "-m", *line, cwd=tmp_path)
+    (said,) = re.findall("^(?:attrib|train): .*", str(refused.value), re.MULTILINE)
+    assert words in said
+
+
+def test_of_several_processes_the_first_that_has_an_error_prints_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    for line in ("a", "a", "b"):
+        print_error(line, status=2)
+    print_error("stopped, since another has failed", status=INTERRUPTED)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for _ in range(2):
+        print_error("stopped by the user", status=INTERRUPTED)
+    assert capsys.readouterr().err.splitlines() == ["a", "b", "stopped by the user"]
+
+
+RESTARTED = """
+import os, signal, time, torch
+from attrib.parallel import total, world
+
+time.sleep(int(os.environ["TORCHELASTIC_RESTART_COUNT"]) * int(os.environ["RANK"]))  # rank 0 looks for rank 1 at once
+with world("cpu") as here:
+    if here.rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    together = total(torch.ones(1))
+    if here.rank == 0:
+        print(together.item())
+"""
+
+
+def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
+    """The addresses of the processes before it are not those of the processes now."""
+    script = tmp_path / "killed.py"
+    script.write_text(RESTARTED)
+    assert torchrun(2, "--max-restarts", "1", str(script)) == "2.0\n"
 
 
 @pytest.mark.parametrize("command", ["span", "contrib"])

@@ -19,9 +19,9 @@ def torchrun(processes: int, *arguments: str, cwd: Path = ROOT) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     for _ in range(2):
         done = subprocess.run(
-            [*start, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+            [*start, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=200
         )
         if ABORTED not in done.stderr:
             break
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     return done.stdout
