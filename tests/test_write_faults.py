@@ -3,6 +3,7 @@
 A limit on file size simulates a full disk where that suffices. Otherwise a small tmpfs is used, if root can mount it.
 """
 
+import json
 import os
 import resource
 import subprocess
@@ -86,6 +87,27 @@ def test_maps_that_do_not_fit_on_the_disk(run: Any, models: Path, small_disk: Pa
     done = run("span", models / "a.pt", "--data", "glyphs", "--limit", "1000", "--floor", "0", "--save-maps",
                "--out", small_disk)  # fmt: skip
     assert "No space left on device" in done.refused(warned=True)
+
+
+def test_curves_that_do_not_fit_on_the_disk(
+    tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    place, filling = tmp_path / "run", small_disk / "filling"
+    place.mkdir()
+    (place / "tensorboard").symlink_to(small_disk)
+    filling.write_bytes(bytes(2**20))
+    line = ("standard", *TINY, "--limit", "200", "--epochs", "2", "--tensorboard", "--out", str(place))
+    assert train(*line) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"train: error: cannot write {place}/tensorboard/events.out.tfevents.000001: No space")
+    filling.unlink()
+    assert train(*line) == 0
+    log = [json.loads(text) for text in (place / "log.jsonl").read_text().splitlines()]
+    curves = accumulator.EventAccumulator(str(place / "tensorboard")).Reload()
+    for name in ("loss", "clean", "robust", "images_per_s"):
+        points = [(point.step, point.value) for point in curves.Scalars(name)]
+        assert points == [(record["epoch"], pytest.approx(record[name])) for record in log]
 
 
 @pytest.mark.parametrize("arguments", [("info", "{models}/a.pt"), ("zoo",)])

@@ -26,7 +26,7 @@ from train.config import Config
 from train.engine import Engine, ascent_of, resolve, running, uncompiled
 from train.epoch import LossModule, Settings, train_epoch
 from train.parallel import share_buffers, synchronised
-from train.state import State, initial, resume, save, write_log
+from train.state import State, initial, resume, save, write_curves, write_log
 
 PATIENCE = 3
 """Number of epochs at chance before a warning."""
@@ -178,12 +178,12 @@ def _write(state: State, config: Config, data: Dataset, out: Path, *, last: bool
             checkpoint.save(ckpt, out / "model.pt")
         if is_saved:
             checkpoint.save(ckpt, out / f"epoch-{epoch}.pt")
-    # last.pt comes after model.pt: a run killed in between repeats the epoch and writes the same model.pt.
+    if tensorboard:
+        write_curves(record, folder(out / "tensorboard"))
+    # last.pt comes after them: a run killed in between repeats the epoch and writes the same files.
     if last:
         save(state, config, data, out / "last.pt")
     write_log(state.history, out)
-    if tensorboard:
-        _write_curves(record, out / "tensorboard")
     print(
         f"{printable(out.name)}  epoch {epoch:3d}/{config.epochs}  loss {record['loss']:.4f}"
         f"  clean {record['clean']:6.1%}  robust {record['robust']:6.1%}"
@@ -251,11 +251,3 @@ def _checkpoint(model: Classifier, config: Config, data: Dataset, record: dict[s
         metrics={"holdout_clean": record["clean"], "holdout_robust": record["robust"]},
         weights=model.state_dict(),
     )
-
-
-def _write_curves(record: dict[str, float], out: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter  # optional
-
-    with SummaryWriter(str(out)) as writer:
-        for name in ("loss", "clean", "robust", "images_per_s"):
-            writer.add_scalar(name, record[name], int(record["epoch"]))

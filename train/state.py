@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,22 @@ def write_log(history: list[dict[str, float]], out: Path) -> None:
     """Rewrite log.jsonl from the saved history, so that it always agrees with last.pt."""
     with atomic(out / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
+
+
+def write_curves(record: dict[str, float], out: Path) -> None:
+    """A file for TensorBoard for every epoch: one that grows would lose what a full disk stopped."""
+    # here, since tensorboard is optional
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    epoch, now = int(record["epoch"]), time.time()
+    names = ("loss", "clean", "robust", "images_per_s")
+    values = [Summary.Value(tag=name, simple_value=record[name]) for name in names]
+    events = [
+        Event(wall_time=now, file_version="brain.Event:2"),
+        Event(wall_time=now, step=epoch, summary=Summary(value=values)),
+    ]
+    with atomic(out / f"events.out.tfevents.{epoch:06}") as temporary, temporary.open("wb") as file:
+        for event in events:
+            RecordWriter(file).write(event.SerializeToString())
