@@ -52,6 +52,12 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run_once
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved as empty files, since drawing them takes most of the time."""
+    monkeypatch.setattr("attrib.plots.base.drawn", lambda _figure, _suffix: b"")
+
+
 @pytest.fixture(scope="session")
 def two_processes() -> Callable[..., Any]:
     """Run ``attrib`` with some arguments in two gloo processes, as a user would; returns the JSON it prints."""

@@ -21,8 +21,12 @@ from torch import nn
 
 import attrib
 from attrib.analyses.base import Analysis
+from attrib.analyses.check import Checks
+from attrib.analyses.maps import Maps
 from attrib.analyses.options import Attack
+from attrib.analyses.relate import Relation
 from attrib.analyses.result import Result
+from attrib.analyses.robust import Robustness
 from attrib.analyses.run import execute
 from attrib.analyses.sets import Sets
 from attrib.analyses.span import Span
@@ -132,6 +136,29 @@ def test_a_result_shows_saves_and_loads(analysis: Analysis, data: Dataset, files
     assert json.loads((tmp_path / f"{analysis.name}.json").read_text())["models"][0]["name"] == "one"
 
 
+@pytest.mark.parametrize(
+    ("analysis", "labelled"),
+    [
+        (Span(attack=Attack("fgsm"), floor=0, save_maps=True), True), (Maps(images=2), True), (Maps(images=2), False),
+        (Checks(curve_steps=1, stages=1), True), (Relation(attack=Attack("fgsm")), True),
+        (Robustness(steps=(1,)), True),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_is_loaded_has_the_types_of_what_was_saved(
+    analysis: Analysis, labelled: bool, data: Dataset, files: list[Path], tmp_path: Path
+) -> None:
+    """Classes called 0 to 9, float32, missing numbers and words; without the maps, which were saved beside it."""
+    images = next(data.batches(6))
+    result = analysis.run({"one": files[0]}, (images.image, images.label) if labelled else images.image, out=tmp_path)
+    again = Result.load(tmp_path)
+    assert (again.summary, again.frames.keys()) == (json.loads(to_json(result.summary)), result.frames.keys())
+    for part, frame in result.frames.items():
+        pd.testing.assert_frame_equal(again.frames[part], frame, check_exact=True)
+    assert again.arrays.keys() == result.arrays.keys()
+
+
 def test_what_a_result_does_not_hold_is_one_line_that_names_what_it_holds(
     data: Dataset, files: list[Path], tmp_path: Path
 ) -> None:
@@ -192,12 +219,6 @@ def test_a_stopped_analysis_continues_and_gives_the_same(
     pd.testing.assert_frame_equal(result.rows, expected.rows)
     assert to_json(result.summary) == to_json(expected.summary)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are saved as empty files, since drawing them takes most of the time."""
-    monkeypatch.setattr("attrib.plots.base.drawn", lambda _figure, _suffix: b"")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -120,3 +120,20 @@ def test_a_broken_result_is_no_result(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         attrib.Result.load(tmp_path)
     assert attrib.Result.saved(Span(), tmp_path, "key") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("span.csv", b""), ("span.csv", b"a\n1,2\n3"), ("span-examples.npz", b"PK")], ids=str
+)
+@pytest.mark.usefixtures("undrawn")
+def test_broken_rows_and_arrays_are_one_line_and_made_anew(
+    file: str, content: bytes, run: Any, models: Path, tmp_path: Path
+) -> None:
+    given = ("span", models / "a.pt", "--limit", 6, "--floor", 0, "--out", tmp_path)
+    run(*given)
+    whole = (tmp_path / "span.csv").read_bytes()
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(InputError, match=r"span.json: cannot be read \("):
+        attrib.Result.load(tmp_path)
+    assert run(*given).status == 0
+    assert (tmp_path / "span.csv").read_bytes() == whole

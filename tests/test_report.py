@@ -574,6 +574,17 @@ def test_bad_input_is_one_line(models: Path, run: Callable[..., Out], options: l
     assert message in run("report", models / "a.pt", *options).refused()
 
 
+def test_a_broken_record_of_a_part_is_none(tmp_path: Path) -> None:
+    record = {"key": "k", "command": "attrib span", "date": "", "seconds": 1.5, "n": None, "seed": 0}
+    changed = ({"seconds": "1"}, {"n": [1]}, {"command": None}, {"seed": 0.5}, {"key": "other"})
+    path = tmp_path / "made.json"
+    for text in ("", "[1]", "{}", *(json.dumps(record | change) for change in changed)):
+        path.write_text(text)
+        assert pages.read_record(path, "k") is None
+    path.write_text(json.dumps(record))
+    assert pages.read_record(path, "k") == {name: record[name] for name in record if name != "key"}
+
+
 def test_the_page_has_a_function_for_every_threshold_rule() -> None:
     script = (Path(pages.__file__).parent / "templates/spans.js").read_text()
     table = script.split("const RULES = {")[1].split("\n  };")[0]

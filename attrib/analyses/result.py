@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import infer_dtype
 
 from attrib import latex
 from attrib.analyses import ANALYSES
@@ -181,7 +182,9 @@ class Result:
                     temporary(f"{figure_name}{suffix}").write_bytes(drawing.drawn(figure, suffix))
             kept = [path.name for path in keep if path.resolve().parent == place.resolve()]
             files = [*kept, *(path.name for path in written)]
-            summary.write_text(to_json(self.summary | {"files": files}) + "\n")
+            types = {part: _types(frame) for part, frame in self.frames.items()}
+            stored = {"files": files, "columns": types, "arrays": list(self.arrays)}
+            summary.write_text(to_json(self.summary | stored) + "\n")
             discard(place, name, keep=kept)
         return [*written[1:], written[0]]
 
@@ -202,11 +205,9 @@ class Result:
         name = name or present[0]
         try:
             summary = json.loads((place / f"{name}.json").read_text())
-            summary.pop("files", None)
-            analysis = _analysis(name, summary["options"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return cls(_analysis(name, summary["options"]), *_read(place, name, summary))
+        except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
             raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
-        return cls(analysis, summary, *_frames_and_arrays(place, name))
 
     def replaces(self, place: Path) -> str:
         """What is to be said of the earlier result in the folder that ``save`` removes; "" where there is none."""
@@ -222,8 +223,10 @@ class Result:
         summary = _summary(out, analysis.name)
         if summary is None or summary.get("key") != key:
             return None
-        summary.pop("files", None)
-        return cls(analysis, summary, *_frames_and_arrays(out, analysis.name))
+        try:
+            return cls(analysis, *_read(out, analysis.name, summary))
+        except Exception:  # as in ``load``; it is made anew
+            return None
 
 
 def _summary(place: Path, name: str) -> dict[str, Any] | None:
@@ -236,20 +239,40 @@ def _summary(place: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _frames_and_arrays(place: Path, name: str) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
-    """The tables of numbers, and the arrays, of a saved result."""
-    frames = {part: read_rows(path) for part, path in _parts(place, name, ".csv")}
+def _read(
+    place: Path, name: str, stored: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
+    """The summary, the tables of numbers and the arrays of a saved result; stored: its JSON.
+
+    Maps that were saved beside it are none of them: they may take gigabytes.
+    """
+    summary = dict(stored)
+    summary.pop("files", None)
+    types, own = summary.pop("columns", {}), summary.pop("arrays", None)  # older results lack them
+    frames = {part: _read_rows(path, types.get(part, {})) for part, path in _parts(place, name, ".csv")}
     arrays = {}
     for part, path in _parts(place, name, ".npz"):
-        with np.load(path, allow_pickle=False) as archive:
-            arrays[part] = {key: archive[key] for key in archive.files}
-    return frames, arrays
+        if own is None or part in own:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays[part] = {key: archive[key] for key in archive.files}
+    return summary, frames, arrays
 
 
-def read_rows(path: Path) -> pd.DataFrame:
+def _types(frame: pd.DataFrame) -> dict[str, str]:
+    """The types of the columns, which a CSV does not tell: float32, names that are numbers."""
+    named = {str(name): "str" if infer_dtype(frame[name], skipna=False) == "string" else str(frame[name].dtype)
+             for name in frame}  # fmt: skip
+    return {name: kind for name, kind in named.items() if kind != "object"}
+
+
+def _read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """Rows as they were written: a model may be called 1 or NA."""
+    kinds = {"model": "str", "run": "str", **types}
     # To the last bit, which is pandas' default from 3.1 on.
-    return pd.read_csv(path, dtype={"model": str, "run": str}, keep_default_na=False, na_values=[""])
+    rows = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
+    if lost := types.keys() - set(rows):
+        raise InputError(f"{path}: no column {min(lost)}")
+    return rows.fillna({name: "" for name, kind in types.items() if kind == "str"})
 
 
 def analysis_class(name: str) -> "type[Analysis]":

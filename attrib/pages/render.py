@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -137,7 +137,9 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """Command, date, seconds, n and seed of the part with this key; None where they are not there."""
     try:
         record = json.loads(path.read_text())
-        return {name: record[name] for name in Computed._fields[2:]} if record["key"] == key else None
+        kinds = {name: kind for name, kind in get_type_hints(Computed).items() if name not in ("result", "folder")}
+        whole = record["key"] == key and all(isinstance(record[name], kind) for name, kind in kinds.items())
+        return {name: record[name] for name in kinds} if whole else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
