@@ -62,6 +62,13 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def given_path(text: str, name: str) -> Path:
+    """The path that an option names, with ~ spelled out. Raises InputError for none, or a user that there is not."""
+    if not text or os.path.expanduser(text).startswith("~"):
+        raise InputError(f"{name}: expected a path, got {text!r}{'; there is no such user' if text else ''}")
+    return at_home(text)
+
+
 def folder(path: Path) -> Path:
     """The folder, made where it is missing, without temporary files of processes that were killed.
 

@@ -30,7 +30,7 @@ def device(name: str = "auto") -> torch.device:
         chosen = torch.device(name)
         if chosen.type == "mps":
             raise InputError(f"{expected} (it has no float64, in which results are added up); take cpu")
-        if chosen.type not in ("cpu", "cuda"):
+        if chosen.type not in ("cpu", "cuda") or (chosen.type == "cpu" and chosen.index):
             raise InputError(expected)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:

@@ -330,3 +330,14 @@ def test_the_script_itself(command: list[str], models: Path) -> None:
     assert "architecture" in done.stdout
     wrong = subprocess.run([*command, "info", models / "c.pt"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_an_end_of_file_is_no_interruption(run: Any, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer makes the same of both."""
+
+    def fails(_: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("attrib.models.checkpoint.is_ours", fails)
+    with pytest.raises(EOFError):
+        run("info", models / "a.pt")

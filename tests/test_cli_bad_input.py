@@ -212,6 +212,7 @@ BAD = [
     (("span", *A, "--device", "cuda:99"), "--device: expected auto, cpu, cuda or cuda:N that this machine has"),
     (("fc", *A, "--device", "mps"), "no float64"),
     (("span", *A, "--device", "meta"), "--device: expected auto"),
+    (("span", *A, "--device", "cpu:9"), "--device: expected auto"),
     # Small files that take all memory or time
     (("info", "{bad}/expanded.pt"), "would take 8,000,000,000 bytes"),
     (("fc", "{bad}/expanded.pt", "--arch", "lenet"), "would take 8,000,000,000 bytes"),
@@ -248,6 +249,10 @@ BAD = [
     (("span", "--ckpt", ""), "separated by single commas"),
     (("span", *A, "--map", ""), "--map: expected one of"),
     (("span", *A, "--device", ""), "--device: expected auto"),
+    *(((*line, f"--{name}", ""), f"--{name}: expected a path, got ''")
+      for line, names in ((("span", *A), ("out", "data-root", "classes")), (("report", *A), ("out", "results")))
+      for name in names),
+    (("span", *A, "--out", "~nosuchuser/x"), "--out: expected a path, got '~nosuchuser/x'; there is no such user"),
     (("span", "~nosuchuser/a.pt"), "no such file"),
     (("span", *A, "--data", "cifar10", "--data-root", "~nosuchuser"), "~nosuchuser"),
     (("span", *A, "--data", "folder:~nosuchuser"), "found nothing"),

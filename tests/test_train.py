@@ -303,6 +303,10 @@ BAD = [
         for name in ("epochs", "batch-size", "limit", "holdout", "save-every")
     ),
     (["pgd-at", "--recipe", "{tmp}/type.toml"], "expected epochs to be int"),
+    (["pgd-at", *TINY, "--out", ""], "--out: expected a path, got ''"),
+    (["pgd-at", *TINY, "--out", "~nosuchuser/run"], "--out: expected a path, got '~nosuchuser/run'; there is no such"),
+    (["pgd-at", *TINY, "--data-root", ""], "--data-root: expected a path, got ''"),
+    (["pgd-at", *TINY, "--device", "cpu:9"], "device: expected auto"),
 ]
 
 
@@ -315,7 +319,7 @@ def test_bad_options_are_one_line_and_status_2(
     (tmp_path / "deep.toml").write_text("epochs = " + "[" * 100_000)
     (tmp_path / "type.toml").write_text('epochs = "three"')
     given = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-    assert run(*given, "--out", str(tmp_path / "out")) == 2
+    assert run("--out", str(tmp_path / "out"), *given) == 2
     error = capsys.readouterr().err
     assert error.startswith("train: error: ")
     assert words in error

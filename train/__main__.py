@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_line, print_error, printable
+from attrib.files import given_path
 
 try:
     from attrib.parallel import is_first
@@ -30,6 +31,8 @@ def parse(arguments: list[str]) -> tuple[Config, argparse.Namespace]:
     Raises InputError for unknown options and bad values.
     """
     parsed = _parser().parse_args(arguments)
+    parsed.out = given_path(parsed.out, "--out")
+    parsed.data_root = None if parsed.data_root is None else given_path(parsed.data_root, "--data-root")
     options: dict[str, Any] = read_recipes(*parsed.recipe)
     for option in dataclasses.fields(Config):
         if getattr(parsed, option.name, None) is not None:
@@ -43,9 +46,7 @@ def parse(arguments: list[str]) -> tuple[Config, argparse.Namespace]:
 def _parser() -> _Parser:
     parser = _Parser(prog="python -m train", description="Train an image classifier.", allow_abbrev=False)
     parser.add_argument("method", nargs="?", choices=METHODS, help="training method; a recipe may name it instead")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where model.pt, last.pt and log.jsonl go"
-    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where model.pt, last.pt and log.jsonl go")
     parser.add_argument(
         "--recipe", type=Path, action="append", default=[], metavar="RECIPE",
         help="TOML file of options, or the name of one in train/recipes; repeat to combine: later recipes override "
@@ -71,7 +72,7 @@ def _parser() -> _Parser:
         help="how a GPU runs the training step: eager, compiled, or the attack as one CUDA graph (default: compiled)",
     )  # fmt: skip
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="folder of the data (default: ATTRIB_DATA, else the user cache)"
+        "--data-root", metavar="DIR", help="folder of the data (default: ATTRIB_DATA, else the user cache)"
     )
     group = parser.add_argument_group("configuration, kept in the checkpoint")
     for option in dataclasses.fields(Config):

@@ -107,7 +107,9 @@ def main() -> None:
         message = INTERRUPTED_MESSAGE if status == INTERRUPTED else ""
     except InputError as error:
         message, status = str(error), 2
-    except typer.Abort:  # raised by older versions of typer
+    except typer.Abort as error:  # raised by older versions of typer; by all of them for an EOFError, which is no such
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None
         message, status = INTERRUPTED_MESSAGE, INTERRUPTED
     except Stopped as stop:
         message, status = f"interrupted; {stop}", INTERRUPTED

@@ -14,7 +14,7 @@ from attrib.analyses.base import Analysis
 from attrib.analyses.options import ATTACKS, Attack, fraction, option
 from attrib.cli.show import show
 from attrib.errors import InputError
-from attrib.files import found_at
+from attrib.files import found_at, given_path
 from attrib.lazy import Lazy
 from attrib.styles import Style
 
@@ -36,6 +36,7 @@ SPEC = (
     "A checkpoint, zoo:NAME, package.module:factory, or hf:, timm:, torchvision:, robustbench: and a NAME; repeat to"
     " compare several. NAME=A.pt,B.pt,...: several seeds of one method."
 )
+PATHS = (Path, Path | None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,9 @@ class Chosen:
         " (default: the checkpoint's own).",
     )  # fmt: skip
     classes: Path | None = option(
-        None, "File with the names of the model's classes, a line each: class folders are matched by name."
+        None, "Names of the model's classes, a line each: class folders are matched by name.", metavar="FILE"
     )
-    data_root: Path | None = option(None, "Where the data lies (else ATTRIB_DATA, then the user cache).")
+    data_root: Path | None = option(None, "Where the data lies (else ATTRIB_DATA, then the user cache).", metavar="DIR")
     split: str = option("test", "test or train, where the data is split.")
     limit: int | None = option(None, "Only the first so many images.")
 
@@ -141,7 +142,7 @@ class Chosen:
 class Where:
     """Where to compute, and where to write."""
 
-    out: Path | None = option(None, "Folder for the results: CSV, JSON, LaTeX, PDF and PNG.")
+    out: Path | None = option(None, "Folder for the results: CSV, JSON, LaTeX, PDF and PNG.", metavar="DIR")
     style: Path | None = option(
         None, "How figures look: a TOML file with any of width, font_size, title, names, images.", metavar="FILE.toml"
     )
@@ -228,16 +229,13 @@ _OF_IMAGES = ("limit", "batch_size", "seed", "precision")
 
 def _option(name: str, type_: Any, default: Any, rules: Mapping[str, Any]) -> Parameter:
     flags = [f"--{name.replace('_', '-')}"] + (["--run-dir"] if name == "run" else [])
-    if rules["parse"]:
-        type_, default = (
-            str if default is not None else str | None,
-            rules["show"](default) if default is not None else None,
-        )
+    if rules["parse"] or type_ in PATHS:  # of which typer takes "" for the current folder
+        type_ = str if default is not None else str | None
+        default = rules["show"](default) if default is not None else None
     elif type_ is Any:
         type_ = str
-    return _parameter(
-        name, Annotated[type_, typer.Option(*flags, help=rules["help"], metavar=rules["metavar"])], default
-    )
+    info = typer.Option(*flags, help=rules["help"], metavar=rules["metavar"])
+    return _parameter(name, Annotated[type_, info], default)
 
 
 def _attack_parameters(default: Attack | None, help: str) -> Iterator[Parameter]:
@@ -251,7 +249,10 @@ def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _of(group: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    return {each.name: given[each.name] for each in fields(group) if each.name in given}
+    paths = {each.name for each in fields(group) if each.type in PATHS}
+    values = {each.name: given[each.name] for each in fields(group) if each.name in given}
+    return {name: given_path(value, name) if value is not None and name in paths else value
+            for name, value in values.items()}  # fmt: skip
 
 
 def _settings(kind: "Kind", given: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,10 @@ else:
 class Places:
     """Where to compute, and where to write."""
 
-    out: Path = option(Path("report.html"), "The page to write.")
-    results: Path | None = option(None, "Folder for the numbers behind it (default: beside the page, NAME-results).")
+    out: Path = option(Path("report.html"), "The page to write.", metavar="FILE")
+    results: Path | None = option(
+        None, "Folder for the numbers behind it (default: beside the page, NAME-results).", metavar="DIR"
+    )  # fmt: skip
     device: str = same_option(Where, "device")
 
 
