@@ -275,6 +275,41 @@ def test_bad_input_is_one_line_and_status_2(
     assert not Path("/tmp/attrib-was-here").exists()
 
 
+KINDS = {
+    "no model": ("span",),
+    "no such file": ("span", "--ckpt", "{bad}/missing.pt"),
+    "a folder for a file": ("span", "--ckpt", "{bad}/empty"),
+    "another format": ("span", "--ckpt", "{bad}/page.pt"),
+    "a pickle that runs code": ("span", "--ckpt", "{bad}/code.pt"),
+    "a file that is cut off": ("span", "--ckpt", "{bad}/half.pt"),
+    "weights of another architecture": ("span", "--ckpt", "{bad}/bare.pt", "--arch", "resnet18", "--data", "glyphs"),
+    "a field out of range": ("info", "{bad}/field-classes.pt"),
+    "an expanded tensor": ("info", "{bad}/expanded.pt"),
+    "a nested tuple": ("info", "{bad}/pairs.pt"),
+    "a zip bomb": ("info", "{bad}/zip.pt"),
+    "a gzip bomb": ("span", *A, "--data", "mnist", "--data-root", "{bad}/gzip"),
+    "a CIFAR pickle": ("span", *A, "--data", "cifar10", "--data-root", "{bad}/cifar-memo"),
+    "no such module": ("span", "--model", "no_such_module:small", "--data", "glyphs"),
+    "a factory that fails": ("span", "--model", "own_bad:fails", "--data", "glyphs"),
+    "an output that is not finite": ("robust", "--model", "own_bad:broken", "--data", "glyphs"),
+    "a broken picture": ("span", "--ckpt", "{bad}/two.pt", "--data", "folder:{bad}/pictures", "--size", "32"),
+    "data that does not fit": ("span", "--ckpt", "{models}/a.pt", "--data", "npz:{bad}/grey.npz"),
+    "maps that do not fit": ("span", "--maps", "{bad}/maps.npz", "--data", "glyphs", "--limit", "3"),
+    "a misspelt command": ("roburst",),
+    "an unknown option": ("span", *A, "--speed", "3"),
+    "a value that is not allowed": ("span", *A, "--threshold", "max:2"),
+    "a number beyond the machine": ("span", *A, "--limit", str(10**30)),
+    "a device that is not there": ("span", *A, "--device", "cuda:99"),
+    "a layer that is not there": ("span", *A, "--layer", "stages.9"),
+    "nothing": ("span", *A, "--out", ""),
+    "a name too long": ("span", "x" * 5000 + ".pt"),
+    "an output in the way": ("span", *A, "--out", "{bad}/file"),
+}
+"""A command for every kind of bad input."""
+ALONE = [
+    case for case in BAD
+    if case[0] in KINDS.values() or re.search("expanded|aliases|pairs|memo|zip|cifar-|field-|half", " ".join(case[0]))
+]  # fmt: skip
 LIMITED = """
 import json, os, resource, sys, tempfile
 from attrib import cli
@@ -288,24 +323,26 @@ for arguments in json.load(sys.stdin):
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             sys.argv = ["attrib", *arguments]
-            cli.main()
+            try:
+                cli.main()
+            except SystemExit as stop:  # without the second that Python takes to let go of torch
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(stop.code)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0), err.seek(0)
         print(json.dumps([status, out.read(), err.read()]))
 """
 """Every command in a process of its own that may take 5 seconds of a processor and 2 GB."""
-HUNGRY = [
-    case for case in BAD
-    if re.search("expanded|aliases|pairs|memo|zip|cifar-|field-|half", " ".join(case[0]))
-]  # fmt: skip
 
 
 def test_bad_input_takes_neither_time_nor_memory(bad: Path, models: Path) -> None:
-    lines = [[argument.format(models=models, bad=bad) for argument in arguments] for arguments, _ in HUNGRY]
-    assert len(lines) >= 20
+    lines = [[argument.format(models=models, bad=bad) for argument in arguments] for arguments, _ in ALONE]
+    assert {*KINDS.values()} <= {arguments for arguments, _ in ALONE}
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED], cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True, check=True
-    )
-    for line, (_, words), answer in zip(lines, HUNGRY, done.stdout.splitlines(), strict=True):
+        [sys.executable, "-c", LIMITED], cwd=bad, env=os.environ | {"PYTHONPATH": str(ROOT)}, input=json.dumps(lines),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for line, (_, words), answer in zip(lines, ALONE, done.stdout.splitlines(), strict=True):
         status, out, err = json.loads(answer)
-        assert (status, out, err.count("\n"), words.format(bad=bad) in err) == (2, "", 1, True), (line, status, err)
+        said = [each for each in err.splitlines() if "warning" not in each]
+        assert (status, out, len(said), words.format(bad=bad) in err) == (2, "", 1, True), (line, status, err)
