@@ -300,8 +300,9 @@ def test_what_may_have_changed_is_computed_anew(data: Dataset, files: list[Path]
 
 @pytest.mark.parametrize("change", ["data", "weights", "settings"])
 def test_partial_results_of_something_else_are_not_used(
-    change: str, data: Dataset, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    change: str, data: Dataset, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     models = {"a": files[0]}
 
     def stop(_self: Span, _found: Any) -> Iterator[str]:
@@ -320,6 +321,8 @@ def test_partial_results_of_something_else_are_not_used(
         models = {"a": files[1]}
     rule = "otsu" if change == "settings" else "mean"
     result = Span(map="gradient", floor=0, threshold=rule).run(models, data, out=tmp_path)
+    (left,) = tmp_path.glob(".span-*")
+    assert f"other data, models or settings is not used; delete {left.name}\n" in capsys.readouterr().err
     expected = Span(map="gradient", floor=0, threshold=rule).run(models, data)
     pd.testing.assert_frame_equal(result.rows, expected.rows)
 

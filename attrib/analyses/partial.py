@@ -142,6 +142,14 @@ def partial_results(out: Path | None, name: str, key: str, group: World) -> Iter
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def unused(out: Path, name: str, key: str) -> str:
+    """What is to be said of unfinished work with another key; "" where there is none."""
+    left = sorted(path.name for path in out.glob(f".{name}-*") if path.name != f".{name}-{key}")
+    if not left:
+        return ""
+    return f"{out}: unfinished work with other data, models or settings is not used; delete {', '.join(left)}"
+
+
 def missing(numbers: Sequence[int], parts: Sequence[Part]) -> list[int]:
     """The batches that no part has."""
     done = {number for part in parts for number in part.rows}

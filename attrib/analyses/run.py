@@ -24,7 +24,7 @@ from attrib.analyses.maps_file import MapWriter
 from attrib.analyses.measured import Context, Findings, Pass
 from attrib.analyses.messages import Messages, print_warning, progress
 from attrib.analyses.options import check_type
-from attrib.analyses.partial import Part, Store, missing, partial_results
+from attrib.analyses.partial import Part, Store, missing, partial_results, unused
 from attrib.analyses.result import Result
 from attrib.analyses.saved import key_of, provenance, read_words, saved_result
 from attrib.analyses.styled import check_style
@@ -73,6 +73,8 @@ def execute(
                 for message in (read_words(analysis, place), *earlier.warnings):
                     messages.add(message)
             return earlier, earlier.save(place, style=style, keep=_maps_of(analysis, loaded, place)) if style else []
+        if place and group.rank == 0 and (sentence := unused(place, analysis.name, key)):
+            warn(sentence)
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
