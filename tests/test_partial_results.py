@@ -10,10 +10,11 @@ import torch
 
 import attrib
 from attrib.analyses.measured import Context, Pass
+from attrib.analyses.partial import missing
 from attrib.analyses.saved import key_of
 from attrib.analyses.span import Span
 from attrib.errors import InputError
-from attrib.files import to_json
+from attrib.files import TEMPORARY, to_json
 from attrib.models.specs import Model
 
 COMMANDS: dict[str, tuple[object, ...]] = {
@@ -93,18 +94,44 @@ BROKEN: dict[str, Any] = {
 }  # fmt: skip
 
 
+def stopped(run: Any, models: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[tuple[object, ...], Path]:
+    """A command that stopped in the middle, and what it left."""
+
+    def stop(*_: object) -> None:
+        raise InputError("stopped")
+
+    given = ("span", models / "a.pt", "--limit", 6, "--batch-size", 2, "--floor", 0, "--out", place)
+    with monkeypatch.context() as patched:
+        patched.setattr(Span, "objections", stop)
+        run(*given)
+    (part,) = place.glob(".span-*/*.part")
+    return given, part
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("process", ["999999999", "1"], ids=["dead", "alive"])
+def test_what_a_killed_process_was_writing_is_no_partial_result(
+    process: str, run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, part = stopped(run, models, tmp_path, monkeypatch)
+    half = part.with_name(f"{TEMPORARY}{process}-x.part")
+    half.write_bytes(part.read_bytes()[:100])
+    seen: list[bool] = []
+
+    def looks(*work: Any) -> list[int]:
+        seen.append(half.exists())
+        return missing(*work)
+
+    monkeypatch.setattr("attrib.analyses.run.missing", looks)
+    done = run(*given)
+    assert (done.status, seen, half.exists()) == (0, [process == "1"], False), done.err
+
+
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_broken_partial_results_are_one_line(
     content: Any, run: Any, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
-        raise InputError("stopped")
-
-    given = ("span", models / "a.pt", "--limit", 6, "--batch-size", 2, "--floor", 0, "--out", tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr(Span, "objections", stop)
-        run(*given)
-    (part,) = tmp_path.glob(".span-*/*.part")
+    given, part = stopped(run, models, tmp_path, monkeypatch)
     part.write_bytes(content) if isinstance(content, bytes) else torch.save(content, part)
     line = run(*given).refused()
     assert f"{part}: not partial results that can be continued (" in line

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attrib.errors import InputError, Stopped, WriteError, one_line
-from attrib.files import atomic
+from attrib.files import atomic, folder
 from attrib.parallel import World, broadcast
 
 WORTH = 50
@@ -75,7 +75,8 @@ class Store:
 
     def __init__(self, folder: Path | None, group: World) -> None:
         self.folder = folder
-        names = broadcast([path.name for path in sorted(folder.glob("*.part"))] if folder and group.rank == 0 else [])
+        parts = sorted(folder.glob("[!.]*.part")) if folder and group.rank == 0 else []
+        names = broadcast([path.name for path in parts])
         self._path = folder / f"{len(names) + group.rank}.part" if folder else None
         self.earlier = [_read(folder / name) for name in names] if folder else []
         """What earlier starts of the same work have measured."""
@@ -123,23 +124,22 @@ def partial_results(out: Path | None, name: str, key: str, group: World) -> Iter
     if out is None:
         yield Store(None, group)
         return
-    folder = out / f".{name}-{key}"
-    folder.mkdir(exist_ok=True)
-    store = Store(folder, group)
+    place = folder(out / f".{name}-{key}")
+    store = Store(place, group)
     try:
         yield store
     except BaseException as error:
         with suppress(WriteError):
             store.save()
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        if not any(place.iterdir()):
+            place.rmdir()
         elif isinstance(error, KeyboardInterrupt):
             raise Stopped("the same command continues where it stopped") from None
         elif isinstance(error, WriteError):
-            raise WriteError(f"{error}; what is finished is in {folder}, and the same command continues") from None
+            raise WriteError(f"{error}; what is finished is in {place}, and the same command continues") from None
         raise
     if group.rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def unused(out: Path, name: str, key: str) -> str:
