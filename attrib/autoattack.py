@@ -14,10 +14,23 @@ from attrib.files import atomic
 from attrib.inference import autocast, frozen
 from attrib.loss import check_classes
 from attrib.models.answers import adapted
+from attrib.models.weights import content_of
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 TARGETS = 9
 """Target classes of the targeted parts, where there are as many others than the true one."""
+
+
+def _kept(state: Path, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, int]:
+    """What an interrupted call left: images, which part broke each, parts done. Raises InputError for another file."""
+    kept = content_of(state)
+    adversarial, broken_by, done = (kept.get(name) for name in ("adversarial", "broken_by", "done"))
+    if (
+        not isinstance(adversarial, Tensor) or not isinstance(broken_by, Tensor) or not isinstance(done, int)
+        or (adversarial.shape, broken_by.shape) != (image.shape, label.shape)
+    ):  # fmt: skip
+        raise InputError(f"{state}: not what an interrupted AutoAttack leaves; remove {state.parent}")
+    return adversarial.to(image), broken_by.to(label), done
 
 
 def require() -> None:
@@ -62,8 +75,7 @@ def autoattack(
         # Which part broke it: 0 none yet, 1 the clean image is wrong already, 2.. the parts in their order.
         broken_by = (logits.argmax(1) != label).long()
         if state and state.exists():
-            kept = torch.load(state, map_location=image.device, weights_only=True)
-            adversarial, broken_by, done = kept["adversarial"], kept["broken_by"], kept["done"]
+            adversarial, broken_by, done = _kept(state, image, broken_by)
         for number, part in enumerate(applicable[done:], start=done):
             rows = torch.nonzero(broken_by == 0).squeeze(1)
             if len(rows):

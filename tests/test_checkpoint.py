@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import pickle
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from attrib.models.architectures import build
 from attrib.models.checkpoint import FORMAT_VERSION, Checkpoint, check_data, load, read, save, to_model
 from attrib.models.classifier import Classifier, Shape
 from attrib.models.gated import GatedClassifier
+from attrib.models.weights import content_of, state_dict
 
 IMAGES = torch.rand(4, 3, 16, 16)
 
@@ -237,6 +239,15 @@ def test_other_precisions_come_back_as_float32(model: Classifier, path: Path, dt
 def test_legacy_file_format(model: Classifier, path: Path) -> None:
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
     assert torch.equal(load(path, arch="lenet")[0](IMAGES), model(IMAGES))
+
+
+def test_numbers_that_are_no_float32_are_named(tmp_path: Path) -> None:
+    """Two of 4 bits in a byte."""
+    header = json.dumps({"fc.weight": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    path = tmp_path / "four.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(InputError, match=r"fc.weight is torch.float4|not a safetensors file"):  # of an older torch
+        state_dict(content_of(path))
 
 
 def test_safetensors(model: Classifier, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_auto_counts_as_what_it_stands_for(fast: bool, monkeypatch: pytest.Monke
 
 BROKEN: dict[str, Any] = {
     "text": b"garbage", "nothing": b"", "a list": [1, 2], "other parts": {"bla": 5}, "no rows": {"rows": 5},
-    "short rows": {"rows": {0: [(0, "clean")]}},
+    "short rows": {"rows": {0: [(0, "clean")]}}, "a bomb": b"\x80\x02Nr\xff\xff\xff\x7f.",
 }  # fmt: skip
 
 

@@ -340,9 +340,9 @@ def test_other_data_of_the_same_name_does_not_continue_a_run(
 
 RECORD = {"epoch": 1, "clean": 0.5, "robust": 0.5, "seconds": 1.0}
 BROKEN: list[Any] = [
-    b"not a run", [], {"config": 5}, {"config": {}, "history": 5}, {"config": {}, "history": [5]},
-    {"config": {}, "history": [RECORD | {"clean": "a"}]}, {"config": {}, "history": [RECORD | {"epoch": 2}]},
-    {"config": {}, "history": [{"epoch": 1}]},
+    b"not a run", b"\x80\x02Nr\xff\xff\xff\x7f.", [], {"config": 5}, {"config": {}, "history": 5},
+    *({"config": {}, "history": [record]}
+      for record in (5, RECORD | {"clean": "a"}, RECORD | {"epoch": 2}, {"epoch": 1})),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from attrib.errors import InputError
 from attrib.files import atomic
 from attrib.models.architectures import build
 from attrib.models.classifier import Classifier
+from attrib.models.weights import content_of
 from train.config import Config
 
 
@@ -77,7 +79,7 @@ def save(state: State, config: Config, data: Dataset, path: Path) -> None:
 
 def resume(state: State, config: Config, data: Dataset, path: Path) -> None:
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved: Mapping[str, Any] = content_of(path)
         saved_config, history = dict(saved["config"]), [dict(record) for record in saved["history"]]
         _check_numbers(history)
     except Exception as error:

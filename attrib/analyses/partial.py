@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attrib.errors import InputError, Stopped, WriteError, one_line
 from attrib.files import atomic, folder
+from attrib.models.weights import content_of
 from attrib.parallel import World, broadcast
 
 WORTH = 50
@@ -105,7 +106,7 @@ class Store:
 def _read(path: Path) -> Part:
     """The part in a file. Raises InputError for anything else."""
     try:
-        part = Part(**torch.load(path, weights_only=True))
+        part = Part(**content_of(path))  # type: ignore[arg-type]  # looked at below
         whole = all(isinstance(each, dict) for each in vars(part).values())
         broken = "" if whole and all(len(row) == 3 for rows in part.rows.values() for row in rows) else "of other parts"
     except Exception as error:  # the parsers meet arbitrary bytes here and raise anything

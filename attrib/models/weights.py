@@ -33,7 +33,10 @@ def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, 
             raise InputError(f"expected a checkpoint or a state dict (names to tensors), found {found}")
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise InputError(f"weights: expected dense tensors with values, {name} is not")
-        tensor = value.detach().float() if value.is_floating_point() else value.detach()
+        try:
+            tensor = value.detach().float() if value.is_floating_point() else value.detach()
+        except NotImplementedError:  # as of two numbers of 4 bits in a byte
+            raise InputError(f"weights: expected numbers that convert to float32, {name} is {value.dtype}") from None
         if not tensor.isfinite().all():
             raise InputError(f"weights: {name} holds NaN or infinity; the training that wrote it has diverged")
         weights[re.sub(r"^((module|_orig_mod)\.)+", "", str(name)) if strip else str(name)] = tensor
