@@ -297,7 +297,7 @@ BAD = [
     (["pgd-at", "--recipe", "{tmp}/unknown.toml"], "unknown key 'speed'"),
     (["pgd-at", "--recipe", "{tmp}/broken.toml"], "not valid TOML"),
     (["pgd-at", "--recipe", "{tmp}/deep.toml"], "not valid TOML"),
-    (["pgd-at", *TINY, "--lr", "inf"], "--lr: expected a number, got inf"),
+    (["pgd-at", *TINY, "--lr", "inf"], "--lr: expected a number in [0, 1000000.0], got inf"),
     *(
         (["pgd-at", *TINY, f"--{name}", str(10**30)], f"--{name}: expected a number in [")
         for name in ("epochs", "batch-size", "limit", "holdout", "save-every")

@@ -40,7 +40,7 @@ class Config:
     epochs: int = _option(10, "passes over the training images", low=1)
     batch_size: int = _option(128, "images per step, over all processes", low=1)
     optimizer: str = _option("sgd", "optimizer; sgd has Nesterov momentum 0.9", ("sgd", "adam"))
-    lr: float = _option(0.1, "peak learning rate")
+    lr: float = _option(0.1, "peak learning rate", low=0, high=1e6)
     weight_decay: float = _option(5e-4, "L2 penalty", low=0)
     schedule: str = _option(
         "onecycle",
@@ -93,8 +93,7 @@ class Config:
             low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
             if isinstance(value, int | float) and not low <= value <= min(high, LARGEST_NUMBER):
                 open_above = high == math.inf and value <= LARGEST_NUMBER
-                bounds = f"at least {low}" if open_above else f"a number in [{low}, {min(high, LARGEST_NUMBER)}]"
-                expected = "a number" if low == -math.inf else bounds
+                expected = f"at least {low}" if open_above else f"a number in [{low}, {min(high, LARGEST_NUMBER)}]"
                 raise InputError(f"{_flag(option.name)}: expected {expected}, got {value}")
             if value is not None or NoneType not in get_args(option.type):
                 check_type(_flag(option.name), value, option.type)
