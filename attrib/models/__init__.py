@@ -1,1 +1,1 @@
-"""Models: architectures, checkpoints, and what it takes to look into any other ``nn.Module``."""
+"""Models: architectures, checkpoints, and the layers of any other ``nn.Module``."""

@@ -1,4 +1,4 @@
-"""What a model answers, as logits (N,K): of a tensor, tuple, dict or model output, in half or double precision."""
+"""Read logits (N,K) from a model's output: a tensor, tuple, dict or model output, in any precision."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +13,13 @@ from attrib.models.types import in_type_of, place_of
 
 
 def as_logits(output: object, *, images: int, model: str = "model") -> Tensor:
-    """The logits (N,K), K >= 2, in a model's answer to N images.
+    """The logits (N,K), K >= 2, in a model's output for N images.
 
-    Taken are a tensor (N,K); ``logits`` of a model output or dict, else a dict's only such tensor; the first tensor
-    of a tuple or list. One logit z per image, (N,1) or (N,), counts as two classes, with logits 0 and z. A tensor that
-    is (N,K) already is returned itself. model: its name in errors.
+    They are a tensor (N,K); ``logits`` of a model output or dict, else the dict's only tensor (N,K); the first tensor
+    of a tuple or list. One logit z per image, (N,1) or (N,), counts as two classes with logits 0 and z. A tensor (N,K)
+    is returned itself, not copied. model: its name in errors.
 
-    Raises InputError that says what came where the logits are not clear.
+    Raises InputError if the output has no logits, or several tensors that may be the logits.
 
     >>> as_logits({"logits": torch.tensor([[1.0, 2.0]]), "hidden": torch.zeros(1, 5)}, images=1)
     tensor([[1., 2.]])
@@ -32,13 +32,13 @@ def as_logits(output: object, *, images: int, model: str = "model") -> Tensor:
 
 def answer_of(output: object, *, images: int, model: str = "model") -> Tensor:
     """``as_logits`` before one logit becomes two: (N,K), K >= 1."""
-    found = logits_in(output, images=images)
-    scores = None if found is None else _per_image(found, images)
+    tensor = logits_in(output, images=images)
+    scores = None if tensor is None else _per_image(tensor, images)
     if scores is None:
         hint = ""
-        if found is not None and found.ndim == 4 and len(found) == images:
+        if tensor is not None and tensor.ndim == 4 and len(tensor) == images:
             hint = ": a score for every pixel (segmentation?), and attrib looks at classifiers of whole images"
-        elif found is not None and found.ndim == 3 and len(found) == images:
+        elif tensor is not None and tensor.ndim == 3 and len(tensor) == images:
             hint = ": several scores for every class (multi-label?), and attrib looks at classifiers with one answer"
         raise InputError(f"model: expected logits of shape ({images},K) from {model}, got {_shown(output)}{hint}")
     if not scores.is_floating_point():
@@ -47,12 +47,12 @@ def answer_of(output: object, *, images: int, model: str = "model") -> Tensor:
 
 
 def two_classes(scores: Tensor) -> Tensor:
-    """Logits (N,K) themselves; of one logit z per image, (N,1), the two logits 0 and z."""
+    """The logits (N,K) themselves; one logit z per image, (N,1), becomes the two logits 0 and z."""
     return torch.cat([torch.zeros_like(scores), scores], 1) if scores.shape[1] == 1 else scores
 
 
 def logits_in(output: object, *, images: int) -> Tensor | None:
-    """The tensor that holds the logits; None where there is none, or more than one."""
+    """The tensor that holds the logits; None if no tensor or several may be it."""
     if isinstance(output, Tensor):
         return output
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -69,19 +69,19 @@ def logits_in(output: object, *, images: int) -> Tensor | None:
     return None
 
 
-def _per_image(found: Tensor, images: int) -> Tensor | None:
-    """(N,K); of a squeezed answer the lost dimension comes back. None for another shape."""
-    if found.ndim == 2 and len(found) == images and found.shape[1]:
-        return found
-    if found.ndim == 1 and len(found) == images:
-        return found[:, None]
-    if images == 1 and found.ndim < 2 and found.numel():
-        return found.reshape(1, -1)
+def _per_image(output: Tensor, images: int) -> Tensor | None:
+    """The output as (N,K), also if a dimension was squeezed; None for another shape."""
+    if output.ndim == 2 and len(output) == images and output.shape[1]:
+        return output
+    if output.ndim == 1 and len(output) == images:
+        return output[:, None]
+    if images == 1 and output.ndim < 2 and output.numel():
+        return output.reshape(1, -1)
     return None
 
 
 def _shown(output: object) -> str:
-    """What came, in a few words."""
+    """The output's type and shapes, for a message."""
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
     name = type(output).__name__
@@ -94,9 +94,9 @@ def _shown(output: object) -> str:
 
 
 class Answers(nn.Module):
-    """A model from outside as everything here runs it: images (N,C,H,W) to logits (N,K), by ``as_logits``.
+    """Wrap an outside model so that it maps images (N,C,H,W) to logits (N,K), by ``as_logits``.
 
-    Images go to the model on its device and in its type; logits come back on the images' device, in float32, or in
+    It moves the images to the model's device and dtype. The logits come back on the images' device, in float32, or in
     float64 for images in float64.
     """
 
@@ -110,15 +110,15 @@ class Answers(nn.Module):
         return _back(as_logits(output, images=len(x), model=type(unwrapped(self.module)).__name__), x)
 
     def all_logits(self, x: Tensor) -> Tensor:
-        """Of a gated model: the final logits and each head's, (1 + heads,N,K)."""
+        """The final logits and each head's of a gated model, (1 + heads,N,K)."""
         module: Any = self.module
         return _back(module.all_logits(fitting(module, x)), x)
 
 
 def fitting(module: nn.Module, x: Tensor) -> Tensor:
-    """Images x (N,C,H,W) on the module's device and in its type."""
+    """Images x (N,C,H,W) on the module's device and in its dtype."""
     x = x.to(place_of(module, x.device))
-    # In half precision a pixel would be rounded before it is normalised: Normalized casts after that.
+    # Normalized casts after normalising, so that half precision does not round the pixels first.
     return x if isinstance(module, Normalized) else in_type_of(module, x)
 
 
@@ -129,7 +129,7 @@ def _back(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def adapted(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, or ``Answers`` of it where its answers may be no logits in float32 on the device."""
+    """The model itself if it gives float32 logits (N,K), K >= 2, on the device; else ``Answers`` around it."""
     if isinstance(model, Answers):
         return model
     if not isinstance(model, Classifier) or getattr(model.fc, "out_features", 2) < 2:

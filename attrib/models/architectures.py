@@ -14,7 +14,7 @@ from attrib.models.gated import GatedClassifier
 
 
 class ZeroPadShortcut(nn.Module):
-    """He et al. 2016 (CVPR), 3.3, option A: every ``stride``-th pixel, new channels zero; no parameters."""
+    """Shortcut without parameters (He et al. 2016, CVPR, 3.3, option A): every ``stride``-th pixel, new channels 0."""
 
     def __init__(self, new_channels: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ZeroPadShortcut(nn.Module):
 
 
 class Body(NamedTuple):
-    """A classifier without its last layer; ``width`` is the D of ``pool``'s output (N, D)."""
+    """A classifier without its last layer; ``pool`` outputs (N, ``width``)."""
 
     stages: nn.Sequential
     pool: nn.Module
@@ -82,7 +82,7 @@ def _residual(stem: nn.Sequential, inputs: int, widths: Sequence[int], depth: in
         stages.append(nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(depth - 1))))
         inputs = outputs
     for module in stages.modules():
-        # On the meta device there is nothing to draw, but trying to would import sympy, which takes a second.
+        # Drawing on the meta device does nothing but import sympy, which takes a second.
         if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return stages
@@ -99,7 +99,7 @@ def _at_least(name: str, input_shape: Shape, side: int) -> None:
 
 
 def _activated(stages: nn.Sequential, width: int) -> nn.Sequential:
-    """Pre-activation stages, the last of them ending in the norm and ReLU that follow the last block."""
+    """Append the norm and ReLU that follow the last pre-activation block to the last stage."""
     stages[-1] = nn.Sequential(stages[-1], nn.BatchNorm2d(width), nn.ReLU())
     return stages
 
@@ -107,8 +107,8 @@ def _activated(stages: nn.Sequential, width: int) -> nn.Sequential:
 def lenet(input_shape: Shape) -> Body:
     """LeNet as in Caffe (examples/mnist/lenet.prototxt), after LeCun et al. 1998; 431,080 parameters.
 
-    20 and 50 filters of 5x5 without padding, 2x2 max pooling, 500 hidden units. Caffe has a ReLU after the
-    hidden layer only; here, as elsewhere, each convolution has one too. Raises InputError below 16x16 pixels.
+    20 and 50 filters of 5x5 without padding, 2x2 max pooling, 500 hidden units. Unlike Caffe's, each convolution has a
+    ReLU, as is common. Raises InputError below 16x16 pixels.
     """
     _at_least("lenet", input_shape, 16)
     channels, *sides = input_shape
@@ -124,8 +124,8 @@ def lenet(input_shape: Shape) -> Body:
 def resnet9(input_shape: Shape) -> Body:
     """ResNet-9 of DAWNBench: D. Page, "How to train your ResNet" (myrtle.ai, 2018); 6,573,130 parameters.
 
-    Eight convolutions and the last layer; two residual blocks, a ReLU at the end of the branch and none after
-    the sum; global max pooling. Left out: his fixed factor 1/8 on the logits. Added: the last layer's bias.
+    Eight convolutions and the last layer; two residual blocks with a ReLU at the end of the branch and none after
+    the sum; global max pooling. Unlike Page's, it has no fixed factor 1/8 on the logits, and its last layer has a bias.
     (AALP says "ResNet9" and cites He et al. 2016, who have none.) Raises InputError below 8x8 pixels.
     """
     _at_least("resnet9", input_shape, 8)
@@ -192,8 +192,8 @@ ARCHITECTURES: dict[str, Callable[[Shape], Body]] = {
 }
 
 GATED = ("resnet8", "resnet32", "resnet18", "preactresnet18", "wrn-34-10")
-"""Architectures that can have AGAIN's gates. In the others max pooling follows the gate of the final features: where a
-weight of the gate is negative, it would pick the smallest activation."""
+"""Architectures that can have AGAIN's gates. In the others, max pooling follows the second gate. Where a weight of the
+gate is negative, it would pick the smallest activation."""
 
 
 def check_gated(arch: str) -> None:
@@ -214,13 +214,13 @@ def build(
     std: Sequence[float] | None = None,
     gated: bool = False,
 ) -> Classifier:
-    """A freshly initialised classifier (the counts above: lenet for MNIST, the others for CIFAR-10).
+    """A freshly initialised classifier of one of ``ARCHITECTURES``.
 
     input_shape: (C, H, W). mean, std: one number per channel, for pixels in [0, 1]; default 0 and 1.
-    With ``gated`` it is AGAIN's ``GatedClassifier``, and its other weights are those of the ungated one.
-    The weights follow torch's global generator. Raises InputError for an unknown name, no classes, an input
-    too small for the architecture, mean and std that don't fit the channels, or gates in an architecture
-    without them (see ``GATED``).
+    gated: make AGAIN's ``GatedClassifier``; its other weights are those of the ungated classifier.
+    The weights are drawn from torch's global generator. Raises InputError for an unknown name, no classes, an input
+    too small for the architecture, mean and std that don't fit the channels, and gates in an architecture that cannot
+    have them (see ``GATED``).
 
     >>> import torch
     >>> model = build("lenet", num_classes=10, input_shape=(1, 28, 28))

@@ -1,4 +1,4 @@
-"""What is known of a model, as the command ``info`` and the report show it."""
+"""Facts about a model, as the command ``info`` and the report show them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from attrib.models.weights import content_of, state_dict
 
 
 def card_of(model: Model) -> dict[str, Any]:
-    """What is known of a model: of a checkpoint what its file says, of another one its class."""
+    """Facts about a model: the content of its checkpoint file, or its class if it has none."""
     if model.checkpoint:
         return checkpoint_card(model.path, model.opened_module, model.checkpoint)
     return {
@@ -25,7 +25,7 @@ def card_of(model: Model) -> dict[str, Any]:
 
 
 def checkpoint_card(path: str, module: nn.Module, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint file says of its model."""
+    """The content of a checkpoint file, without the weights."""
     return {
         "path": path, "fingerprint": checkpoint.fingerprint, "architecture": checkpoint.arch,
         "parameters": _parameters(module), "classes": checkpoint.num_classes,
@@ -36,9 +36,9 @@ def checkpoint_card(path: str, module: nn.Module, checkpoint: Checkpoint) -> dic
 
 
 def weights_card(path: str) -> dict[str, Any]:
-    """What any file of weights holds, whoever wrote it: where they are, their names' prefix, shapes, and what else.
+    """The content of any weight file: key and prefix of the weights, their shapes, and the other entries.
 
-    Raises InputError for a file without weights, or that cannot be read.
+    Raises InputError for a file that cannot be read or has no weights.
     """
     content = content_of(zoo.file(path))
     try:
@@ -60,7 +60,7 @@ def weights_card(path: str) -> dict[str, Any]:
 
 
 def _number(value: object) -> int | float | None:
-    """A number as training scripts keep it: plain, of numpy, or a tensor of one element; None for anything else."""
+    """A plain number, numpy number or 0-dim tensor as a plain number; None for anything else."""
     if isinstance(value, bool) or (isinstance(value, Tensor) and value.ndim):
         return None
     if isinstance(value, int | float):

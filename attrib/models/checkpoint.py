@@ -1,4 +1,4 @@
-"""What passes from training to analysis: one file that describes a trained model and holds its weights."""
+"""Save and load checkpoints: one file with a trained model's weights and its description."""
 
 import hashlib
 import math
@@ -35,10 +35,10 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained model and what is known about it.
+    """A trained model's weights and description.
 
-    arch, arch_kwargs: what ``build`` was given beside the shapes: "mean" and "std", one number per channel, and
-    "gated": True for AGAIN's gate form (the key is absent otherwise, so that older readers need not know it).
+    arch, arch_kwargs: arguments of ``build``: "mean" and "std", one number per channel, and "gated": True for AGAIN's
+    gate form (the key is absent otherwise, so that older versions can read the file).
     input_shape: (C, H, W). data, method: names, "unknown" for a file of bare weights. hyper: the effective
     configuration, plain values. epoch: epochs finished. metrics: name -> number. versions: of python, torch
     and attrib at the time of training. weights: the classifier's state dict.
@@ -68,9 +68,9 @@ class Checkpoint:
 
 
 def save(ckpt: Checkpoint, path: StrPath) -> None:
-    """Write the checkpoint to one file that ``torch.load(weights_only=True)`` reads; all of it or nothing.
+    """Write the checkpoint atomically to one file that ``torch.load(weights_only=True)`` reads.
 
-    Raises InputError if the file cannot be written, TypeError for a value in it that is not plain.
+    Raises InputError if the file cannot be written, TypeError for a value that is not plain.
 
     >>> import attrib, tempfile
     >>> model = attrib.build("lenet", num_classes=10, input_shape=(1, 28, 28))
@@ -85,7 +85,7 @@ def save(ckpt: Checkpoint, path: StrPath) -> None:
     True
     """
     content: dict[str, object] = {item.name: getattr(ckpt, item.name) for item in fields(ckpt)}
-    # A clone: a view would be saved with the storage behind it, channels-last weights with their strides.
+    # A clone, since a view would be saved with its whole storage, and channels-last weights with their strides.
     content["weights"] = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in ckpt.weights.items()
@@ -106,10 +106,10 @@ def load(
     std: Sequence[float] | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[Classifier, Checkpoint]:
-    """The model in eval mode on the device, and what the file says about it; arguments as for ``read``.
+    """The model in eval mode on the device, and its checkpoint; arguments as for ``read``.
 
-    Raises InputError for whatever is wrong with the file (never running code from it), and if its weights
-    don't fit its architecture.
+    No code in the file is run. Raises InputError for a file that is no checkpoint, and if the weights don't fit the
+    architecture.
 
     >>> import attrib, tempfile
     >>> model = attrib.build("lenet", num_classes=10, input_shape=(1, 28, 28))
@@ -127,7 +127,7 @@ def load(
 
 
 def _located(error: InputError, path: StrPath) -> InputError:
-    """The error with the file's name before it, on one line whatever the file holds."""
+    """The error as one line that begins with the file's path."""
     return InputError(f"{path}: {' '.join(str(error).split())}")
 
 
@@ -184,15 +184,13 @@ def read(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Checkpoint:
-    """What is in the file: a checkpoint, or bare weights (also wrapped, or prefixed, or safetensors).
+    """Read a checkpoint, or bare weights (also inside dicts, with prefixes, or as safetensors).
 
-    ``zoo:NAME`` instead of a path reads a model that comes with the package (``attrib zoo`` lists them).
-
-    Bare weights need ``arch``; the numbers of classes and channels come from them, the size from
-    ``input_shape`` (default 32x32, for lenet from the weights), mean and std from the file unless given.
-    For a checkpoint that describes itself, what is given must agree with it.
-    Weights come back as float32, on the CPU. Raises InputError, one line that says what was found, for
-    anything else; no code in the file is ever run.
+    path: a file, or ``zoo:NAME`` for a model that comes with the package (``attrib zoo`` lists them). Bare weights need
+    ``arch``. The numbers of classes and channels come from the weights; the image size is that of ``input_shape``
+    (default 32x32; for lenet it comes from the weights); mean and std come from the file unless given. If the file is a
+    full checkpoint, the arguments must agree with it. The weights are float32 on the CPU. No code in the file is run.
+    Raises InputError for anything else.
     """
     if not isinstance(path, str | os.PathLike) or is_code(os.fspath(path)):
         raise InputError(f"load: expected a checkpoint's path or zoo:NAME, got {path!s:.200}; see attrib.model(...)")
@@ -201,10 +199,10 @@ def read(
         if {"config", "model", "optimizer", "history"} <= content.keys():
             raise InputError("is the state of a training run; name the model.pt beside it")
         if "format_version" not in content:
-            found = state_in(content)
-            checkpoint = _from_weights(state_dict(stripped(found.state)[0]), arch, input_shape, mean, std)
-            if found.note:
-                warnings.warn(f"{path}: {found.note}", stacklevel=2)
+            state, _, note = state_in(content)
+            checkpoint = _from_weights(state_dict(stripped(state)[0]), arch, input_shape, mean, std)
+            if note:
+                warnings.warn(f"{path}: {note}", stacklevel=2)
             return checkpoint
         ckpt = _from_fields(content)
         stored = {"arch": ckpt.arch, "input_shape": ckpt.input_shape, **ckpt.arch_kwargs}
@@ -276,7 +274,7 @@ def _from_weights(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Checkpoint:
-    """A checkpoint around bare weights: what they don't tell is given, or unknown."""
+    """A checkpoint around bare weights; what neither weights nor arguments tell is "unknown" or empty."""
     if arch is None:
         raise InputError(f"holds weights only; say with arch= (--arch) of what: {', '.join(ARCHITECTURES)}")
     if arch not in ARCHITECTURES:
@@ -311,14 +309,14 @@ def _from_weights(
 
 
 def _dimension(weights: Mapping[str, Tensor], name: str, ndim: int, axis: int, arch: str) -> int:
-    """The length of one axis of a weight by which the shape of bare weights is known."""
+    """The length of one axis of a weight; raises InputError if the weight is missing or has other dimensions."""
     if name not in weights or weights[name].ndim != ndim:
         raise InputError(f"weights don't fit {arch}: no {name} with {ndim} dimensions; found: {few(weights)}")
     return weights[name].shape[axis]
 
 
 def _lenet_side(inputs: int) -> int:
-    """The image's side, from LeNet's hidden layer: 50 filters by the square of ((side - 4) / 2 - 4) / 2."""
+    """The image side for LeNet's hidden layer, whose inputs are 50 filters times ((side - 4) / 2 - 4) / 2 squared."""
     side = math.isqrt(inputs // 50)
     if 50 * side * side != inputs:
         raise InputError(f"lenet with {inputs} hidden inputs is for no square image; give input_shape=")
@@ -326,12 +324,12 @@ def _lenet_side(inputs: int) -> int:
 
 
 def _listed(value: object) -> object:
-    """Tuples and lists as lists, so that they compare equal."""
+    """A tuple as a list, so that both compare equal."""
     return list(value) if isinstance(value, list | tuple) else value
 
 
 def _check_plain(value: object, where: str) -> None:
-    """Raise TypeError for what ``weights_only`` would refuse to read back; a numpy float is a float, too."""
+    """Raise TypeError for values that ``weights_only`` would refuse to read back; numpy's float64 is one."""
     if isinstance(value, dict):
         for key, entry in value.items():
             _check_plain(key, f"a key of {where}")

@@ -1,4 +1,4 @@
-"""The classifier that every architecture here makes: stages, pool, fc, and the normalisation inside."""
+"""The classifier of every built-in architecture: normalisation, stages, pool, fc."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 class Classifier(nn.Module):
-    """An image classifier: pixels in [0, 1] go in, logits come out, the normalisation is a buffer inside.
+    """An image classifier: pixels in [0, 1] go in, logits come out; mean and std are buffers.
 
-    stages: the convolutional part; the output of its last stage is the layer that Grad-CAM looks at.
+    stages: the convolutional part; Grad-CAM looks at the output of its last stage.
     pool: feature map (N, C, h, w) -> embedding (N, D), the activation A_fc before the last layer.
-    fc: the last layer, (K, D). mean, std: one number per channel of the image, in pixels of [0, 1].
+    fc: the last layer, (K, D). mean, std: one number per image channel, for pixels in [0, 1].
     Raises InputError if mean or std is not one finite number per channel (std: above 0).
     """
 
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
 def statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel as two (1, C, 1, 1) tensors.
 
-    Raises InputError if they are empty, differ in length, hold a number that is not finite, or std one <= 0.
+    Raises InputError if they are empty, differ in length, or hold a number that is not finite, or if a std is <= 0.
     """
     if not mean or len(mean) != len(std):
         raise InputError(f"mean, std: expected one number per channel in each, got {list(mean)} and {list(std)}")
@@ -70,14 +70,14 @@ def statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Ten
 
 def normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(x - mean) / std for x (N, C, H, W) and mean, std (1, C, 1, 1); raises InputError if C differs."""
-    # Without this a grey image would broadcast to three channels and the model would answer.
+    # A grey image would broadcast to three channels without an error.
     if x.ndim != 4 or x.shape[1] != mean.shape[1]:
         raise InputError(f"image: expected shape (N, {mean.shape[1]}, H, W) for this model, got {tuple(x.shape)}")
     return (x - mean) / std
 
 
 class Residual(nn.Module):
-    """``after(branch(x) + shortcut(x))``: every residual block here, so that a branch can be gated."""
+    """A residual block, ``after(branch(x) + shortcut(x))``; AGAIN gates the branch."""
 
     def __init__(self, branch: nn.Sequential, shortcut: nn.Module, after: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""State dicts as other people's training scripts leave them: inside dicts, beside averages, with prefixes."""
+"""Find the state dict in other people's checkpoints: inside dicts, beside averages, with prefixes."""
 
 import re
 import warnings
@@ -15,31 +15,31 @@ AVERAGED = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "model_ema_state_dict", "params_ema", "ema",
     "swa_state_dict", "model_swa", "swa_model", "swa", "averaged_model",
 )  # fmt: skip
-"""Keys of a moving average of the weights, which is the model that such a training evaluates."""
+"""Keys of a moving average of the weights. Training that keeps one evaluates it."""
 RAW = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "net_state_dict", "params", "weights",
     "module", "classifier", "encoder",
 )  # fmt: skip
 """Keys of the weights themselves."""
 PREFIX = re.compile(r"^(?:module|_orig_mod|model|net|network|backbone)\.")
-"""What wrappers of a model put before the names of its weights."""
+"""Prefixes that wrappers of a model put before the names of its weights."""
 COUNTERS = ("n_averaged",)
-"""What averages keep among the weights: how many went into it."""
+"""Entries of an average that are no weights."""
 
 
 class Found(NamedTuple):
-    """A state dict and where it was."""
+    """A state dict and its place in the file."""
 
     state: dict[str, object]
     """Names as in the file."""
     at: str
     """The keys that lead to it, as ``checkpoint.state_dict``; "" for the whole file."""
     note: str
-    """What else there was, and why this was taken; "" if nothing."""
+    """A warning if another state dict could have been taken; else ""."""
 
 
 def state_in(content: Mapping[str, object]) -> Found:
-    """The state dict in what a file holds; raises InputError where there is none, or it is not clear which."""
+    """The state dict in a file's content; raises InputError if several keys hold one."""
     direct = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     averaged = [key for key in AVERAGED if _holds_weights(content.get(key))]
     raw = [key for key in RAW if _holds_weights(content.get(key))]
@@ -60,12 +60,12 @@ def state_in(content: Mapping[str, object]) -> Found:
 
 
 def _holds_weights(value: object) -> bool:
-    """Whether it is a state dict, or a dict that holds one."""
+    """Whether the value is a state dict, or a dict that holds one."""
     return _is_state(value) or (isinstance(value, Mapping) and any(map(_is_state, value.values())))
 
 
 def _is_state(value: object) -> bool:
-    """Names to tensors, with at most a few other plain values among them; no optimiser's state."""
+    """Whether the value maps names mostly to tensors and is not an optimiser's state."""
     if not isinstance(value, Mapping) or "param_groups" in value or not all(isinstance(key, str) for key in value):
         return False
     tensors = sum(isinstance(entry, Tensor) for entry in value.values())
@@ -73,7 +73,7 @@ def _is_state(value: object) -> bool:
 
 
 def stripped(state: Mapping[str, object]) -> tuple[dict[str, object], str]:
-    """The state dict without the prefix that all names have, and this prefix."""
+    """The state dict without the prefix that all its names share, and this prefix."""
     names, prefix = dict(state), ""
     while len(names) > 1 and (match := PREFIX.match(str(next(iter(names))))):
         if not all(str(name).startswith(match[0]) for name in names):
@@ -84,11 +84,10 @@ def stripped(state: Mapping[str, object]) -> tuple[dict[str, object], str]:
 
 
 def load_into(module: nn.Module, path: StrPath) -> None:
-    """Load the weights of a file into a module that somebody's factory made.
+    """Load a weight file into a module that a user's factory made.
 
-    Names in the file may have a prefix that the module's do not have, or the reverse. Warns of what was taken or left
-    out where there was a choice. Raises InputError, which names the first that are missing or too many, for weights
-    that do not fit.
+    The names in the file may have a prefix that the module's names lack, or the reverse. Warns if some weights in the
+    file are left out. Raises InputError if the weights do not fit; it names the first missing and unexpected ones.
     """
     content = content_of(file(path))
     try:
@@ -109,7 +108,7 @@ def load_into(module: nn.Module, path: StrPath) -> None:
 
 
 def _prefix(weights: Iterable[str], expected: list[str], path: StrPath) -> str:
-    """What stands before all the expected names in the file: the only such prefix, "" for none."""
+    """The one prefix that all expected names have in the file; "" if they have none."""
     names = set(weights)
     needed = [name for name in expected if not _is_optional(name)]
     first = needed[0] if needed else ""
@@ -123,16 +122,16 @@ def _prefix(weights: Iterable[str], expected: list[str], path: StrPath) -> str:
 
 
 def _is_optional(name: str) -> bool:
-    """Counts of batches, which older files lack and no answer depends on."""
+    """Whether the weight is a batch counter. Older files lack it, and no output depends on it."""
     return name.endswith("num_batches_tracked")
 
 
-def _check(found: Mapping[str, Tensor], expected: Mapping[str, object], model: str) -> None:
+def _check(weights: Mapping[str, Tensor], expected: Mapping[str, object], model: str) -> None:
     shapes = {
         name: value for name, value in expected.items()
-        if isinstance(value, Tensor) and (name in found or not _is_optional(name))
+        if isinstance(value, Tensor) and (name in weights or not _is_optional(name))
     }  # fmt: skip
-    listed = faults(found, shapes)
+    listed = faults(weights, shapes)
     if listed:
         raise InputError(
             f"weights don't fit the factory's {model}; {listed}; make the factory build the network that was trained"

@@ -1,4 +1,4 @@
-"""AGAIN's gate form: a classifier whose features are weighted, channel by channel, by the weights of a class."""
+"""AGAIN's gate form: a classifier that multiplies its features, channel by channel, by a class's weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ from attrib.models.classifier import Classifier, Residual
 
 
 class Gate(nn.Module):
-    """Multiply features (N,C,h,w) channel by channel by a row of the weights W (K,C) of the gate's own linear head.
+    """Multiply features (N,C,h,w) channel by channel by a row of W (K,C), the weights of the gate's own linear head.
 
     The head classifies the features averaged over positions. The row is W^y for the class y that the head predicts;
     inside ``GatedClassifier.gated_by`` it is a mix of rows (AGAIN, supplement; authors' release). Raises InputError if
-    labels were given for another number of images.
+    the number of given labels is not the number of images.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.head = nn.Linear(channels, num_classes)
         self.given: Tensor | None = None
-        """(N,K): the shares of the classes that were given as labels; None: none was given."""
+        """(N,K): the share of each class in the mix, from the given labels; None: no labels were given."""
         self.own: Tensor | None = None
-        """0-dim: the share of the head's own prediction beside ``given``; None: it has none."""
+        """0-dim: the share of the head's own prediction beside ``given``; None: no share."""
         self.record: list[Tensor] | None = None
-        """The head appends its logits (N,K) to this list, if there is one."""
+        """If it is a list, the head appends its logits (N,K)."""
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.head(features.mean((2, 3)))
@@ -50,15 +50,15 @@ class GatedClassifier(Classifier):
 
     The first gate acts on the input of the first convolution of the last residual block's branch: relu(bn(x)) in a
     pre-activation block, the block's input x in a post-activation block. The shortcut is not gated. The second gate
-    acts on the final features and is the last module inside the last stage. So what ``Classifier`` promises holds:
-    ``features`` is the output of ``stages[-1]``, ``embed`` its pooling, ``forward`` the last layer on that. Grad-CAM
-    there equals Grad-CAM on the ungated final features, because a gate only scales channels:
+    acts on the final features and is the last module of the last stage. So ``features`` is the output of
+    ``stages[-1]``, ``embed`` pools it, and ``forward`` applies the last layer, as in every ``Classifier``. Grad-CAM
+    equals Grad-CAM on the ungated final features, because a gate only scales channels:
     dz/dF_c F_c = dz/dG_c G_c for G_c = w_c F_c.
 
-    ``forward`` depends on x alone: the gates follow the predictions of their heads, except inside ``gated_by``.
+    Outside ``gated_by`` the gates use the predictions of their heads, so ``forward`` depends on x alone.
     A prediction is an argmax, which has no gradient. An attack on the final logits alone therefore overestimates the
-    robustness; see ``attrib.accuracy.attack_paths``. The modules that are passed in are changed and become this
-    model's. Raises InputError if the stages have no residual block.
+    robustness; see ``attrib.accuracy.attack_paths``. The given modules are changed in place.
+    Raises InputError if the stages have no residual block.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class GatedClassifier(Classifier):
         """Inside, gate g multiplies by ``alpha W^y + (1 - alpha) W^fake_labels[g]`` instead of W^prediction.
 
         label: y, (N,); None: y is the prediction of the gate's own head. fake_labels: one (N,) per gate; alpha in
-        [0,1]. The former state is restored, also if the body raises. Raises InputError for another number or shape of
-        fake labels, or another alpha.
+        [0,1]. The former state is restored at the end, also after an exception. Raises InputError for a wrong number
+        or shape of fake labels, or another alpha.
         """
         gates = self.gates
-        shape = next((each.shape for each in (label, *fake_labels) if each is not None), torch.Size())
+        shape = next((labels.shape for labels in (label, *fake_labels) if labels is not None), torch.Size())
         if [fake.shape for fake in fake_labels] != [shape] * len(gates):
-            found = ", ".join(str(tuple(fake.shape)) for fake in fake_labels) or "none"
-            raise InputError(f"fake_labels: expected {len(gates)} of shape {tuple(shape)}, got {found}")
+            shapes = ", ".join(str(tuple(fake.shape)) for fake in fake_labels) or "none"
+            raise InputError(f"fake_labels: expected {len(gates)} of shape {tuple(shape)}, got {shapes}")
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha: expected a number in [0,1], got {alpha}")
         before = [(gate.given, gate.own) for gate in gates]
@@ -98,7 +98,7 @@ class GatedClassifier(Classifier):
             for gate, fake in zip(gates, fake_labels, strict=True):
                 gate.given = (1 - alpha) * self._one_hot(fake)
                 if label is None:
-                    # A tensor, since a compiled gate would be compiled again for every new number.
+                    # torch.compile would compile the gate again for every new number, but not for a tensor.
                     gate.own = gate.given.new_full((), alpha)
                 else:
                     gate.given += alpha * self._one_hot(label)
@@ -134,16 +134,16 @@ def heads_loss(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def combined_loss(logits: Tensor, label: Tensor, *, heads_weight: float = 2.0) -> Tensor:
-    """CE of the final logits + 2 * mean of the heads' CE (AGAIN's release): what training descends and attacks ascend.
+    """CE of the final logits + 2 * mean of the heads' CE: the loss of training and of attacks (AGAIN's release).
 
-    ``all_logits`` (1 + heads, N, K) and label (N,) -> (N,). An attack on it is
-    ``ascend(model.all_logits, combined_loss, ...)``.
+    ``all_logits`` (1 + heads, N, K) and label (N,) -> (N,). ``ascend(model.all_logits, combined_loss, ...)`` attacks
+    it.
     """
     return cross_entropy(logits[0], label) + heads_weight * heads_loss(logits, label)
 
 
 def _insert_gates(stages: nn.Sequential, num_classes: int) -> None:
-    """Put the gates into the stages; no other module, and so no other weight, changes its name."""
+    """Insert the gates into the stages; no other weight changes its name."""
     last = stages[-1]
     blocks = [module for module in stages.modules() if isinstance(module, Residual)]
     if not blocks or not isinstance(last, nn.Sequential):
@@ -151,7 +151,7 @@ def _insert_gates(stages: nn.Sequential, num_classes: int) -> None:
     branch = blocks[-1].branch
     parts = list(branch.named_children())
     first, convolution = next((n, part) for n, (_, part) in enumerate(parts) if isinstance(part, nn.Conv2d))
-    # A Sequential runs its children in the order in which they were added.
+    # A Sequential runs its children in the order of insertion, so the rest is added again after the gate.
     for name, _ in parts[first:]:
         delattr(branch, name)
     branch.add_module("gate", Gate(convolution.in_channels, num_classes))

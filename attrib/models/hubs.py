@@ -1,6 +1,6 @@
-"""Models of public collections, each with its own mean, std, size and class names: hf, timm, torchvision, robustbench.
+"""Load models of hf, timm, torchvision and robustbench, each with its own mean, std, size and class names.
 
-The packages are imported where a model of theirs is asked for.
+A package is imported only when one of its models is loaded.
 """
 
 import math
@@ -21,11 +21,11 @@ from attrib.files import at_home
 from attrib.models.weights import few
 
 HUBS = ("hf", "timm", "torchvision", "robustbench")
-"""What stands before the colon of such a spec."""
+"""The prefixes of such specs, before the colon."""
 
 
 class Known(NamedTuple):
-    """A model and what its collection says of it; None where it says nothing."""
+    """A model and the facts that its collection states; None where it states nothing."""
 
     module: nn.Module
     mean: Sequence[float] | None = None
@@ -33,7 +33,7 @@ class Known(NamedTuple):
     size: tuple[int, int] | None = None
     classes: tuple[str, ...] | None = None
     lacks: str | None = None
-    """Why mean and std are not known, where they have to be given."""
+    """The error message if mean and std are unknown, so that the user must give them."""
 
 
 def is_hub(spec: str) -> bool:
@@ -42,10 +42,10 @@ def is_hub(spec: str) -> bool:
 
 
 def load_hub(spec: str) -> Known:
-    """The model of a collection, downloaded by its package where it is not on the disk yet.
+    """Load a collection's model; its package downloads the model if it is not on the disk.
 
-    hf: a name, or a folder of ``save_pretrained``. robustbench: NAME, DATA/NAME or DATA/THREAT/NAME, by default of
-    cifar10 and Linf. Raises InputError where the package is missing, or knows no such classifier.
+    hf: a name, or a folder of ``save_pretrained``. robustbench: NAME, DATA/NAME or DATA/THREAT/NAME; DATA is cifar10
+    and THREAT is Linf by default. Raises InputError if the package is missing or knows no such classifier.
     """
     hub, _, name = spec.partition(":")
     if not name:
@@ -63,10 +63,7 @@ def _package(name: str, spec: str, install: str = "") -> Any:
 
 @contextmanager
 def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[None]:
-    """Whatever the packages raise, in one line, with the nearest of the names that are known.
-
-    What they print does not stand among our results.
-    """
+    """Turn a package's exceptions into InputError, with the nearest known name; its prints go to stderr."""
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -121,7 +118,7 @@ def _hf(spec: str, name: str) -> Known:
 
 
 def _place(spec: str, name: str) -> tuple[str, bool]:
-    """A folder, or a name of the hub, and whether only the disk is searched for it."""
+    """The folder or the hub's name, and whether to load it from the disk only."""
     folder = at_home(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -141,7 +138,7 @@ def _place(spec: str, name: str) -> tuple[str, bool]:
 
 @contextmanager
 def _quiet(transformers: Any, *, bars: bool) -> Iterator[None]:
-    """Inside, transformers says nothing but errors, which come as exceptions; bars: a terminal sees its progress."""
+    """Inside, transformers prints no warnings; bars: it may show progress bars in a terminal."""
     logging = transformers.utils.logging
     before, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -156,10 +153,10 @@ def _quiet(transformers: Any, *, bars: bool) -> Iterator[None]:
 
 
 def _preprocessing(processor: Any, channels: int) -> tuple[list[float], list[float], tuple[int, int] | None]:
-    """Mean and std for pixels in [0,1], and the size that the model sees (None: any), from pictures of one colour.
+    """Mean and std for pixels in [0,1], and the size that the model gets (None: any), measured on one-colour pictures.
 
-    The processors have settings and steps of their own (EfficientNet's divides by std twice, Perceiver's crops before
-    it resizes), so what they do is measured, not read.
+    They are not read from the settings, since processors have steps of their own: EfficientNet's divides by std twice,
+    Perceiver's crops before it resizes.
     """
 
     def prepared(colour: tuple[int, ...], side: int) -> Tensor:
@@ -183,7 +180,7 @@ def _preprocessing(processor: Any, channels: int) -> tuple[list[float], list[flo
 
 
 def _written(value: float) -> float:
-    """As it was written: 0.485, where float32 gave 0.48499998."""
+    """The shortest decimal for a float32 value: 0.485 for 0.48499998."""
     shortened = (float(f"{value:.{digits}g}") for digits in range(1, 10))
     return next((short for short in shortened if math.isclose(short, value, rel_tol=3e-7)), value)
 
@@ -226,5 +223,5 @@ def _robustbench(spec: str, name: str) -> Known:
     with _naming(spec):
         module = utils.load_model(model_name=model, dataset=data, threat_model=threat)
     side, record = _SIDES.get(data), CATALOG.get(data)
-    # The normalisation is a part of the models.
+    # The models normalise their input themselves.
     return Known(module, size=(side, side) if side else None, classes=tuple(record.classes) if record else None)

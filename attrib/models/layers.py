@@ -1,4 +1,4 @@
-"""Find the layer to look at and the last linear layer of any model, or a layer by its name."""
+"""Find a model's last feature map, its last linear layer, or a layer by name."""
 
 from difflib import get_close_matches
 
@@ -14,10 +14,10 @@ from attrib.models.trace import Call, Trace, depends_on, run
 
 
 def locate(module: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
-    """The layer that Grad-CAM looks at and the last linear layer, found by running one example.
+    """The layer that Grad-CAM looks at and the last linear layer, found in one forward pass.
 
-    example: (N, C, H, W) in [0, 1], of which the first image is used (none, for a ``Classifier``).
-    See ``feature_layer`` and ``last_linear``, for what needs one of them only. Raises InputError as they do.
+    example: (N, C, H, W) in [0, 1]; only the first image is run, and none for a ``Classifier``.
+    ``feature_layer`` and ``last_linear`` find one of them and describe it. Raises InputError as they do.
 
     >>> import torch
     >>> module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
@@ -33,12 +33,12 @@ def locate(module: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
 
 
 def feature_layer(module: nn.Module, example: Tensor) -> nn.Module:
-    """The layer whose output is the last feature map, larger than 1x1, before pooling.
+    """The layer whose output is the last feature map before pooling, larger than 1x1.
 
-    The map may be (N, C, h, w), (N, h, w, C), or the tokens (N, T, C) of a vision transformer. Of several modules that
+    The map may be (N, C, h, w), (N, h, w, C), or the tokens (N, T, C) of a vision transformer. If several modules
     return it, the outermost is taken: a whole block rather than the last layer inside it. In a transformer that
-    classifies by its class token it is the first norm of the last block: after it, the other tokens have no effect.
-    example: (N, C, H, W) in [0, 1]. Raises InputError if there is no such layer, or the module cannot run on the
+    classifies by its class token, it is the first norm of the last block, since the other tokens have no effect after
+    it. example: (N, C, H, W) in [0, 1]. Raises InputError if there is no such layer, or the module cannot run on the
     example.
     """
     module = bare(module)
@@ -50,17 +50,18 @@ def feature_layer(module: nn.Module, example: Tensor) -> nn.Module:
 def last_linear(module: nn.Module, example: Tensor) -> nn.Linear:
     """The ``nn.Linear`` that gives the logits.
 
-    example: (N, C, H, W) in [0, 1]. Raises InputError if the module ends otherwise (in a 1x1 convolution)
-    or cannot run on the example.
+    example: (N, C, H, W) in [0, 1]. Raises InputError if another layer gives the logits (as a 1x1 convolution), or if
+    the module cannot run on the example.
     """
     module = bare(module)
     return module.fc if isinstance(module, Classifier) else _last_linear(run(module, example))
 
 
 def layout_of(module: nn.Module, layer: nn.Module, example: Tensor) -> Layout:
-    """How the output of a layer is read as a map (N, C, h, w), at its last call that gives out one.
+    """The layout of a layer's output, by which it becomes a map (N, C, h, w).
 
-    example: (N, C, H, W) in [0, 1]. Raises InputError for a layer that never runs or whose output is no map.
+    example: (N, C, H, W) in [0, 1]. If the layer runs several times, its last call with a map counts. Raises InputError
+    for a layer that never runs or whose output is no map.
     """
     trace = run(module, example)
     calls = [(call, layout) for call, layout in zip(trace.calls, layouts(trace), strict=True) if call.module is layer]
@@ -78,17 +79,17 @@ def layout_of(module: nn.Module, layer: nn.Module, example: Tensor) -> Layout:
 
 
 def _feature_layer(module: nn.Module, example: Tensor, trace: Trace) -> nn.Module:
-    # Tensors are compared by identity: a container or dropout that ends in pooling returns the pooled tensor.
+    # Tensors are compared by identity, since a container that ends in pooling returns the pooled tensor itself.
     pooled = {id(call.output) for call in trace.calls if _is_pooling(call.module)}
-    found = layouts(trace)
+    call_layouts = layouts(trace)
     maps = [
         position
-        for position, (call, layout) in enumerate(zip(trace.calls, found, strict=True))
+        for position, (call, layout) in enumerate(zip(trace.calls, call_layouts, strict=True))
         if layout and id(call.output) not in pooled and (layout.kind != "tokens" or has_places(call))
     ]
-    # The patch embedding of a transformer is a feature map too, but it is the tokens after it that count.
+    # If unreadable tokens follow, the map before them is only the patch embedding.
     last = maps[-1] if maps else -1
-    unknown = [call for call, layout in list(zip(trace.calls, found, strict=True))[last + 1 :] if layout is None]
+    unknown = [call for call, layout in list(zip(trace.calls, call_layouts, strict=True))[last + 1 :] if layout is None]
     if not maps or any(_makes_tokens(call) for call in unknown):
         raise InputError(
             f"model: {trace.model} has no feature map (N, C, h, w) before its last layers; name the layer to look at"
@@ -96,12 +97,12 @@ def _feature_layer(module: nn.Module, example: Tensor, trace: Trace) -> nn.Modul
         )
     if trace.calls[last].output.ndim == 4:
         return trace.calls[last].module
-    # Tokens that nothing reads any more have no map: those beside the class token after the last attention.
-    since = max((position for position in maps if trace.calls[position].output.ndim == 4), default=maps[0])
-    candidates = [position for position in maps if position >= since]
-    prefixes = [layout.prefix if (layout := found[position]) else 0 for position in candidates]
-    read = depends_on(module, example, list(zip(candidates, prefixes, strict=True)))
-    chosen = [position for position, is_read in zip(candidates, read, strict=True) if is_read][-1]
+    # After the last attention, nothing reads the tokens beside the class token.
+    start = max((position for position in maps if trace.calls[position].output.ndim == 4), default=maps[0])
+    candidates = [position for position in maps if position >= start]
+    prefixes = [layout.prefix if (layout := call_layouts[position]) else 0 for position in candidates]
+    matters = depends_on(module, example, list(zip(candidates, prefixes, strict=True)))
+    chosen = [position for position, does in zip(candidates, matters, strict=True) if does][-1]
     return trace.calls[chosen].module
 
 
@@ -110,7 +111,7 @@ WITHOUT_LAYER = tuple(name for name in MAPS if name not in LAYER_MAPS)
 
 def _last_linear(trace: Trace) -> nn.Linear:
     logits = answer_of(trace.output, images=1, model=trace.model)
-    # A reparametrised layer without bias holds no parameter itself, hence the first half of the condition.
+    # A reparametrised linear layer without bias has no parameter of its own.
     weighted = [call for call in trace.calls if isinstance(call.module, nn.Linear) or _has_weights(call.module)]
     if weighted:
         name, module, output = weighted[-1]
@@ -130,21 +131,21 @@ def _is_pooling(module: nn.Module) -> bool:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    """Whether the module itself, not only what it contains, holds parameters."""
+    """Whether the module has parameters of its own, not only those of its children."""
     return next(module.parameters(recurse=False), None) is not None
 
 
 def _makes_tokens(call: Call) -> bool:
-    """Of the one image that runs: tokens (1,T,C), or (T,1,C) with the sequence first."""
+    """Whether the output looks like tokens of one image: (1,T,C), or (T,1,C) with the sequence first."""
     shape = call.output.shape
     return len(shape) == 3 and min(shape[:2]) == 1 < max(shape[:2]) and _has_weights(call.module)
 
 
 def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: str = "layer") -> nn.Module:
-    """The submodule called ``name`` ("layer4.1"); inside wrappers as ``Normalized``, as the outside model calls it.
+    """The submodule called ``name`` ("layer4.1") in the model without wrappers such as ``Normalized``.
 
-    Raises InputError if there is none. Its message lists the nearest names; where an example (N, C, H, W) is given,
-    of layers that maps can look at. what: the argument that the message names.
+    what: the argument that errors name. Raises InputError if there is no such submodule; the message lists the nearest
+    names, with an example (N, C, H, W) only those of layers that maps can look at.
     """
     module = unwrapped(module)
     modules: dict[str, nn.Module] = dict(module.named_modules())

@@ -1,4 +1,4 @@
-"""What kind of spec a text is, and what a model is called where nobody names it."""
+"""Tell the kinds of model specs apart, and derive a model's name from its spec."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ def is_factory(spec: str) -> bool:
 
 
 def is_code(spec: str) -> bool:
-    """Whether the spec is a factory or a collection's, whose models take mean, std and size."""
+    """Whether the spec is a factory or a collection's model; only these take mean, std and size."""
     return is_hub(spec) or is_factory(spec)
 
 
 def usual_name(spec: str) -> str:
-    """What a model is called if the user gives it no name: after its file, factory or run."""
+    """The name of a model that the user does not name: that of its file, factory or run."""
     place = Path(spec.partition(":")[2] if is_hub(spec) else spec)
     if place.is_dir():
         return place.resolve().name.replace("=", "-")
@@ -29,12 +29,12 @@ def usual_name(spec: str) -> str:
 
 
 def name_of_path(text: str) -> str:
-    """runs/pgd-at/model.pt is called pgd-at, since every run's file has the same name."""
+    """The file's name; the folder's for a name that every run has: pgd-at for runs/pgd-at/model.pt."""
     path = Path(text.removeprefix("zoo:"))
     generic = path.stem in ("model", "last", "best", "checkpoint") and path.parent.name
     return path.parent.name if generic else path.stem
 
 
 def meant_model(missing: Path) -> str:
-    """What a path that is not there may stand for: a file beside it, or a model of the zoo."""
+    """A hint for a missing path: a similar file beside it, or a model of the zoo."""
     return meant_path(missing) or meant(str(missing), zoo.names(), before=zoo.PREFIX)

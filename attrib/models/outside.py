@@ -1,4 +1,4 @@
-"""A model from outside: make it by the name of its factory, resize and normalise its input."""
+"""Models from outside: call their factory, resize and normalise their input, take off wrappers."""
 
 import copy
 import importlib
@@ -24,47 +24,47 @@ from attrib.models.types import check_module, in_type_of
 
 
 def load_factory(spec: str) -> nn.Module:
-    """The model that ``package.module:factory`` makes: the factory is called without arguments.
+    """Call ``package.module:factory`` without arguments and return the module that it makes.
 
-    A module in the current directory comes first, and stays importable for what it imports later. The user's code sees
-    no command line; what it prints goes to stderr.
-    Raises InputError if the import or the call fails, ends the program, or gives something else than an ``nn.Module``.
+    A file in the current directory takes precedence. The directory stays on ``sys.path`` for later imports. The user's
+    code sees an empty command line, and its prints go to stderr.
+    Raises InputError if the import or the call fails, ends the program, or gives no ``nn.Module``.
     """
     source, _, name = spec.partition(":")
     if not source or not name or source.endswith(".py"):
         raise InputError(f"model: expected package.module:factory, like my_code:build for my_code.py, got {spec!r}")
     with _apart(source):
-        found = _imported(spec, source)
+        imported = _imported(spec, source)
         try:
-            found = attrgetter(name)(found)
+            factory = attrgetter(name)(imported)
         except AttributeError:
-            raise InputError(f"model {spec}: {source} has no {name!r}{meant(name, dir(found))}") from None
-        if isinstance(found, nn.Module):
-            return found
-        if not callable(found):
-            raise InputError(f"model {spec}: expected a function or class, got {type(found).__name__}")
-        return made_by(found, spec)
+            raise InputError(f"model {spec}: {source} has no {name!r}{meant(name, dir(imported))}") from None
+        if isinstance(factory, nn.Module):
+            return factory
+        if not callable(factory):
+            raise InputError(f"model {spec}: expected a function or class, got {type(factory).__name__}")
+        return made_by(factory, spec)
 
 
 def made_by(factory: Callable[[], object], name: str) -> nn.Module:
-    """The model that a factory makes when it is called without arguments; name: what errors call it.
+    """Call the factory without arguments and return its module; name: the factory's name in errors.
 
-    Raises InputError if the call fails, ends the program, or gives something else than an ``nn.Module``.
+    Raises InputError if the call fails, ends the program, or gives no ``nn.Module``.
     """
     try:
-        made = factory()
+        module = factory()
     except SystemExit as stop:
         raise InputError(f"model {name}: calling it ended the program ({_exit(stop)})") from None
     except Exception as error:  # somebody else's code runs here and may raise anything
         raise InputError(f"model {name}: calling it failed: {one_line(error)}") from error
-    if not isinstance(made, nn.Module):
-        raise InputError(f"model {name}: expected it to return an nn.Module, got {type(made).__name__}")
-    return made
+    if not isinstance(module, nn.Module):
+        raise InputError(f"model {name}: expected it to return an nn.Module, got {type(module).__name__}")
+    return module
 
 
 @contextmanager
 def _apart(source: str) -> Iterator[None]:
-    """Inside, code of a user sees no arguments of ours, and its prints do not stand among our results."""
+    """Inside, the user's code sees an empty command line, and its prints go to stderr."""
     argv = sys.argv
     sys.argv = [f"{source.replace('.', '/')}.py"]
     try:
@@ -75,7 +75,7 @@ def _apart(source: str) -> Iterator[None]:
 
 
 def _imported(spec: str, source: str) -> object:
-    """The module; what it writes to stderr while it is imported is shown unless it ends the program."""
+    """Import the module; its output is shown on stderr if the import succeeds."""
     folder = str(Path.cwd())
     if not {folder, ""} & set(sys.path):
         sys.path.append(folder)  # last: a file like queue.py must not stand for the module that others import
@@ -84,7 +84,7 @@ def _imported(spec: str, source: str) -> object:
     try:
         with redirect_stderr(printed), redirect_stdout(printed):
             _import_from(folder, source.partition(".")[0])
-            found: object = importlib.import_module(source)
+            module: object = importlib.import_module(source)
     except SystemExit as stop:
         last = next(iter(reversed(printed.getvalue().strip().splitlines())), "")
         raise InputError(
@@ -98,18 +98,18 @@ def _imported(spec: str, source: str) -> object:
             near = meant(source, ["zoo", *HUBS, *others], after=spec.removeprefix(source))
         raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}{near}") from error
     sys.stderr.write(printed.getvalue())
-    return found
+    return module
 
 
 def _import_from(folder: str, name: str) -> None:
-    """Import the module from the folder, if it is there and no module has this name yet."""
-    found = None if name in sys.modules else PathFinder.find_spec(name, [folder])
-    if found is None or found.loader is None:
+    """Import the module from the folder if it is there and no module has this name yet."""
+    spec = None if name in sys.modules else PathFinder.find_spec(name, [folder])
+    if spec is None or spec.loader is None:
         return
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        found.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -120,11 +120,10 @@ def _exit(stop: SystemExit) -> str:
 
 
 class Normalized(nn.Module):
-    """An outside model behind the project's interface: pixels in [0, 1] are resized and normalised for it.
+    """Resize and normalise pixels in [0, 1] for an outside model.
 
-    mean, std: one number per channel, None leaves the pixels as they are; size: (height, width) or one side, None
-    leaves the size as it comes. The resize is bilinear, smoothed when it shrinks. Raises InputError for bad numbers,
-    or other channels.
+    mean, std: one number per channel; None: no normalisation. size: (height, width) or one side; None: no resizing.
+    The resize is bilinear with antialiasing. Raises InputError for bad numbers and for images with other channels.
     """
 
     mean: Tensor | None
@@ -142,12 +141,12 @@ class Normalized(nn.Module):
         self.size = (size, size) if isinstance(size, int) else size
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
             raise InputError(f"size: expected at least 1 pixel and at most {LARGEST_SIDE}, got {size}")
-        known = (None, None) if mean is None and std is None else statistics(mean or (), std or ())
-        for name, values in zip(("mean", "std"), known, strict=True):
+        buffers = (None, None) if mean is None and std is None else statistics(mean or (), std or ())
+        for name, values in zip(("mean", "std"), buffers, strict=True):
             self.register_buffer(name, values)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] -> whatever the module returns, logits (N, K)."""
+        """(N, C, H, W) in [0, 1] -> the module's output, logits (N, K)."""
         if self.size is not None and x.shape[2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         if self.mean is not None and self.std is not None:
@@ -164,29 +163,26 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """The model without what only changes how it runs, DataParallel and torch.compile; ``Normalized`` stays.
-
-    Hooks do not see copies on other devices or compiled code.
-    """
+    """The model without DataParallel and torch.compile, in which hooks do not fire; ``Normalized`` stays."""
     if not isinstance(module, Normalized):
         inner = _inside(module)
         return module if inner is None else bare(inner)
     inner = bare(module.module)
     if inner is module.module:
         return module
-    known = _bare.get(module)
-    if known is None or known.module is not inner:
-        known = _bare[module] = copy.copy(module)
-        known._modules = {"module": inner}
-    return known
+    copied = _bare.get(module)
+    if copied is None or copied.module is not inner:
+        copied = _bare[module] = copy.copy(module)
+        copied._modules = {"module": inner}
+    return copied
 
 
 _bare: WeakKeyDictionary[nn.Module, "Normalized"] = WeakKeyDictionary()
-"""One bare model per model, so that what is kept of a model is found again."""
+"""One bare copy per model, so that caches keyed by the copy find their entries again."""
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
-    """The model that a wrapper runs; None for what is no wrapper."""
+    """The model inside a wrapper; None if the module is no wrapper."""
     check_module(module)
     if isinstance(module, Normalized | nn.DataParallel | nn.parallel.DistributedDataParallel):
         return cast(nn.Module, module.module)

@@ -1,4 +1,4 @@
-"""Does a model answer with logits, and is each answer a function of its image alone? A few passes tell."""
+"""Check in a few forward passes that a model returns logits, and that each depends on its own image alone."""
 
 from collections.abc import Iterator
 
@@ -34,13 +34,13 @@ BATCH = (
 
 
 def objections(model: nn.Module, images: Tensor, *, attacked: bool = False) -> Iterator[str]:
-    """What makes a model's numbers mean something else than they say, a sentence each that the model's name begins.
+    """Warnings about a model whose numbers would mislead; each is a sentence to put behind the model's name.
 
-    The model is run on the images and their negatives, twice, and on the first image alone. images: (N,C,H,W) in
-    [0,1], one or a few. attacked: whether accuracy under attack is measured, for the advice about randomised models.
+    The model runs twice on the images and their negatives, and once on the first image alone. images: (N,C,H,W) in
+    [0,1], one or a few. attacked: accuracy under attack is measured, so randomised models get advice on attacks.
 
-    Sources: AutoAttack's checks of randomised and non-logit models (Croce and Hein 2020, flags_doc of the release).
-    Raises InputError for a model that answers several images but not one alone.
+    Source: AutoAttack's checks of randomised and non-logit models (Croce and Hein 2020, flags_doc of the release).
+    Raises InputError for a model that runs on several images but not on one alone.
     """
     several = torch.cat([images, 1 - images])
     first, again = (inference.logits(model, several).float() for _ in range(2))
@@ -54,7 +54,7 @@ def objections(model: nn.Module, images: Tensor, *, attacked: bool = False) -> I
 
 
 def _alone(model: nn.Module, image: Tensor, others: Tensor) -> Tensor:
-    """The answer to one image (1,C,H,W) alone, (1,K)."""
+    """The logits (1,K) of one image (1,C,H,W) alone."""
     try:
         alone = inference.logits(model, image)
     except Exception as error:  # of the model's own code, which may raise anything
@@ -71,13 +71,13 @@ def _alone(model: nn.Module, image: Tensor, others: Tensor) -> Tensor:
 
 
 def _rounding(model: nn.Module) -> float:
-    """What the relative rounding errors of the model's weights may add up to."""
+    """A tolerance for relative rounding errors in the precision of the model's weights."""
     first = first_floats(model)
     return 16 * torch.finfo(torch.float32 if first is None else first.dtype).eps
 
 
 def _about_probabilities(answers: Tensor, wide: Tensor, rounding: float) -> Iterator[str]:
-    """answers: (N,K) to images; wide: those to other images too, which logits would hardly keep in [0,1]."""
+    """answers: (N,K) for the images; wide: also for their negatives, where logits rarely stay within [0,1]."""
     if wide.shape[1] == 2 and not wide[:, 0].any():  # (0, z) of a model with one logit
         wide = wide[:, 1:]
     total = answers.exp().sum(1) if bool((answers <= 0).all()) else answers.sum(1)
@@ -86,11 +86,11 @@ def _about_probabilities(answers: Tensor, wide: Tensor, rounding: float) -> Iter
         yield f"returns probabilities (a softmax), as it seems, where logits are expected: {PROBABILITIES}"
     elif sums_to_one and bool((answers <= 0).all()):
         yield f"returns log-probabilities, as it seems, where logits are expected: {LOG_PROBABILITIES}"
-    elif bool(((wide > 0) & (wide <= 1)).all()):  # an exact 0 is rather a ReLU's
+    elif bool(((wide > 0) & (wide <= 1)).all()):  # an exact 0 is more likely from a ReLU
         yield f"returns probabilities (a sigmoid), as it seems, where logits are expected: {PROBABILITIES}"
 
 
 def _equal(one: Tensor, other: Tensor, share: float) -> bool:
-    """Whether answers agree, but for this share of their largest; NaN, as of a negative, agrees with NaN."""
+    """Whether the answers agree within this share of the largest; NaN (as for a negative image) equals NaN."""
     scale = float(one[one.isfinite()].abs().max()) if one.isfinite().any() else 0.0
     return torch.allclose(one, other, rtol=0, atol=share * scale, equal_nan=True)

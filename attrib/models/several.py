@@ -1,4 +1,4 @@
-"""All models of an analysis: from what the user gives to a list, on a device, grouped by name."""
+"""Turn the user's models into a list, on one device, grouped by name."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ from attrib.models.specs import Model, as_seeds, model, refuse_pretrained
 
 
 def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
-    """Every file of the models given; those read from files are on the device.
+    """One ``Model`` per file of the models given; models read from files are on the device.
 
-    given: a spec, a module, what makes one, a ``Model``, a list of them, or a mapping of names to them, where a
-    list is several seeds of one method. A folder with files epoch-K.pt is a training run: its saved epochs.
-    Raises InputError for what is no model, names given twice, and seeds of different architectures or data.
+    given: a spec, a module, a factory, a ``Model``, a list of them, or a mapping of names to them. In a mapping, a
+    list is several seeds of one method. A folder with files epoch-K.pt is a training run and gives its saved epochs.
+    Raises InputError for anything else, names given twice, and seeds that differ in architecture or data.
     """
-    if isinstance(given, Sequence) and given and all(isinstance(each, Model) and each.name for each in given):
-        if len({(each.name, each.seed, each.epoch) for each in given}) < len(given):
-            listed = ", ".join(each.label for each in given)
+    if isinstance(given, Sequence) and given and all(isinstance(model, Model) and model.name for model in given):
+        if len({(model.name, model.seed, model.epoch) for model in given}) < len(given):
+            listed = ", ".join(model.label for model in given)
             raise InputError(f"models: expected a name of its own for each, got {listed}; see name of attrib.model")
         return list(given)
     loaded = named_models(_named(given), device=device)
@@ -37,14 +37,14 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
 
 
 def named_models(given: Iterable[tuple[str | None, Any]], *, device: torch.device | str) -> list[Model]:
-    """``models_of`` for names (None: the usual one) and specs; a model and a run may have the same name."""
+    """``models_of`` for pairs of name (None: the usual one) and spec; a model and a run may have the same name."""
     loaded = [_load(name, spec, device) for name, spec in given]
     names = [(files[0].name, files[0].epoch is None) for files in loaded]
     for name in names:
         if names.count(name) > 1:
-            what = "models" if name[1] else "runs"
-            raise InputError(f"two {what} are called {name[0]!r}; give each its own name with NAME=SPEC")
-    return [each for files in loaded for each in files]
+            kind = "models" if name[1] else "runs"
+            raise InputError(f"two {kind} are called {name[0]!r}; give each its own name with NAME=SPEC")
+    return [file for files in loaded for file in files]
 
 
 def _named(given: Any) -> list[tuple[str | None, Any]]:
@@ -67,15 +67,15 @@ def _load(name: str | None, spec: Any, device: torch.device | str) -> list[Model
         raise InputError(f"model {name}: expected {_ONE}, or a list of them, got {type(spec).__name__}")
     if name is None:
         raise InputError("several seeds need a name of their own: {'NAME': [files]}")
-    return as_seeds(name, [_one(name, one, device) for one in spec])
+    return as_seeds(name, [_one(name, seed, device) for seed in spec])
 
 
 _ONE = "a path, a module or a function that makes one"
 
 
 def _is_one(spec: Any) -> bool:
-    """Whether it is one model: a module can be called, as what makes one."""
-    return isinstance(spec, str | Path | Model) or callable(spec)
+    """Whether the spec is of one model, not of several."""
+    return isinstance(spec, str | Path | Model) or callable(spec)  # modules and factories are callable
 
 
 def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
@@ -87,7 +87,7 @@ def _one(name: str | None, spec: Any, device: torch.device | str) -> Model:
 
 
 def _epochs(name: str | None, run: Path) -> list[Model]:
-    """The files epoch-K.pt of a training run by number, not yet opened; raises InputError where there are none."""
+    """The saved epochs of a training run, epoch-K.pt, by number and without weights."""
     matches = [(re.fullmatch(r"epoch-(\d+)\.pt", path.name), path) for path in run.iterdir()]
     numbered = [(int(match[1]), path) for match, path in matches if match]
     if not numbered:
@@ -106,8 +106,8 @@ def _epochs(name: str | None, run: Path) -> list[Model]:
 
 @contextmanager
 def on_device(models: Sequence[Model], device: torch.device) -> Iterator[None]:
-    """Inside, the modules are on the device; a user's module goes back to where it was."""
-    modules = [each.module for each in models if each.module is not None]
+    """Inside, the modules are on the device; afterwards each goes back to its own."""
+    modules = [model.module for model in models if model.module is not None]
     places = [next((tensor.device for tensor in chain(m.parameters(), m.buffers())), device) for m in modules]
     try:
         for module in modules:
@@ -119,11 +119,11 @@ def on_device(models: Sequence[Model], device: torch.device) -> Iterator[None]:
 
 
 def groups(models: Iterable[Model]) -> dict[str, list[Model]]:
-    """The files behind every name, in the order given, without saved epochs."""
+    """The files of every name, in the order given, without saved epochs."""
     grouped: dict[str, list[Model]] = {}
-    for each in models:
-        if each.epoch is None:
-            grouped.setdefault(each.name, []).append(each)
+    for file in models:
+        if file.epoch is None:
+            grouped.setdefault(file.name, []).append(file)
     return grouped
 
 
@@ -139,9 +139,9 @@ def with_short_names(models: Sequence[Model]) -> list[Model]:
 
 
 def with_layer(model: Model, example: Tensor) -> Model:
-    """A module with the layer where maps look, found by running the example (N,C,H,W), so that results can name it.
+    """The model with its layer set, so that results can name it; the example (N,C,H,W) is run to find the layer.
 
-    A model without such a layer stays as it is: only a map that needs one complains.
+    A model without such a layer is returned as it is; a map that needs the layer raises InputError later.
     """
     if model.checkpoint or model.layer is not None or model.module is None:
         return model

@@ -1,4 +1,4 @@
-"""A model under analysis, ``Model``, and how a path, a zoo name, a factory or a module becomes one."""
+"""``Model``, a model under analysis, and ``model``, which makes one of a path, a zoo name, a factory or a module."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from attrib.models.tokens import Reshape
 from attrib.models.types import digits, fingerprint
 
 Spec = str | Path | nn.Module | Callable[[], nn.Module]
-"""What a model is made from; what can be called and is no module is a factory."""
+"""What ``model`` takes. A callable that is no module is a factory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,37 +33,37 @@ class Model:
     """A model under analysis: one file, one of several seeds behind a name, or a saved epoch of a run."""
 
     name: str
-    """The name given, which several seeds share; of an epoch that of its run."""
+    """The given name. The seeds of one method share it, and the epochs of one run."""
     path: str
     """The checkpoint's path, the factory's or collection's spec, the name of a function, or a module's class."""
     fingerprint: str
-    """Of the weights."""
+    """A hash of the weights."""
     module: nn.Module | None = None
     """None for a saved epoch that has not been ``opened``."""
     checkpoint: Checkpoint | None = None
-    """What the file says; None for a module or factory."""
+    """The content of the checkpoint file; None for a module or factory."""
     layer: nn.Module | None = None
-    """Where maps look; None: the maps find it."""
+    """The layer that maps look at; None: each map finds it."""
     reshape: Reshape | None = None
-    """What brings the layer's output to (N,C,h,w), where that is neither a map nor tokens."""
+    """Turns the layer's output into a feature map (N,C,h,w); needed if the output is neither a map nor tokens."""
     layer_name: str | None = None
-    """Of a saved epoch: the layer by its dotted name, which it has when it is opened."""
+    """The dotted name of a saved epoch's layer; ``opened`` sets ``layer`` from it."""
     seed: int = 0
-    """The position among the files of the name."""
+    """The position among the files of this name."""
     seeds: int = 1
-    """How many files the name has."""
+    """The number of files of this name."""
     epoch: int | None = None
     weights: str | None = None
-    """The file whose weights were loaded into what a factory made."""
+    """The weight file that was loaded into the factory's module."""
     classes: tuple[str, ...] | None = None
-    """The names of the classes, in order, where they are known."""
+    """The class names in order; None if unknown."""
     maps: Mapping[int, Any] | None = None
-    """Position in the data to a map (H,W), of maps that were made elsewhere; there is no module then."""
+    """Maps made elsewhere: position in the data to a map (H,W). Such a model has no module."""
     maps_file: str | None = None
-    """The file that these came from."""
+    """The file that these maps came from."""
 
     def __post_init__(self) -> None:
-        """Refuse names and paths that no table holds."""
+        """Raise InputError for a name or path that does not fit into a table."""
         check_name("a model's path", self.path, longest=LONGEST_PATH)
         check_name("a model's name", self.name)
 
@@ -76,28 +76,28 @@ class Model:
 
     @property
     def shown_as(self) -> str:
-        """What its examples are kept under: NAME; of other seeds and epochs the label."""
+        """The key of its example images: NAME; for other seeds and for epochs the label."""
         return self.name if self.seed == 0 and self.epoch is None else self.label
 
     @property
     def stem(self) -> str:
-        """What a file of this model is called after: NAME, or NAME-seed0, NAME-seed1, ..."""
+        """The stem of this model's file names: NAME, or NAME-seed0, NAME-seed1, ..."""
         return self.label.replace("/", "-seed")
 
     @property
     def trained_on(self) -> str | None:
-        """The data set that the checkpoint names; None where it is not known."""
-        known = self.checkpoint and self.checkpoint.data
-        return None if not known or known == "unknown" else known
+        """The data set that the checkpoint names; None if unknown."""
+        data = self.checkpoint and self.checkpoint.data
+        return None if not data or data == "unknown" else data
 
     def key(self) -> list[Any]:
-        """What results depend on: name, weights, the layer looked at and how. Neither path nor device."""
+        """Everything of the model that results depend on: name, weights, layer, reshape; neither path nor device."""
         reshape = [qualified_name(self.reshape)] if self.reshape else []
         return [self.label, self.fingerprint, self._layer_name(), type(self.module).__name__, self._input(), *reshape]
 
     @contextmanager
     def opened(self, device: torch.device) -> Iterator["Model"]:
-        """The model with its module, which a saved epoch has inside only: one epoch in memory at a time."""
+        """Inside, the model has its module. A saved epoch is loaded here only, so that one is in memory at a time."""
         if self.module is not None or self.maps is not None:
             yield self
         else:
@@ -111,28 +111,28 @@ class Model:
         return self.module
 
     def identity(self) -> dict[str, Any]:
-        """What a result says of its model: name, file, fingerprint.
+        """The model's entry in a saved result: name, file, fingerprint.
 
-        Of a module, which no file describes, also the normalisation in front of it, ``input``, and ``layer``, where
-        maps look, and the name of what reshapes its output.
+        No file describes a module, so its entry also has ``input`` (the normalisation in front of it), ``layer`` (the
+        layer that maps look at) and ``reshape`` (the name of that function).
         """
-        known: dict[str, Any] = {"name": self.label, "checkpoint": self.path, "fingerprint": self.fingerprint}
+        entry: dict[str, Any] = {"name": self.label, "checkpoint": self.path, "fingerprint": self.fingerprint}
         if self.weights:
-            known["weights"] = self.weights
+            entry["weights"] = self.weights
         if self.maps is not None:
-            return known | {"maps": self.maps_file}
+            return entry | {"maps": self.maps_file}
         if self.checkpoint:
-            return known
+            return entry
         reshape = {"reshape": qualified_name(self.reshape)} if self.reshape else {}
-        return known | {"input": self._input(), "layer": self._layer_name()} | reshape
+        return entry | {"input": self._input(), "layer": self._layer_name()} | reshape
 
     def _input(self) -> dict[str, Any] | None:
         if self.module is None or self.checkpoint:
             return None
-        front = self.module if isinstance(self.module, Normalized) else None
+        wrapper = self.module if isinstance(self.module, Normalized) else None
         return {
-            "mean": digits(front.mean) if front else None, "std": digits(front.std) if front else None,
-            "size": front.size if front else None,
+            "mean": digits(wrapper.mean) if wrapper else None, "std": digits(wrapper.std) if wrapper else None,
+            "size": wrapper.size if wrapper else None,
         }  # fmt: skip
 
     def _layer_name(self) -> str | None:
@@ -162,17 +162,17 @@ def model(
     size: int | None = None, layer: str | nn.Module | None = None, reshape: Reshape | None = None,
     classes: Sequence[str] | None = None, name: str | None = None, device: str | torch.device = "cpu",
 ) -> Model | list[Model]:  # fmt: skip
-    """A model for an analysis, from a spec or a module; with a list of weights one for each file, the seeds of a name.
+    """Make a model for an analysis; a list of weight files makes a list of models, the seeds of one name.
 
     spec: a checkpoint's path, ``zoo:NAME``, ``package.module:factory``, ``hf:``, ``timm:``, ``torchvision:`` or
-    ``robustbench:`` and a NAME, an ``nn.Module``, a function or class that makes one, or FILE.npz with maps that were
-    made elsewhere (arrays ``map`` and ``index``). weights: files of weights, loaded into what the factory makes. arch:
-    the architecture of a bare state dict. mean, std, size: the normalisation and the image size that a factory or
-    module expects; pixels arrive in [0,1]. layer: where maps look, a module or its dotted name; reshape: a function of
-    its output to (N,C,h,w), where that is neither a map nor tokens. classes: the names of its classes, in order. name:
-    what results call it.
+    ``robustbench:`` and a NAME, an ``nn.Module``, a function or class that makes one, or FILE.npz with maps made
+    elsewhere (arrays ``map`` and ``index``). weights: weight files for the module that the factory makes. arch: the
+    architecture of a bare state dict. mean, std, size: the normalisation and the image size that a factory or module
+    expects; pixels arrive in [0,1]. layer: the layer that maps look at, a module or its dotted name. reshape: a
+    function from the layer's output to (N,C,h,w), needed if the output is neither a map nor tokens. classes: the class
+    names in order. name: the model's name in results.
 
-    Raises InputError for what gives no model, weights that do not fit, and for mean without std or the reverse.
+    Raises InputError if the spec gives no model, if weights do not fit, and for mean without std or the reverse.
 
     >>> model("zoo:mnist-lenet-raw").name
     'mnist-lenet-raw'
@@ -185,16 +185,16 @@ def model(
         return _model(spec, given._replace(weights=weights))
     if isinstance(spec, nn.Module):
         raise InputError("weights: several files need a factory, which makes a module for each of them")
-    made = [_model(spec, given._replace(weights=each)) for each in weights]
-    if not made:
+    seeds = [_model(spec, given._replace(weights=file)) for file in weights]
+    if not seeds:
         raise InputError("weights: expected at least one file, got none")
-    if len({unwrapped(each.opened_module) for each in made}) < len(made):
-        raise InputError(f"weights: {made[0].path} gives one module again and again; make a new one at each call")
-    return as_seeds(made[0].name, made)
+    if len({unwrapped(seed.opened_module) for seed in seeds}) < len(seeds):
+        raise InputError(f"weights: {seeds[0].path} gives one module again and again; make a new one at each call")
+    return as_seeds(seeds[0].name, seeds)
 
 
 class Given(NamedTuple):
-    """What ``model`` is given beside the spec."""
+    """The arguments of ``model`` after the spec."""
 
     weights: str | Path | None = None
     arch: str | None = None
@@ -242,7 +242,7 @@ def _model(spec: Spec, given: Given) -> Model:
 
 
 def _from_code(spec: Spec, given: Given) -> Model:
-    """A model of a module, a factory or a collection, with the normalisation given or known in front."""
+    """A model from a module, factory or collection; a given mean, std or size replaces the collection's."""
     if isinstance(spec, nn.Module):
         known, path = Known(spec), type(unwrapped(spec)).__name__
     elif isinstance(spec, str | Path):
@@ -265,7 +265,7 @@ def _from_code(spec: Spec, given: Given) -> Model:
 
 
 def map_file(name: str | None, path: Path) -> Model:
-    """Maps that were made elsewhere, in the place of a model; raises InputError for a file that holds none."""
+    """A model that consists of maps made elsewhere; raises InputError for a file without maps."""
     index, maps = read_maps(path)
     digest = hashlib.sha256(index.tobytes() + maps.tobytes()).hexdigest()[:12]
     name = name or path.stem
@@ -273,25 +273,25 @@ def map_file(name: str | None, path: Path) -> Model:
 
 
 def as_seeds(name: str, files: Sequence[Model]) -> list[Model]:
-    """The files behind a name, numbered; raises InputError where they are not several seeds of one method."""
+    """Number the files of one name; raises InputError if they share weights, or differ in architecture or data."""
     for (first, one), (second, other) in combinations(enumerate(files), 2):
         if one.fingerprint == other.fingerprint:
-            paths = {each.weights or each.path: None for each in (one, other)}
+            paths = {file.weights or file.path: None for file in (one, other)}
             raise InputError(
                 f"{name}: seeds {first} and {second} are one network, with the same weights ({', '.join(paths)});"
                 " name every seed once"
             )
-    for what, words in (("arch", "one architecture"), ("data", "models trained on one data set")):
+    for field, expected in (("arch", "one architecture"), ("data", "models trained on one data set")):
         values: dict[str, str] = {}
-        for each in files:
-            values.setdefault(getattr(each.checkpoint, what, ""), each.path)
+        for file in files:
+            values.setdefault(getattr(file.checkpoint, field, ""), file.path)
         if len(values) > 1:
             listed = ", ".join(f"{value} ({path})" for value, path in values.items())
-            raise InputError(f"{name}: expected seeds of {words}, got {listed}; give each its own name")
-    return [replace(each, seed=seed, seeds=len(files)) for seed, each in enumerate(files)]
+            raise InputError(f"{name}: expected seeds of {expected}, got {listed}; give each its own name")
+    return [replace(file, seed=seed, seeds=len(files)) for seed, file in enumerate(files)]
 
 
 def refuse_pretrained(folder: Path) -> None:
-    """Raise InputError for a folder of transformers, which stands behind another spec."""
+    """Raise InputError for a folder of ``save_pretrained``, whose spec is hf:FOLDER."""
     if (folder / "config.json").is_file():
         raise InputError(f"{folder}: a folder of save_pretrained is given as hf:{folder}")

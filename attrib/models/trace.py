@@ -1,4 +1,4 @@
-"""Run a model on one image and record what each of its modules gives out."""
+"""Run a model on one image and record the output of each submodule."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ class Call(NamedTuple):
     name: str
     module: nn.Module
     output: Tensor
-    """The output; of a tuple its first tensor."""
+    """A tensor, or the first element of a tuple or list."""
 
 
 class Trace(NamedTuple):
@@ -31,13 +31,13 @@ class Trace(NamedTuple):
     size: tuple[int, int]
     """Height and width of the image."""
     calls: list[Call]
-    """In the order in which they finished: a container after what it contains."""
+    """In the order in which they finished: a container comes after its children."""
     output: object
-    """Of the whole model."""
+    """The output of the whole model."""
 
 
 def first_tensor(output: object) -> Tensor | None:
-    """The tensor that a module gives out; of a tuple or list its first element, if that is a tensor."""
+    """The output itself, or the first element of a tuple or list; None if that is no tensor."""
     if isinstance(output, tuple | list) and output:
         output = output[0]
     return output if isinstance(output, Tensor) else None
@@ -46,46 +46,46 @@ def first_tensor(output: object) -> Tensor | None:
 def run(module: nn.Module, example: Tensor) -> Trace:
     """Run the first image of the example (N,C,H,W) and record the calls of all submodules that give a tensor.
 
-    Outputs that depend on the image require a gradient, unless the model runs without.
-    Raises InputError for an example of another shape, and where the module cannot run on it.
+    Outputs that depend on the image require a gradient, unless the model disables gradients.
+    Raises InputError for an example of another shape, and if the module cannot run on it.
     """
     with _recording(module, example) as trace, torch.enable_grad():
-        return trace._replace(output=bare(module)(_followed(fitting(module, example[:1]))))
+        return trace._replace(output=bare(module)(_tracked(fitting(module, example[:1]))))
 
 
-def _followed(image: Tensor) -> Tensor:
-    """The image, of which everything that depends on it requires a gradient; a copy, since a model may write to it."""
+def _tracked(image: Tensor) -> Tensor:
+    """The image with gradient tracking; a copy that is no leaf, since a model may write to its input."""
     return image.detach().requires_grad_().clone()
 
 
 def depends_on(module: nn.Module, example: Tensor, calls: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether the answer depends on the tokens of a call that come after its prefix, call by call.
+    """For each call, whether the logits depend on its tokens after the prefix.
 
-    calls: the position in ``run(...).calls``, and how many prefix tokens its output (1,T,C) has. In a transformer that
-    classifies by its class token, the other tokens of the last block have no effect. True for all where the answer has
-    no gradient at all (weights that are zero, a pass under no_grad).
+    calls: the position in ``run(...).calls``, and the number of prefix tokens in its output (1,T,C). In a transformer
+    that classifies by its class token, the other tokens of the last block have no effect. All are True if the logits
+    have no gradient at all (zero weights, a pass under no_grad).
     """
     with _recording(module, example) as trace, torch.enable_grad():
-        answer = bare(module)(_followed(fitting(module, example[:1])))
-    logits = logits_in(answer, images=1)
+        output = bare(module)(_tracked(fitting(module, example[:1])))
+    logits = logits_in(output, images=1)
     if logits is None or not logits.requires_grad:
         return [True] * len(calls)
     outputs = [trace.calls[position].output for position, _ in calls]
     differentiable = [output for output in outputs if output.requires_grad]
-    # Logits of random sizes: a plain sum is constant where they are centred.
+    # Weighted, since a plain sum is constant if the logits are centred.
     weights = torch.linspace(1, 2, logits.numel(), device=logits.device, dtype=logits.dtype).view_as(logits)
-    found = torch.autograd.grad((logits * weights).sum(), differentiable, allow_unused=True) if differentiable else ()
-    gradients = iter(found)
+    total = (logits * weights).sum()
+    gradients = iter(torch.autograd.grad(total, differentiable, allow_unused=True) if differentiable else ())
     slopes = [next(gradients) if output.requires_grad else None for output in outputs]
-    reached = [
+    matters = [
         slope is not None and bool(slope[:, prefix:].count_nonzero())
         for slope, (_, prefix) in zip(slopes, calls, strict=True)
     ]
-    return reached if any(reached) else [True] * len(calls)
+    return matters if any(matters) else [True] * len(calls)
 
 
 def check_example(example: Tensor) -> None:
-    """Raise InputError for what are no images (N,C,H,W), N >= 1."""
+    """Raise InputError unless the example is images (N,C,H,W), N >= 1."""
     check_tensors(example=(example, "floats N,C,H,W"))
     if not len(example):
         raise InputError("example: expected at least one image, got none")
@@ -93,12 +93,11 @@ def check_example(example: Tensor) -> None:
 
 @contextmanager
 def _recording(module: nn.Module, example: Tensor) -> Iterator[Trace]:
-    """Inside, the calls of the frozen module's submodules are recorded; its errors become InputError."""
+    """Inside, the module is frozen and the calls of its submodules are recorded; its errors become InputError."""
     check_example(example)
     inner = unwrapped(module)
     model = type(inner).__name__
-    # torch allows no hooks inside a TorchScript program.
-    scripted = torch.jit.ScriptModule
+    scripted = torch.jit.ScriptModule  # torch allows no hooks inside
     if isinstance(inner, scripted):
         raise InputError(
             f"model: {model} is a TorchScript program, into whose layers nothing can look; maps of the image, as"

@@ -1,4 +1,4 @@
-"""Reading files of weights that anybody may have written: every way to fail gets its own message, no code is run."""
+"""Read weight files from any source: no code in them is run, and every failure has its own message."""
 
 import io
 import pickle
@@ -24,13 +24,13 @@ _SCALAR, _ARRAY = (made.__reduce__()[0] for made in (np.float64(0), np.empty(0))
 
 
 def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, Tensor]:
-    """The state dict as float32 on the CPU; strip: without the prefixes of DistributedDataParallel and compile."""
+    """The state dict as float32 on the CPU; strip: remove the prefixes of DistributedDataParallel and compile."""
     weights: dict[str, Tensor] = {}
     _check_size([value for value in state.values() if isinstance(value, Tensor)])
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            found = ", ".join(f"{key!r:.30} ({type(entry).__name__})" for key, entry in list(state.items())[:3])
-            raise InputError(f"expected a checkpoint or a state dict (names to tensors), found {found}")
+            entries = ", ".join(f"{key!r:.30} ({type(entry).__name__})" for key, entry in list(state.items())[:3])
+            raise InputError(f"expected a checkpoint or a state dict (names to tensors), found {entries}")
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise InputError(f"weights: expected dense tensors with values, {name} is not")
         try:
@@ -46,25 +46,24 @@ def state_dict(state: Mapping[str, object], *, strip: bool = True) -> dict[str, 
 
 
 def _check_size(tensors: Sequence[Tensor]) -> None:
-    """Raise InputError for views, of a few numbers in memory, that are far larger when they are copied."""
-    dense = [each for each in tensors if each.layout == torch.strided and not each.is_quantized and not each.is_meta]
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in dense}
-    wanted, stored = sum(4 * each.numel() for each in dense), sum(storages.values())
-    if wanted > 8 * stored + 2**26:
-        raise InputError(f"weights: would take {wanted:,} bytes, of which the file holds {stored:,}")
+    """Raise InputError for views that expand a small storage to a huge tensor when they are copied."""
+    dense = [t for t in tensors if t.layout == torch.strided and not t.is_quantized and not t.is_meta]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in dense}
+    needed, stored = sum(4 * tensor.numel() for tensor in dense), sum(storages.values())
+    if needed > 8 * stored + 2**26:
+        raise InputError(f"weights: would take {needed:,} bytes, of which the file holds {stored:,}")
 
 
-def faults(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """What keeps weights from fitting, by name: missing, unexpected, of another shape; "" if nothing."""
-    other = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
+def faults(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """List the weights that are missing, unexpected or of another shape, by name; "" if all fit."""
     kinds = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": other,
+        "missing": [name for name in expected if name not in weights],
+        "unexpected": [name for name in weights if name not in expected],
+        "of another shape": [
+            f"{name} is {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ],
     }
     return "; ".join(f"{kind}: {few(names)}" for kind, names in kinds.items() if names)
 
@@ -79,7 +78,7 @@ _FOREIGN = {
 
 
 def content_of(path: Path) -> Mapping[str, object]:
-    """What the file holds, told apart by its first bytes; every way to fail gets its own message."""
+    """The content of a PyTorch or safetensors file; raises InputError for any other file."""
     if (there := found_at(path)) != "a file":
         raise InputError(f"{path}: expected a checkpoint file, found {there}")
     try:
@@ -89,32 +88,31 @@ def content_of(path: Path) -> Mapping[str, object]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not head:
         raise InputError(f"{path}: the file is empty; expected a checkpoint")
-    if head[8:9] == b"{":  # after the length of the header, whose bytes may be anything
+    if head[8:9] == b"{":  # safetensors: after 8 bytes of length, the header is JSON
         return _read_safetensors(path)
     for start, kind in _FOREIGN.items():
         if head.lstrip().startswith(start):
             raise InputError(f"{path}: expected a checkpoint, this is {kind}")
-    # A zip file's table of contents stands at its end.
-    if head.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: truncated; download or copy it again")
-    if head.startswith((b"PK", b"\x80")):
-        if head.startswith(b"PK"):
-            _refuse_programs(path)
-        return _read_torch(path)
-    raise InputError(f"{path}: expected a PyTorch or safetensors file, this starts with {head[:8]!r}")
+    if head.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):  # the table of contents at the end is missing
+            raise InputError(f"{path}: truncated; download or copy it again")
+        _refuse_programs(path)
+    elif not head.startswith(b"\x80"):
+        raise InputError(f"{path}: expected a PyTorch or safetensors file, this starts with {head[:8]!r}")
+    return _read_torch(path)
 
 
 def _refuse_programs(path: Path) -> None:
-    """Raise InputError for zip files that hold a program, not only weights, and for those that unpack to more."""
+    """Raise InputError for a zip file with a program in it, or one that unpacks to more than its size."""
     with zipfile.ZipFile(path) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
         unpacked = sum(entry.file_size for entry in archive.infolist())
-    ways = {
+    programs = {
         "constants.pkl": ("a TorchScript program", "torch.jit.load(FILE)"),
         "serialized_exported_program.json": ("a torch.export program", "torch.export.load(FILE).module()"),
         "archive_format": ("a torch.export program", "torch.export.load(FILE).module()"),
     }
-    for name, (kind, call) in ways.items():
+    for name, (kind, call) in programs.items():
         if name in names:
             raise InputError(
                 f"{path}: expected weights, this is {kind}; name a factory that returns {call}, as my_code:build"
@@ -128,18 +126,18 @@ PLAIN: list[Any] = [
     (_ARRAY, "numpy.core.multiarray._reconstruct"), (_ARRAY, "numpy._core.multiarray._reconstruct"),
     np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefdU"}, Namespace, PosixPath,
 ]  # fmt: skip
-"""What training scripts keep beside the weights, and that runs nobody's code: numbers, options, paths."""
+"""Types that training scripts save beside the weights and that run no code: numbers, options, paths."""
 
 
 def _check_pickles(path: Path) -> None:
-    """Raise InputError for pickles that would take for ever, or all memory: one in a zip file, or several in a row."""
+    """Raise InputError for a file with a pickle that would take all memory or never end."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
                     check_pickle(io.BytesIO(archive.read(name)))
         return
-    with path.open("rb") as file:  # before torch 1.6: four, and the names of the storages that follow
+    with path.open("rb") as file:  # the format before torch 1.6: five pickles in a row
         for _ in range(5):
             if file.peek(1):
                 check_pickle(file)
@@ -152,10 +150,10 @@ def _read_torch(path: Path) -> Mapping[str, object]:
             warnings.simplefilter("ignore")
             content: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"needs {wanted[1]}, which could run code" if wanted else "is a pickle of more than plain weights"
-        raise InputError(f"{path}: refused: it {what}; save model.state_dict() instead") from None
-    except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
+        needed = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"needs {needed[1]}, which could run code" if needed else "is a pickle of more than plain weights"
+        raise InputError(f"{path}: refused: it {reason}; save model.state_dict() instead") from None
+    except Exception as error:  # on arbitrary bytes the parsers may raise anything
         raise InputError(f"{path}: truncated or not written by torch.save: {_shortened(error)}") from None
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected a checkpoint or a state dict, this holds a {type(content).__name__}")
@@ -164,14 +162,13 @@ def _read_torch(path: Path) -> Mapping[str, object]:
 
 def _read_safetensors(path: Path) -> Mapping[str, object]:
     try:
-        weights: dict[str, object] = dict(load_file(path))
+        return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: truncated or not a safetensors file: {_shortened(error)}") from None
-    return weights
 
 
 def _shortened(error: Exception) -> str:
-    """The first sentence of what torch says: without terminal codes, and never cut off within."""
+    """The first sentence of torch's message, without terminal codes."""
     return re.split(r"(?<=[a-z])\. ", re.sub(r"\x1b\[[0-9;]*m", "", one_line(error)))[0]
 
 

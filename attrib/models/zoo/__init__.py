@@ -1,6 +1,6 @@
-"""The small trained models that come with the package: ``zoo:NAME`` wherever a checkpoint's path is expected.
+"""The small trained models that come with the package; ``zoo:NAME`` works wherever a checkpoint's path does.
 
-Each is a checkpoint of half-precision weights; its metrics are what ``python -m train.zoo`` measured of those weights.
+The weights are in half precision; ``python -m train.zoo`` measured the metrics of these rounded weights.
 """
 
 import os
@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 
 def file(path: StrPath) -> Path:
-    """The file that ``zoo:NAME`` stands for; any other path as it is. Raises InputError for an unknown name."""
+    """The file of ``zoo:NAME``; any other path as it is. Raises InputError for an unknown name."""
     text = os.fspath(path)
     if not text.startswith(PREFIX):
         return Path(path)
