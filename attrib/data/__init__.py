@@ -1,4 +1,4 @@
-"""Data: what is in a batch, the public data sets and their files, folders of pictures, arrays."""
+"""Data: batches, the public data sets and their files, folders of pictures, arrays."""
 
 from attrib.data.catalog import CATALOG, DATA_SETS, DEFAULT_ATTACK, Budget, default_attack
 from attrib.data.datasets import SPLITS, WHOLE, Batch, Dataset, dataset, training_split

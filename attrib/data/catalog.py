@@ -1,6 +1,6 @@
-"""The public data sets: one record each, with everything that anything here knows about it.
+"""The public data sets: one record each with all facts about it.
 
-A new data set is one record, and a reader where its files have a format that ``readers`` does not read yet.
+A new data set needs one record here, and a reader in ``readers`` if its file format is new.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,14 +23,14 @@ class Budget(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """What training does to an image: pad by so many pixels and crop at random, flip left and right at random."""
+    """Training's augmentation: pad by this many pixels and crop at random; flip left and right at random."""
 
     pad: int
     flip: bool
 
 
 class Layout(NamedTuple):
-    """One way in which a data set lies on disk: folder below the root, files by split, and their reader."""
+    """One layout of a data set on disk: folder below the root, files by split, and their reader."""
 
     folder: str
     files: dict[str, tuple[str, ...]]
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
 
 class Remote(NamedTuple):
-    """A file to download: where it is, its checksum, and its folder below the cache."""
+    """A file to download: its URL, its checksum, and its folder below the cache."""
 
     url: str
     md5: str
@@ -46,17 +46,17 @@ class Remote(NamedTuple):
 
 
 DEFAULT_ATTACK = Budget(8 / 255, 2 / 255, 10)
-"""Also for data that is not in the catalog."""
+"""The attack for CIFAR, glyphs, and data outside the catalog."""
 NO_AUGMENTATION = Augmentation(pad=0, flip=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicData:
-    """A public data set. mean, std: of the training images' channels, pixels in [0,1]; the files by split."""
+    """A public data set. mean, std: per channel of the training images, pixels in [0,1]."""
 
     classes: tuple[str, ...]
     counts: Mapping[str, int]
-    """Images per split, which tells a file cut at the end of a record from a whole one."""
+    """Images per split. A file with fewer is truncated."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     attack: Budget = DEFAULT_ATTACK
@@ -67,7 +67,7 @@ class PublicData:
 
 
 def default_attack(name: str) -> Budget:
-    """The attack that papers use on the data set of this name; ``DEFAULT_ATTACK`` where it is not in the catalog."""
+    """The papers' attack on the data set of this name; ``DEFAULT_ATTACK`` if it is not in the catalog."""
     return CATALOG[name].attack if name in CATALOG else DEFAULT_ATTACK
 
 
@@ -186,7 +186,6 @@ _CIFAR100 = PublicData(
     remotes={"train": _CIFAR100_ARCHIVE, "test": _CIFAR100_ARCHIVE},
 )
 
-# Attacks are the papers'; glyphs as CIFAR.
 CATALOG: dict[str, PublicData] = {
     "glyphs": _GLYPHS,
     "mnist": _MNIST,

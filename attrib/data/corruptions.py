@@ -14,31 +14,32 @@ _SEVERITIES = 5
 
 
 def read(place: str, *, root: Path | None) -> tuple[Tensor, Tensor]:
-    """Images (N,3,32,32) uint8 and labels (N,) of NAME:SEVERITY, N being a fifth of the file.
+    """Images (N,3,32,32) uint8 and labels (N,) of NAME:SEVERITY, where N is a fifth of the file.
 
-    The official layout: NAME.npy (5N,32,32,3) uint8, the severities one after the other, and labels.npy. Raises
-    InputError for another severity, and files that are missing or not what they should be.
+    The official layout is NAME.npy (5N,32,32,3) uint8, one severity after the other, and labels.npy. Raises InputError
+    for another severity, and for files that are missing or have another layout.
     """
     name, _, level = place.partition(":")
     if level not in map(str, range(1, _SEVERITIES + 1)):
         raise InputError(f"data set: expected cifar10c:NAME:SEVERITY with a severity from 1 to 5, got cifar10c:{place}")
     roots = list(download.roots(root))
-    found = next((each / sub for each in roots for sub in _FOLDERS if (each / sub / "labels.npy").is_file()), None)
-    if found is None:
+    candidates = (each / sub for each in roots for sub in _FOLDERS)
+    folder = next((candidate for candidate in candidates if (candidate / "labels.npy").is_file()), None)
+    if folder is None:
         raise InputError(
             f"cifar10c: no folder CIFAR-10-C with labels.npy in {', '.join(map(str, roots))}; unpack CIFAR-10-C.tar"
             " (zenodo.org/records/2535967) there"
         )
-    known = sorted(path.stem for path in found.glob("*.npy") if path.stem != "labels")
+    known = sorted(path.stem for path in folder.glob("*.npy") if path.stem != "labels")
     if name not in known:
         raise refused("cifar10c", name, known)
     try:
-        images, labels = (np.load(found / f"{each}.npy", mmap_mode="r") for each in (name, "labels"))
-    except Exception as error:  # numpy meets arbitrary bytes here and raises anything
-        raise InputError(f"cifar10c: {found / name}.npy cannot be read ({one_line(error)}); unpack it again") from None
+        images, labels = (np.load(folder / f"{stem}.npy", mmap_mode="r") for stem in (name, "labels"))
+    except Exception as error:  # on arbitrary bytes numpy may raise anything
+        raise InputError(f"cifar10c: {folder / name}.npy cannot be read ({one_line(error)}); unpack it again") from None
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
         raise InputError(
-            f"cifar10c: expected {name}.npy uint8 (N,32,32,3) and labels.npy (N,) in {found}, got {images.dtype}"
+            f"cifar10c: expected {name}.npy uint8 (N,32,32,3) and labels.npy (N,) in {folder}, got {images.dtype}"
             f" {images.shape} and {labels.shape}"
         )
     count = len(images) // _SEVERITIES

@@ -1,4 +1,4 @@
-"""Data sets and batches: images in [0,1], labels, positions, and where there are any, masks of the object."""
+"""Data sets and batches: images in [0,1], labels, positions, and masks of the object if the data has them."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,24 +20,23 @@ from attrib.noise import mixed_seed
 
 SPLITS = ("train", "test")
 WHOLE = "all"
-"""The split of data that is not split into training and test images."""
+"""The split of data that has no separate training and test images."""
 
 
 class Batch(NamedTuple):
     """Images (N,C,H,W) float32 in [0,1], labels and positions (N,) int64, masks (N,H,W) bool or None.
 
-    The labels are None where the data is unlabelled. The position in the data set makes results of different models
-    joinable, row by row.
+    The labels are None if the data is unlabelled. The positions in the data set join the results of different models.
     """
 
     image: Tensor
-    label: Any  # Tensor, or None: who needs labels checks that once, with Dataset.labelled
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a batch
+    label: Any  # Tensor or None: callers that need labels check Dataset.labelled once
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which no batch needs
     mask: Tensor | None
 
 
 class Source(NamedTuple):
-    """What ``dataset`` was given beside name, split and limit."""
+    """The arguments of ``dataset`` beside name, split and limit."""
 
     root: str | Path | None
     size: int | None
@@ -50,15 +49,15 @@ class Source(NamedTuple):
 class Dataset:
     """A set of images: one tensor (N,C,H,W), or picture files that are read batch by batch.
 
-    A tensor is uint8, or floats that lie in [0,1] already. Raises InputError for anything else, and for labels that are
-    no class: training relies on it, since a GPU aborts at such a label.
+    A tensor is uint8, or floats in [0,1]. Raises InputError for other images, and for labels outside the classes, at
+    which a GPU would abort.
     """
 
     name: str
     split: str
-    """train or test; all, where the data is not split."""
+    """train or test; all, if the data is not split."""
     classes: tuple[str, ...]
-    """Empty where the data is unlabelled and no model has said what it knows."""
+    """Empty if the data is unlabelled and no model has named its classes."""
     images: Tensor | pictures.Pictures
     labels: Any  # Tensor, or None
     """(N,) int64; None: unlabelled."""
@@ -66,14 +65,14 @@ class Dataset:
     source: Source | None = None
     """None: not made by ``dataset``."""
     notes: tuple[str, ...] = ()
-    """What a reader of the numbers should know, a sentence each."""
+    """Warnings that change how the numbers are read, a sentence each."""
     folders: Mapping[str, int] | None = None
-    """Of a folder: the name of each class folder to the class, a position in ``classes``."""
+    """Name of each class folder to its position in ``classes``; None if the data is no folder."""
     numbered: bool = False
-    """The classes are no more than the numbers up to the largest label: a model may have more."""
+    """The class names are only the numbers up to the largest label, so a model may have more classes."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, Tensor) and self.images.device.type == "cpu":  # elsewhere it has been checked
+        if isinstance(self.images, Tensor) and self.images.device.type == "cpu":  # checked before it went to a GPU
             _check_pixels(self.images)
         if self.labelled and self.labels.device.type == "cpu":
             if self.labels.shape != (len(self.images),) or self.labels.is_floating_point():
@@ -108,20 +107,20 @@ class Dataset:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The paths of the pictures; empty where the images are no files."""
+        """The paths of the pictures; empty if the images are no files."""
         return tuple(map(str, self.images.paths)) if isinstance(self.images, pictures.Pictures) else ()
 
     @cached_property
     def key(self) -> list[Any]:
-        """What tells these images from others: name, split, shape, and a hash of their content.
+        """An identifier of the data: name, split, shape, classes, and a hash of the content.
 
-        Of picture files the hash is of their paths, sizes and times of change.
+        For picture files the hash is over their paths, sizes and modification times.
         """
         digest = hashlib.sha256()
         if isinstance(self.images, pictures.Pictures):
             for path in self.images.paths:
-                known = path.stat()
-                digest.update(f"{path} {known.st_size} {known.st_mtime_ns}\n".encode())
+                stat = path.stat()
+                digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         else:
             digest.update(self.images.cpu().contiguous().numpy().data)
         if self.labelled:
@@ -131,7 +130,7 @@ class Dataset:
         return [self.name, self.split, len(self), list(self.shape), list(self.classes), digest.hexdigest()[:16]]
 
     def first(self, count: int) -> "Dataset":
-        """The first so many images."""
+        """The first ``count`` images."""
         if count >= len(self):
             return self
         images = self.images
@@ -143,7 +142,7 @@ class Dataset:
         )
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set with what it holds in memory on that device; pictures stay in their files."""
+        """The same data set with its tensors on the device; pictures stay in their files."""
         return replace(
             self,
             images=self.images.to(device) if isinstance(self.images, Tensor) else self.images,
@@ -152,10 +151,10 @@ class Dataset:
         )
 
     def batches(self, size: int, *, device: torch.device | str = "cpu", order: Tensor | None = None) -> Iterator[Batch]:
-        """Batches of ``size`` images (the last one may be smaller) on ``device``, in their natural order.
+        """Batches of ``size`` images (the last one may be smaller) on ``device``.
 
-        order: (M,) int64 positions to take instead, for training or a selection. Raises InputError for a
-        size below 1, and on the way for a picture that cannot be read.
+        order: (M,) int64 positions to take, for training or a selection; default: all in order. Raises InputError for
+        a size below 1, and during iteration for a picture that cannot be read.
         """
         if size < 1:
             raise InputError(f"batch size: expected at least 1, got {size}")
@@ -166,7 +165,7 @@ class Dataset:
         images = self.images
         if isinstance(images, pictures.Pictures):
             return self._assemble(parts, images.batches(parts), device)
-        # Moved before they become floats, at a quarter of the bytes.
+        # _assemble moves the images before it makes them floats, which are four times as large.
         return self._assemble(parts, (images[part.to(images.device)] for part in parts), device)
 
     def _assemble(
@@ -187,7 +186,7 @@ def _check_pixels(images: Tensor) -> None:
         raise InputError(f"{expected}, got {images.dtype} {tuple(images.shape)}")
     if images.is_floating_point():
         low, high = map(float, images.aminmax())
-        if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # NaN is neither
+        if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # also true for NaN
             raise InputError(
                 f"{expected}, got floats from {low:.4g} to {high:.4g}; divide by 255 or undo a normalisation"
             )
@@ -199,10 +198,10 @@ def _as_floats(image: Tensor) -> Tensor:
 
 
 def training_split(count: int, *, holdout: int, seed: int) -> tuple[Tensor, Tensor]:
-    """How ``python -m train`` splits ``count`` training images: positions to train on, and positions held out.
+    """Split ``count`` training images as ``python -m train`` does: positions to train on, and held-out positions.
 
-    The held-out images, at most a fifth, choose the epoch that is kept. Both (N,) int64 in random order, the same for
-    every run with this seed.
+    The best epoch is chosen on the held-out images, at most a fifth. Both are (N,) int64 in an order that depends on
+    the seed only.
     """
     held_out = min(holdout, max(1, count // 5))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, 0)))
@@ -219,22 +218,21 @@ def dataset(
     seed: int = 0,
     classes: str | Path | Sequence[str] | None = None,
 ) -> Dataset:
-    """A data set by its name, or from pictures, tensors, a torch ``Dataset`` or ``DataLoader``.
+    """Load a data set by its name, or from pictures, tensors, a torch ``Dataset`` or ``DataLoader``.
 
     name: glyphs, mnist, svhn, cifar10, cifar100, folder:DIR, npz:FILE, or cifar10c:CORRUPTION:SEVERITY; a picture
     file or a list of them; images (N,C,H,W), or a pair (images, labels), as tensors or arrays; a torch ``Dataset`` or
-    ``DataLoader``, or anything else with rows of image and label (``attrib.data.wrap``). Without labels, as for a
-    picture and a folder without class folders, the data is unlabelled.
-    split: ``train`` or ``test``; a folder without train/ and test/ (or val/, ...) and all that has no split are whole
-    in either, and their data set's split is ``all``.
-    root: where to look first, before ATTRIB_DATA and the user's cache; what is nowhere is downloaded there.
-    limit: the first so many images (a folder's alternate between its classes). size: pictures are resized
-    until their shorter side is ``size`` and cropped to the square at their centre; default: their own size
-    where they share one of at most 2 megapixels, else 224. seed: of glyphs. classes: the names of the model's classes
-    in its order, or a file with a name per line, by which folders that are fewer than the classes are matched.
+    ``DataLoader``, or anything else with rows of image and label (``attrib.data.wrap``). Pictures and folders without
+    class folders are unlabelled.
+    split: ``train`` or ``test``. Data without splits, as a folder without train/ and test/ (or val/, ...), is taken
+    whole for either, and its split is called ``all``.
+    root: the folder to search first, before ATTRIB_DATA and the user's cache. Missing public data is downloaded to the
+    cache. limit: take the first so many images (a folder's alternate between its classes). size: resize pictures until
+    their shorter side is ``size``, and crop them to the square at their centre; default: their own size if they share
+    one of at most 2 megapixels, else 224. seed: for glyphs. classes: the model's class names in order, or a file with
+    a name per line; class folders are matched to them by name.
 
-    Raises InputError for an unknown name or split, a limit or size below 1, and files that are missing or
-    not what they should be.
+    Raises InputError for an unknown name or split, a limit or size below 1, and files that are missing or invalid.
 
     >>> data = dataset("glyphs", split="test", limit=100)
     >>> len(data), data.shape, data.classes[:2]
@@ -251,8 +249,8 @@ def dataset(
     source = Source(root, size, seed, None if classes is None else matching.read_classes(classes))
     if isinstance(name, Path):
         name = str(name)
-    if isinstance(name, list | tuple) and name and all(isinstance(each, str | Path) for each in name):
-        return _of_files([at_home(each) for each in name], source, limit)
+    if isinstance(name, list | tuple) and name and all(isinstance(path, str | Path) for path in name):
+        return _of_files([at_home(path) for path in name], source, limit)
     if not isinstance(name, str):
         return _wrapped(name, source, limit)
     kind, _, place = name.partition(":")
@@ -273,7 +271,7 @@ def _of_folder(name: str, place: Path, split: str, source: Source, limit: int | 
 
 
 def _of_files(paths: Sequence[Path], source: Source, limit: int | None) -> Dataset:
-    """Picture files, unlabelled."""
+    """An unlabelled data set of picture files."""
     for path in paths:
         if (there := found_at(path)) != "a file":
             raise InputError(f"{path}: expected a picture, found {there}")
@@ -282,25 +280,22 @@ def _of_files(paths: Sequence[Path], source: Source, limit: int | None) -> Datas
 
 
 def _sized(paths: tuple[Path, ...], size: int | None, limit: int | None) -> pictures.Pictures:
-    """The first so many pictures, at the size asked for, that of all the pictures, or the usual one."""
+    """The first ``limit`` pictures at the given size, else at their common size, else at the default size."""
     if size is not None:
         return pictures.Pictures(paths[:limit], (size, size))
-    own = pictures.common_size(paths)
-    usual = pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE
-    return pictures.Pictures(paths[:limit], own or usual, by_default=own is None)
+    common = pictures.common_size(paths)
+    default = pictures.DEFAULT_SIZE, pictures.DEFAULT_SIZE
+    return pictures.Pictures(paths[:limit], common or default, by_default=common is None)
 
 
 def _wrapped(data: Any, source: Source, limit: int | None) -> Dataset:
-    """Images that are in memory, or that a Python object gives."""
-    found = wrap.arrays(data, limit=limit, size=source.size)
-    _check_size(found.name, found.images, source.size)
-    classes, labels = found.classes, found.labels
+    """A data set from tensors, or from a Python object that gives images."""
+    name, images, labels, classes, notes = wrap.arrays(data, limit=limit, size=source.size)
+    _check_size(name, images, source.size)
+    numbered = classes is None and labels is not None
     if classes is None and labels is not None and len(labels):
         classes = tuple(map(str, range(int(labels.max()) + 1)))
-    return Dataset(
-        found.name, WHOLE, classes or (), found.images, labels, notes=found.notes,
-        numbered=found.classes is None and labels is not None,
-    )  # fmt: skip
+    return Dataset(name, WHOLE, classes or (), images, labels, notes=notes, numbered=numbered)
 
 
 def _check_size(name: str, images: Tensor, size: int | None) -> None:
@@ -310,7 +305,7 @@ def _check_size(name: str, images: Tensor, size: int | None) -> None:
 
 
 def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dataset:
-    """What is read into memory: public data, and arrays in a file."""
+    """A data set that is read into memory: public data, or arrays in a file."""
     kind, _, place = name.partition(":")
     masks, size = None, source.size
     if kind == "npz" and place:
@@ -331,7 +326,7 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
             near = meant(kind, ("folder", "npz"), after=f":{place}") if place else meant(name, CATALOG)
         raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{near}")
     _check_size(name, images, size)
-    if limit is not None and limit < len(images):  # copies, since a view would keep the whole set in memory
+    if limit is not None and limit < len(images):  # a view would keep the whole set in memory
         images, labels = images[:limit].clone(), labels[:limit].clone()
         masks = None if masks is None else masks[:limit].clone()
     return Dataset(name, WHOLE if kind in ("npz", "cifar10c") else split, classes, images, labels, masks, source)

@@ -1,4 +1,4 @@
-"""Where the files of the public data sets are: on disk, else downloaded with their checksum verified."""
+"""Find the files of the public data sets on disk; download missing ones and verify their checksums."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ from attrib.files import at_home
 
 
 def read(name: str, *, split: str, root: Path | None) -> readers.Arrays:
-    """Images (N,C,H,W) uint8 and labels (N,) int64 of mnist, svhn, cifar10 or cifar100, all of the split.
+    """All images (N,C,H,W) uint8 and labels (N,) int64 of a split of mnist, svhn, cifar10 or cifar100.
 
-    Looked for under ``root``, then the environment's ATTRIB_DATA, then the user's cache, where missing files
-    are downloaded to. Raises InputError where that fails, or a file is not what it should be.
+    The search order is ``root``, the environment's ATTRIB_DATA, the user's cache. Missing files are downloaded to the
+    cache. Raises InputError if that fails or a file is invalid.
     """
     layout, paths = _find(name, split, root) or _fetch(name, split, root)
     images, labels = layout.read(paths)
@@ -29,22 +29,22 @@ def read(name: str, *, split: str, root: Path | None) -> readers.Arrays:
 
 
 def roots(root: Path | None) -> Iterator[Path]:
-    """The folders in which data is looked for."""
+    """The folders to search, in order."""
     if root is not None:
         yield at_home(root)
-    if named := os.environ.get("ATTRIB_DATA"):
-        yield at_home(named)
+    if from_environment := os.environ.get("ATTRIB_DATA"):
+        yield at_home(from_environment)
     yield _cache()
 
 
 def _cache() -> Path:
-    import pooch
+    import pooch  # here, since it takes long and most calls need no download
 
     return Path(pooch.os_cache("attrib"))
 
 
 def _find(name: str, split: str, root: Path | None) -> tuple[Layout, list[Path]] | None:
-    """The first layout whose files are all there."""
+    """The first layout whose files all exist, and these files."""
     for place in roots(root):
         for layout in CATALOG[name].layouts:
             paths = [_existing(place / layout.folder / file) for file in layout.files[split]]
@@ -54,7 +54,7 @@ def _find(name: str, split: str, root: Path | None) -> tuple[Layout, list[Path]]
 
 
 def _existing(path: Path) -> Path | None:
-    """The file, or the same packed with gzip, or None."""
+    """The file or its gzipped version; None if neither exists."""
     packed = path.with_name(f"{path.name}.gz")
     return next((candidate for candidate in (path, packed) if candidate.is_file()), None)
 
@@ -63,10 +63,10 @@ def _fetch(name: str, split: str, root: Path | None) -> tuple[Layout, list[Path]
     try:
         for remote in CATALOG[name].remotes[split]:
             _download(remote, _cache())
-    except Exception as error:  # requests, urllib3, OSError, tarfile: whatever it is, the remedy is the same
+    except Exception as error:  # of requests, urllib3, tarfile, ...: the advice is the same for all
         raise InputError(_advice(name, split, root, error)) from None
-    if found := _find(name, split, root):
-        return found
+    if layout_and_paths := _find(name, split, root):
+        return layout_and_paths
     raise InputError(_advice(name, split, root, FileNotFoundError("what came does not hold these files")))
 
 
@@ -82,7 +82,7 @@ def _download(remote: Remote, cache: Path) -> None:
 
 
 def _extract(archive: Path, target: Path) -> None:
-    """Unpack the archive into ``target`` and delete it; its folder appears when it is complete."""
+    """Unpack the archive into ``target`` and delete it; an interrupted run leaves no partial folder."""
     with tempfile.TemporaryDirectory(dir=target) as unpacked:
         with tarfile.open(archive) as tar:
             tar.extractall(unpacked, filter="data")
@@ -93,9 +93,9 @@ def _extract(archive: Path, target: Path) -> None:
 
 
 def _advice(name: str, split: str, root: Path | None, error: Exception) -> str:
-    """What is missing, where it was looked for, why it did not come, and where to put it: in one line."""
+    """One line: the missing files, the folders searched, why the download failed, and where to put the files."""
     places = list(dict.fromkeys(roots(root)))
-    # Of all places and layouts speak of the one where the fewest files are missing.
+    # The user most likely has the layout where the fewest files are missing.
     missing = [
         [path for file in layout.files[split] if not _existing(path := place / layout.folder / file)]
         for place in places

@@ -1,4 +1,4 @@
-"""What lies in a folder of pictures: splits, class folders, files; hidden and system files left out."""
+"""List a folder of pictures: splits, class folders and files, without hidden and system files."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from attrib.files import found_at
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"))
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "validation", "valid", "dev")
-"""Names of the folder of held-out images, the first that is there counts."""
+"""Names of the folder of held-out images, in order of preference."""
 
 
 class Listed(NamedTuple):
@@ -22,28 +22,28 @@ class Listed(NamedTuple):
     """None: there are no class folders."""
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What a reader of the numbers should know."""
+    """Warnings that change how the numbers are read, a sentence each."""
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the name is that of a picture."""
+    """Whether the path has the suffix of a picture."""
     return path.suffix.lower() in SUFFIXES
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """The folders of the splits, ``train`` and ``test``; none where the folder is not split."""
+    """The folders of the splits ``train`` and ``test``; empty unless both exist."""
     below = {name.lower(): root / name for name in next(_walk(root))[1]}
     train, test = (next((below[name] for name in names if name in below), None) for names in (_TRAIN, _TEST))
     return {"train": train, "test": test} if train and test else {}
 
 
 def listed(root: Path, *, split: str) -> Listed:
-    """The pictures below ``root``: one folder per class, or pictures without labels where there are no such folders.
+    """The pictures below ``root``: one folder per class, or unlabelled pictures without class folders.
 
-    The order is the first picture of each class, then the second of each, by name, so that the first so many hold
-    all classes. Folders that are all called by numbers come by number. ``root/train`` and ``root/test`` (or training,
-    testing, val, validation, valid, dev), where both exist, are the splits; otherwise every split is the whole folder.
-    Raises InputError where there are no pictures, and for a folder that cannot be read.
+    The first picture of each class comes first, then the second of each, by name, so that any first part has all
+    classes. If all class folders are named by numbers, they are sorted as numbers. If ``root/train`` and ``root/test``
+    (or training, testing, val, validation, valid, dev) both exist, they are the splits; else every split is the whole
+    folder. Raises InputError if there are no pictures, and for a folder that cannot be read.
     """
     if (there := found_at(root, before="folder:")) != "a folder":
         raise InputError(f"folder:{root}: expected a folder with one folder per class, or pictures, found {there}")
@@ -70,7 +70,7 @@ def listed(root: Path, *, split: str) -> Listed:
 
 
 def by_number(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sorted names, by number where all are numbers; and a sentence where that is not the order of the text.
+    """The names sorted, as numbers if all are numbers; and a warning if sorting as text gives another order.
 
     >>> by_number(["10", "9"])[0], by_number(["b", "a"])
     (['9', '10'], (['a', 'b'], []))
@@ -88,7 +88,7 @@ def by_number(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _one_level_below(root: Path, classes: Sequence[str], per_class: Sequence[Sequence[Path]]) -> list[str]:
-    """A sentence where all folders hold the same folders, which may be the classes: ImageNet-C's below severities."""
+    """A warning if all class folders hold the same folders: these may be the classes, as in ImageNet-C."""
     depth = len(root.parts) + 1
     inner, *others = {frozenset(path.parts[depth:-1][:1] for path in pictures) for pictures in per_class}
     if others or len(per_class) < 2 or len(inner) < 2 or () in inner:
@@ -101,7 +101,7 @@ def _one_level_below(root: Path, classes: Sequence[str], per_class: Sequence[Seq
 
 
 def holds_pictures(root: Path) -> bool:
-    """Whether there is any picture in the folder, or in a folder below it."""
+    """Whether there is a picture anywhere below the folder."""
     return any(is_picture(Path(name)) for _, _, names in _walk(root) for name in names)
 
 
@@ -121,10 +121,7 @@ def _ignored(name: str) -> bool:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk, without what is hidden, which editors, notebooks and archives leave behind.
-
-    Raises InputError for a folder that cannot be listed.
-    """
+    """``os.walk`` without hidden and system files; raises InputError for a folder that cannot be listed."""
 
     def refuse(error: OSError) -> NoReturn:
         raise InputError(f"folder:{error.filename}: cannot be listed ({error.strerror}); mend or remove it")

@@ -1,9 +1,9 @@
 """The embedded data set: printed digits over textured backgrounds, each with the true mask of its glyph.
 
-Nothing is downloaded: the fonts come with matplotlib. An image is a pure function of (seed, split, index).
-So that its bits depend on nothing else (batch, order, number of threads), the arithmetic keeps to single
-correctly rounded operations: sines and fused operations differ in the last bit between the vectorised body
-and the scalar tail of a torch loop, and sums over an axis between batch sizes.
+Nothing is downloaded: the fonts come with matplotlib. An image is a pure function of (seed, split, index); its bits do
+not depend on batch, order or number of threads. Therefore only single, correctly rounded operations are used. Sines and
+fused operations would differ in the last bit between the vectorised body and the scalar tail of a torch loop, and sums
+over an axis between batch sizes.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,12 +34,12 @@ FONTS = (
     *("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"),
 )
 
-# Streams far from those of attacks and SmoothGrad, whose noise must not repeat an image's own numbers.
+# Far from the streams of attacks and SmoothGrad, whose noise must be independent of the images.
 _STREAMS = {"train": 0x676C79, "test": 0x676C7A}
-_NUMBERS = 128  # uniform numbers per image for its parameters, more than there are
-_CHUNK = 128  # images at a time: their planes stay in the cache, and memory stays bounded
+_NUMBERS = 128  # uniform numbers per image for its parameters; more than are used
+_CHUNK = 128  # images at a time, so that they fit the cache
 _TEMPLATE = 64  # pixels
-_INK = 0.8  # share of the template's height that the glyph fills; the rest is the sampler's zero margin
+_INK = 0.8  # the glyph's share of the template's height; the rest is a zero margin for the sampler
 _TILT = tan(radians(20) / 2)  # the largest rotation, as the tangent of half the angle
 _SHIFT = 5.0  # pixels from the centre, at most
 _STROKES = 3
@@ -48,11 +48,11 @@ Draw = Callable[[float, float], Tensor]  # one number per image between two boun
 
 
 def render(index: Tensor, *, seed: int = 0, split: str = "test") -> tuple[Tensor, Tensor, Tensor]:
-    """Draw the images with these positions: the same bits for an index whatever it is drawn together with.
+    """Draw the images at these positions; an image does not depend on the others.
 
-    index: (N,) int64, any non-negative numbers. Returns image (N,3,32,32) uint8, label (N,) int64 in 0..9
-    and mask (N,32,32) bool: the pixels that the glyph covers by 40 % or more. Train and test are
-    independent streams of one distribution. Raises InputError for another split than train or test.
+    index: (N,) int64, any non-negative numbers. Returns image (N,3,32,32) uint8, label (N,) int64 in 0..9, and mask
+    (N,32,32) bool, the pixels of which the glyph covers 40 % or more. Train and test are independent samples of one
+    distribution. Raises InputError for another split.
     """
     if split not in _STREAMS:
         raise InputError(f"split: expected train or test, got {split!r}")
@@ -69,7 +69,7 @@ def render(index: Tensor, *, seed: int = 0, split: str = "test") -> tuple[Tensor
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for torch: steps this small gain little from more, and lose much on a busy machine."""
+    """Inside, torch uses one thread: for such small operations more gain little, and lose much on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,7 +88,7 @@ def _draw(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return low + number * (high - low)
 
     def colour(level: Tensor, tint: float) -> Tensor:
-        """A colour about a grey level: (N,3,1,1)."""
+        """A random colour near a grey level: (N,3,1,1)."""
         return torch.stack([level + draw(-tint, tint) for _ in range(3)], 1)
 
     label = draw(0, len(CLASSES)).long().flatten()
@@ -96,7 +96,7 @@ def _draw(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     contrast = draw(0.22, 0.8)
     dark = draw(0.0, 1.0) * (1.0 - contrast)
-    bright = draw(0.0, 1.0) < 0.5  # is the glyph brighter than its background, or darker?
+    bright = draw(0.0, 1.0) < 0.5  # is the glyph brighter than its background?
     ink = torch.where(bright, dark + contrast, dark)
     paper = torch.where(bright, dark, dark + contrast)
 
@@ -112,7 +112,7 @@ def _draw(numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _over(image: Tensor, colour: Tensor, coverage: Tensor) -> Tensor:
-    """Paint ``colour`` (N,3,1,1) over the image where ``coverage`` (N,H,W) says."""
+    """Paint ``colour`` (N,3,1,1) over the image with opacity ``coverage`` (N,H,W)."""
     return image + (colour - image) * coverage[:, None]
 
 
@@ -123,7 +123,7 @@ def _axes(per_pixel: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _direction(half_tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle with this tangent of its half, without trigonometric functions."""
+    """Cosine and sine of an angle from the tangent of its half, without trigonometric functions."""
     scale = 1 / (1 + half_tangent * half_tangent)
     return (1 - half_tangent * half_tangent) * scale, 2 * half_tangent * scale
 
@@ -168,9 +168,9 @@ def _stroke(draw: Draw) -> Tensor:
 
 
 def _glyph(draw: Draw, font: Tensor, label: Tensor) -> Tensor:
-    """The coverage of each image's digit, ``label`` (N,) in ``font`` (N,), put somewhere in it: (N,H,W).
+    """The coverage (N,H,W) of each image's digit, ``label`` (N,) in ``font`` (N,), at a random place.
 
-    A template is drawn 2x2 per pixel, since a bilinear sampler alone would miss thin strokes.
+    The template is sampled at 2x2 points per pixel, since one point would miss thin strokes.
     """
     templates, aspects = (table.to(label.device) for table in _templates())
     template, aspect = templates[font, label], aspects[font, label][:, None, None]
@@ -178,7 +178,7 @@ def _glyph(draw: Draw, font: Tensor, label: Tensor) -> Tensor:
     stretch, shear = draw(0.85, 1.15), draw(-0.2, 0.2)
     cos, sin = _direction(draw(-_TILT, _TILT))
 
-    # The glyph's bounding box after shear and rotation says how far it may move and stay inside the image.
+    # The glyph's bounding box after shear and rotation limits how far it may move inside the image.
     half_width = half_height * (aspect * stretch + shear.abs())
     room_x = (SIZE / 2 - (cos * half_width + sin.abs() * half_height)).clamp(0, _SHIFT)
     room_y = (SIZE / 2 - (sin.abs() * half_width + cos * half_height)).clamp(0, _SHIFT)
@@ -194,7 +194,7 @@ def _glyph(draw: Draw, font: Tensor, label: Tensor) -> Tensor:
 
 
 def _grain(numbers: Tensor) -> Tensor:
-    """Fine noise between -1 and 1, from products of numbers, cheaper than one hash per pixel: (N,H,W)."""
+    """Fine noise between -1 and 1, (N,H,W), from products of numbers: cheaper than one hash per pixel."""
     rows, columns = numbers[:, :SIZE, None], numbers[:, None, SIZE:]
     mixed = rows * columns * 4096
     return 2 * (mixed - mixed.floor()) - 1

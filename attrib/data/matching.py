@@ -1,4 +1,4 @@
-"""Which class of the model does a folder's name mean? By name, by number, by WordNet id."""
+"""Match folder names to the model's classes: by name, by number, by WordNet id."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from attrib.files import at_home, found_at
 
 
 def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Class names in the model's order: a list of them, or a file.
+    """Read class names in the model's order from a list or a file.
 
     The file has a name per line, or is JSON: a list, or an object of numbers to names (or to lists, as in
     imagenet_class_index.json). Raises InputError for a file that cannot be read.
@@ -36,7 +36,7 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     try:
         content = json.loads(text)
         listed = [content[str(number)] for number in range(len(content))] if isinstance(content, dict) else content
-        return tuple(", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in listed)
+        return tuple(", ".join(map(str, names)) if isinstance(names, list) else str(names) for names in listed)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"classes: expected a JSON list of names in {path}, or an object of the numbers from 0 to names, got"
@@ -45,7 +45,7 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 
 def matched(folders: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """The position in ``names`` of every folder's name; None unless each has one, and no two the same.
+    """The position in ``names`` of every folder's name; None unless each has a position of its own.
 
     >>> matched(["Tiger_Cat", "tabby"], ["tabby, tabby cat", "tiger cat", "dog"])
     [1, 0]
@@ -56,21 +56,21 @@ def matched(folders: Sequence[str], names: Sequence[str]) -> list[int] | None:
 
 
 def by_wordnet_id(folders: Sequence[str], count: int) -> list[int] | None:
-    """The position of every folder that is called by a WordNet id, as ImageNet's are, among the model's classes.
+    """The position among the model's classes of folders named by WordNet ids, as ImageNet's are; None if unknown.
 
-    The order of ImageNet's classes is that of their ids. So the folders of all 1,000 say it themselves; of fewer,
-    timm's lists say it, where it is installed.
+    ImageNet's classes are in the order of their ids. With all 1,000 folders, their sorted names give the order; with
+    fewer, timm's lists give it if timm is installed.
     """
     if not all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
         return None
-    first = 1 if count == 1001 else 0  # TensorFlow's models begin with a class "background"
+    first = 1 if count == 1001 else 0  # the first class of TensorFlow's models is "background"
     ids = sorted(folders) if len(folders) == count - first == 1000 else _wordnet_ids(count - first)
     known = {name: position for position, name in enumerate(ids, start=first)}
     return [known[folder] for folder in folders] if known.keys() >= set(folders) else None
 
 
 def _wordnet_ids(count: int) -> Sequence[str]:
-    """The ids of the ImageNet that has so many classes, in its order; none where timm is not installed or has none."""
+    """The ids of the ImageNet with ``count`` classes, in order; empty if timm is not installed or lists none."""
     try:
         data: Any = import_module("timm.data")
     except ImportError:
@@ -80,7 +80,7 @@ def _wordnet_ids(count: int) -> Sequence[str]:
 
 
 def by_position(folders: Sequence[str], count: int) -> list[int] | None:
-    """The folders' names as positions, where all are numbers below ``count``."""
+    """The folders' names as positions; None unless they are different numbers below ``count``."""
     if not all(name.isascii() and name.isdigit() and int(name) < count for name in folders):
         return None
     positions = [int(name) for name in folders]

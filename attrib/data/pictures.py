@@ -1,4 +1,4 @@
-"""Picture files: read when they are asked for, by worker processes, upright and cut to one size."""
+"""Read picture files batch by batch in worker processes, upright and cropped to one size."""
 
 import os
 import threading
@@ -20,13 +20,13 @@ from attrib.errors import InputError, one_line
 from attrib.files import found_at
 
 DEFAULT_SIZE = 224
-"""Of pictures that share no size, or one of more than ``MOST_PIXELS``."""
+"""The side of pictures that share no size, or a size of more than ``MOST_PIXELS``."""
 MOST_PIXELS = 2**21
-"""Of a picture at its own size: 4 GB of activations in a ResNet-50."""
+"""The most pixels that a picture keeps by default: they need 4 GB of activations in a ResNet-50."""
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 _LARGE = 2**24
-"""Pixels from which on a JPEG is decoded at a fraction of its size."""
+"""A JPEG with more pixels is decoded at a fraction of its size."""
 _WORKERS = 4
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,23 +34,23 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Picture files, each to be resized so that it covers ``size`` (H,W) and cropped to its centre."""
+    """Picture files; each is resized until it covers ``size`` (H,W) and cropped to its centre."""
 
     paths: tuple[Path, ...]
     size: tuple[int, int]
     channels: int = 3
     """3, or 1 for grey."""
     by_default: bool = False
-    """Nobody named the size, and it is not the pictures' own."""
+    """The size is ``DEFAULT_SIZE``, neither given nor the pictures' own."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, positions: Sequence[int]) -> Pixels | InputError:
-        """The pictures at these positions, (N,C,H,W) uint8, or what is wrong with one of them.
+        """The pictures at these positions, (N,C,H,W) uint8, or the error at one of them.
 
-        A worker's error is returned, since raised it would come out of the loader wrapped in a traceback; and
-        arrays go through a pipe, where tensors would need more shared memory than containers tend to have.
+        The error is returned, since the loader would wrap a raised one in a worker's traceback. Pictures are arrays,
+        which go through a pipe; tensors would need shared memory, of which containers have little.
         """
         try:
             return np.stack([self._read(self.paths[at]) for at in positions])
@@ -61,13 +61,13 @@ class Pictures:
         """The pictures at the positions (B,) of every part, (B,C,H,W) uint8, decoded ahead of their use."""
         workers = min(_WORKERS, os.cpu_count() or 1, len(parts))
         loader: DataLoader[Pixels | InputError] = DataLoader(
-            self,  # type: ignore[arg-type]  # not a Dataset by name, but all that is asked of one
+            self,  # type: ignore[arg-type]  # no Dataset, but it has all methods that the loader calls
             batch_size=None,
             sampler=[part.tolist() for part in parts],
             num_workers=workers if workers > 1 else 0,
             collate_fn=_as_it_is,
             worker_init_fn=_end_with_parent,
-            generator=torch.Generator(),  # or it would draw from the global one
+            generator=torch.Generator(),  # else the loader draws from the global one
         )
         for pixels in loader:
             if isinstance(pixels, InputError):
@@ -77,19 +77,19 @@ class Pictures:
     def _read(self, path: Path) -> Pixels:
         with _opened(path) as file:
             if file.width * file.height > _LARGE:
-                # Of a JPEG (others have no such thing) the smallest version that still covers the size.
+                # Decode a JPEG at the smallest scale that still covers the size; other formats ignore this.
                 file.draft(None, (4 * max(self.size), 4 * max(self.size)))
             return pixels_of(file, self.size, self.channels)
 
 
 def pixels_of(picture: Image.Image, size: tuple[int, int], channels: int) -> Pixels:
-    """A picture upright, resized so that it covers ``size`` (H,W) and cropped to its centre: (C,H,W) uint8."""
+    """The picture upright, resized until it covers ``size`` (H,W) and cropped to its centre: (C,H,W) uint8."""
     height, width = size
     picture = _eight_bits(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
     scale = max(height / picture.height, width / picture.width)
     across, down = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     left, top = (across - width) // 2, (down - height) // 2
-    # Resized and cropped in one: a long and narrow picture would be huge in between.
+    # Resize and crop in one step, since a long and narrow picture would be huge in between.
     x, y = picture.width / across, picture.height / down
     box = left * x, top * y, min((left + width) * x, picture.width), min((top + height) * y, picture.height)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box))
@@ -97,7 +97,7 @@ def pixels_of(picture: Image.Image, size: tuple[int, int], channels: int) -> Pix
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Pillow clips the 16 bits of a grey picture where it should scale them, and knows no white of floats."""
+    """A grey picture of 16 bits scaled to 8, where Pillow would clip it; raises ValueError for floats."""
     if picture.mode == "F":
         raise ValueError("its pixels are floats, of which nothing says what is white")
     if not picture.mode.startswith("I"):
@@ -109,7 +109,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _end_with_parent(_: int) -> None:
-    """End this worker when its parent has died: torch's own watch waits for ever where the pipe to it is full."""
+    """End this worker when its parent has died; torch's own watchdog hangs if the pipe to the parent is full."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -126,22 +126,22 @@ def _as_it_is(batch: object) -> object:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The picture in a file; what goes wrong in opening or decoding it is an InputError naming the file."""
-    if (there := found_at(path)) != "a file":  # a pipe would be waited for
+    """The opened picture; raises InputError with the file's name if opening or decoding fails."""
+    if (there := found_at(path)) != "a file":  # opening a pipe would wait for ever
         raise InputError(f"{path}: expected a picture, found {there}")
     try:
-        with warnings.catch_warnings():  # Pillow warns from 89 megapixels on, and refuses from twice as many
+        with warnings.catch_warnings():  # Pillow warns above 89 megapixels, and refuses above twice as many
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as picture:
             yield picture
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error ...: each format has its own
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, ... depending on the format
         reason = one_line(error).removesuffix(f" {str(path)!r}")
         raise InputError(f"{path}: not a picture that can be read ({reason}); mend or remove it") from None
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
-    """The (H,W) that all pictures share, None where they share none or a large one; only headers are read."""
+    """The (H,W) that all pictures share; None if sizes differ or are large. Only headers are read."""
     sizes = set()
     for path in paths:
         with _opened(path) as picture:
@@ -153,8 +153,8 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """(H,W) of a picture in its EXIF orientation; only its header is read."""
-    # To look further into a PNG, Pillow would read all of it; of a TIFF it gives the upright size.
-    known = picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info)
-    if not known and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # lies on its side
+    # Pillow gives the upright size of a TIFF, and would read a whole PNG to look for EXIF data after the header.
+    is_upright = picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info)
+    if not is_upright and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # rotated by 90 degrees
         return picture.width, picture.height
     return picture.height, picture.width

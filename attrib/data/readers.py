@@ -1,7 +1,7 @@
-"""File formats: paths go in, images (N,C,H,W) and int64 labels (N,) come out, or an InputError.
+"""Read data files: paths to images (N,C,H,W) and int64 labels (N,).
 
-Images are uint8; those of an .npz may be floats. What is read is checked for shape: sizes, counts, label range. No
-pickle is trusted.
+Images are uint8; those of an .npz may be floats. Raises InputError if sizes, counts or the range of labels are wrong. A
+pickle can run no code.
 """
 
 import gzip
@@ -25,11 +25,11 @@ from attrib.files import found_at
 
 Arrays = tuple[Tensor, Tensor]
 _MOST_BYTES = 2**28
-"""Of a file of MNIST or CIFAR, of which the largest has 154 million."""
+"""The most bytes of a file of MNIST or CIFAR; the largest has 154 million."""
 
 
 def _bytes(path: Path) -> bytearray:
-    """The contents of a file, unpacked if its name ends in .gz; writable, as torch wants its buffers."""
+    """The contents of a file, unpacked if its name ends in .gz; writable, as torch's buffers must be."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = bytearray(file.read(_MOST_BYTES + 1))
@@ -51,7 +51,7 @@ def _checked(path: Path, labels: Tensor, classes: int) -> Tensor:
 
 
 def idx(path: Path, *, dimensions: int) -> Tensor:
-    """The uint8 array in an IDX file, packed with gzip or not.
+    """The uint8 array in an IDX file, which may be gzipped.
 
     Raises InputError for another type, another number of dimensions, or a length that does not fit.
     """
@@ -85,7 +85,7 @@ def mnist(paths: Sequence[Path]) -> Arrays:
 
 
 def cifar_binary(paths: Sequence[Path], *, classes: int) -> Arrays:
-    """CIFAR from the binary version: records of a label byte (CIFAR-100: coarse, fine) and 3072 of pixels."""
+    """CIFAR from the binary version; a record is a label byte (CIFAR-100: coarse and fine) and 3072 pixel bytes."""
     header = 1 if classes == 10 else 2
     records = []
     for path in paths:
@@ -100,7 +100,7 @@ def cifar_binary(paths: Sequence[Path], *, classes: int) -> Arrays:
 
 
 def cifar_python(paths: Sequence[Path], *, classes: int) -> Arrays:
-    """CIFAR from the python version: pickled dicts; the unpickler builds nothing but arrays of bytes."""
+    """CIFAR from the python version, pickled dicts; the unpickler builds arrays of bytes and nothing else."""
     key = b"labels" if classes == 10 else b"fine_labels"
     images, labels = [], []
     for path in paths:
@@ -108,26 +108,26 @@ def cifar_python(paths: Sequence[Path], *, classes: int) -> Arrays:
         try:
             check_pickle(io.BytesIO(content))
             batch = _CifarUnpickler(io.BytesIO(content), encoding="bytes").load()
-        except Exception as error:  # a crafted or truncated pickle can fail in any way
+        except Exception as error:  # on a crafted or truncated pickle, anything may be raised
             raise InputError(f"{path}: not a CIFAR batch of the python version ({one_line(error)})") from None
         if not isinstance(batch, dict):
             raise InputError(f"{path}: expected a pickled dict, got {type(batch).__name__}")
-        data, found = (batch.get(name, batch.get(name.decode())) for name in (b"data", key))
+        data, batch_labels = (batch.get(name, batch.get(name.decode())) for name in (b"data", key))
         if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
             raise InputError(f"{path}: expected 'data' to be a uint8 array (N,3072)")
-        if not isinstance(found, list) or len(found) != len(data) or not all(_is_label(n, classes) for n in found):
+        if (
+            not isinstance(batch_labels, list)
+            or len(batch_labels) != len(data)
+            or not all(type(label) is int and 0 <= label < classes for label in batch_labels)
+        ):
             raise InputError(f"{path}: expected {key!r} to be {len(data)} integers from 0 to {classes - 1}")
         images.append(torch.from_numpy(data.reshape(-1, 3, 32, 32)))
-        labels.append(torch.tensor(found, dtype=torch.int64))
+        labels.append(torch.tensor(batch_labels, dtype=torch.int64))
     return torch.cat(images), torch.cat(labels)
 
 
-def _is_label(value: object, classes: int) -> bool:
-    return type(value) is int and 0 <= value < classes
-
-
 class _Kind:
-    """Stands for ``numpy.ndarray`` in a pickle, where it is only the first argument of ``_reconstruct``."""
+    """Replaces ``numpy.ndarray`` in a pickle, where it is only the first argument of ``_reconstruct``."""
 
 
 def _byte_array(_kind: object, _shape: object, _code: object) -> npt.NDArray[np.uint8]:
@@ -137,7 +137,7 @@ def _byte_array(_kind: object, _shape: object, _code: object) -> npt.NDArray[np.
 def _byte_type(code: object, *_: object) -> np.dtype[np.uint8]:
     if code not in ("u1", b"u1"):
         raise pickle.UnpicklingError(f"an array of type {code!r} instead of bytes")
-    # A copy, as in numpy's own pickles: the state that follows must not reach the shared type.
+    # A copy, since the state that follows in the pickle must not change the shared dtype.
     return np.dtype("u1", align=False, copy=True)
 
 
@@ -176,7 +176,7 @@ def svhn(paths: Sequence[Path]) -> Arrays:
         images, labels = contents["X"], contents["y"]
     except KeyError as error:
         raise InputError(f"{path}: expected the variables X and y, found no {error.args[0]}") from None
-    except Exception as error:  # scipy's reader promises no particular exception for a damaged file
+    except Exception as error:  # on a damaged file, scipy may raise anything
         raise InputError(f"{path}: not a MATLAB file that scipy reads ({one_line(error)})") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise InputError(f"{path}: expected X to be uint8 (32,32,3,N), got {images.dtype} {images.shape}")
@@ -189,25 +189,24 @@ def svhn(paths: Sequence[Path]) -> Arrays:
 
 
 def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
-    """Images (N,C,H,W), labels, masks (N,H,W) bool or None, and class names of a NumPy archive.
+    """Images (N,C,H,W), labels (N,), masks (N,H,W) bool or None, and class names of a NumPy archive.
 
     The file's arrays are ``images`` (N,H,W[,C]), uint8 or floats in [0,1], and ``labels``; optionally ``masks`` bool
-    (N,H,W) and ``classes`` (text, one name per label). Raises InputError for anything else; pickled objects are
-    refused.
+    (N,H,W) and ``classes`` (text, one name per label). Raises InputError for anything else, also for pickled objects.
     """
     if (there := found_at(path, before="npz:")) != "a file":
         raise InputError(f"{path}: expected an .npz file, found {there}")
     try:
-        with path.open("rb") as file:  # numpy would leave it open where it is damaged
+        with path.open("rb") as file:  # numpy leaves a damaged file open
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: expected an .npz archive, got a single array; use numpy.savez")
-            wanted = {"images", "labels", "masks", "classes"}.intersection(archive.files)
-            check_unpacked(path, wanted)
-            arrays = {name: archive[name] for name in wanted}
+            present = {"images", "labels", "masks", "classes"}.intersection(archive.files)
+            check_unpacked(path, present)
+            arrays = {name: archive[name] for name in present}
     except InputError:
         raise
-    except Exception as error:  # zip, zlib and numpy each have their own
+    except Exception as error:  # zip, zlib and numpy raise many kinds
         raise InputError(f"{path}: not an .npz archive of plain arrays ({one_line(error)})") from None
     for name in ("images", "labels"):
         if name not in arrays:
@@ -216,10 +215,10 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype.kind == "f":  # whose range is checked as that of tensors is
+    if images.dtype.kind == "f":  # Dataset checks the range
         images = images.astype(np.float32)
-    shaped = images.ndim == 4 and 1 <= images.shape[3] <= 4 and 0 not in images.shape
-    if not shaped or images.dtype not in (np.uint8, np.float32):
+    has_shape = images.ndim == 4 and 1 <= images.shape[3] <= 4 and 0 not in images.shape
+    if not has_shape or images.dtype not in (np.uint8, np.float32):
         expected = "uint8, or floats in [0,1], of shape (N,H,W) or (N,H,W,C) with C up to 4"
         got = f"{arrays['images'].dtype} {arrays['images'].shape}"
         raise InputError(f"{path}: expected 'images' to be {expected}, got {got}")

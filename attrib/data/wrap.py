@@ -1,4 +1,4 @@
-"""Images that Python holds: tensors, arrays, pictures, torch datasets and loaders, rows of a Hugging Face data set."""
+"""Images from Python objects: tensors, arrays, pictures, torch datasets and loaders, Hugging Face data sets."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,7 +18,7 @@ IMAGE_KEYS = ("image", "img", "pixel_values", "images")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class")
 NO_IMAGES = "data: expected at least one image, got none"
 _COLUMN = (Tensor, np.ndarray, list, type(None))
-"""What holds all images, or all labels."""
+"""Types that hold all images, or all labels."""
 
 
 class Arrays(NamedTuple):
@@ -39,8 +39,8 @@ def arrays(data: Any, *, limit: int | None, size: int | None) -> Arrays:
     data: images (N,C,H,W) or (N,H,W,C), or a pair or mapping of images and labels, as tensors or arrays; a picture or
     a list of pictures; a torch ``Dataset`` or ``DataLoader``, or rows with the keys image and label. Items are an
     image, a tuple (image, label, ...) or a mapping; an image is a picture or a tensor (C,H,W). Labels of -1 are
-    unknown. limit: the first so many. size: pictures (not tensors) are cut to it; without it, where they do not share
-    a size, to 224. The global random generator stays as it is.
+    unknown. limit: take the first so many. size: resize and crop pictures (not tensors) to it; default: their common
+    size, else 224. The global random generator is not advanced.
 
     Raises InputError for anything else, and for images of different shapes.
     """
@@ -73,21 +73,21 @@ def _inner(data: Any) -> Any:
 
 
 def _name(data: Any) -> str:
-    """What captions call the data; a Hugging Face data set by its own name."""
+    """The name for captions: that of a Hugging Face data set, else the class."""
     inner = _inner(data)
-    known = getattr(getattr(inner, "info", None), "dataset_name", None)
-    return "pictures" if isinstance(inner, list) else known or type(inner).__name__
+    name = getattr(getattr(inner, "info", None), "dataset_name", None)
+    return "pictures" if isinstance(inner, list) else name or type(inner).__name__
 
 
 def _count(data: Any, limit: int | None) -> int:
-    """How many images there will be; 0 where nothing says so."""
+    """The number of images to expect; 0 if unknown."""
     inner = _inner(data)
     count = len(inner) if hasattr(inner, "__len__") else 0
     return count if limit is None else min(count, limit)
 
 
 def _bounded(pairs: Iterable[tuple[Any, Any]], count: int) -> Iterator[tuple[Any, Any]]:
-    """The pairs, which raise InputError as soon as ``count`` of them, or those so far, need too much memory."""
+    """The pairs; raises InputError as soon as those so far, or ``count`` of the last size, need too much memory."""
     total = 0
     for image, label in pairs:
         nbytes = _nbytes(image)
@@ -109,7 +109,7 @@ def _items(data: Any, notes: list[str]) -> Iterator[tuple[Any, Any]]:
     """Every image with its label or None."""
     if isinstance(data, DataLoader):
         for batch in _in_order(data, notes):
-            if isinstance(batch, list) and batch and isinstance(batch[0], tuple | Mapping):  # rows, left as they are
+            if isinstance(batch, list) and batch and isinstance(batch[0], tuple | Mapping):  # rows, not collated
                 yield from map(_parts, batch)
                 continue
             image, label = _parts(batch)
@@ -121,7 +121,7 @@ def _items(data: Any, notes: list[str]) -> Iterator[tuple[Any, Any]]:
 
 
 def _in_order(loader: "DataLoader[Any]", notes: list[str]) -> Iterable[Any]:
-    """The batches of a loader; one that shuffles gives its data set in order, so that positions mean the same image."""
+    """The batches of a loader without its shuffling, so that a position always means the same image."""
     if isinstance(loader.dataset, IterableDataset) or isinstance(loader.sampler, SequentialSampler):
         return loader
     if not isinstance(loader.sampler, RandomSampler) or loader.batch_size is None:
@@ -135,16 +135,16 @@ def _in_order(loader: "DataLoader[Any]", notes: list[str]) -> Iterable[Any]:
 
 
 def _parts(row: Any) -> tuple[Any, Any]:
-    """The image, or images, of an item or a batch, and its label or labels."""
+    """Images and labels of a batch, or the image and the label of an item; None for missing labels."""
     if isinstance(row, Mapping):
-        image = next((key for key in IMAGE_KEYS if key in row), None)
-        if image is None:
+        image_key = next((key for key in IMAGE_KEYS if key in row), None)
+        if image_key is None:
             got = ", ".join(map(str, row))
             raise InputError(
                 f"data: expected the images under one of the keys {', '.join(IMAGE_KEYS)}, got {got}; of several splits"
                 " name one, as data['test']"
             )
-        return row[image], next((row[key] for key in LABEL_KEYS if key in row), None)
+        return row[image_key], next((row[key] for key in LABEL_KEYS if key in row), None)
     if isinstance(row, tuple | list):
         if not row:
             raise InputError("data: expected an image, or an image and its label, got an empty tuple")
@@ -159,7 +159,7 @@ def _rows(images: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _images(images: Sequence[Any], size: int | None, notes: list[str]) -> Tensor:
-    """Images of one kind and shape as one tensor (N,C,H,W)."""
+    """Stack images of one kind and shape to a tensor (N,C,H,W)."""
     if not images:
         raise InputError(NO_IMAGES)
     if all(isinstance(image, Image.Image) for image in images):
@@ -184,7 +184,7 @@ def _images(images: Sequence[Any], size: int | None, notes: list[str]) -> Tensor
 
 
 def _stacked(images: Any) -> Tensor:
-    """The images in one tensor or array."""
+    """Images in one tensor or array as a tensor (N,C,H,W)."""
     if images.ndim == 3 and 3 in (images.shape[0], images.shape[2]):
         raise InputError(
             f"data: expected images (N,C,H,W), got {tuple(images.shape)}, which may be one image or several; of one"
@@ -194,11 +194,11 @@ def _stacked(images: Any) -> Tensor:
 
 
 def _tensor(array: Any) -> Tensor:
-    return array if isinstance(array, Tensor) else torch.as_tensor(np.array(array))  # a copy: torch wants to write
+    return array if isinstance(array, Tensor) else torch.as_tensor(np.array(array))  # a copy: tensors must be writable
 
 
 def _shaped(tensor: Tensor) -> Tensor:
-    """Images as (N,C,H,W): grey ones get their channel, images (N,H,W,C) are turned."""
+    """Images as (N,C,H,W), from (N,H,W), (N,H,W,C) or (N,C,H,W)."""
     if not len(tensor):
         raise InputError(NO_IMAGES)
     if tensor.ndim == 3:
@@ -211,27 +211,27 @@ def _shaped(tensor: Tensor) -> Tensor:
 
 
 def _labels(labels: Any) -> Tensor | None:
-    """Labels as (N,) int64; None where all are unknown (-1)."""
+    """Labels as (N,) int64; None if all are unknown (-1)."""
     try:
-        found = torch.as_tensor(np.asarray([int(label) if _is_whole(label) else label for label in labels]))
+        numbers = torch.as_tensor(np.asarray([int(label) if _is_whole(label) else label for label in labels]))
     except (ValueError, TypeError, RuntimeError):
         if isinstance(labels, list | tuple) and labels:
             kind = next(type(label).__name__ for label in labels if not _is_whole(label))
         else:
             kind = type(labels).__name__
         raise InputError(f"label: expected whole numbers, one per image, got {kind}") from None
-    if found.ndim == 2 and found.shape[1] == 1:  # as Keras has them
-        found = found[:, 0]
-    if found.ndim != 1 or found.is_floating_point():
+    if numbers.ndim == 2 and numbers.shape[1] == 1:  # as Keras has them
+        numbers = numbers[:, 0]
+    if numbers.ndim != 1 or numbers.is_floating_point():
         raise InputError(
-            f"label: expected whole numbers of shape (N,), got {found.dtype} {tuple(found.shape)}; of one-hot labels"
-            " take argmax(1)"
+            f"label: expected whole numbers of shape (N,), got {numbers.dtype} {tuple(numbers.shape)}; of one-hot"
+            " labels take argmax(1)"
         )
-    if bool((found == -1).all()):
+    if bool((numbers == -1).all()):
         return None
-    if bool((found < 0).any()):
-        raise InputError(f"label: expected whole numbers from 0 up, or -1 for all, got {int(found.min())}")
-    return found.long()
+    if bool((numbers < 0).any()):
+        raise InputError(f"label: expected whole numbers from 0 up, or -1 for all, got {int(numbers.min())}")
+    return numbers.long()
 
 
 def _is_whole(label: Any) -> bool:
@@ -243,7 +243,7 @@ def _is_whole(label: Any) -> bool:
 
 
 def _classes(data: Any) -> tuple[str, ...] | None:
-    """The class names, where the data knows them: torchvision's ``classes``, Hugging Face's ``features``."""
+    """The class names in torchvision's ``classes`` or Hugging Face's ``features``; None without them."""
     while isinstance(data, DataLoader) or isinstance(getattr(data, "dataset", None), Dataset):
         data = data.dataset
     names = getattr(data, "classes", None)
