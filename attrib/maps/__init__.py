@@ -1,10 +1,9 @@
 """Attribution maps through Captum: which pixels a class score depends on.
 
-Every function takes images (N,C,H,W) in [0,1] and labels (N,), one class for all, or None, which is what the model
-predicts. It returns a map (N,H,W): non-negative and in the units of the score, never rescaled per image, so that models
+Every function takes images (N,C,H,W) in [0,1] and labels (N,), one class for all, or None for the model's predictions.
+It returns maps (N,H,W), non-negative and in the units of the score. They are never rescaled per image, so that models
 stay comparable. ``signed=True`` gives the signed sum over channels instead. The model is any ``nn.Module`` that returns
-logits (N,K); it is run in eval mode and left as it was. Batches of any size are worked through in chunks of bounded
-memory.
+logits (N,K). It runs in eval mode and is restored afterwards. Batches are split into chunks of bounded memory.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +23,10 @@ from attrib.maps.perturbation import occlusion
 from attrib.models.tokens import Reshape
 
 
-def _function(place: str) -> Callable[..., Tensor]:
-    module, _, name = place.partition(":")
-    found: Callable[..., Tensor] = getattr(import_module(f"attrib.maps.{module}"), name)
-    return found
+def _function(path: str) -> Callable[..., Tensor]:
+    module, _, name = path.partition(":")
+    function: Callable[..., Tensor] = getattr(import_module(f"attrib.maps.{module}"), name)
+    return function
 
 
 MAPS = {name: _function(record.function) for name, record in map_table.MAPS.items()}
@@ -35,12 +34,12 @@ MAPS = {name: _function(record.function) for name, record in map_table.MAPS.item
 
 
 class Attribution(NamedTuple):
-    """What ``attribution`` gives."""
+    """The result of ``attribution``."""
 
     map: Tensor
     """(N,H,W)"""
     grid: Tensor | None
-    """(N,h,w) where the map was brought up from a layer's grid."""
+    """(N,h,w), the layer's grid from which the map was upsampled; None for other maps."""
 
 
 def attribution(
@@ -56,27 +55,26 @@ def attribution(
     precision: Precision = "fp32",
     options: Mapping[str, Any] = map_table.NONE,
 ) -> Attribution:
-    """The map called ``name``, with the options that this map has; or what a function or a class of Captum's gives.
+    """Compute the map called ``name``, or the map of a user's function or a Captum class.
 
-    image: (N,C,H,W); label, index: (N,); layer, reshape: for ``LAYER_MAPS``, a module or its name, and what brings its
-    output to (N,C,h,w) where it is none; seed and index: of SmoothGrad's noise; options: those of the map in
-    ``attrib.map_table.MAPS``, None for its default. Of a Captum class the absolute attributions are summed over
-    channels.
-    Raises InputError for another name or option, a function that gives no finite maps (N,H,W), and what the map raises.
+    image: (N,C,H,W); label, index: (N,). layer, reshape: only for ``LAYER_MAPS``: a module or its name, and a function
+    from its output to (N,C,h,w) if it is no feature map. seed, index: for SmoothGrad's noise. options: those of the map
+    in ``attrib.map_table.MAPS``; None is its default. A Captum class's absolute attributions are summed over channels.
+    Raises InputError for another name or option, a function that gives no finite maps (N,H,W), and as the map does.
     """
     map_table.check_map(name, options=options)
     if not isinstance(name, str):
         return Attribution(custom_map(name, model, image, label, precision=precision), None)
     record = map_table.MAPS[name]
-    given: dict[str, Any] = {record.options[key]: value for key, value in options.items() if value is not None}
+    arguments: dict[str, Any] = {record.options[key]: value for key, value in options.items() if value is not None}
     if record.at_layer:
-        given |= {"layer": layer, "reshape": reshape}
+        arguments |= {"layer": layer, "reshape": reshape}
     if record.is_random:
-        given |= {"seed": seed, "index": index}
+        arguments |= {"seed": seed, "index": index}
     if record.on_grid:
-        grid = cam_grid(name, model, image, label, precision=precision, **given)
+        grid = cam_grid(name, model, image, label, precision=precision, **arguments)
         return Attribution(upsample(grid, image.shape[-2:]), grid)
-    return Attribution(MAPS[name](model, image, label, precision=precision, **given), None)
+    return Attribution(MAPS[name](model, image, label, precision=precision, **arguments), None)
 
 
 __all__ = [

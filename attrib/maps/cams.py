@@ -1,9 +1,8 @@
-"""Maps of a layer: Grad-CAM and its kin, AALP's Eq. 6, and guided Grad-CAM.
+"""Maps of a layer: Grad-CAM and its variants, AALP's Eq. 6, and guided Grad-CAM.
 
-A is the feature map (N,C,h,w) of the layer and z_y the logit of the class explained; ``attrib.models.tokens`` says
-how tokens and channels-last outputs become one. Every function takes ``layer``, a module or its dotted name (default:
-the last feature map before pooling), and ``reshape``, a function of the layer's output to (N,C,h,w) where that is
-something else.
+A is the layer's feature map (N,C,h,w), and z_y the logit of the explained class. ``attrib.models.tokens`` turns tokens
+and channels-last outputs into a feature map. Every function takes ``layer``, a module or its dotted name (default: the
+last feature map before pooling), and ``reshape``, a function from the layer's output to (N,C,h,w) for other outputs.
 """
 
 import warnings
@@ -21,7 +20,7 @@ from attrib.maps.layer import Place, Score, activation_and_gradient, logit, plac
 from attrib.models.tokens import Reshape
 
 Combine = Callable[[Tensor, Tensor, bool], Tensor]
-"""The feature map A and the gradient of a score with respect to it, both (N,C,h,w), and ``signed``, to (N,h,w)."""
+"""From the feature map A and d score / dA, both (N,C,h,w), and ``signed`` to the map (N,h,w)."""
 
 
 def gradcam(
@@ -34,10 +33,9 @@ def gradcam(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Grad-CAM (Selvaraju et al. 2017): relu of the channels' sum of A times the mean gradient; bilinear to (N,H,W).
+    """Grad-CAM (Selvaraju et al. 2017): relu(sum over channels of mean(dz_y/dA) * A), upsampled to (N,H,W).
 
-    Looks at the last stage, or at ``layer`` (a module or its dotted name), whose output ``reshape`` may bring to
-    (N,C,h,w). Raises InputError for a layer whose output is no feature map, and where none is given and none is found.
+    Raises InputError if the output of ``layer`` is no feature map, and if no layer is given and none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -67,10 +65,10 @@ def hirescam(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """HiResCAM (Draelos and Carin 2020): relu of the channels' sum of dz_y/dA * A; bilinear to (N,H,W).
+    """HiResCAM (Draelos and Carin 2020): relu(sum over channels of dz_y/dA * A), upsampled to (N,H,W).
 
-    Where one linear layer follows, with or without pooling, the places' values add up to the logit but for its bias,
-    which those of Grad-CAM do only with global average pooling. Arguments and errors are those of ``gradcam``.
+    If only a linear layer follows, with or without pooling, the signed values on the grid add up to the logit without
+    its bias. Those of Grad-CAM do so only with global average pooling. Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -97,9 +95,9 @@ def layercam(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """LayerCAM (Jiang et al. 2021): relu of the channels' sum of relu(dz_y/dA) * A; bilinear to (N,H,W).
+    """LayerCAM (Jiang et al. 2021): relu(sum over channels of relu(dz_y/dA) * A), upsampled to (N,H,W).
 
-    Every place is weighted by its own gradient where that is positive, so that earlier layers give finer maps.
+    Every position has its own weight, so that earlier layers give finer maps.
     Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
@@ -127,11 +125,11 @@ def gradcam_plus_plus(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Grad-CAM++ (Chattopadhay et al. 2018): Grad-CAM whose weights favour places with a positive gradient; (N,H,W).
+    """Grad-CAM++ (Chattopadhay et al. 2018): Grad-CAM with weights from positive gradients only; (N,H,W).
 
-    With g = dz_y/dA, a channel's weight is the sum over places of alpha * relu(g), with alpha = g^2 / (2 g^2 + g^3 s),
-    s the channel's sum of A. The paper explains exp(z_y): its factor exp(z_y), one number per image, is left out, so
-    that maps stay in the units of the logit. Arguments and errors are those of ``gradcam``.
+    With g = dz_y/dA, a channel's weight is the sum over positions of alpha * relu(g), where alpha = g^2 / (2 g^2 +
+    g^3 s) and s is the channel's sum of A. The paper explains exp(z_y). Its factor exp(z_y), one number per image, is
+    left out, so that maps have the units of the logit. Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -145,7 +143,7 @@ def gradcam_plus_plus(
 
 
 def _gradcam_plus_plus(activation: Tensor, gradient: Tensor, signed: bool) -> Tensor:
-    # alpha with g^2 divided out, which is 0 or so small that its powers round to 0
+    # alpha, with g^2 cancelled: powers of a small g would round to 0
     share = 2 + gradient * activation.sum((2, 3), keepdim=True)
     alpha = (gradient != 0) / share.where(share != 0, 1)
     weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
@@ -162,11 +160,11 @@ def eq6(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """AALP's Eq. 6, relu(dS/dA * A) element by element, summed over channels; bilinear to (N,H,W).
+    """AALP's Eq. 6: the sum over channels of relu(dS/dA * A), upsampled to (N,H,W).
 
-    This is pytorch-grad-cam's element-wise CAM (``GradCAMElementWise``) on -loss instead of the class score, and not
-    rescaled per image. The paper writes S as the class's loss; here S = -L (cross-entropy), so that bright means
-    "supports the class". Arguments and errors are those of ``gradcam``.
+    This is pytorch-grad-cam's element-wise CAM (``GradCAMElementWise``) of -loss instead of the class score, and not
+    rescaled per image. The paper calls S the class's loss; here S = -L (cross-entropy), so that bright pixels support
+    the class. Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -200,7 +198,7 @@ def guided_gradcam(
 ) -> Tensor:
     """Guided Grad-CAM (Selvaraju et al. 2017): guided backpropagation times the upsampled ``gradcam``, (N,H,W).
 
-    Guided backpropagation acts on ``nn.ReLU`` modules; functional ReLUs are passed as they are.
+    Guided backpropagation changes the gradient of ``nn.ReLU`` modules, but not of functional ReLUs.
     Arguments and errors are those of ``gradcam``.
 
     >>> import attrib
@@ -226,16 +224,16 @@ def guided_gradcam(
     return over_channels(in_chunks(model, image, label, explain, layer=where.layer, precision=precision), signed)
 
 
-def _rectified(found: Tensor, signed: bool) -> Tensor:
-    return found if signed else found.relu()
+def _rectified(values: Tensor, signed: bool) -> Tensor:
+    return values if signed else values.relu()
 
 
 class _Cam(NamedTuple):
-    """What one map of a layer is, apart from the others."""
+    """The definition of one map of a layer."""
 
     combine: Combine
     score: Score = logit
-    """What the gradient is of."""
+    """The score whose gradient is taken."""
 
 
 _CAMS = {

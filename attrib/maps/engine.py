@@ -1,4 +1,4 @@
-"""What all maps share: chunks of bounded memory, grids of layers, advice instead of torch's and Captum's errors."""
+"""Steps that all maps share: chunks of bounded memory, upsampling, sums over channels."""
 
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
@@ -16,17 +16,17 @@ from attrib.models.types import place_of
 
 
 class Chunk(NamedTuple):
-    """Images (N,C,H,W), labels and positions (N,) that are worked on together."""
+    """Images (N,C,H,W), labels (N,) and positions (N,) that go through the model together."""
 
     image: Tensor
     label: Tensor
     rows: Tensor
     room: int
-    """How many images fit one forward and backward pass."""
+    """The number of images that fit one forward and backward pass."""
 
 
 Explain = Callable[[Prepared, Chunk], Tensor]
-"""The model (and layer) to run, and what on, to attributions."""
+"""From the prepared model (and layer) and a chunk to its attributions."""
 
 
 def in_chunks(
@@ -39,32 +39,32 @@ def in_chunks(
     layer: nn.Module | None = None,
     precision: Precision,
 ) -> Tensor:
-    """Attributions of every image, worked through in chunks that fit a memory budget.
+    """Compute the attributions of all images in chunks that fit a memory budget.
 
-    The images come without ``requires_grad``: what looks at a layer needs no graph of what lies before it.
+    The images in a chunk do not require a gradient, since a map of a layer needs no graph before the layer.
     """
     label = check_images(model, image, label, index)
     model = bare(model)
     if index is None:
         index = torch.arange(len(image), device=image.device)
-    home, place = image.device, place_of(model, image.device)
-    image, label, index = (given.to(place) for given in (image, label, index))
-    with answering(model, place, precision, layer=layer) as fast, torch.enable_grad():
+    home, device = image.device, place_of(model, image.device)
+    image, label, index = (tensor.to(device) for tensor in (image, label, index))
+    with answering(model, device, precision, layer=layer) as fast, torch.enable_grad():
         size = _room(model, fast.model, image, precision)
         parts = zip(image.detach().split(size), label.split(size), index.split(size), strict=True)
         try:
             with checked_labels(fast.model, label):
-                found = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
+                attributions = [explain(fast, Chunk(*part, room=size)).detach() for part in parts]
         except (RuntimeError, AssertionError) as error:
             reason = _reason(error, model)
             if reason is None:
                 raise
             raise InputError(reason) from None
-    return torch.cat(found).float().to(home)
+    return torch.cat(attributions).float().to(home)
 
 
 def _reason(error: Exception, model: nn.Module) -> str | None:
-    """Translate torch and Captum errors into advice."""
+    """Translate torch and Captum errors into advice; None for other errors."""
     name, message = type(model).__name__, str(error)
     if "does not require grad" in message or "not have been used in the graph" in message:
         return (
@@ -78,7 +78,7 @@ _known_room: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictiona
 
 
 def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision) -> int:
-    """How many images fit one pass, measured at the first batch of a model: measuring costs two passes."""
+    """The number of images that fit one pass; measured once per model, since it costs two passes."""
     known = _known_room.setdefault(model, {})
     key = image.shape[1:], image.dtype, image.device, precision
     if key not in known:
@@ -87,7 +87,7 @@ def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision
 
 
 def upsample(grid: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """A map on a layer's grid, bilinear to the image: (N,h,w) to (N,H,W)."""
+    """Upsample a map bilinearly from a layer's grid to the image: (N,h,w) to (N,H,W)."""
     return F.interpolate(grid[:, None], tuple(size), mode="bilinear", align_corners=False).squeeze(1)
 
 

@@ -11,7 +11,7 @@ from attrib.inference import Label, Precision
 from attrib.maps.engine import Chunk, in_chunks, over_channels
 
 SAMPLES, SIGMA, STEPS = 32, 0.15, 32
-"""Noisy copies of SmoothGrad and their noise, and steps of integrated gradients, wherever nobody asks for others."""
+"""Defaults: SmoothGrad's number of noisy copies and their noise; steps of integrated gradients."""
 
 
 def gradient(
@@ -50,18 +50,18 @@ def smoothgrad(
     """SmoothGrad (Smilkov et al. 2017): the mean of the signed gradients over ``samples`` noisy copies.
 
     sigma: the noise's standard deviation as a share of the input range, which is 1; 0 gives ``gradient``.
-    index: (N,) positions in the data set, which with ``seed`` fix the noise (default: positions in the batch).
+    index: (N,) positions in the data set (default: in the batch); the noise depends on them and on ``seed`` only.
     Returns (N,H,W). Raises InputError for images or labels of another shape, samples < 1 or sigma < 0.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
     >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
     >>> image, label, *_ = next(data.batches(4))
-    >>> found = attrib.smoothgrad(model, image, label, samples=8)
-    >>> found.shape, bool((found >= 0).all())
+    >>> maps = attrib.smoothgrad(model, image, label, samples=8)
+    >>> maps.shape, bool((maps >= 0).all())
     (torch.Size([4, 32, 32]), True)
-    >>> still = attrib.smoothgrad(model, image, label, samples=2, sigma=0)  # no noise: the gradient
-    >>> torch.allclose(still, attrib.gradient(model, image, label), atol=1e-4)
+    >>> maps = attrib.smoothgrad(model, image, label, samples=2, sigma=0)  # no noise: the gradient
+    >>> torch.allclose(maps, attrib.gradient(model, image, label), atol=1e-4)
     True
     """
     if samples < 1 or not sigma >= 0:
@@ -72,12 +72,12 @@ def smoothgrad(
         x, y, rows, room = chunk
         saliency = captum.attr.Saliency(fast.model)
         total = torch.zeros_like(x)
-        together = max(1, room // len(x))
-        for first in range(1, 1 + count, together):
-            streams = range(first, min(first + together, 1 + count))
+        copies = max(1, room // len(x))
+        for first in range(1, 1 + count, copies):
+            streams = range(first, min(first + copies, 1 + count))
             noisy = torch.cat([_noisy(x, rows, sigma=sigma, seed=seed, stream=stream) for stream in streams])
-            found = saliency.attribute(noisy.requires_grad_(), target=y.repeat(len(streams)), abs=False)
-            total += found.unflatten(0, (-1, len(x))).sum(0)
+            gradients = saliency.attribute(noisy.requires_grad_(), target=y.repeat(len(streams)), abs=False)
+            total += gradients.unflatten(0, (-1, len(x))).sum(0)
         return total / count
 
     return over_channels(in_chunks(model, image, label, explain, index=index, precision=precision), signed)
@@ -92,7 +92,7 @@ def integrated_gradients(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Integrated gradients (Sundararajan et al. 2017) from a black image, ``steps`` Gauss-Legendre nodes: (N,H,W).
+    """Integrated gradients (Sundararajan et al. 2017) from a black image at ``steps`` Gauss-Legendre nodes: (N,H,W).
 
     Raises InputError for images or labels of another shape, or steps < 1.
 
@@ -102,7 +102,7 @@ def integrated_gradients(
     >>> image, label, *_ = next(data.batches(4))
     >>> signed = attrib.integrated_gradients(model, image, label, steps=64, signed=True)
     >>> rise = (model(image) - model(torch.zeros_like(image))).gather(1, label[:, None]).squeeze(1)
-    >>> bool(((signed.sum((1, 2)) - rise).abs() < 0.05).all())  # what the pixels add up to
+    >>> bool(((signed.sum((1, 2)) - rise).abs() < 0.05).all())  # completeness
     True
     """
     if steps < 1:
@@ -110,7 +110,7 @@ def integrated_gradients(
 
     def explain(fast: Prepared, chunk: Chunk) -> Tensor:
         explainer = captum.attr.IntegratedGradients(fast.model)
-        # Captum would put all steps of all images into one forward pass; a chunk's worth at a time is enough.
+        # Without internal_batch_size, Captum puts all steps of all images into one forward pass.
         integral: Tensor = explainer.attribute(
             chunk.image, target=chunk.label, n_steps=steps, internal_batch_size=len(chunk.image)
         )

@@ -1,4 +1,4 @@
-"""The feature map of a layer and the gradient of a score with respect to it: what every map of a layer is made of."""
+"""The feature map of a layer and the gradient of a score with respect to it, the parts of every map of a layer."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,19 +20,19 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 class Place(NamedTuple):
-    """Where a map looks."""
+    """The layer that a map looks at, and the layout of its output."""
 
     layer: nn.Module
     layout: Layout | None
-    """How its output is read as a map; None where ``reshape`` says so."""
+    """None: ``reshape`` makes the feature map."""
     reshape: Reshape | None = None
 
     def fits(self, output: Tensor) -> bool:
-        """Whether an output of the layer is the map: a layer may run several times in one pass."""
+        """Whether an output is the feature map; other calls of the layer in the same pass may give other shapes."""
         return self.layout is None or self.layout.fits(output)
 
     def to_map(self, output: Tensor, *, images: int) -> Tensor:
-        """The output for N images as (N,C,h,w); raises InputError where ``reshape`` gives something else."""
+        """The output for N images as (N,C,h,w); raises InputError if ``reshape`` gives something else."""
         if self.reshape is None:
             assert self.layout is not None
             return self.layout.to_map(output)
@@ -44,10 +44,10 @@ class Place(NamedTuple):
 
 
 def place(model: nn.Module, image: Tensor, layer: nn.Module | str | None, reshape: Reshape | None = None) -> Place:
-    """Where to look: at the layer given, or the last feature map.
+    """The given layer, or that of the last feature map, with the layout of its output.
 
-    layer: a module of the model, its dotted name, or None. Raises InputError where there is no such layer, and for a
-    layer whose output is no map while no ``reshape`` is given.
+    layer: a module of the model, its dotted name, or None. Raises InputError if there is no such layer, or if its
+    output is no feature map and no ``reshape`` is given.
     """
     if layer is None:
         layer = feature_layer(model, image)
@@ -73,9 +73,9 @@ _known_layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.Size], Layout
 
 
 def activation_and_gradient(fast: Prepared, chunk: Chunk, where: Place, score: Score) -> tuple[Tensor, Tensor]:
-    """The feature map A (N,C,h,w) at its last call, and the gradient d score / dA.
+    """The feature map A of the layer's last call that gives one, and d score / dA, both (N,C,h,w).
 
-    The graph begins at the layer: what lies before it keeps no activations.
+    The graph begins at the layer, so the layers before it keep no activations.
     """
     outputs: list[Tensor] = []
 
@@ -84,11 +84,8 @@ def activation_and_gradient(fast: Prepared, chunk: Chunk, where: Place, score: S
         if tensor is None or not tensor.is_floating_point():
             return output
         outputs.append(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
-        # A copy, since what follows may write to it.
-        handed_on = outputs[-1].clone()
-        if isinstance(output, Tensor):
-            return handed_on
-        return _with_first(output, handed_on)
+        copied = outputs[-1].clone()  # the next layer may write to it
+        return copied if isinstance(output, Tensor) else _with_first(output, copied)
 
     assert fast.layer is not None
     hook = fast.layer.register_forward_hook(keep)
@@ -113,11 +110,10 @@ def activation_and_gradient(fast: Prepared, chunk: Chunk, where: Place, score: S
 
 
 def _with_first(output: object, first: Tensor) -> object:
-    """A tuple or list, a named tuple too, with another first element."""
+    """A tuple, named tuple or list with another first element."""
     assert isinstance(output, tuple | list)
-    rest = (first, *output[1:])
-    made = getattr(type(output), "_make", type(output))
-    return made(rest)
+    make = getattr(type(output), "_make", type(output))
+    return make((first, *output[1:]))
 
 
 def logit(logits: Tensor, label: Tensor) -> Tensor:

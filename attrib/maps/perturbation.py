@@ -1,4 +1,4 @@
-"""Maps by what changes when a part of the image is hidden."""
+"""Maps by perturbation: how the score changes when a part of the image is hidden."""
 
 import captum.attr
 from torch import Tensor, nn
@@ -20,11 +20,11 @@ def occlusion(
     signed: bool = False,
     precision: Precision = "fp32",
 ) -> Tensor:
-    """Occlusion (Zeiler & Fergus 2014): how much z_y drops under a black window of ``window`` pixels: (N,H,W).
+    """Occlusion (Zeiler & Fergus 2014): the drop of z_y under a black square of ``window`` pixels a side: (N,H,W).
 
-    window: default an eighth of the image's shorter side; stride: default half a window. Every pixel gets the mean
-    drop of the windows that cover it. Raises InputError for images or labels of another
-    shape, or a window or stride that does not fit the image.
+    A pixel's value is the mean drop over the squares that cover it. window: default an eighth of the image's shorter
+    side; stride: default half a window. Raises InputError for images or labels of another shape, or a window or stride
+    that does not fit the image.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
