@@ -1,4 +1,4 @@
-"""Intervals and paired tests over images; of several files, over seeds and images. No torch."""
+"""Intervals and paired tests over images; for several files, over seeds and images. No torch."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,43 +28,42 @@ from attrib.stats.seeds import (
 scipy_stats = Lazy("scipy.stats")
 
 RARE = 10
-"""Below so many images on either side a share counts as near 0 or 1."""
+"""A share with fewer images on either side counts as near 0 or 1."""
 
 
 def interval(values: Values, *, seed: int = 0, within: tuple[float, float] = ANYTHING) -> tuple[float, float]:
     """95 % interval of the mean: percentile bootstrap over images, or over seeds and images; (nan, nan) below two.
 
-    values: (N,) of one file, or (S,N) of S seeds of a method (see above); NaN entries are left out, and so are files
-    without any, if two are left. within: what the mean cannot leave, which t intervals over few seeds would.
+    values: (N,) of one file, or (S,N) of S seeds of a method (see ``attrib.stats``). NaN entries are left out, and so
+    are files without any value. within: the range of possible means, to which the interval is clipped.
 
     >>> low, high = interval(np.array([0.1, 0.2, 0.3, 0.4]))
     >>> 0.1 < low < 0.25 < high < 0.4
     True
-    >>> [round(end, 3) for end in interval(np.array([[0.1, 0.2], [0.3, 0.4]]), within=(0, 1))]  # two seeds tell little
+    >>> [round(end, 3) for end in interval(np.array([[0.1, 0.2], [0.3, 0.4]]), within=(0, 1))]  # only two seeds
     [0.0, 1.0]
     """
     rows = np.atleast_2d(as_column("values", values, rows=True))
     if len(rows) > 1:
         return ends_of(spread_of(rows), within)
-    known = rows[0][~np.isnan(rows[0])]
-    if len(known) < 2:
+    present = rows[0][~np.isnan(rows[0])]
+    if len(present) < 2:
         return float("nan"), float("nan")
-    if known.min() == known.max():
-        return float(known[0]), float(known[0])
+    if present.min() == present.max():
+        return float(present[0]), float(present[0])
     result = scipy_stats.bootstrap(
-        (known,), np.mean, n_resamples=RESAMPLES, batch=at_a_time(len(known)), method="percentile",
+        (present,), np.mean, n_resamples=RESAMPLES, batch=at_a_time(len(present)), method="percentile",
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def share_interval(hits: NDArray[np.bool_]) -> tuple[float, float]:
-    """95 % interval of a share of the images, an accuracy among them; (nan, nan) below two images.
+    """95 % interval of a share of the images, such as an accuracy; (nan, nan) below two images.
 
-    hits: (N,) of one file, or (S,N) of S seeds of a method. One file: Wilson's score interval (1927), which near 0 and
-    1 holds the truth as often as it says. Seeds: the interval over seeds and images. Where fewer than ``RARE`` images
-    are hits, or are not, its normal approximation fails, and it is widened to hold Wilson's of one file with their
-    mean share.
+    hits: (N,) of one file, or (S,N) of S seeds of a method. One file: Wilson's score interval (1927), whose coverage is
+    right also near 0 and 1. Seeds: the interval over seeds and images. Its normal approximation fails if fewer than
+    ``RARE`` images are hits, or fewer are not; it is then widened to include Wilson's interval for the mean share.
 
     >>> low, high = share_interval(np.arange(100) < 90)
     >>> round(low, 3), round(high, 3)
@@ -96,20 +95,19 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
 def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     """Mean of a - b over images with its 95 % interval and p-value (two-sided); NaN p below two images.
 
-    a, b: (N,), or (S,N) for S seeds of a method, in the same order of images; an image counts where every file has a
-    value. One file on either side: bootstrap, and the permutation test ``attrib.permutation.sign_flips``, which
-    swaps the two models' values at random image by image. p then compares two files.
+    a, b: (N,), or (S,N) for S seeds of a method, in the same order of images. Images that lack a value in any file are
+    left out. With one file on each side, the interval is a bootstrap, and p compares the two files by the permutation
+    test ``attrib.stats.permutation.sign_flips``, which swaps the models' values at random, image by image.
 
-    With several files on a side p compares methods: the seeds' variance is pooled over both sides, Sa + Sb - 2
-    degrees of freedom; a side with one file borrows the other's spread, having none of its own. The images' part is
-    that of the difference between the two sides' averages over seeds, image by image. Raises InputError for different
-    numbers of images.
+    With several files on a side, p compares methods. The seeds' variance is pooled over both sides with Sa + Sb - 2
+    degrees of freedom; a side with one file takes the other side's. The images' variance is that of the difference
+    between the two sides' averages over seeds, image by image. Raises InputError for different numbers of images.
 
     >>> paired(np.array([0.3, 0.5, 0.1, 0.9]), np.array([0.2, 0.4, 0.0, 0.8])).p  # 2 of 16 sign flips reach as far
     0.125
     >>> seeds = np.array([[0.3, 0.5, 0.1], [0.4, 0.5, 0.1]])
-    >>> found = paired(seeds, seeds[0])
-    >>> round(found.difference, 4), found.low < 0 < found.high
+    >>> result = paired(seeds, seeds[0])
+    >>> round(result.difference, 4), result.low < 0 < result.high
     (0.0167, True)
     """
     rows_a, rows_b = (np.atleast_2d(as_column(name, values, rows=True)) for name, values in (("a", a), ("b", b)))
@@ -131,19 +129,19 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
 
 
 def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
-    """``paired`` of two shares of the same images, as accuracies are: a - b, its 95 % interval, and p.
+    """``paired`` for two shares of the same images, such as accuracies: a - b, its 95 % interval, and p.
 
-    a, b: (N,) of one file, or (S,N) of S seeds of a method. One file on either side: the adjusted Wald interval of
-    Bonett and Price (2012), which is no point where the sides agree on every image, and the exact test on the images
-    on which they differ (McNemar). Seeds: as ``paired``; where fewer than ``RARE`` images differ, the interval is
-    widened to hold the former. All NaN below two images.
+    a, b: (N,) of one file, or (S,N) of S seeds of a method. One file on each side: the adjusted Wald interval of Bonett
+    and Price (2012), which has a width even if the sides agree on every image, and McNemar's exact test on the images
+    on which they differ. Seeds: as ``paired``; if fewer than ``RARE`` images differ, the interval is widened to include
+    the former. All NaN below two images.
 
     >>> same = paired_shares(np.ones(60, bool), np.ones(60, bool))
     >>> round(same.low, 3), round(same.high, 3), same.p
     (-0.045, 0.045, 1.0)
     """
     rows_a, rows_b = np.atleast_2d(a), np.atleast_2d(b)
-    found = paired(rows_a.astype(float), rows_b.astype(float))
+    result = paired(rows_a.astype(float), rows_b.astype(float))
     count = rows_a.shape[1]
     if count < 2:
         return Paired(*[float("nan")] * 4)
@@ -153,18 +151,18 @@ def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
     half = float(scipy_stats.norm.isf(0.025)) * np.sqrt((first + second - (first - second) ** 2) / (count + 2))
     low, high = within_bounds([first - second - half, first - second + half], (-1, 1))
     if max(len(rows_a), len(rows_b)) == 1:
-        return found._replace(low=low, high=high)
-    return found._replace(low=min(low, found.low), high=max(high, found.high)) if more + less < RARE else found
+        return result._replace(low=low, high=high)
+    return result._replace(low=min(low, result.low), high=max(high, result.high)) if more + less < RARE else result
 
 
 def unpaired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """A share of some images less that of other images, a - b, and its 95 % interval.
+    """The difference a - b of the shares of two groups of images, and its 95 % interval.
 
     a: (N,), b: (M,) of one file; or (S,N) and (S,M) of S seeds of a method. One file: Newcombe's (1998) interval, from
-    both sides' Wilson intervals. Seeds: the interval over seeds and images, widened to hold Newcombe's of one file
-    with their mean shares where fewer than ``RARE`` images of a side are held, or are not (``share_interval``).
+    both sides' Wilson intervals. Seeds: the interval over seeds and images; if a share is near 0 or 1 (``RARE``), it is
+    widened to include Newcombe's for the mean shares.
 
-    >>> [round(float(each), 3) for each in unpaired_shares(np.ones(100, bool), np.ones(50, bool))]
+    >>> [round(float(value), 3) for value in unpaired_shares(np.ones(100, bool), np.ones(50, bool))]
     [0.0, -0.037, 0.071]
     """
     sides = [np.atleast_2d(side) for side in (a, b)]
@@ -177,21 +175,21 @@ def unpaired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[float, 
     high = difference + float(np.hypot(high_a - share_a, share_b - low_b))
     if len(sides[0]) == 1:
         return difference, low, high
-    # Other images: those of the one side are missing from the other.
+    # No image is in both groups: put them side by side, NaN where an image is in the other group.
     first, second = (np.full((len(side), n + m), np.nan) for side in sides)
     first[:, :n], second[:, n:] = sides
-    found = groups_over_seeds(first, second)
+    result = groups_over_seeds(first, second)
     if min(min(share_a, 1 - share_a) * n, min(share_b, 1 - share_b) * m) >= RARE:
-        return found[:3]
-    return difference, min(low, found.low), max(high, found.high)
+        return result[:3]
+    return difference, min(low, result.low), max(high, result.high)
 
 
 def image_weights(index: NDArray[np.integer], *, seed: int = 0) -> NDArray[np.float32]:
     """How often each resample draws each image: positions (n,) in the data set to counts (n, RESAMPLES).
 
-    Poisson(1), a function of (seed, position) only: the Poisson bootstrap (Hanley & MacGibbon 2006), which needs no
-    image to be kept. Weighted sums can be added up batch by batch and process by process, and since every model
-    meets the same counts, differences between models are paired by image.
+    The Poisson bootstrap (Hanley & MacGibbon 2006): counts are Poisson(1) and depend on (seed, position) only. Weighted
+    sums can be added up batch by batch and process by process, without keeping any image. All models get the same
+    counts, so differences between models are paired by image.
 
     >>> image_weights(np.array([0, 1])).shape
     (2, 2000)
@@ -207,21 +205,22 @@ def basic_interval(
 ) -> tuple[float, float]:
     """95 % basic bootstrap interval of a statistic that is no mean, from its values in the resamples (R,).
 
-    A measure of inequality grows with the noise of what it is computed from, and a resample has that noise twice; the
-    percentile interval then lies above the truth (of the Gini coefficient of mean contributions over 2,000 images it
-    held the truth in 0 to 83 % of the trials, the basic one in 90 to 97 %). The basic interval takes the bias off,
-    so with few images it may lie below the estimate. NaN entries are left out; (nan, nan) where nothing is left.
+    A measure of inequality grows with the noise of its inputs, and a resample has that noise twice, so the percentile
+    interval lies too high: for the Gini coefficient of mean contributions over 2,000 images it covered the truth in 0
+    to 83 % of the trials, the basic interval in 90 to 97 %. The basic interval subtracts the bias, so with few images
+    it may lie below the estimate. NaN entries are left out; (nan, nan) if nothing is left.
 
-    Of S seeds of a method, estimates (S,) and (S,R) in the same resamples of images, it is the t interval over seeds
-    and images (see above), with the same bias taken off. within: what the statistic cannot leave.
+    For S seeds of a method, with estimates (S,) and resampled (S,R) in the same resamples of images, it is the t
+    interval over seeds and images (see ``attrib.stats``), with the bias subtracted. within: the range of possible
+    values, to which the interval is clipped.
 
-    >>> [round(end, 3) for end in basic_interval(0.5, np.array([0.4, 0.5, 0.7]))]  # the resamples lean the other way
+    >>> [round(end, 3) for end in basic_interval(0.5, np.array([0.4, 0.5, 0.7]))]  # mirrored at the estimate
     [0.31, 0.595]
     """
     estimates, resamples = np.atleast_1d(estimate), complete(resampled)
     if len(estimates) > 1:
-        found = over_seeds(estimates, resamples)
-        return within_bounds([end - bias_of(estimates, resamples) for end in found[1:3]], within)
+        result = over_seeds(estimates, resamples)
+        return within_bounds([end - bias_of(estimates, resamples) for end in (result.low, result.high)], within)
     value = float(estimates[0])
     if not resamples.size:
         return float("nan"), float("nan")
@@ -233,11 +232,11 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
     """The difference a - b of a statistic between two models with its basic interval and the p-value that fits it.
 
     resampled_a, resampled_b: (R,), the statistic in the same resamples of images. p (two-sided) is the level at
-    which the interval would just reach 0; NaN where nothing was resampled. Below TAIL it is that of a normal
-    distribution, and never below LOWEST. No permutation test takes its place: the features of two models are not
-    exchangeable, and need not be as many.
+    which the interval would just reach 0; NaN without resamples. Below TAIL it is that of a normal distribution, and
+    never below LOWEST. A permutation test is impossible, since the features of two models are not exchangeable and may
+    differ in number.
 
-    With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as ``paired`` has it, with the bias taken off.
+    With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as for ``paired``, with the bias subtracted.
 
     >>> basic_paired(0.5, 0.2, np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.2, 0.2])).difference
     0.3
@@ -261,10 +260,10 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
 
 
 def _normal_tail(resamples: Values, reached: float) -> float:
-    """The share of further resamples (R,) beyond a value that hardly any reaches, by a normal distribution.
+    """The probability beyond a value that hardly any of the resamples (R,) reaches, by a normal distribution.
 
-    Its centre is the resamples' median. Its spread is the larger of their standard deviation and what their outermost
-    hundredth on that side has, so that a skewed statistic's long side is not taken for a short one.
+    Its centre is the resamples' median. Its spread is their standard deviation, or the spread that fits the outermost
+    hundredth on that side if it is larger, as on the long side of a skewed statistic.
     """
     away = (resamples - np.median(resamples)) * np.sign(reached - np.median(resamples))
     spread = max(float(away.std()), float(np.quantile(away, 0.99) / scipy_stats.norm.isf(0.01)))

@@ -1,4 +1,4 @@
-"""Several comparisons made at once."""
+"""Correction for multiple comparisons."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from attrib.stats.permutation import Values, as_column
 
 
 def holm(p: Values) -> Values:
-    """Holm's (1979) correction of the p-values (P,) of P comparisons made at once; NaN entries are no comparisons.
+    """Holm's (1979) correction of the p-values (P,) of P comparisons; NaN entries are not counted.
 
     >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
     [0.03, 0.06, 0.06]
@@ -23,7 +23,7 @@ def holm(p: Values) -> Values:
 
 
 def with_holm(pairs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A table's comparisons, each with ``p``, and ``p_holm`` added: ``holm`` over all of them.
+    """A table's comparisons, each with ``p``, with ``p_holm`` added by ``holm`` over all of them.
 
     >>> [pair["p_holm"] for pair in with_holm([{"p": 0.01}, {"p": 0.04}, {"p": 0.03}])]
     [0.03, 0.06, 0.06]

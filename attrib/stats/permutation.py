@@ -1,12 +1,12 @@
-"""Two-sided p-values of permutation tests, exact or accurate far below one in the number of resamples. No torch.
+"""Two-sided p-values of permutation tests, also far below 1 / the number of resamples. No torch.
 
-2,000 random permutations give no p below 1/2001, which Holm's correction over the pairs of a dozen models turns into
-one above 0.05. Each test here therefore works in one of three ways:
+2,000 random permutations give no p below 1/2001. Holm's correction over the pairs of a dozen models turns that into a
+p above 0.05. Each test therefore works in one of three ways:
 
-- exact, where all permutations can be counted;
-- a tail: where p is below ``TAIL``, an approximation of the permutation distribution itself, which needs no
-  resampling: saddlepoint (sign flips, two groups) or a beta distribution with its variance and kurtosis (pairings);
-- 2,000 random permutations otherwise, the observed one counted among them, which is valid whatever the values are.
+- exact, if all permutations can be counted;
+- a tail, if p is below ``TAIL``: an approximation of the permutation distribution that needs no resampling, by
+  saddlepoint (sign flips, two groups) or by a beta distribution with its variance and kurtosis (pairings);
+- 2,000 random permutations otherwise, and the observed one counts as one more, which is valid for any values.
 
 No p is below ``SMALLEST``, so that none is 0.
 """
@@ -23,21 +23,21 @@ from attrib.lazy import Lazy
 scipy_stats, scipy_special = Lazy("scipy.stats"), Lazy("scipy.special")
 
 Values = NDArray[np.floating]
-"""One number per image, (N,); NaN where the image has none (the share of an empty span, say). Where it says (S,N):
-a row for each of S files behind one name, in the same order of images."""
+"""One number per image, (N,); NaN if the image has none (such as the share of an empty span). Shape (S,N) is a row for
+each of S files of one name, in the same order of images."""
 
 RESAMPLES = 2000
 """Bootstrap and permutation resamples: the ends of a 95 % interval rest on 50 of them."""
 TAIL = 0.01
-"""Where the tail begins: 2,000 resamples have 10 a side beyond it, too few to say more."""
+"""Below this p the tail is used, since only 10 of 2,000 resamples lie beyond it on each side."""
 SMALLEST = 1e-300
 """The smallest p that is reported."""
 COUNTED = 32
-"""Up to so many differences all sign flips are counted."""
+"""All sign flips are counted for up to this many differences."""
 
 
 def as_column(name: str, values: Any, *, rows: bool = False) -> Values:
-    """Values as an array of floats (N,); with ``rows`` (S,N) too. Raises InputError, with the name, for another."""
+    """Values as an array of floats (N,), with ``rows`` also (S,N); raises InputError for another shape."""
     try:
         array = np.asarray(values, float)
     except (TypeError, ValueError):
@@ -49,24 +49,24 @@ def as_column(name: str, values: Any, *, rows: bool = False) -> Values:
 
 
 def as_columns(**given: Any) -> list[Values]:
-    """``as_column`` of each; raises InputError also where they are not as long."""
-    found = [as_column(name, values) for name, values in given.items()]
-    if len({len(each) for each in found}) > 1:
-        counts = ", ".join(str(len(each)) for each in found)
+    """``as_column`` of each; raises InputError also for different lengths."""
+    columns = [as_column(name, values) for name, values in given.items()]
+    if len({len(column) for column in columns}) > 1:
+        counts = ", ".join(str(len(column)) for column in columns)
         raise InputError(f"{', '.join(given)}: expected as many values in each, got {counts}")
-    return found
+    return columns
 
 
 def at_a_time(images: int) -> int:
-    """Resamples to hold at a time: 2**19 numbers, so that memory does not grow with the number of images."""
+    """The number of resamples to compute at a time: 2**19 numbers, so that memory does not grow with the images."""
     return max(1, 2**19 // images)
 
 
 def sign_flips(difference: Values, *, seed: int = 0) -> float:
-    """The p of the paired test that swaps the two sides at random: (N,) differences, each sign as likely as not.
+    """The p of the paired test that flips the signs of the differences (N,) at random.
 
-    Differences of 0 carry no information and are left out. Where all others are of one size it is the sign test,
-    which of right and wrong answers is McNemar's exact test. Tail: Robinson (1982). 1 where all are 0.
+    Differences of 0 carry no information and are left out. If all others have one size it is the sign test, which for
+    right and wrong answers is McNemar's exact test. Tail: Robinson (1982). 1 if all are 0.
 
     >>> sign_flips(np.array([0.1, 0.2, 0.3, 0.4]))  # 2 of 16 sign flips reach as far
     0.125
@@ -78,7 +78,7 @@ def sign_flips(difference: Values, *, seed: int = 0) -> float:
         return 1.0
     size = np.abs(signed) / np.abs(signed).max()
     total = abs(float(size @ np.sign(signed)))
-    slack = 1e-12 * float(size.sum())  # equal but for rounding is equal
+    slack = 1e-12 * float(size.sum())  # for rounding
     if size.min() > 1 - 1e-12:
         return max(SMALLEST, float(scipy_stats.binomtest(int((signed > 0).sum()), len(signed)).pvalue))
     if len(size) <= COUNTED:
@@ -88,15 +88,15 @@ def sign_flips(difference: Values, *, seed: int = 0) -> float:
 
 
 def _all_flips(size: Values, reached: float) -> float:
-    """The share of all sign flips of sizes (N,) whose sum reaches so far on either side.
+    """The share of all sign flips of the sizes (N,) whose sum is at least ``reached`` from 0.
 
-    The sums of either half of the sizes are listed, and the pairs of them that reach far enough counted.
+    The sums of each half of the sizes are listed, and the pairs of them that reach far enough are counted.
     """
     halves = []
     for half in np.array_split(size, 2):
         sums = np.zeros(1)
-        for each in half:
-            sums = np.concatenate([sums + each, sums - each])
+        for value in half:
+            sums = np.concatenate([sums + value, sums - value])
         halves.append(np.sort(sums))
     beyond = len(halves[1]) - np.searchsorted(halves[1], reached - halves[0])
     return float(min(1.0, 2 * int(beyond.sum()) / 2 ** len(size)))
@@ -120,7 +120,7 @@ def _flips_beyond(size: Values, total: float) -> float:
     if total >= most * (1 - 1e-12):  # all signs alike
         return 0.5**count
     tilt = 0.0
-    for _ in range(500):  # K' is concave above 0, so that Newton's steps never go too far
+    for _ in range(500):  # K' is concave above 0, so Newton's steps never overshoot
         slope = np.tanh(tilt * size)
         curvature = float(((1 - slope**2) * size**2).sum())
         missing = total - float(slope @ size)
@@ -133,17 +133,17 @@ def _flips_beyond(size: Values, total: float) -> float:
 
 
 def _beyond(exponent: float, scale: float) -> float:
-    """Upper tail from a saddlepoint (Lugannani & Rice 1980; in Barndorff-Nielsen's form, which never leaves [0,1])."""
+    """Upper tail from a saddlepoint (Lugannani & Rice 1980) in Barndorff-Nielsen's form, which is always in [0,1]."""
     root = np.sqrt(2 * max(exponent, 0.0))
-    # So near the mean both terms vanish; no tail begins there.
+    # Very near the mean both terms vanish, and p is about 0.5.
     return float(scipy_stats.norm.sf(root + np.log(scale / root) / root)) if root > 1e-3 and scale > 0 else 0.5
 
 
 def two_groups(a: Values, b: Values, *, seed: int = 0) -> float:
-    """The p of the difference of two groups' means, (N,) and (M,), when values are exchanged between the groups.
+    """The p of the test that exchanges values between two groups, (N,) and (M,), for the difference of their means.
 
-    Exact up to RESAMPLES ways to choose the groups, and where there are but two values (Fisher's exact test, its
-    nearer side twice); tail: double saddlepoint (Booth & Butler 1990).
+    Exact up to RESAMPLES ways to choose the groups, and for only two distinct values (Fisher's exact test, its nearer
+    side doubled); tail: double saddlepoint (Booth & Butler 1990).
 
     >>> two_groups(np.array([0.5, 0.6, 0.7]), np.array([0.1, 0.2]))  # 1 of 10 choices on either side
     0.2
@@ -157,13 +157,14 @@ def two_groups(a: Values, b: Values, *, seed: int = 0) -> float:
         if tail < TAIL:
             return max(SMALLEST, tail)
     test = scipy_stats.permutation_test(
-        (few, many), _mean_difference, permutation_type="independent", n_resamples=RESAMPLES, vectorized=True,
+        (few, many), difference_of_means, permutation_type="independent", n_resamples=RESAMPLES, vectorized=True,
         batch=at_a_time(len(few) + len(many)), rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(test.pvalue)
 
 
-def _mean_difference(a: Values, b: Values, axis: int = -1) -> Values:
+def difference_of_means(a: Values, b: Values, axis: int = -1) -> Values:
+    """mean(a) - mean(b) along an axis."""
     return np.asarray(a.mean(axis) - b.mean(axis))
 
 
@@ -176,8 +177,8 @@ def _two_values(few: Values, many: Values) -> float:
 def _choices_beyond(few: Values, many: Values) -> float:
     """The share of all choices of len(few) among both groups' values whose sum is at least as far from its mean.
 
-    Choices are independent draws of every value with probability f, given that as many are drawn as there are: of
-    the joint K(t, u) = sum of log(1 - f + f exp(t x_i + u)) the saddlepoint of both sums.
+    A choice is a set of independent draws of every value with probability f, given that len(few) are drawn. Its tail
+    is the double saddlepoint of K(t, u) = sum of log(1 - f + f exp(t x_i + u)).
     """
     count, pooled = len(few), np.concatenate([few, many])
     spread = float(pooled.std())
@@ -187,9 +188,9 @@ def _choices_beyond(few: Values, many: Values) -> float:
     x = x if x[:count].sum() >= 0 else -x
     total, ordered = float(x[:count].sum()), np.sort(x)[::-1]
     edge = ordered[count - 1]
-    # How many choices have the largest sum: ties with the last one chosen may take its place.
-    alike, needed = int(np.isclose(ordered, edge).sum()), int(np.isclose(ordered[:count], edge).sum())
-    least = comb(alike, needed) / comb(len(x), count)
+    # Several choices have the largest sum if values tie with the smallest chosen one.
+    tied, chosen = int(np.isclose(ordered, edge).sum()), int(np.isclose(ordered[:count], edge).sum())
+    least = comb(tied, chosen) / comb(len(x), count)
     most = float(ordered[:count].sum())
     if total >= most - 1e-9 * count:
         return least
@@ -216,7 +217,7 @@ def _variances(share: float, field: Values) -> Values:
 
 
 def _tilt_of(x: Values, share: float, total: float) -> Values | None:
-    """The (t, u) at which draws of x (N,) have the sum ``total`` and the expected number; None if not found."""
+    """The (t, u) at which the draws of x (N,) have the expected sum ``total`` and number; None without convergence."""
     count = share * len(x)
     tilt = np.zeros(2)
 
@@ -225,7 +226,7 @@ def _tilt_of(x: Values, share: float, total: float) -> Values | None:
         return float(np.logaddexp(np.log1p(-share), np.log(share) + field).sum() - at[0] * total - at[1] * count)
 
     value = objective(tilt)
-    for _ in range(200):  # Newton on a convex function, steps halved until it falls
+    for _ in range(200):  # Newton on a convex function; a step is halved until the function falls
         field = tilt[0] * x + tilt[1]
         chance, weight = _chances(share, field), _variances(share, field)
         gradient = np.array([chance @ x - total, chance.sum() - count])
@@ -243,10 +244,10 @@ def _tilt_of(x: Values, share: float, total: float) -> Values | None:
 
 
 def pairings(x: Values, y: Values, *, seed: int = 0) -> float:
-    """The p of the correlation of two columns (N,), N >= 3 and neither constant, when they are paired at random.
+    """The p of the test that pairs two columns (N,) at random, for their correlation; N >= 3 and neither constant.
 
-    Of ranks it is Spearman's test. Exact up to 9 pairs; tail: the symmetric beta distribution (Pearson's type II) that
-    has the variance and the kurtosis of all pairings (Pitman 1937).
+    For ranks it is Spearman's test. Exact up to 9 pairs; tail: the symmetric beta distribution (Pearson's type II) with
+    the variance and the kurtosis of all pairings (Pitman 1937).
 
     >>> pairings(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0]))  # 8 of 24 pairings reach as far
     0.3333333333333333
@@ -257,7 +258,7 @@ def pairings(x: Values, y: Values, *, seed: int = 0) -> float:
         if tail < TAIL:
             return max(SMALLEST, tail)
     centred = y - y.mean()
-    # Means and sizes stay as they are: the product of the centred is enough.
+    # Pairings change neither means nor variances, so the sum of products orders them like the correlation.
     test = scipy_stats.permutation_test(
         (x - x.mean(),), lambda values, axis=-1: np.moveaxis(values, axis, -1) @ centred, permutation_type="pairings",
         n_resamples=factorial(count) if count <= 9 else RESAMPLES, batch=at_a_time(count), vectorized=True,
@@ -274,7 +275,7 @@ def _pairings_beyond(x: Values, y: Values) -> float:
     # E r^4 = 3 / (N^2 - 1) (1 + (N - 2)(N - 3) / (3 N (N - 1)^2) g_x g_y), g = k_4 / k_2^2 (Pitman 1937).
     skew = _kurtosis(first) * _kurtosis(second) * (count - 2) * (count - 3) / (3 * count * (count - 1) ** 2)
     kurtosis = 3 * (count - 1) / (count + 1) * (1 + skew)
-    # A beta's kurtosis is below the normal's 3. Where the columns' tails are heavier, the normal is what is left.
+    # A beta's kurtosis is below the normal's 3. For heavier tails, the normal is the limit.
     shape = 3 / (3 - min(kurtosis, 3 - 1e-6)) - 2.5
     reach = np.sqrt((2 * shape + 3) / (count - 1))
     return float(scipy_stats.beta.sf((1 + correlation / reach) / 2, shape + 1, shape + 1))

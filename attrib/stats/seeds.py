@@ -11,7 +11,7 @@ scipy_stats, scipy_optimize = Lazy("scipy.stats"), Lazy("scipy.optimize")
 
 ANYTHING = (-np.inf, np.inf)
 LOWEST = 1e-12
-"""The smallest p that is reported where it rests on a normal or t distribution: nobody knows their tails further."""
+"""The smallest p that is reported from a normal or t distribution, whose tails are not reliable further out."""
 
 
 class Paired(NamedTuple):
@@ -23,24 +23,24 @@ class Paired(NamedTuple):
     p: float
 
     def entry(self) -> dict[str, Any]:
-        """As a summary has it: ``difference``, ``ci`` and ``p``."""
+        """The entries ``difference``, ``ci`` and ``p`` of a summary."""
         return {"difference": self.difference, "ci": [self.low, self.high], "p": self.p}
 
 
 class Spread(NamedTuple):
-    """An estimate over several files, and what its error is made of."""
+    """An estimate over several files, and the two parts of its error."""
 
     value: float
     seeds: float
-    """Squared standard error from the choice of seeds,"""
+    """Squared standard error from the choice of seeds."""
     degrees: int
-    """known from so many degrees of freedom,"""
+    """Degrees of freedom of ``seeds``."""
     images: float
-    """and from the choice of images; NaN below two."""
+    """Squared standard error from the choice of images; NaN below two."""
 
 
 def mean(values: Values) -> float:
-    """The mean over the images that have a value; of (S,N) the mean of the files' means. NaN where none has.
+    """The mean over the images that have a value; for (S,N) the mean of the files' means. NaN without any value.
 
     >>> mean(np.array([0.25, 0.75, np.nan])), mean(np.array([[1.0, 2.0], [4.0, 5.0]]))
     (0.5, 3.0)
@@ -54,13 +54,13 @@ NOTHING = Spread(float("nan"), float("nan"), 1, float("nan"))
 
 
 def spread_of(rows: Values) -> Spread:
-    """The mean over the files that have values, of S >= 2 files and N images, (S,N); NaN below two such files."""
+    """The mean over S >= 2 files and N images, (S,N), with its error; NaN error if fewer than two files have values."""
     rows = rows[~np.isnan(rows).all(1)]
     if len(rows) < 2:
         return NOTHING._replace(value=mean(rows))
     present = ~np.isnan(rows)
     means = np.nanmean(rows, 1)
-    # What each image adds to the mean of the files' means, to first order: files may miss different images.
+    # Each image's contribution to the mean of the files' means, to first order; files may miss different images.
     part = (np.where(present, rows - means[:, None], 0) / present.sum(1, keepdims=True)).mean(0)[present.any(0)]
     images = len(part) * part.var(ddof=1) if len(part) > 1 else float("nan")
     return Spread(float(means.mean()), float(means.var(ddof=1)) / len(means), len(means) - 1, float(images))
@@ -71,64 +71,63 @@ def variance_of_mean(values: Values) -> float:
 
 
 def difference_of(a: Values, b: Values, images: float) -> Spread:
-    """a - b of the files' estimates, (Sa,) and (Sb,), not both alone, with the variance that is the images'."""
+    """mean(a) - mean(b) of the files' estimates (Sa,) and (Sb,), Sa + Sb > 2; images: the images' variance."""
     degrees = len(a) + len(b) - 2
     pooled = sum(float(((side - side.mean()) ** 2).sum()) for side in (a, b)) / degrees
     value = float(a.mean() - b.mean())
-    if abs(value) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):  # equal but for rounding is equal
+    if abs(value) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):  # only rounding
         value = 0.0
     return Spread(value, pooled * (1 / len(a) + 1 / len(b)), degrees, images)
 
 
-def _half_width(found: Spread, level: float) -> float:
-    """Half the width of the interval that leaves out ``level``."""
-    seeds = float(scipy_stats.t.isf(level / 2, found.degrees)) ** 2 * found.seeds
-    return float(np.sqrt(seeds + float(scipy_stats.norm.isf(level / 2)) ** 2 * found.images))
+def _half_width(spread: Spread, level: float) -> float:
+    """Half the width of the interval with confidence 1 - ``level``."""
+    seeds = float(scipy_stats.t.isf(level / 2, spread.degrees)) ** 2 * spread.seeds
+    return float(np.sqrt(seeds + float(scipy_stats.norm.isf(level / 2)) ** 2 * spread.images))
 
 
-def ends_of(found: Spread, within: tuple[float, float] = ANYTHING) -> tuple[float, float]:
-    half = _half_width(found, 0.05)
-    return within_bounds([found.value - half, found.value + half], within)
+def ends_of(spread: Spread, within: tuple[float, float] = ANYTHING) -> tuple[float, float]:
+    half = _half_width(spread, 0.05)
+    return within_bounds([spread.value - half, spread.value + half], within)
 
 
-def compared(found: Spread) -> Paired:
-    """The difference with its ends and the level at which they would just reach 0."""
-    low, high = ends_of(found)
+def compared(spread: Spread) -> Paired:
+    """The difference with its 95 % interval, and as p the level at which the interval would just reach 0."""
+    low, high = ends_of(spread)
     if low != low:
         p = float("nan")
-    elif found.value == 0:
+    elif spread.value == 0:
         p = 1.0
-    elif abs(found.value) >= _half_width(found, LOWEST):
+    elif abs(spread.value) >= _half_width(spread, LOWEST):
         p = LOWEST
     else:
-        p = float(scipy_optimize.brentq(lambda level: _half_width(found, level) - abs(found.value), LOWEST, 1.0))
-    return Paired(found.value, low, high, p)
+        p = float(scipy_optimize.brentq(lambda level: _half_width(spread, level) - abs(spread.value), LOWEST, 1.0))
+    return Paired(spread.value, low, high, p)
 
 
 def mean_over_seeds(values: Values) -> Paired:
-    """``mean`` and ``interval`` of S >= 2 seeds, (S,N), and the p of the mean's being 0.
+    """``mean`` and ``interval`` of S >= 2 seeds, (S,N), and the p for a mean of 0.
 
-    >>> found = mean_over_seeds(np.array([[0.2, 0.3, 0.1], [0.3, 0.3, 0.4]]))
-    >>> round(found.difference, 3), found.p > 0.05
+    >>> result = mean_over_seeds(np.array([[0.2, 0.3, 0.1], [0.3, 0.3, 0.4]]))
+    >>> round(result.difference, 3), result.p > 0.05
     (0.267, True)
     """
     return compared(spread_of(np.asarray(values, float)))
 
 
 def groups_over_seeds(a: Values, b: Values) -> Paired:
-    """The mean of one group of images less that of another, over S >= 2 seeds, with interval and p.
+    """The difference of the means of two groups of images over S >= 2 seeds, with interval and p.
 
-    a, b: (S,N) in the same order of images, NaN where an image is not in the group, which may be another one for every
-    seed.
+    a, b: (S,N) in the same order of images, NaN if an image is not in the group. Every seed may have other groups.
 
-    >>> broken, stood = np.array([[0.1, 0.2, np.nan], [0.2, np.nan, np.nan]]), np.array([[np.nan] * 2 + [0.4]] * 2)
-    >>> round(groups_over_seeds(broken, stood).difference, 3)
+    >>> a, b = np.array([[0.1, 0.2, np.nan], [0.2, np.nan, np.nan]]), np.array([[np.nan] * 2 + [0.4]] * 2)
+    >>> round(groups_over_seeds(a, b).difference, 3)
     -0.225
     """
     counts = [(~np.isnan(group)).sum(1, keepdims=True) for group in (a, b)]
     with np.errstate(invalid="ignore", divide="ignore"):
         means = [np.nansum(group, 1, keepdims=True) / count for group, count in zip((a, b), counts, strict=True)]
-        # What each image adds to its group's mean, to first order.
+        # Each image's contribution to its group's mean, to first order.
         first, second = (
             np.nan_to_num(group - mean) / count for group, mean, count in zip((a, b), means, counts, strict=True)
         )
@@ -136,32 +135,32 @@ def groups_over_seeds(a: Values, b: Values) -> Paired:
 
 
 def over_seeds(estimates: Values, resampled: Values, *, within: tuple[float, float] = ANYTHING) -> Paired:
-    """The mean over S >= 2 seeds of a statistic that is no mean, its 95 % interval, and the p of its being 0.
+    """The mean over S >= 2 seeds of a statistic that is no mean, its 95 % interval, and the p for a value of 0.
 
     estimates: (S,); resampled: (S,R), in the same resamples of images. Seeds whose estimate is NaN are left out; NaN
-    interval and p where fewer than two are left.
+    interval and p if fewer than two are left.
 
-    >>> found = over_seeds(np.array([0.2, 0.3]), np.array([[0.2, 0.21, 0.19], [0.3, 0.31, 0.29]]))
-    >>> round(found.difference, 3), found.low < 0 < found.high
+    >>> result = over_seeds(np.array([0.2, 0.3]), np.array([[0.2, 0.21, 0.19], [0.3, 0.31, 0.29]]))
+    >>> round(result.difference, 3), result.low < 0 < result.high
     (0.25, True)
     """
-    some = ~np.isnan(estimates)
-    known, count = estimates[some], int(some.sum())
+    present = ~np.isnan(estimates)
+    values, count = estimates[present], int(present.sum())
     if count < 2:
         return Paired(mean(estimates), np.nan, np.nan, np.nan)
-    images = variance_over_images(complete(resampled[some]))
-    found = compared(Spread(float(known.mean()), float(known.var(ddof=1)) / count, count - 1, images))
-    return Paired(found.difference, *within_bounds([found.low, found.high], within), found.p)
+    images = variance_over_images(complete(resampled[present]))
+    result = compared(Spread(float(values.mean()), float(values.var(ddof=1)) / count, count - 1, images))
+    return Paired(result.difference, *within_bounds([result.low, result.high], within), result.p)
 
 
 def complete(values: Values) -> Values:
-    """Values (R,) or (S,R) as rows, without the resamples in which a file has none."""
+    """Values (R,) or (S,R) as rows, without the resamples in which any file has NaN."""
     rows = np.atleast_2d(np.asarray(values, float))
     return rows[:, ~np.isnan(rows).any(0)]
 
 
 def variance_over_images(resamples: Values) -> float:
-    """The images' part of the error: the variance of the averages over seeds, (S,R)."""
+    """The images' part of the error: the variance over resamples (S,R) of the mean over seeds."""
     return float(resamples.mean(0).var(ddof=1)) if resamples.shape[1] > 1 else float("nan")
 
 
