@@ -380,7 +380,7 @@ def test_contents_of_another_kind(content: object, arch: str | None, message: st
         ({"arch_kwargs": {"mean": "x"}}, "expected mean to be a list of numbers"),
         ({"arch_kwargs": {"gate": [1.0]}}, "expected mean, std and gated, got also gate"),
         ({"arch_kwargs": {"gated": 1}}, "expected gated to be true or false, got 1"),
-        ({"arch_kwargs": {"gated": True}}, "arch: expected one of resnet32, .*, got 'lenet'"),
+        ({"arch_kwargs": {"gated": True}}, "arch: expected one of resnet8, .*, got 'lenet'"),
         (
             {"arch": "resnet32", "arch_kwargs": {"gated": True}},
             r"don't fit gated resnet32 .*; missing: .*; unexpected: .*",
