@@ -115,7 +115,7 @@ _HOME = {
     }.items()
     for name in names.split()
 } | {entry.kind: f"analyses.{name}" for name, entry in ANALYSES.items()}
-"""The public names, and the modules that they are in."""
+"""Each public name and its module."""
 
 __all__ = [
     "Attack", "Batch", "Checkpoint", "Checks", "Classifier", "Contributions", "Evolution", "InputError",

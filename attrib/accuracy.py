@@ -1,8 +1,8 @@
 """Accuracy under attack: one model, one batch, every attack of a table row at the cost of the longest two.
 
-PGD-10, -20, -40 and -100 are snapshots of one run, and so are the CW-k. The attacks may run in bfloat16, since a
-direction is all they need; what they made is judged in float32, since it is the deployed model's answer that is
-counted and eight bits of logit turn near ties around.
+PGD-10, -20, -40 and -100 are snapshots of one run, and so are the CW-k. The attacks may run in bfloat16, since they
+only need the sign of the gradient. The adversarial images are classified in float32, as the deployed model does; in
+bfloat16, near ties of logits would be decided otherwise.
 """
 
 from collections.abc import Collection, Iterator
@@ -30,7 +30,7 @@ Correct = NDArray[np.bool_]
 
 
 class AttackPath(NamedTuple):
-    """One way to attack a model: which output is attacked, and the scores that FGSM and PGD (loss) and CW maximise."""
+    """One way to attack a model: the attacked output, and its scores for FGSM and PGD (loss) and for CW (margin)."""
 
     name: str
     forward: Forward
@@ -39,20 +39,20 @@ class AttackPath(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a model says of a batch of images, (N,) each."""
+    """A model's predictions for a batch of images, (N,) each."""
 
     prediction: Tensor
     margin: Tensor
-    """max_{j != y} z_j - z_y in float32: positive where misclassified, and by how much."""
+    """max_{j != y} z_j - z_y in float32: positive if misclassified."""
     path: Tensor
-    """The position in ``attack_paths`` of the path whose attack did best on the image."""
+    """The position in ``attack_paths`` of the path with the strongest attack on the image."""
 
 
 def attack_paths(model: nn.Module) -> list[AttackPath]:
-    """The paths of attack: the logits; for a gated model also the combined loss, and each gate's head by itself.
+    """The attack paths of a model: its logits; for a gated model also the combined loss, and each gate's head alone.
 
-    A gate follows the prediction of its head. That is an argmax, so the gradient of the final logits does not say how
-    to change it. The robust accuracy of a gated model is therefore the worst, image by image, over all of these paths.
+    A gate uses the prediction of its head, an argmax, through which no gradient flows from the final logits. The robust
+    accuracy of a gated model is therefore the worst over all these paths, image by image.
     """
     logits = AttackPath("logits", attack.logits, cross_entropy, margin)
     if not isinstance(model, GatedClassifier):
@@ -68,18 +68,18 @@ def attack_paths(model: nn.Module) -> list[AttackPath]:
 
 
 def _all_logits(model: Any, image: Tensor) -> Tensor:
-    """(1 + heads,N,K): of a gated model, or of what stands for one that is not in float32."""
+    """All logits (1 + heads,N,K) of a gated model, or of ``Answers`` around one."""
     logits: Tensor = model.all_logits(image)
     return logits
 
 
 def columns(steps: Collection[int]) -> list[str]:
-    """The attacks of a table row: fgsm, pgd-k and cw-k for every k."""
+    """The names of a table row's attacks: fgsm, pgd-k and cw-k for every k."""
     return ["fgsm", *(f"{kind}-{k}" for kind in ("pgd", "cw") for k in sorted(steps))]
 
 
 def evaluate(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
-    """The deployed model's answer in float32: image (N,C,H,W) in [0,1], label (N,).
+    """The deployed model's predictions and margins in float32: image (N,C,H,W) in [0,1], label (N,).
 
     Raises InputError for labels that are no class.
     """
@@ -90,9 +90,9 @@ def evaluate(model: nn.Module, image: Tensor, label: Tensor) -> Outcome:
 
 
 def gradient_size(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
-    """The largest entry of \\|dL/dx\\| of each clean image in float32, (N,): 0 where attacks by gradient are blind.
+    """The largest entry of \\|dL/dx\\| of each clean image in float32, (N,); at 0, gradient attacks cannot work.
 
-    image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity where the gradient holds them. Raises InputError for
+    image: (N,C,H,W) in [0,1]; label: (N,). NaN or infinity if the gradient contains them. Raises InputError for
     labels that are no class.
     """
     label = check_images(model, image, label)
@@ -117,58 +117,58 @@ def attacked(
     index: Tensor | None = None,
     precision: Precision = "fp32",
 ) -> dict[str, Outcome]:
-    """Every attack of a table row (see ``columns``) on a batch, judged in float32 (AALP, Table 2).
+    """Run every attack of a table row (see ``columns``) on a batch and classify the results in float32 (AALP, Table 2).
 
-    image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` and the number
-    of the restart fix the random starts (default: positions in the batch). An image counts as broken by PGD-k
-    if the k-th iterate of any restart on any of the model's ``attack_paths`` is misclassified; with ``worst`` if
-    the clean image, the random start or any iterate up to the k-th is. Raises InputError as ``attrib.pgd`` does.
+    image: (N,C,H,W) in [0,1]; label: (N,). index: (N,) positions in the data set (default: in the batch); the random
+    starts depend on them, on ``seed`` and on the restart only. PGD-k breaks an image if the k-th iterate of any
+    restart on any of the model's ``attack_paths`` is misclassified; with ``worst`` also if the clean image, the random
+    start or any iterate up to the k-th is. Raises InputError as ``attrib.pgd`` does.
     """
     names = columns(steps)
     rows = torch.arange(len(image), device=image.device)
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     if worst or eps == 0:
-        found = dict.fromkeys(names, evaluate(model, image, label))
-        rows = torch.nonzero(found["fgsm"].prediction == label).squeeze(1)
-    if eps == 0:  # nothing but the image itself lies in the ball
-        return found
+        outcomes = dict.fromkeys(names, evaluate(model, image, label))
+        rows = torch.nonzero(outcomes["fgsm"].prediction == label).squeeze(1)
+    if eps == 0:  # the ball contains only the image itself
+        return outcomes
     if index is None:
         index = torch.arange(len(image), device=image.device)
     with keep_prepared(model):
         for restart in range(restarts):
             for number, path in enumerate(attack_paths(model)):
                 if not len(rows):
-                    return found
+                    return outcomes
                 tries = _tries(
                     model, path, image[rows], label[rows], index[rows], eps=eps, step_size=step_size, steps=steps,
                     restart=restart, worst=worst, seed=seed, precision=precision,
                 )  # fmt: skip
                 for name, images in tries:
                     outcome = evaluate(model, images, label[rows])._replace(path=torch.full_like(rows, number))
-                    found[name] = _worse(found[name], rows, outcome, label) if name in found else outcome
-                # The next try is spared what no column has left standing.
-                standing = torch.stack([outcome.prediction == label for outcome in found.values()]).any(0)
-                rows = torch.nonzero(standing).squeeze(1)
-    return found
+                    outcomes[name] = _worse(outcomes[name], rows, outcome, label) if name in outcomes else outcome
+                # The next try skips images that every attack has broken.
+                correct = torch.stack([outcome.prediction == label for outcome in outcomes.values()]).any(0)
+                rows = torch.nonzero(correct).squeeze(1)
+    return outcomes
 
 
 def correct_under_pgd(
     model: nn.Module, image: Tensor, label: Tensor, *, eps: float, step_size: float, steps: int, seed: int = 0,
     index: Tensor | None = None, precision: Precision = "fp32",
 ) -> Tensor:  # fmt: skip
-    """Which images stay right under PGD-k on each of the model's ``attack_paths``, bool (N,), judged in float32.
+    """Whether each image stays correct under PGD-k on all of the model's ``attack_paths``, bool (N,), in float32.
 
-    ``attacked``'s column pgd-k alone, at the cost of it alone. Arguments and errors as for ``attrib.pgd``.
+    This is the column pgd-k of ``attacked`` without the cost of the others. Arguments and errors as for ``attrib.pgd``.
     """
-    right = torch.ones_like(label, dtype=torch.bool)
+    correct = torch.ones_like(label, dtype=torch.bool)
     with keep_prepared(model):
         for path in attack_paths(model):
-            taken = attack.snapshots(
+            snapshots = attack.snapshots(
                 model, image, label, objective=path.loss, forward=path.forward, eps=eps, step_size=step_size,
                 steps=(steps,), seed=seed, index=index, precision=precision,
             )  # fmt: skip
-            right &= evaluate(model, taken[steps], label).prediction == label
-    return right
+            correct &= evaluate(model, snapshots[steps], label).prediction == label
+    return correct
 
 
 def _tries(
@@ -183,21 +183,21 @@ def _tries(
             attack.fgsm(model, image, label, eps=eps, objective=path.loss, forward=path.forward, precision=precision),
         )
     for kind, objective in (("pgd", path.loss), ("cw", path.margin)):
-        taken = attack.snapshots(
+        snapshots = attack.snapshots(
             model, image, label, objective=objective, forward=path.forward, eps=eps, step_size=step_size, steps=steps,
             seed=seed, index=index, restart=restart, worst=worst, precision=precision,
         )  # fmt: skip
-        for k, images in taken.items():
+        for k, images in snapshots.items():
             yield f"{kind}-{k}", images
 
 
-def _worse(before: Outcome, rows: Tensor, now: Outcome, label: Tensor) -> Outcome:
-    """Per image the worse of what was found before, (N,), and what was now found on ``rows``, (n,)."""
-    wrong = before.prediction[rows] != label[rows], now.prediction != label[rows]
-    # By the verdict first: where logits tie, the margin of a wrong answer is 0, as that of a right one can be.
-    replace = (wrong[1] & ~wrong[0]) | ((wrong[1] == wrong[0]) & (now.margin > before.margin[rows]))
-    chosen = rows[replace]
-    return Outcome(*(old.index_copy(0, chosen, new[replace]) for old, new in zip(before, now, strict=True)))
+def _worse(before: Outcome, rows: Tensor, after: Outcome, label: Tensor) -> Outcome:
+    """Per image the worse of the outcome before, (N,), and the one after, which is for ``rows`` only, (n,)."""
+    wrong_before, wrong_after = before.prediction[rows] != label[rows], after.prediction != label[rows]
+    # Compare correctness first: if logits tie, the margin is 0 for a wrong prediction as for a correct one.
+    is_worse = (wrong_after & ~wrong_before) | ((wrong_after == wrong_before) & (after.margin > before.margin[rows]))
+    replaced = rows[is_worse]
+    return Outcome(*(old.index_copy(0, replaced, new[is_worse]) for old, new in zip(before, after, strict=True)))
 
 
 def _of_output(score: Objective, number: int, outputs: Tensor, label: Tensor) -> Tensor:

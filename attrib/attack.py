@@ -1,8 +1,8 @@
 """L-infinity attacks: FGSM, PGD and CW as one short loop of signed gradient steps.
 
 Images are pixels in [0, 1]; every adversarial image stays in [0, 1] and within ``eps`` of its original.
-The model that is attacked is the deployed one: eval mode, no dropout. Labels are (N,), one class for all, or None,
-which is what the model predicts.
+The attacked model is the deployed one: eval mode, no dropout. Labels are (N,), one class for all, or None for the
+model's predictions.
 """
 
 from collections.abc import Callable, Collection
@@ -20,11 +20,11 @@ from attrib.loss import check_classes, cross_entropy, full, margin
 from attrib.models.answers import adapted
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""Logits (N, K) and labels (N,) to the (N,) score that an attack drives up."""
+"""From logits (N, K) and labels (N,) to the score (N,) that an attack maximises."""
 
 
 class Forward(Protocol):
-    """A model and images (N,C,H,W) to what the objective scores: the logits (N,K), or all logits of a gated model."""
+    """From a model and images (N,C,H,W) to the objective's input: logits (N,K), or all logits of a gated model."""
 
     def __call__(self, model: Any, image: Tensor, /) -> Tensor: ...
 
@@ -36,10 +36,10 @@ def logits(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def checked(objective: Objective) -> Objective:
-    """The objective, which at its first call raises InputError for labels (N,) that are no class of the logits.
+    """The objective, whose first call raises InputError for labels (N,) that are no class of the logits.
 
-    The number of classes is known after the first forward pass only. ``ascend`` itself never looks at values: it
-    must not wait for a GPU, and training's labels are checked with the data.
+    The number of classes is only known after the first forward pass. ``ascend`` itself does not check, so that training
+    does not wait for the GPU; training's labels are checked with the data.
     """
     is_checked = False
 
@@ -68,33 +68,33 @@ def ascend(
 ) -> dict[int, Tensor]:
     """Signed gradient ascent in the eps-ball from ``start``, with a snapshot after each number in ``steps``.
 
-    image, start: (N,C,H,W); label: (N,); forward: images to logits, of which ``objective`` makes the score: (N,K),
-    or (1 + heads,N,K) of which the first decide. With ``worst`` an image stops moving at the first iterate that is
-    misclassified, so a snapshot holds the worst case over all steps up to it, and later steps cost only the images
-    that still stand; ``confirm`` (images to logits) has the last word there, where ``forward`` is less exact.
-    An image that no gradient reaches stays where it is.
+    image, start: (N,C,H,W); label: (N,). forward: images to logits (N,K), or (1 + heads,N,K), of which the first decide
+    the prediction; ``objective`` maps them to the score. With ``worst``, an image stops at its first misclassified
+    iterate. So a snapshot is the worst case over all steps up to it, and later steps run on the remaining images only.
+    confirm: exact logits of images, which decide whether an image is misclassified if ``forward`` is less exact.
+    An image without a gradient does not move.
     """
     lower, upper = (image - eps).clamp(min=0), (image + eps).clamp(max=1)
     adversarial = start.clamp(lower, upper)
-    standing = torch.arange(len(image), device=image.device) if worst else slice(None)
+    rows = torch.arange(len(image), device=image.device) if worst else slice(None)
     snapshots: dict[int, Tensor] = {}
     for step in range(1, max(steps) + 1):
-        if isinstance(standing, Tensor) and not len(standing):
+        if isinstance(rows, Tensor) and not len(rows):
             snapshots |= {later: adversarial for later in steps if later >= step}
             break
         with torch.enable_grad():
-            x = adversarial[standing].detach().requires_grad_()
+            x = adversarial[rows].detach().requires_grad_()
             logits = forward(x)
-            score = objective(full(logits), label[standing])
+            score = objective(full(logits), label[rows])
             gradient = input_gradient(score, x)
-        moved = (x.detach() + step_size * gradient.sign()).clamp(lower[standing], upper[standing])
-        if isinstance(standing, Tensor):
-            right = (logits if logits.ndim == 2 else logits[0]).argmax(-1) == label[standing]
-            broken = torch.nonzero(~right).squeeze(1)
+        moved = (x.detach() + step_size * gradient.sign()).clamp(lower[rows], upper[rows])
+        if isinstance(rows, Tensor):
+            correct = (logits if logits.ndim == 2 else logits[0]).argmax(-1) == label[rows]
+            broken = torch.nonzero(~correct).squeeze(1)
             if confirm is not None and len(broken):
-                right[broken] = confirm(x.detach()[broken]).argmax(-1) == label[standing[broken]]
-            standing = standing[right]
-            adversarial = adversarial.index_copy(0, standing, moved[right])
+                correct[broken] = confirm(x.detach()[broken]).argmax(-1) == label[rows[broken]]
+            rows = rows[correct]
+            adversarial = adversarial.index_copy(0, rows, moved[correct])
         else:
             adversarial = moved
         if step in steps:
@@ -149,8 +149,8 @@ def pgd(
 ) -> Tensor:
     """PGD-k (Madry et al. 2018): uniform random start, k steps along the sign of the gradient of L.
 
-    image: (N,C,H,W) in [0,1]; label: (N,); index: (N,) positions in the data set, which with ``seed`` fix the
-    random starts (default: positions in the batch). Returns (N,C,H,W). ``worst``: see ``ascend``.
+    image: (N,C,H,W) in [0,1]; label: (N,). index: (N,) positions in the data set (default: in the batch); the random
+    starts depend on them and on ``seed`` only. Returns (N,C,H,W). worst: see ``ascend``.
     Raises InputError for images or labels of another shape, images outside [0,1], labels that are no class, eps or
     step_size outside [0,1], and no steps.
 
@@ -163,7 +163,7 @@ def pgd(
     >>> bool(after > before), bool((adversarial - image).abs().max() <= 8 / 255 + 1e-6)
     (True, True)
     >>> one = attrib.pgd(model, image[3:], label[3:], eps=8 / 255, step_size=2 / 255, steps=5, index=torch.tensor([3]))
-    >>> bool((adversarial[3:] - one).abs().mean() < 1e-3)  # the start belongs to the image, not to the batch
+    >>> bool((adversarial[3:] - one).abs().mean() < 1e-3)  # the start does not depend on the batch
     True
     """
     return snapshots(
@@ -221,9 +221,8 @@ def snapshots(
 ) -> dict[int, Tensor]:
     """The adversarial images after each number of ``steps``: PGD-10, -20 and -100 are prefixes of one run.
 
-    ``objective`` is ``attrib.loss.cross_entropy`` (PGD), ``attrib.loss.margin`` (CW) or one of your own, of
-    what ``forward`` makes of model and images; every ``restart`` has random starts of its own; the
-    rest as for ``pgd``.
+    objective: ``attrib.loss.cross_entropy`` (PGD), ``attrib.loss.margin`` (CW) or your own, applied to the output of
+    ``forward``. restart: each has its own random starts. The rest is as for ``pgd``.
     """
     label = _check(model, image, label, index, eps=eps, step_size=step_size, steps=steps)
     if index is None:
@@ -246,7 +245,7 @@ def _check(
     model: nn.Module, image: Tensor, label: Label, index: Tensor | None = None,
     *, eps: float, step_size: float, steps: Collection[int],
 ) -> Tensor:  # fmt: skip
-    """The labels as int64; raises InputError for what no attack can take."""
+    """The labels as int64; raises InputError for invalid images, labels or settings."""
     label = check_images(model, image, label, index)
     for name, size in (("eps", eps), ("step_size", step_size)):
         if not 0 <= size <= 1:

@@ -18,23 +18,23 @@ from attrib.models.weights import content_of
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 TARGETS = 9
-"""Target classes of the targeted parts, where there are as many others than the true one."""
+"""Target classes of the targeted parts, at most; there are no more than the classes but the true one."""
 
 
-def _kept(state: Path, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, int]:
-    """What an interrupted call left: images, which part broke each, parts done. Raises InputError for another file."""
-    kept = content_of(state)
-    adversarial, broken_by, done = (kept.get(name) for name in ("adversarial", "broken_by", "done"))
+def _saved(state: Path, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Images, the part that broke each, and number of parts done of an interrupted call; InputError if malformed."""
+    saved = content_of(state)
+    adversarial, broken_by, done = (saved.get(name) for name in ("adversarial", "broken_by", "done"))
     if (
         not isinstance(adversarial, Tensor) or not isinstance(broken_by, Tensor) or not isinstance(done, int)
         or (adversarial.shape, broken_by.shape) != (image.shape, label.shape)
     ):  # fmt: skip
-        raise InputError(f"{state}: not what an interrupted AutoAttack leaves; remove {state.parent}")
+        raise InputError(f"{state}: expected the state of an interrupted AutoAttack; remove {state.parent}")
     return adversarial.to(image), broken_by.to(label), done
 
 
 def require() -> None:
-    """Raise InputError where pyautoattack is not installed."""
+    """Raise InputError if pyautoattack is not installed."""
     try:
         import pyautoattack  # noqa: F401
     except ImportError:
@@ -42,21 +42,21 @@ def require() -> None:
 
 
 def parts(classes: int) -> tuple[str, ...]:
-    """The parts of the standard version that that many classes allow: apgd-t's loss compares four logits."""
+    """The parts of the standard version for a number of classes; apgd-t's loss needs four logits."""
     return STANDARD if classes >= 4 else tuple(part for part in STANDARD if part != "apgd-t")
 
 
 def autoattack(
     model: nn.Module, image: Tensor, label: Tensor, *, eps: float, seed: int = 0, state: Path | None = None
 ) -> tuple[Tensor, list[str]]:
-    """AutoAttack's adversarial images, and by which of its parts each was broken ("clean", a part, or "" for none).
+    """AutoAttack's adversarial images, and the part that broke each image ("clean", a part, or "" for none).
 
-    image: (N,C,H,W) in [0,1]; label: (N,). Returns (N,C,H,W), the image itself where nothing broke it, and N names.
-    Run in float32, since its step sizes follow small differences in the loss. ``state`` is a file that is written
-    after each part and from which an interrupted call continues; it must belong to the same arguments, and goes when
-    all is done. (The package's own state file cannot be read back in its version 0.2.0, which writes the set of its
-    attacks as a text.) The draws follow one another through the batch, so they depend on which images are in it.
-    Raises InputError where pyautoattack is missing, and for labels that are no class.
+    image: (N,C,H,W) in [0,1]; label: (N,). Returns (N,C,H,W), with the image itself if no part broke it, and N names.
+    It runs in float32, since its step sizes follow small differences in the loss. state: a file for partial results
+    after each part, from which an interrupted call with the same arguments continues; deleted on success. (The
+    package's own state file is not used, since version 0.2.0 cannot read it back.) The random numbers of an image
+    depend on the other images in the batch.
+    Raises InputError if pyautoattack is missing, and for labels that are no class.
     """
     require()
     from pyautoattack import AutoAttack
@@ -68,25 +68,25 @@ def autoattack(
             logits = model(image)
         check_classes(label, logits.shape[1])
         applicable = parts(logits.shape[1])
-        if eps == 0:  # nothing but the image itself lies in the ball
+        if eps == 0:  # the ball contains only the image itself
             applicable = ()
         elif not _differentiable(model, image[:1]):
             applicable = ("square",)
-        # Which part broke it: 0 none yet, 1 the clean image is wrong already, 2.. the parts in their order.
+        # 0: not broken; 1: the clean image is misclassified; 2, 3, ...: the parts in order.
         broken_by = (logits.argmax(1) != label).long()
         if state and state.exists():
-            adversarial, broken_by, done = _kept(state, image, broken_by)
+            adversarial, broken_by, done = _saved(state, image, broken_by)
         for number, part in enumerate(applicable[done:], start=done):
             rows = torch.nonzero(broken_by == 0).squeeze(1)
             if len(rows):
                 attack = AutoAttack(model, eps=eps, seed=seed, device=image.device, version="standard")
                 attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(TARGETS, logits.shape[1] - 1)
                 attack.attacks_to_run = [part]
-                found, _ = attack.run_standard_evaluation(image[rows], label[rows], batch_size=len(rows))
+                images, _ = attack.run_standard_evaluation(image[rows], label[rows], batch_size=len(rows))
                 with torch.no_grad():
-                    fell = model(found).argmax(1) != label[rows]
-                adversarial[rows[fell]] = found[fell]
-                broken_by[rows[fell]] = number + 2
+                    broken = model(images).argmax(1) != label[rows]
+                adversarial[rows[broken]] = images[broken]
+                broken_by[rows[broken]] = number + 2
             if state:
                 with atomic(state) as temporary:
                     torch.save({"adversarial": adversarial, "broken_by": broken_by, "done": number + 1}, temporary)
@@ -97,7 +97,7 @@ def autoattack(
 
 
 def _differentiable(model: nn.Module, image: Tensor) -> bool:
-    """Whether any gradient can reach the image; Square alone needs none."""
+    """Whether the logits have a gradient with respect to the image; only Square needs none."""
     with torch.enable_grad():
         logits: Tensor = model(image.detach().requires_grad_())
     return logits.requires_grad
@@ -105,10 +105,10 @@ def _differentiable(model: nn.Module, image: Tensor) -> bool:
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """What the package changes of the process is as before afterwards: generators, tracing, its warnings on stderr."""
+    """Restore the global state that the package changes: random generators, tracing, its log level."""
     log, trace = logging.getLogger("auto-attack"), sys.gettrace()
     level = log.level
-    # It seeds every GPU there is, whichever device it works on.
+    # It seeds every GPU, not only the one in use.
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
             log.setLevel(logging.ERROR)

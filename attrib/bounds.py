@@ -1,4 +1,4 @@
-"""What a file would take to be read, found before anything is made of it. No torch."""
+"""Limits on sizes, and checks of the memory that a file needs before it is read. No torch."""
 
 import pickletools
 import zipfile
@@ -9,42 +9,40 @@ from typing import IO
 from attrib.errors import InputError
 
 MOST = 10**8
-"""Objects in one: more are an attack, as of a pair of twice the same pair of twice ..., whose hash takes for ever."""
-
-
+"""The most objects nested in one. More are an attack: hashing a pair of the same pair of ... would never end."""
 LARGEST_NUMBER = 2**63 - 1
-"""That a machine counts to."""
+"""The largest int64."""
 MOST_CLASSES = 100_000
-"""More, or a larger label, are a mistake."""
+"""More classes, or a larger label, are a mistake."""
 LARGEST_SIDE = 2**13
-"""Of an image, in pixels: one of 0.8 GB."""
+"""The longest side of an image in pixels; such an image has 0.8 GB."""
 ROUNDING = 1e-5
-"""How far a pixel may lie outside [0,1], as after a normalisation that was undone."""
+"""The tolerance for pixels outside [0,1], as after undoing a normalisation."""
 LARGEST = 8 * 2**30
-"""Bytes that are taken into memory of a file that is smaller itself."""
+"""The most bytes that images or arrays may take in memory, unless their file is larger."""
 
 
 def check_unpacked(path: Path, arrays: Iterable[str]) -> None:
-    """Raise InputError where arrays of an NPZ file are far larger than the file."""
+    """Raise InputError if the arrays of an NPZ file unpack to more than ``LARGEST`` bytes and the file's size."""
     names = {f"{name}.npy" for name in arrays}
     with zipfile.ZipFile(path) as archive:
-        size = sum(each.file_size for each in archive.infolist() if each.filename in names)
+        size = sum(entry.file_size for entry in archive.infolist() if entry.filename in names)
     if size > max(LARGEST, path.stat().st_size):
         raise InputError(f"{path}: refused: its arrays would take {size:,} bytes")
 
 
 def check_pickle(file: IO[bytes]) -> None:
-    """Read one pickle to its end without making anything of it.
+    """Read one pickle to its end without building its objects.
 
-    Raises InputError where its lengths go beyond the file, its memo has holes, or one object holds too many others.
+    Raises InputError if a length goes beyond the file, the memo has holes, or one object contains too many others.
     """
-    stack: list[list[int] | None] = []  # of every object how many it holds, and itself; None: a mark
+    stack: list[list[int] | None] = []  # per object [the number of objects in it, with itself]; None: a mark
     memo: dict[int, list[int] | None] = {}
     try:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 place = len(memo) if argument is None else argument
-                if place > 2 * len(memo) + 1000:  # the reader's table would be as long as its highest place
+                if place > 2 * len(memo) + 1000:  # the unpickler's table is as long as the highest place
                     raise InputError(f"it numbers an object {place}")
                 memo[place] = stack[-1]
             elif opcode.name == "MARK":
@@ -60,7 +58,7 @@ def check_pickle(file: IO[bytes]) -> None:
 
 
 def _apply(opcode: pickletools.OpcodeInfo, stack: list[list[int] | None]) -> None:
-    """Take from the stack what the operation takes, and put there what it gives."""
+    """Pop the operation's arguments from the stack, and push its result."""
     total, last = 1, None
     for kind in reversed(opcode.stack_before):
         while kind is pickletools.stackslice and stack[-1] is not None:

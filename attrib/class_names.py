@@ -1,11 +1,11 @@
-"""Class names, and the ways to write them. No torch."""
+"""Compare class names despite different spellings. No torch."""
 
 import re
 from collections.abc import Sequence
 
 
 def folded(name: str) -> str:
-    """A name without the differences that do not matter.
+    """A name without differences in case, spaces, underscores and hyphens.
 
     >>> folded("Tabby_Cat ") == folded("tabby  cat") == folded("tabby-cat")
     True
@@ -14,16 +14,16 @@ def folded(name: str) -> str:
 
 
 def meanings(names: Sequence[str]) -> dict[str, int]:
-    """Every way to write a class, folded, to its position: its name, the synonyms between commas, its WordNet id.
+    """From every folded spelling of a class to its position: its name, its synonyms (after commas), its WordNet id.
 
-    What could be two classes is left out, as ImageNet's crane, a bird and a machine.
+    Ambiguous spellings are left out, as ImageNet's crane, a bird and a machine.
     """
-    found: dict[str, set[int]] = {}
+    synonyms: dict[str, set[int]] = {}
     exact: dict[str, set[int]] = {}
     for position, name in enumerate(names):
         parts = {name, *name.split(","), *re.findall(r"\bn\d{8}\b", name), re.sub(r"^n\d{8}\b", "", name)}
         for part in map(folded, parts):
             if part:
-                found.setdefault(part, set()).add(position)
+                synonyms.setdefault(part, set()).add(position)
         exact.setdefault(folded(name), set()).add(position)
-    return {part: positions.pop() for part, positions in (found | exact).items() if len(positions) == 1}
+    return {part: positions.pop() for part, positions in (synonyms | exact).items() if len(positions) == 1}

@@ -1,6 +1,6 @@
-"""Consistent and inconsistent sets (AALP, section 2.2): which images an attack turns, and what each costs.
+"""Consistent and inconsistent sets (AALP, section 2.2): which images an attack turns, and their losses.
 
-Pure functions of the logits of clean and adversarial images; which attack made the latter is the caller's business.
+Pure functions of the logits of clean and adversarial images; any attack may have made the latter.
 """
 
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ from attrib.tensors import check_tensors
 scipy_stats = Lazy("scipy.stats")
 
 SETS = ("consistent", "inconsistent", "clean-wrong")
-"""Both right; clean right, adversarial wrong; clean wrong: every image is in exactly one."""
+"""Both correct; clean correct, adversarial wrong; clean wrong. Every image is in exactly one set."""
 
 
 class LogitPairs(NamedTuple):
-    """What the logits of an image and of its adversarial image say, each (N,): int64 the first three, float64 the rest.
+    """Set, predictions and losses of images and their adversarial images, (N,) each: three of int64, then float64.
 
-    The paper's "classification loss" is none of the three cross-entropies plainly: its 5.19 for SVHN's consistent
-    set is more than two right answers can cost. So all three are here, and the caller names the one meant.
+    The paper does not define its "classification loss", and no cross-entropy fits: its 5.19 for SVHN's consistent set
+    is more than two correct predictions can have. So all three are given.
     """
 
     membership: Tensor
@@ -34,7 +34,7 @@ class LogitPairs(NamedTuple):
     prediction: Tensor
     prediction_adversarial: Tensor
     probability_clean: Tensor
-    """Of the true class, in [0,1]."""
+    """The true class's, in [0,1]."""
     probability_adversarial: Tensor
     ce_clean: Tensor
     """Cross-entropy in nats."""
@@ -43,13 +43,13 @@ class LogitPairs(NamedTuple):
     alp: Tensor
     """Eq. 1, in squared logits."""
     alp_share: Tensor
-    """alp / (ce_sum + alp), in [0,1]; 0 where there is no ALP loss."""
+    """alp / (ce_sum + alp), in [0,1]; 0 without ALP loss."""
 
 
 MEANS = LogitPairs._fields[3:]
-"""The quantities of which a set has a mean."""
+"""The quantities whose mean over a set is reported."""
 SHARES = ("probability_clean", "probability_adversarial", "alp_share")
-"""Those that lie in [0,1]; the others are losses, and only cannot be negative."""
+"""The quantities in [0,1]; the others are losses, in [0,inf)."""
 
 
 def alp_loss(clean: Tensor, adversarial: Tensor) -> Tensor:
@@ -67,15 +67,15 @@ def alp_loss(clean: Tensor, adversarial: Tensor) -> Tensor:
 def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs:
     """Set, confidences and losses of each image, from its clean and adversarial logits (AALP, section 2.2, Table 1).
 
-    clean, adversarial: logits (N,K) in whatever precision, computed on in float64, since the cross-entropy of a sure
-    and right answer is below what float32 resolves; label: (N,) int64. Raises InputError for shapes that don't fit and
-    for labels that are no class.
+    clean, adversarial: logits (N,K) of any precision; label: (N,) int64. The results are computed in float64, since the
+    cross-entropy of a confident correct prediction is below the resolution of float32. Raises InputError for shapes
+    that don't fit and for labels that are no class.
 
     >>> clean, adversarial = torch.tensor([[2.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> found = logit_pairs(clean, adversarial, torch.tensor([0, 0]))
-    >>> [SETS[position] for position in found.membership.tolist()]
+    >>> pairs = logit_pairs(clean, adversarial, torch.tensor([0, 0]))
+    >>> [SETS[position] for position in pairs.membership.tolist()]
     ['consistent', 'inconsistent']
-    >>> found.probability_clean.round(decimals=3)
+    >>> pairs.probability_clean.round(decimals=3)
     tensor([0.8810, 0.9530], dtype=torch.float64)
     """
     check_tensors(
@@ -98,18 +98,16 @@ def logit_pairs(clean: Tensor, adversarial: Tensor, label: Tensor) -> LogitPairs
 
 
 def summary(*pairs: LogitPairs, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Table 1 of AALP: of each set in SETS how many images, their share, and the means, with 95 % intervals.
+    """Table 1 of AALP: the number of images in each set of SETS, their share, and their means, with 95 % intervals.
 
-    pairs: of one model, or of several seeds of a method over the same images. Keys of a set: ``n`` (of seeds: mean);
-    ``share`` (of all images), every name in MEANS (the mean over the set's images, NaN where it is empty) and
-    ``alp_share_of_total`` (the set's ALP loss over its total loss, which is how the paper reads its table;
-    ``alp_share`` is the mean of the images' own shares), each with its interval under ``..._ci``: bootstrap over
-    images, or, of seeds, that of ``attrib.stats`` over seeds and images.
+    pairs: one per file: of one model, or of several seeds of a method over the same images. The keys of a set are ``n``
+    (for seeds the mean); ``share`` (of all images); every name in MEANS (the mean over the set's images, NaN if it is
+    empty); and ``alp_share_of_total``, the set's ALP loss over its total loss, as in the paper's table (``alp_share``
+    is the mean of the images' own shares). Each has its interval under ``..._ci``: bootstrap over images, or for seeds
+    that of ``attrib.stats`` over seeds and images.
     """
-    columns = {
-        name: np.array([getattr(of_file, name).cpu().numpy() for of_file in pairs]) for name in LogitPairs._fields
-    }
-    found = {}
+    columns = {name: np.array([getattr(file, name).cpu().numpy() for file in pairs]) for name in LogitPairs._fields}
+    entries = {}
     for position, name in enumerate(SETS):
         inside = columns["membership"] == position
         count = float(inside.sum(1).mean())
@@ -123,21 +121,21 @@ def summary(*pairs: LogitPairs, seed: int = 0) -> dict[str, dict[str, Any]]:
         alp, total = means["alp"], means["ce_sum"] + means["alp"]
         entry["alp_share_of_total"], ends = _ratio_interval(alp, total, seed=seed)
         entry["alp_share_of_total_ci"] = list(ends)
-        found[name] = entry
-    return found
+        entries[name] = entry
+    return entries
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any], axis: int = 0) -> NDArray[Any]:
-    """sum(part) / sum(whole); 0 where nothing costs anything."""
+    """sum(part) / sum(whole); 0 for 0 / 0."""
     part, whole = part.sum(axis), whole.sum(axis)
     return np.asarray(part / np.where(whole > 0, whole, 1))
 
 
 def _ratio_interval(part: NDArray[Any], whole: NDArray[Any], *, seed: int) -> tuple[float, tuple[float, float]]:
-    """``_ratio`` over images that have both, (S,N), and its 95 % interval; of several files, the mean of theirs.
+    """``_ratio`` over the images with values, (S,N), and its 95 % interval; for several files the mean ratio.
 
-    One file: percentile bootstrap, images drawn with both their numbers. Of seeds, every image's number is what it
-    adds to the ratio to first order, whose mean is the ratio.
+    One file: percentile bootstrap over images. Seeds: the ratio is linearised, so that it is a mean over images of
+    their contributions to first order.
     """
     if len(part) > 1:
         totals = np.nansum(part, 1, keepdims=True), np.nansum(whole, 1, keepdims=True)

@@ -1,8 +1,8 @@
 """Does the model use what a map shows? Insertion and deletion, deletion of the span, and chance levels.
 
-Functions of a model and tensors; the model is left as it was. Images are (N,C,H,W) in [0,1], labels (N,) the classes
-explained, maps (N,H,W), spans bool (N,H,W). Images are worked through in chunks of bounded memory, and no answer
-depends on the batch that an image comes in. Localisation is in ``attrib.spans``: ``inside`` and ``pointing``.
+Functions of a model and tensors; the model is restored afterwards. Images are (N,C,H,W) in [0,1], labels (N,) the
+explained classes, maps (N,H,W), spans bool (N,H,W). Images are processed in chunks of bounded memory, and no result
+depends on the other images in the batch. Localisation is in ``attrib.spans``: ``inside`` and ``pointing``.
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,17 @@ from attrib.tensors import check_tensors
 
 BASELINES = ("mean", "black")
 _ORDER, _PIXELS, _MOVE = 2**32 + 1, 2**32 + 2, 2**32 + 3
-"""Streams of attrib.noise: attacks and SmoothGrad take 0, 1, 2, ..."""
+"""Streams of attrib.noise; attacks and SmoothGrad use 0, 1, 2, ..."""
 
 
 def insertion(
     model: nn.Module, image: Tensor, label: Label, maps: Tensor, *, steps: int = 20, baseline: str = "mean"
 ) -> Tensor:
-    """Insertion (Petsiuk et al. 2018): p_y while pixels are put onto the baseline, those highest in the map first.
+    """Insertion (Petsiuk et al. 2018): p_y while pixels are inserted into the baseline, those highest in the map first.
 
     Returns (N,steps+1), the probabilities at ``fractions``; ties go to the lower pixel index. The baseline is the
-    image's own mean colour (``mean``) or ``black``. (The paper inserts into a blurred image, which already shows
-    small images' content.) Raises InputError for other baselines or shapes, labels that are no class
-    or steps < 1.
+    image's own mean colour (``mean``) or ``black``. (The paper's blurred image would still show the content of small
+    images.) Raises InputError for other baselines or shapes, labels that are no class, and steps < 1.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -48,23 +47,23 @@ def deletion(
 ) -> Tensor:
     """Deletion (Petsiuk et al. 2018): p_y while pixels are replaced by the baseline, those highest in the map first.
 
-    Otherwise as ``insertion``.
+    Arguments, result and errors are those of ``insertion``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
     >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
     >>> image, label, *_ = next(data.batches(4))
     >>> curve = deletion(model, image, label, attrib.gradcam(model, image, label), steps=4)
-    >>> torch.allclose(curve[:, 0], probability(model, image, label))  # it begins with the whole image
+    >>> torch.allclose(curve[:, 0], probability(model, image, label))  # at the start the image is whole
     True
     """
     return _curve(model, image, label, maps, steps=steps, inserted=False, baseline=baseline)
 
 
 def fractions(pixels: int, steps: int) -> list[float]:
-    """The shares of the pixels that are changed at each point of a curve: 0 to 1, in whole pixels.
+    """The share of changed pixels at each point of a curve, from 0 to 1 in whole pixels.
 
-    Raises InputError for steps < 1 or more than pixels.
+    Raises InputError for steps < 1 or above the number of pixels.
 
     >>> fractions(10, 4)
     [0.0, 0.2, 0.5, 0.8, 1.0]
@@ -77,7 +76,7 @@ def fractions(pixels: int, steps: int) -> list[float]:
 def area(curve: Tensor, pixels: int) -> Tensor:
     """The area under curves (N,steps+1) by the trapezoidal rule over ``fractions``, as (N,).
 
-    For a constant probability it is that probability.
+    The area of a constant curve is that constant.
 
     >>> area(torch.tensor([[0.0, 0.5, 1.0], [0.7, 0.7, 0.7]]), 4)
     tensor([0.5000, 0.7000])
@@ -88,12 +87,12 @@ def area(curve: Tensor, pixels: int) -> Tensor:
 
 
 def random_maps(index: Tensor, size: tuple[int, int], *, seed: int = 0) -> Tensor:
-    """A map of random numbers for every image, (N,H,W): the order of pixels that knows nothing, as a control.
+    """A map of random numbers for every image, (N,H,W), as a control.
 
-    index: (N,) positions in the data set, which with the seed fix the numbers.
+    index: (N,) positions in the data set; the numbers depend on them and on the seed only.
 
     >>> both = random_maps(torch.tensor([7, 3]), (4, 4))
-    >>> torch.equal(both[1:], random_maps(torch.tensor([3]), (4, 4)))  # whatever batch an image comes in
+    >>> torch.equal(both[1:], random_maps(torch.tensor([3]), (4, 4)))  # not on the batch
     True
     """
     check_tensors(index=(index, "integers N"))
@@ -101,25 +100,25 @@ def random_maps(index: Tensor, size: tuple[int, int], *, seed: int = 0) -> Tenso
 
 
 class SpanDeletion(NamedTuple):
-    """The drop of p_y, each (N,), when so many pixels are replaced by the baseline."""
+    """The drop of p_y, (N,) each, if these pixels are replaced by the baseline."""
 
     span: Tensor
-    """Those of the span."""
+    """The pixels of the span."""
     random: Tensor
     """As many random pixels."""
     moved: Tensor
-    """The span's own shape at a random other place."""
+    """The span moved to another random place."""
 
 
 def span_deletion(
     model: nn.Module, image: Tensor, label: Label, mask: Tensor, *, index: Tensor, seed: int = 0,
     baseline: str = "mean",
 ) -> SpanDeletion:  # fmt: skip
-    """How much p_y drops without the span, and without as many pixels elsewhere.
+    """The drop of p_y without the span, and without as many other pixels.
 
-    Scattered pixels damage a picture in another way than a patch does, hence the second control, the span moved
-    around the image (over its edges). Both are functions of (seed, index). mask: the span, bool (N,H,W).
-    Raises InputError for other baselines or shapes, or labels that are no class.
+    There are two controls, since scattered pixels damage an image in another way than a patch does: random pixels, and
+    the span moved to another place (wrapping around the edges). Both depend on (seed, index) only. mask: the span, bool
+    (N,H,W). Raises InputError for other baselines or shapes, and for labels that are no class.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -142,7 +141,7 @@ def span_deletion(
 
 
 def random_pixels(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
-    """As many random pixels as the mask (N,H,W) has in each image, bool (N,H,W), fixed by (seed, index (N,)).
+    """As many random pixels as the mask (N,H,W) has in each image, bool (N,H,W); a function of (seed, index (N,)).
 
     >>> mask = torch.tensor([[[True, True], [False, False]]])
     >>> random_pixels(mask, torch.tensor([0])).sum()
@@ -154,7 +153,7 @@ def random_pixels(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
 
 
 def moved(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
-    """The mask (N,H,W) of each image moved by a random distance, over the edges, fixed by (seed, index (N,)).
+    """The mask (N,H,W) moved by a random distance, wrapping around the edges; a function of (seed, index (N,)).
 
     >>> mask = torch.tensor([[[True, False], [False, False]]])
     >>> elsewhere = moved(mask, torch.tensor([0]))
@@ -163,21 +162,21 @@ def moved(mask: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
     """
     _check_index(mask, index)
     height, width = mask.shape[1:]
-    by = noise.uniform(index, (2,), seed=seed, stream=_MOVE)
-    # Never by (0, 0): one of the other H*W - 1 distances.
-    distance = 1 + (by[:, 0].double() * (height * width - 1)).long()
+    random = noise.uniform(index, (1,), seed=seed, stream=_MOVE)[:, 0]
+    # One of the H*W - 1 distances other than 0.
+    distance = 1 + (random.double() * (height * width - 1)).long()
     rows = (torch.arange(height, device=mask.device)[None] - (distance // width)[:, None]) % height
     columns = (torch.arange(width, device=mask.device)[None] - (distance % width)[:, None]) % width
     return mask[torch.arange(len(mask), device=mask.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def chance_iou(a: Tensor, b: Tensor) -> Tensor:
-    """The IoU of two spans (N,H,W) if their pixels were drawn independently: expected overlap over union, (N,).
+    """The chance level of the IoU of two spans (N,H,W), as (N,); NaN if both are empty.
 
-    NaN where both are empty.
+    It is the expected overlap over the expected union of independent random pixels, as many as the spans have.
 
     >>> half = torch.tensor([[[True, False], [True, False]]])
-    >>> chance_iou(half, half)  # a quarter of the pixels in both, three quarters in either
+    >>> chance_iou(half, half)  # a quarter of the pixels is in both, three quarters are in either
     tensor([0.3333], dtype=torch.float64)
     """
     check_tensors(a=(a, "bool N,H,W"), b=(b, "bool N,H,W"))
@@ -191,7 +190,7 @@ def probability(model: nn.Module, image: Tensor, label: Label) -> Tensor:
 
     Raises InputError for pixels outside [0,1] and labels that are no class.
 
-    >>> model = nn.Sequential(nn.Flatten(), nn.Identity())  # two pixels, taken for logits
+    >>> model = nn.Sequential(nn.Flatten(), nn.Identity())  # its logits are the two pixels
     >>> probability(model, torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([1]))
     tensor([0.7311], dtype=torch.float64)
     """
@@ -203,8 +202,8 @@ def probability(model: nn.Module, image: Tensor, label: Label) -> Tensor:
 
 
 def _probability(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
-    found: Tensor = model(image).double().softmax(1).gather(1, label[:, None]).squeeze(1)
-    return found
+    probabilities: Tensor = model(image).double().softmax(1)
+    return probabilities.gather(1, label[:, None]).squeeze(1)
 
 
 def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -214,7 +213,7 @@ def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _curve(
     model: nn.Module, image: Tensor, label: Label, maps: Tensor, *, steps: int, inserted: bool, baseline: str
 ) -> Tensor:
-    """p_y (N,steps+1) on the way from the baseline to the image, or back, pixels in the order of the map."""
+    """p_y (N,steps+1) while pixels are inserted or deleted in the order of the map."""
     label = check_images(model, image, label)
     check_tensors(image=(image, "floats N,C,H,W"), maps=(maps, "floats N,H,W"))
     gone = _baseline(image, baseline)
@@ -226,21 +225,21 @@ def _curve(
         size = images_per_chunk(fast.model, image)
         with checked_labels(fast.model, label):
             for y, values, a, b in _chunks(size, label, maps, start, end):
-                place = _positions(-values).view_as(values)[:, None]
-                points = [_probability(fast.model, torch.where(place < count, b, a), y) for count in counts]
+                rank = _positions(-values).view_as(values)[:, None]
+                points = [_probability(fast.model, torch.where(rank < count, b, a), y) for count in counts]
                 curves.append(torch.stack(points, 1))
     return torch.cat(curves)
 
 
 def _positions(values: Tensor) -> Tensor:
-    """Where each pixel of (N,H,W) comes in ascending order, (N,H*W); ties in the order of pixels."""
+    """The rank of each pixel of (N,H,W) in ascending order, (N,H*W); ties in the order of pixels."""
     ordered = values.flatten(1).argsort(dim=1, stable=True)
     places = torch.arange(ordered.shape[1], device=values.device).expand_as(ordered)
     return torch.empty_like(ordered).scatter_(1, ordered, places)
 
 
 def _baseline(image: Tensor, name: str) -> Tensor:
-    """What a removed pixel shows, (N,C,1,1)."""
+    """The colour of a removed pixel, (N,C,1,1)."""
     if name not in BASELINES:
         raise refused("baseline", name, BASELINES)
     mean = image.mean((2, 3), keepdim=True)

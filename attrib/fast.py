@@ -1,16 +1,16 @@
-"""Folded copies of a model: faster, for the many passes of an attack or a map.
+"""Folded copies of a model, which are faster in the many passes of an attack or a map.
 
-A copy computes what the model computes, but for rounding: batch norm in eval mode is one more linear map and is folded
-into the convolution before it; weights lie with the channels innermost, which suits convolutions on every device; and
-for passes in bfloat16, weights are cast once and not in every pass (autocast remembers its casts of trained weights
-only). A copy keeps the model's class and the names of its parts.
+A copy computes the same as the model, up to rounding. Batch norm in eval mode is linear and is folded into the
+convolution before it. Weights are channels-last, which is faster on every device. For bfloat16, weights are cast once
+instead of in every pass (autocast caches its casts only for weights that require a gradient). A copy keeps the model's
+class and the names of its submodules.
 
-A copy is made once and refreshed in place: weights that it changes are its own tensors, written anew from the model's
-before each use; all others are the model's. So its tensors keep their addresses while the model is trained, which is
-what a CUDA graph needs.
+A copy is made once and refreshed in place. The weights that it changes are its own tensors, which are overwritten from
+the model's before each use; all others are shared with the model. So its tensors keep their addresses while the model
+is trained, as a CUDA graph needs.
 
-Which convolution feeds which norm is read from a trace of the forward pass (torch.fx), not guessed from the order of
-the modules. A model that cannot be traced, or that has hooks, runs as it is.
+A trace of the forward pass (torch.fx) tells which convolution feeds which norm, not the order of the modules. A model
+that cannot be traced, or that has hooks, runs unchanged.
 """
 
 import copy
@@ -34,50 +34,50 @@ from attrib.models.types import place_of
 
 
 class Prepared(NamedTuple):
-    """What ``prepared`` gives."""
+    """A model to run, and the layer to look at in it."""
 
     model: nn.Module
     layer: nn.Module | None = None
-    """The counterpart of the layer that was asked for."""
+    """The counterpart of the requested layer."""
 
 
 @contextmanager
 def prepared(
     model: nn.Module, device: torch.device, precision: Precision, *, layer: nn.Module | None = None
 ) -> Iterator[Prepared]:
-    """Inside, the model is frozen, autocast is set, and there is a folded copy, or the model itself without one.
+    """Inside, the model is frozen and autocast is set; gives a folded copy, or the model itself if it has none.
 
-    device: that of the images; layer: a submodule of the model whose output the copy must keep as well.
-    The copy has the model's weights of the moment of entering; it is of no use after the context. The last copy of a
-    model is kept for the next call as long as the model's structure stays what it was.
+    device: the images' device. layer: a submodule of the model, whose output the copy preserves.
+    The copy has the model's weights at the time of entering, and must not be used after the context. The last copy of a
+    model is reused by the next call if the model's structure is unchanged.
     """
-    wanted = _Wanted(device, precision, layer)
+    request = _Request(device, precision, layer)
     with frozen(model), autocast(device, precision):
         copies = _kept.get(model)
         if copies is None:
-            made = _current(model, wanted)
-        elif wanted in copies:
-            made = copies[wanted]
+            fast_copy = _current(model, request)
+        elif request in copies:
+            fast_copy = copies[request]
         else:
-            made = copies[wanted] = _current(model, wanted)
-        if made is None:
+            fast_copy = copies[request] = _current(model, request)
+        if fast_copy is None:
             yield Prepared(model, layer)
             return
-        made.users += 1
+        fast_copy.users += 1
         try:
-            yield Prepared(made.model, made.layer)
+            yield Prepared(fast_copy.model, fast_copy.layer)
         finally:
-            made.users -= 1
+            fast_copy.users -= 1
 
 
 @contextmanager
 def answering(
     model: nn.Module, device: torch.device, precision: Precision, *, layer: nn.Module | None = None
 ) -> Iterator[Prepared]:
-    """``prepared`` for a model from anywhere: what it gives takes images on the device and returns logits (N,K).
+    """``prepared`` for any model: the prepared model takes images on the device and returns logits (N,K).
 
-    A model in half or double precision runs in its own, on its own device. Raises InputError, when it is run, for
-    answers that hold no clear logits.
+    A model in half or double precision runs in its own precision, on its own device. Running it raises InputError if
+    its output has no unique logits.
     """
     with prepared(model, place_of(model, device), precision_for(model, precision), layer=layer) as fast:
         yield fast if adapted(model, device) is model else fast._replace(model=Answers(fast.model))
@@ -85,9 +85,9 @@ def answering(
 
 @contextmanager
 def keep_prepared(*models: nn.Module) -> Iterator[None]:
-    """Inside, neither weights nor hooks of the models change, so all their copies are kept and none is refreshed.
+    """Inside, all copies of the models are kept and none is refreshed; their weights and hooks must not change.
 
-    For work on many batches with several precisions or layers.
+    For many batches with several precisions or layers.
     """
     new = set(models) - _kept.keys()
     _kept.update({model: {} for model in new})
@@ -98,8 +98,8 @@ def keep_prepared(*models: nn.Module) -> Iterator[None]:
             del _kept[model]
 
 
-class _Wanted(NamedTuple):
-    """What a copy is made for."""
+class _Request(NamedTuple):
+    """The use for which a copy is made."""
 
     device: torch.device
     precision: Precision
@@ -107,7 +107,7 @@ class _Wanted(NamedTuple):
 
 
 class _Fold(NamedTuple):
-    """A convolution and the norm behind it, and the copy's convolution that stands for both."""
+    """A convolution and the norm after it, and the copy's convolution that replaces both."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
@@ -115,25 +115,25 @@ class _Fold(NamedTuple):
 
 
 class _FastCopy:
-    """A frozen, folded copy, and how its own weights follow from the model's.
+    """A frozen, folded copy, and the model's weights from which its own weights are computed.
 
     It must not refer to the model itself, which would then never be freed.
     """
 
     def __init__(
-        self, model: nn.Module, layer: nn.Module | None, folds: list[_Fold], laid: list[tuple[Tensor, Tensor]]
+        self, model: nn.Module, layer: nn.Module | None, folds: list[_Fold], weights: list[tuple[Tensor, Tensor]]
     ) -> None:
         self.model = model
         self.layer = layer
         self.users = 0
-        """Contexts that are using it now; meanwhile it stays as it is."""
+        """The number of contexts that use it now; it is not refreshed meanwhile."""
         self._folds = folds
-        self._laid = laid
-        """Tensors of the model, each with the copy's own of the same values."""
+        self._weights = weights
+        """Pairs of a tensor of the model and the copy's own tensor of the same values."""
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Write the copy's own weights from the model's, in place."""
+        """Overwrite the copy's own weights from the model's."""
         for conv, norm, folded in self._folds:
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -146,31 +146,31 @@ class _FastCopy:
             mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
             folded.weight.copy_(conv.weight * scale[:, None, None, None])
             folded.bias.copy_(torch.addcmul(shift, mean, scale, value=-1))
-        for source, own in self._laid:
+        for source, own in self._weights:
             own.copy_(source)
 
 
 class _Last(NamedTuple):
-    """The copy of a model that was used last, and what must not have changed for it to serve again."""
+    """The last copy of a model, and the conditions for using it again."""
 
     copy: _FastCopy
     name: str | None
-    """Of the layer that it keeps."""
+    """The name of its layer."""
     device: torch.device
     precision: Precision
     structure: Hashable
     tensors: list[Tensor]
-    """Kept alive, so that the identities in ``structure`` are not given to other tensors."""
+    """The tensors whose ids are in ``structure``; kept alive, so that no other tensor gets such an id."""
 
 
 _last: WeakKeyDictionary[nn.Module, _Last] = WeakKeyDictionary()
-_kept: dict[nn.Module, dict[_Wanted, _FastCopy | None]] = {}
-"""Of the models in ``keep_prepared``."""
+_kept: dict[nn.Module, dict[_Request, _FastCopy | None]] = {}
+"""The copies of the models in ``keep_prepared``."""
 
 
-def _current(model: nn.Module, wanted: _Wanted) -> _FastCopy | None:
-    """A copy of the frozen model as it is now: the last one refreshed where it fits, else a new one; None for none."""
-    device, precision, layer = wanted
+def _current(model: nn.Module, request: _Request) -> _FastCopy | None:
+    """An up-to-date copy of the frozen model: the last one refreshed if it fits, else a new one, else None."""
+    device, precision, layer = request
     names = [name for name, module in model.named_modules() if module is layer]
     if layer is not None and not names:
         return None
@@ -181,12 +181,12 @@ def _current(model: nn.Module, wanted: _Wanted) -> _FastCopy | None:
         if not last.copy.users:
             last.copy.refresh()
         return last.copy
-    made = _copied(model, wanted)
-    if made is not None:
-        made.refresh()
+    new = _copied(model, request)
+    if new is not None:
+        new.refresh()
         if structure is not None:
-            _last[model] = _Last(made, name, device, precision, structure, [*model.parameters(), *model.buffers()])
-    return made
+            _last[model] = _Last(new, name, device, precision, structure, [*model.parameters(), *model.buffers()])
+    return new
 
 
 _OWN = {*vars(nn.Module()), "_compiled_call_impl", "forward"}
@@ -194,11 +194,11 @@ _OWN = {*vars(nn.Module()), "_compiled_call_impl", "forward"}
 
 
 class _Opaque(Exception):
-    """A module holds a value that could change unseen."""
+    """A module has an attribute whose changes cannot be detected."""
 
 
 def _structure(model: nn.Module) -> Hashable | None:
-    """All that a copy depends on but the values of tensors; None where a module's attributes are not plain values."""
+    """Everything that a copy depends on except values of tensors; None if a module has attributes of other types."""
     try:
         return tuple(
             (name, type(module), _is_special(module), _tensors(module), _attributes(module))
@@ -229,35 +229,35 @@ def _plain(value: object) -> Hashable:
     raise _Opaque
 
 
-def _copied(model: nn.Module, wanted: _Wanted) -> _FastCopy | None:
-    """A copy of a frozen model, its own weights not yet written; None where none is sure to compute the same."""
-    device, precision, layer = wanted
+def _copied(model: nn.Module, request: _Request) -> _FastCopy | None:
+    """A copy of a frozen model before its first ``refresh``; None if a copy might not compute the same."""
+    device, precision, layer = request
     if any(_is_special(module) for module in model.modules()):
         return None
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    # Somebody else's code is copied and run here, and may raise and warn of anything.
+    # The user's code is copied and run here; it may raise or warn of anything.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            copied, its_layer = copy.deepcopy((model, layer), shared)
+            copied, copied_layer = copy.deepcopy((model, layer), shared)
             for module in copied.modules():
-                vars(module).pop("forward", None)  # torch.compile's, of the model
+                vars(module).pop("forward", None)  # torch.compile's, which runs the original
             trace = _traced(copied, device, precision)
             source = dict(zip(copied.modules(), model.modules(), strict=True))
         except Exception:
             return None
-    inside = set(its_layer.modules()) if its_layer else set()
+    inside = set(copied_layer.modules()) if copied_layer else set()
     low = torch.bfloat16 if precision == "bf16" else None
-    # A layer that ends before the norm must not give out what comes after it.
+    # If the layer ends between convolution and norm, folding would change its output.
     pairs = [(conv, norm) for conv, norm in trace.pairs if conv not in inside or norm in inside]
     folds = [_fold(source[conv], source[norm], conv, norm, low) for conv, norm in pairs]
     folded = {conv for conv, _ in pairs}
-    laid = [pair for module in trace.plain if module not in folded for pair in _lay(module, low)]
-    return _FastCopy(copied, its_layer, folds, laid)
+    weights = [pair for module in trace.plain if module not in folded for pair in _own_weights(module, low)]
+    return _FastCopy(copied, copied_layer, folds, weights)
 
 
 def _is_special(module: nn.Module) -> bool:
-    """Whether a copy could behave differently: hooks see the module, or its forward is another than its class's."""
+    """Whether a copy could behave differently: the module has hooks, or a forward that is not its class's."""
     hooks = (
         module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
     )  # fmt: skip
@@ -272,19 +272,19 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 class _Trace(NamedTuple):
-    """What a forward pass does with the convolutions and linear layers."""
+    """The use of convolutions and linear layers in a forward pass."""
 
     plain: list[nn.Module]
-    """Those that are only ever called: nobody reads their weights but they themselves."""
+    """Those whose weights no other module reads."""
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]
-    """Of these, those called once, and what normalises their output and is the only one to see it."""
+    """Those of them that are called once and whose output goes to a batch norm only, with this norm."""
 
 
 class _Tracer(fx.Tracer):
-    """Refuses a model that turns autocast off for one of its parts: weights in bfloat16 would not do there."""
+    """Refuses a model that changes autocast for one of its parts, where weights in bfloat16 would not fit."""
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
-        # The check in normalise is about the images' shape, which a trace knows nothing of.
+        # Leave out normalise, which checks the images' shape; a trace has no shapes.
         super().__init__(autowrap_functions=(normalise,))
         self.kind, self.low = device.type, precision == "bf16"
 
@@ -298,15 +298,14 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(model: nn.Module, device: torch.device, precision: Precision) -> _Trace:
-    """Raises whatever the model raises where its forward pass is not the same for every image."""
+    """Trace the model; raises an exception if its forward pass depends on the image's values."""
     root = unwrapped(model)
-    # Flags are as they are by default, (N,C,H,W) alone is given.
-    given = {
-        name: flag.default
-        for name, flag in signature(root.forward).parameters.items()
-        if flag.default is not flag.empty
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature(root.forward).parameters.items()
+        if parameter.default is not parameter.empty
     }
-    graph = _Tracer(device, precision).trace(root, concrete_args=given or None)
+    graph = _Tracer(device, precision).trace(root, concrete_args=defaults or None)
     called = {node: root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
     times = Counter(called.values())
     read = {id(_attribute(root, str(node.target))) for node in graph.nodes if node.op == "get_attr"}
@@ -336,18 +335,18 @@ def _attribute(root: nn.Module, name: str) -> object:
 def _fold(
     source: nn.Module, source_norm: nn.Module, conv: nn.Conv2d, norm: nn.BatchNorm2d, low: torch.dtype | None
 ) -> _Fold:
-    """Make the copy's convolution stand for both."""
+    """Give the copy's convolution its own weights for both modules, and make the norm an identity."""
     assert isinstance(source, nn.Conv2d)
     assert isinstance(source_norm, nn.BatchNorm2d)
     conv.weight = _own(conv.weight, low)
     conv.bias = _own(conv.weight.new_zeros(conv.out_channels), low)
-    # The module stays where it is, under whatever names and in whatever lists, and gives back what it gets.
+    # The norm is not removed, since it may have several names and be in lists.
     norm.forward = nn.Identity().forward  # type: ignore[method-assign]
     return _Fold(source, source_norm, conv)
 
 
-def _lay(module: nn.Module, low: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the module weights of its own; what they are copies of, and they."""
+def _own_weights(module: nn.Module, low: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give the module weights of its own; gives pairs of the model's weight and the own one."""
     for name, weight in list(module.named_parameters(recurse=False)):
         own = _own(weight, low)
         setattr(module, name, own)
@@ -355,9 +354,9 @@ def _lay(module: nn.Module, low: torch.dtype | None) -> Iterator[tuple[Tensor, T
 
 
 def _own(weight: Tensor, low: torch.dtype | None) -> nn.Parameter:
-    """Room for such a weight: of the type ``low`` if it is float32, the channels innermost."""
-    kind = low if low is not None and weight.dtype == torch.float32 else weight.dtype
+    """A channels-last copy of a weight; of the dtype ``low`` if it is float32."""
+    dtype = low if low is not None and weight.dtype == torch.float32 else weight.dtype
     form = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-    # A copy even where contiguous() would do nothing: with one input channel the strides decide the layout.
-    tensor = weight.detach().to(kind, copy=True, memory_format=form)
+    # Not contiguous(), which does nothing with one input channel, though the strides decide the layout.
+    tensor = weight.detach().to(dtype, copy=True, memory_format=form)
     return nn.Parameter(tensor, requires_grad=False)

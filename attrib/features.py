@@ -5,7 +5,7 @@ weight (K,D), p the softmax, L the cross-entropy with the true label y. With d a
 
     dL/dA = (1 - p_y) dd/dA        (linear: = (p - onehot(y)) W)
 
-and both factors are computed as they stand here, so that no gradient is rounded away where p_y comes close to 1.
+The two factors are computed separately, so that the gradient is not rounded to 0 when p_y is close to 1.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ RULES = ("mean", "class-mean", "absolute")
 
 
 class Features(NamedTuple):
-    """What happens at the last layer of every image; the three quantities below are products of its parts."""
+    """The factors of the contributions at the last layer, and the three quantities made from them."""
 
     activation: Tensor
     """A_fc, (N,D)."""
@@ -58,20 +58,20 @@ def contribution(
 ) -> Tensor:
     """|dL/dA_fc| of every image and feature, (N,D); its mean over n is C (AALP, Eq. 5).
 
-    image: (N,C,H,W) in [0,1]; label: (N,), one class for all, or None, the prediction. fc: the last layer, a module or
-    its name (default: the last ``nn.Linear``). Where it is linear and gives the logits, the gradient is the closed form
-    (p - onehot(y)) W; of any other layer it is autograd's. Raises InputError for images or labels of another shape, a
-    model that does not end in a linear layer where no ``fc`` is given, or one that never runs the ``fc`` given.
+    image: (N,C,H,W) in [0,1]; label: (N,), one class for all, or None for the prediction. fc: the last layer, a module
+    or its name (default: the last ``nn.Linear``). If it is linear and gives the logits, the gradient is the closed form
+    (p - onehot(y)) W, else it is autograd's. Raises InputError for images or labels of another shape, if no ``fc`` is
+    given and the model does not end in a linear layer, and if the model never runs the given ``fc``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
     >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
     >>> batch = next(data.batches(4))
-    >>> found = attrib.contribution(model, batch.image, batch.label)
-    >>> found.shape
+    >>> contributions = attrib.contribution(model, batch.image, batch.label)
+    >>> contributions.shape
     torch.Size([4, 500])
     >>> error = model(batch.image).softmax(1) - torch.eye(10)[batch.label]
-    >>> torch.allclose(found, (error @ model.fc.weight).abs(), atol=1e-6)
+    >>> torch.allclose(contributions, (error @ model.fc.weight).abs(), atol=1e-6)
     True
     """
     return last_layer(model, image, label, fc=fc, precision=precision).contribution
@@ -88,8 +88,8 @@ def relevance(
     >>> data = attrib.dataset("glyphs", limit=4)
     >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
     >>> image, label, *_ = next(data.batches(4))
-    >>> found = attrib.relevance(model, image, label)
-    >>> torch.allclose(found, attrib.contribution(model, image, label) * model.embed(image).abs())
+    >>> expected = attrib.contribution(model, image, label) * model.embed(image).abs()
+    >>> torch.allclose(attrib.relevance(model, image, label), expected)
     True
     """
     return last_layer(model, image, label, fc=fc, precision=precision).relevance
@@ -98,11 +98,11 @@ def relevance(
 def scale_free_contribution(
     model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Tensor:
-    """``contribution`` with |p - onehot(y)| divided out, (N,D): C's shape without the model's confidence.
+    """``contribution`` divided by |p - onehot(y)|, (N,D): independent of the model's confidence.
 
-    |.| sums absolute values, which gives 2 (1 - p_y); so this is half the gradient's size of the log-odds of the
-    true class, log(p_y / (1 - p_y)), and stays finite where p_y rounds to 1. Every image counts alike in its mean,
-    while in C those with the largest errors do. Arguments and errors are those of ``contribution``.
+    |p - onehot(y)|, the sum of absolute values, is 2 (1 - p_y). So this is half the absolute gradient of the log-odds
+    of the true class, log(p_y / (1 - p_y)), and stays finite if p_y rounds to 1. Every image counts alike in its mean,
+    while images with large errors dominate C. Arguments and errors are those of ``contribution``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -119,23 +119,23 @@ def scale_free_contribution(
 def last_layer(
     model: nn.Module, image: Tensor, label: Label, *, fc: nn.Module | str | None = None, precision: Precision = "fp32"
 ) -> Features:
-    """All of the above from one forward pass, for what needs more than one of them.
+    """Contribution, relevance and scale-free contribution from one forward pass, in chunks of bounded memory.
 
-    Arguments and errors are those of ``contribution``; works through the images in chunks of bounded memory.
+    Arguments and errors are those of ``contribution``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
     >>> model = attrib.build("lenet", num_classes=10, input_shape=data.shape)
-    >>> found = last_layer(model, *next(data.batches(4))[:2])
-    >>> torch.equal(found.relevance, found.contribution * found.activation.abs())
+    >>> features = last_layer(model, *next(data.batches(4))[:2])
+    >>> torch.equal(features.relevance, features.contribution * features.activation.abs())
     True
     """
     label = check_images(model, image, label)
     model = bare(model)
     if not isinstance(fc, nn.Module):
         fc = last_linear(model, image) if fc is None else named(model, fc, what="fc")
-    home, place = image.device, place_of(model, image.device)
-    image, label = image.to(place), label.to(place)
+    home, device = image.device, place_of(model, image.device)
+    image, label = image.to(device), label.to(device)
     with frozen(model), autocast(image.device, precision_for(model, precision)):
         size = images_per_chunk(model, image)
         parts = [_last_layer(model, x, y, fc) for x, y in zip(image.split(size), label.split(size), strict=True)]
@@ -143,12 +143,12 @@ def last_layer(
 
 
 def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
-    """The valid values of a last layer: where an entry of W is greater than W's mean (AGAIN supplement, 4.4).
+    """The valid values of a last layer: the entries of W that are greater than W's mean (AGAIN supplement, 4.4).
 
     weight: (K,D). Returns bool (K,D). rule: ``mean`` takes the mean of the whole matrix, ``class-mean`` that of each
-    class's row, ``absolute`` compares absolute values with their mean. Constants have none (they exceed their mean by
-    rounding only). Under the first two rules a count is a statement about skewness: of weights that lie
-    symmetrically about their mean, half are valid whatever their size. Raises InputError for another shape or rule.
+    class's row, ``absolute`` compares absolute values with their mean. Constant weights have no valid values, although
+    they may exceed their mean by rounding. Under the first two rules the count measures skewness: if weights are
+    symmetric about their mean, half are valid, whatever their size. Raises InputError for another shape or rule.
 
     >>> valid_values(torch.tensor([[0.0, 1.0, 5.0], [-9.0, 0.0, 0.0]]))  # the mean is -0.5
     tensor([[ True,  True,  True],
@@ -166,15 +166,15 @@ def valid_values(weight: Tensor, *, rule: str = "mean") -> Tensor:
     values = weight.detach().double()
     if rule == "absolute":
         values = values.abs()
-    together = values if rule == "class-mean" else values.reshape(1, -1)
-    varies = together.amax(1, keepdim=True) > together.amin(1, keepdim=True)
-    return (values > together.mean(1, keepdim=True)) & varies
+    groups = values if rule == "class-mean" else values.reshape(1, -1)
+    varies = groups.amax(1, keepdim=True) > groups.amin(1, keepdim=True)
+    return (values > groups.mean(1, keepdim=True)) & varies
 
 
 def gini(values: Tensor) -> Tensor:
-    """Gini coefficient over the last dimension, (...,D) to (...): 0 if all are equal, (D - 1)/D if one holds all.
+    """Gini coefficient over the last dimension, (...,D) to (...): 0 if all are equal, (D - 1)/D if one has everything.
 
-    The mean difference of two values drawn with replacement, over twice their mean; NaN where all are 0.
+    The mean difference of two values drawn with replacement, over twice their mean; NaN if all are 0.
     Raises InputError for a negative value or none.
 
     >>> gini(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 8.0]]))
@@ -182,30 +182,30 @@ def gini(values: Tensor) -> Tensor:
     """
     ordered = _non_negative(values).sort(-1).values
     count = ordered.shape[-1]
-    # Sorted, the sum of |x_i - x_j| over all pairs is a sum of ranks times values: no D x D table.
+    # For sorted values, the sum of |x_i - x_j| over all pairs is a sum of ranks times values; no D x D table is needed.
     rank = torch.arange(1, count + 1, dtype=ordered.dtype, device=ordered.device)
     return ((2 * rank - count - 1) * ordered).sum(-1) / (count * ordered.sum(-1))
 
 
 def participation_ratio(values: Tensor) -> Tensor:
-    """How many features take part, (sum C)^2 / sum C^2 over the last dimension: (...,D) to (...) in [1,D].
+    """The effective number of features, (sum C)^2 / sum C^2 over the last dimension: (...,D) to (...) in [1,D].
 
-    It is 1 if one holds all, D if all are equal; NaN where all are 0. Raises InputError for a negative value or none.
+    It is 1 if one has everything, D if all are equal, NaN if all are 0. Raises InputError for a negative value or none.
 
     >>> participation_ratio(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 8.0]]))
     tensor([4., 1.], dtype=torch.float64)
     """
     positive = _non_negative(values)
-    # As shares, since squares of tiny contributions would underflow.
+    # Squares of tiny contributions would underflow, those of shares do not.
     share = positive / positive.sum(-1, keepdim=True)
     return 1 / share.square().sum(-1)
 
 
 def high_contribution(values: Tensor, *, multiple: float) -> Tensor:
-    """How many values exceed ``multiple`` times their median, over the last dimension: (...,D) to (...).
+    """The number of values above ``multiple`` times their median, over the last dimension: (...,D) to (...).
 
-    The median of an even number is the mean of the middle two. Raises InputError for a negative value, or none,
-    or a multiple that is not above 0.
+    The median of an even number of values is the mean of the middle two. Raises InputError for a negative value, for
+    none, and for a multiple that is not above 0.
 
     >>> high_contribution(torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, 40.0]), multiple=2)  # the median is 3.5
     tensor(2)
@@ -219,19 +219,19 @@ def high_contribution(values: Tensor, *, multiple: float) -> Tensor:
 
 
 def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -> Features:
-    entered: list[Tensor] = []
-    left: list[object] = []
+    activations: list[Tensor] = []
+    outputs: list[object] = []
 
-    def enter(_module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
+    def detach_input(_module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
         if not inputs or not isinstance(inputs[0], Tensor):
             raise InputError(f"fc: expected {type(fc).__name__} to be called with a tensor")
-        # The graph begins here, so that the backward pass is that of the last layer only.
-        entered.append(inputs[0].detach().requires_grad_())
-        return (entered[-1], *inputs[1:])
+        # The graph begins here, so the backward pass covers the last layer only.
+        activations.append(inputs[0].detach().requires_grad_())
+        return (activations[-1], *inputs[1:])
 
     hooks = [
-        fc.register_forward_pre_hook(enter),
-        fc.register_forward_hook(lambda _module, _inputs, output: left.append(output)),
+        fc.register_forward_pre_hook(detach_input),
+        fc.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)),
     ]
     try:
         with torch.enable_grad():
@@ -239,20 +239,20 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
     finally:
         for hook in hooks:
             hook.remove()
-    if not entered:
+    if not activations:
         raise InputError(f"fc: {type(model).__name__} never runs the {type(fc).__name__} given")
-    activation = entered[-1]
+    activation = activations[-1]
     if activation.ndim < 2 or len(activation) != len(image):
         raise InputError(f"fc: expected its input to be ({len(image)},D), got {tuple(activation.shape)}")
     check_classes(label, logits.shape[1])
 
-    closed = _is_linear(fc) and left[-1] is logits
+    has_closed_form = _is_linear(fc) and outputs[-1] is logits
     with torch.autocast(image.device.type, enabled=False), torch.enable_grad():
         scores = full(logits)
         d = deficit(scores, label)
-        if closed:
+        if has_closed_form:
             assert isinstance(fc, nn.Linear)
-            # softmax over the others is p_j / (1 - p_y) there and 0 at y, where minus one belongs.
+            # (p - onehot(y)) / (1 - p_y): the softmax over the other classes, and -1 at y.
             error = without_own(scores.detach(), label)[1].softmax(1).scatter(1, label[:, None], -1.0)
             slope = error @ fc.weight.to(error.dtype)
         else:
@@ -266,14 +266,14 @@ def _last_layer(model: nn.Module, image: Tensor, label: Tensor, fc: nn.Module) -
 
 
 def _gradient(score: Tensor, activation: Tensor, fc: nn.Module) -> Tensor:
-    found = torch.autograd.grad(score.sum(), activation, allow_unused=True)[0] if score.requires_grad else None
-    if found is None:
+    gradient = torch.autograd.grad(score.sum(), activation, allow_unused=True)[0] if score.requires_grad else None
+    if gradient is None:
         raise InputError(f"fc: no gradient leads from the logits to the input of the {type(fc).__name__} given")
-    return found
+    return gradient
 
 
 def _is_linear(fc: nn.Module) -> bool:
-    """Whether it computes what ``nn.Linear`` does, also with a reparametrised weight; a subclass may not."""
+    """Whether the layer computes the same as ``nn.Linear``, which a subclass may not."""
     return isinstance(fc, nn.Linear) and type(fc).forward is nn.Linear.forward
 
 
@@ -288,8 +288,4 @@ def _non_negative(values: Tensor) -> Tensor:
 
 
 def _shown(values: Tensor) -> str:
-    return (
-        f"shape {tuple(values.shape)}, {values.min():.4g} to {values.max():.4g}"
-        if values.numel()
-        else f"shape {tuple(values.shape)}"
-    )
+    return f"shape {tuple(values.shape)}" + (f", {values.min():.4g} to {values.max():.4g}" if values.numel() else "")

@@ -1,7 +1,7 @@
-"""The floor of ASC: what the same map and threshold cover on the same network with random weights.
+"""The floor of ASC: the coverage with the same map and threshold on the same network with random weights.
 
-A random network has a coverage too (random ReLU features give some 37 % under ``mean``), and it depends on the
-architecture, the map and the threshold. So an ASC says something about training only beside its floor.
+A random network has a coverage too: random ReLU features give some 37 % under ``mean``. It depends on the architecture,
+the map and the threshold. So an ASC only tells something about training if it is compared with its floor.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ from attrib.models.types import place_of
 from attrib.randomisation import Randomised, cascade
 
 IMAGES = 200
-"""The floor is measured on the first so many images, unless another number is asked for."""
+"""The default number of images, taken from the start of the data."""
 SEEDS = 3
-"""How many times the network is re-initialised."""
+"""The number of re-initialisations."""
 
 
 class Floor(NamedTuple):
     """ASC on a network with random weights, as a fraction."""
 
     asc: float
-    """Mean over the re-initialisations."""
+    """The mean over the re-initialisations."""
     low: float
-    """The smallest of them."""
+    """The smallest over the re-initialisations."""
     high: float
-    """The largest of them."""
+    """The largest over the re-initialisations."""
 
 
 def asc_floor(
@@ -57,7 +57,7 @@ def asc_floor(
 ) -> Floor:
     """The floor of the model's ASC: the mean and the range of ``random_coverage`` over three re-initialisations.
 
-    Arguments and errors as there; the re-initialisations are those of ``seed``, ``seed + 1`` and ``seed + 2``.
+    Their seeds are ``seed``, ``seed + 1`` and ``seed + 2``. Arguments and errors are those of ``random_coverage``.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=20)
@@ -93,17 +93,17 @@ def random_coverage(
 ) -> Tensor:
     """Coverage of the first ``images`` images on a copy of the model with random weights, (N,) in [0,1] on the CPU.
 
-    All layers are re-initialised, as ``attrib.cascade`` does it to the end (Adebayo et al. 2018); the model stays
-    as it is. data: a Dataset, or what ``attrib.dataset`` takes. map: a name, or a function of model, image
-    (N,C,H,W) and label (N,) that gives maps (N,H,W). threshold: a rule of ``attrib.span``. target: label,
-    prediction, which is the random network's own and of unlabelled data stands for the label, or a class.
-    layer, reshape: for maps that look at one, as in ``attrib.gradcam``. seed: of the weights and of SmoothGrad's
-    noise. map_options: of the map, as ``{"samples": 8}`` (``attrib.map_table.MAPS``).
-    The answer depends on the model's structure, not on its weights. It is kept as long as ``data`` is, so that
+    All layers are re-initialised as in the last stage of ``attrib.cascade`` (Adebayo et al. 2018); the model is not
+    changed. data: a Dataset, or what ``attrib.dataset`` takes. map: a name, or a function from model, image (N,C,H,W)
+    and label (N,) to maps (N,H,W). threshold: a rule of ``attrib.span``. target: label, prediction (the random
+    network's own; also used if the data is unlabelled), or a class. layer, reshape: for maps of a layer, as in
+    ``attrib.gradcam``. seed: for the weights and SmoothGrad's noise. map_options: the map's options, as
+    ``{"samples": 8}`` (``attrib.map_table.MAPS``).
+    The result depends on the model's structure, not on its weights. It is cached as long as ``data`` exists, so that
     several models of one structure cost as much as one.
 
-    Raises InputError for images < 1, another target, threshold or map, a layer with a map that looks at none, and a
-    model without parameters or that cannot be copied.
+    Raises InputError for images < 1, another target, threshold or map, a layer with a map that takes none, and a model
+    that has no parameters or cannot be copied.
     """
     _check(map, target, layer, images, map_options)
     if not isinstance(data, Dataset):
@@ -117,22 +117,18 @@ def random_coverage(
     (first,) = data.batches(1, order=order[:1], device=device)
     (random,) = cascade(model, first.image, layer=layer, stages=1, seed=seed)
     key = (*_structure(random), map, threshold, target, reshape, len(order), seed, precision, *map_options.items())
-    known = _known.setdefault(data, {})
-    if key not in known:
+    cache = _cache.setdefault(data, {})
+    if key not in cache:
+        parts = []
         with keep_prepared(random.model):
-            parts = [
-                spans.coverage(
-                    spans.span(
-                        _maps(random, batch, map, target, reshape, seed, precision, map_options), threshold=threshold
-                    )
-                )
-                for batch in data.batches(batch_size, order=order, device=device)
-            ]
-        known[key] = torch.cat(parts).cpu()
-    return known[key].clone()
+            for batch in data.batches(batch_size, order=order, device=device):
+                batch_maps = _maps(random, batch, map, target, reshape, seed, precision, map_options)
+                parts.append(spans.coverage(spans.span(batch_maps, threshold=threshold)))
+        cache[key] = torch.cat(parts).cpu()
+    return cache[key].clone()
 
 
-_known: WeakKeyDictionary[Dataset, dict[Hashable, Tensor]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Dataset, dict[Hashable, Tensor]] = WeakKeyDictionary()
 
 
 def _check(map: Map, target: str | int, layer: nn.Module | None, images: int, options: Mapping[str, Any]) -> None:
@@ -155,10 +151,10 @@ def _maps(
 
 
 def _structure(random: Randomised) -> tuple[Hashable, ...]:
-    """What two re-initialised copies share if, and only if, they compute the same.
+    """An identifier of a re-initialised copy's function: two copies that share it compute the same.
 
-    That is the modules' classes and settings, and all tensors: the new weights, and buffers that stay what they were,
-    as the mean and std of the input.
+    It covers the modules' classes and settings and all tensors: the new weights, and the unchanged buffers, as the mean
+    and std of the input.
     """
     digest = hashlib.sha256()
     for name, tensor in chain(random.model.named_parameters(), random.model.named_buffers()):
@@ -169,8 +165,8 @@ def _structure(random: Randomised) -> tuple[Hashable, ...]:
         own = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         digest.update(f"{name} {own} {hooks}".encode())
-    looked_at = next((name for name, module in modules.items() if module is random.layer), None)
-    return digest.hexdigest(), tuple(type(module) for module in modules.values()), looked_at
+    layer = next((name for name, module in modules.items() if module is random.layer), None)
+    return digest.hexdigest(), tuple(type(module) for module in modules.values()), layer
 
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))

@@ -1,4 +1,4 @@
-"""How numbers are written: one way in every table, caption and figure. No torch."""
+"""Format numbers and captions in the same way in every table, caption and figure. No torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import Any
 from attrib import map_table
 
 Shown = Callable[[float], str]
-"""How a table writes one of its numbers."""
+"""A function that formats a number."""
 
 
 def missing(value: float | None) -> bool:
-    """Whether there is no number: None, as JSON has it, or NaN."""
+    """Whether the value is missing: None (as in JSON) or NaN."""
     return value is None or value != value
 
 
 def number(value: float | None, form: str, *, scale: float = 1) -> str:
-    """``scale`` times the value in the format; a dash where there is none, and a minus sign instead of a hyphen."""
+    """``scale`` times the value in the format, with a minus sign instead of a hyphen; a dash if it is missing."""
     return "–" if value is None or value != value else format(scale * value, form).replace("-", "−")
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, two decimals."""
+    """A share in percent with two decimals."""
     return number(value, ".2f", scale=100)
 
 
@@ -31,18 +31,18 @@ def points(value: float) -> str:
 
 
 def count(images: float) -> str:
-    """How many images; the mean over seeds need not be whole."""
+    """A number of images; a mean over seeds has one decimal if it is not whole."""
     return f"{images:,.1f}".removesuffix(".0")
 
 
 def data_words(summary: Mapping[str, Any]) -> str:
-    """The data, and its split where it is split; the split ``all`` means that there is none."""
-    named = str(summary["data"]) if summary["split"] == "all" else f"{summary['data']} {summary['split']}"
-    return f"{named}, unlabelled" if summary.get("unlabelled") else named
+    """The data and its split; the split ``all`` means that there is none."""
+    words = str(summary["data"]) if summary["split"] == "all" else f"{summary['data']} {summary['split']}"
+    return f"{words}, unlabelled" if summary.get("unlabelled") else words
 
 
 def map_words(summary: Mapping[str, Any]) -> str:
-    """The map, and the options of it that are set; the files of maps that were made elsewhere."""
+    """The map with its options, and the files of maps that were made elsewhere."""
     models = summary.get("models", ())
     elsewhere = [entry for entry in models if "maps" in entry]
     files = f"maps from {', '.join(maps_files(models))}"
@@ -55,41 +55,41 @@ def map_words(summary: Mapping[str, Any]) -> str:
 
 def maps_files(models: Iterable[Mapping[str, Any]]) -> list[str]:
     """The names of the files of maps that were made elsewhere, each once."""
-    given = [entry["maps"] for entry in models if "maps" in entry]
-    paths = [path for each in given for path in (each if isinstance(each, list) else [each])]
+    files = [entry["maps"] for entry in models if "maps" in entry]
+    paths = [path for file in files for path in (file if isinstance(file, list) else [file])]
     return list(dict.fromkeys(Path(path).name for path in paths))
 
 
 def _made_here(summary: Mapping[str, Any]) -> str:
-    given = [
+    options = [
         f"{name.replace('_', ' ')} {value:g}"
         for name in map_table.OPTIONS
         if (value := summary["options"].get(name)) is not None
     ]
     name = str(summary["map"])
     title = (map_table.MAPS[name].title if name in map_table.MAPS else "") or name
-    return f"{title} ({', '.join(given)})" if given else title
+    return f"{title} ({', '.join(options)})" if options else title
 
 
 def images_words(summary: Mapping[str, Any], images: int) -> str:
-    """So many images, of the split where the data is split."""
+    """The number of images, and the data and split that they are from."""
     kind = "images" if summary["split"] == "all" else f"{summary['split']} images"
     words = f"{images:,} {kind} of {summary['data']}"
     return f"{words}, unlabelled" if summary.get("unlabelled") else words
 
 
 def target_words(summary: Mapping[str, Any]) -> str:
-    """The class explained: label, prediction, or a class's name."""
+    """The explained class: label, prediction, or a class's name."""
     return str(summary.get("target_class", summary["target"]))
 
 
 def interval(ends: Sequence[float], shown: Shown) -> str:
-    """Both ends, "low to high" (a dash between them would look like a minus); a dash where there is no interval."""
+    """The ends as "low to high", not with a dash, which looks like a minus; a dash if the interval is missing."""
     return "–" if missing(ends[0]) else " to ".join(map(shown, ends))
 
 
 def with_interval(value: float, ends: Sequence[float], shown: Shown) -> str:
-    """The value, and its interval in brackets where it has one."""
+    """The value, with its interval in brackets if it has one."""
     return shown(value) if missing(ends[0]) else f"{shown(value)} ({interval(ends, shown)})"
 
 
@@ -99,7 +99,7 @@ def p_value(p: float | None) -> str:
 
 
 def p_columns(pair: Mapping[str, float]) -> dict[str, str]:
-    """The columns of a comparison's p-value and of the corrected one."""
+    """The columns of a comparison's p-value and corrected p-value."""
     return {"p": p_value(pair["p"]), "p (Holm)": p_value(pair["p_holm"])}
 
 
@@ -111,7 +111,7 @@ def difference_columns(pair: Mapping[str, Any]) -> dict[str, str]:
 
 
 def attack_words(attack: Mapping[str, Any]) -> str:
-    """The attack and its settings; steps only where it takes several."""
+    """The attack and its settings; FGSM has no steps."""
     words = f"{attack['name'].upper()} eps {radius(attack['eps'])}"
     if attack["name"] == "fgsm":
         return words
@@ -119,23 +119,23 @@ def attack_words(attack: Mapping[str, Any]) -> str:
 
 
 def radius(eps: float) -> str:
-    """A radius or step: 8/255 where it is such a fraction, up to 32/255, beyond which papers write none."""
+    """A radius or step size as K/255 if it is such a fraction up to 32/255, as papers write it; else a decimal."""
     whole = round(255 * eps)
     return f"{whole}/255" if 0 < whole <= 32 and abs(255 * eps - whole) < 1e-3 else f"{eps:.4g}"
 
 
 def several_seeds(models: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a name in the summary stands for several files."""
+    """Whether any name in the summary has several files."""
     return any("seeds" in entry for entry in models)
 
 
 def seeds_column(entry: Mapping[str, Any], models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The column "seeds" of a model's row, where any of the models has several."""
+    """The column "seeds" of a model's row, if any of the models has several seeds."""
     return {"seeds": str(len(entry.get("seeds", "1")))} if several_seeds(models) else {}
 
 
 def interval_words(models: Iterable[Mapping[str, Any]], kind: str = "bootstrap") -> str:
-    """What the intervals of these models rest on."""
+    """The kind of the models' intervals, and what they hold for."""
     models = list(models)
     several = ["seeds" in entry for entry in models]
     over_images, over_seeds = f"95 % {kind} intervals over images", "t intervals over seeds and images"
@@ -150,7 +150,7 @@ def interval_words(models: Iterable[Mapping[str, Any]], kind: str = "bootstrap")
 
 
 def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
-    """How the p-values of differences come about, ``test`` being that of two files, and what they compare."""
+    """The test of the p-values, and what they compare; test: the test between two files."""
     models = list(models)
     several = ["seeds" in entry for entry in models]
     corrected = "p (Holm): corrected for all comparisons of the table."
@@ -169,11 +169,11 @@ def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
 
 
 def first_seeds(models: Iterable[Mapping[str, Any]]) -> str:
-    """What the title of a picture of examples says where they are those of one seed of several."""
+    """The addition to the title of example images if a model has several seeds."""
     return "; of several seeds the first" if several_seeds(models) else ""
 
 
 def qualified_name(function: Callable[..., Any]) -> str:
-    """module.name of a function; of functools.partial that of its function, of what can be called that of its class."""
+    """module.name of a function, of the function in a functools.partial, or of a callable's class."""
     named = function if hasattr(function, "__qualname__") else getattr(function, "func", type(function))
     return f"{named.__module__}.{named.__qualname__}"

@@ -1,4 +1,4 @@
-"""How a model is run when it is not trained: where, in which precision, and leaving no trace."""
+"""Run a model outside training: on which device, in which precision, and without changing it."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ Precision = Literal["fp32", "bf16"]
 
 
 def device(name: str = "auto") -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+    """The device called ``name``; ``auto`` is CUDA if there is a GPU, else the CPU.
 
-    Raises InputError for a name that torch does not know or a device that is not there.
+    Raises InputError for an unknown name and for a device that the machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,9 +49,9 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def precision(name: str, device: torch.device) -> Precision:
-    """Resolve ``auto`` to bf16 where the device has it natively, else fp32.
+    """Resolve ``auto`` to bf16 if the device has it natively, else to fp32.
 
-    Raises InputError for another name than auto, fp32, bf16.
+    Raises InputError for another name than auto, fp32 or bf16.
     """
     if name == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
@@ -63,7 +63,7 @@ def precision(name: str, device: torch.device) -> Precision:
 
 
 def precision_for(model: nn.Module, precision: Precision) -> Precision:
-    """The precision; fp32, which is no autocast, for a model that is quantised, or in half or double precision."""
+    """The precision, but fp32 (no autocast) for a model that is quantised, or in half or double precision."""
     return precision if takes_autocast(model) else "fp32"
 
 
@@ -83,8 +83,8 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
 def _exact_float32() -> Iterator[None]:
     """Inside, torch computes products of float32 tensors in float32: no TF32, no bfloat16. Restores all settings.
 
-    torch 2.9 added a setting per operation. It refuses to read an older setting that contradicts a newer one, so both
-    are set here: the older ones first, since they overwrite the newer ones.
+    torch 2.9 added a setting per operation, and refuses to read an older setting that contradicts a newer one. So both
+    are set, the older ones first, since they overwrite the newer ones.
     """
     with _silent():
         matmul = _readable(torch.get_float32_matmul_precision)
@@ -107,7 +107,7 @@ def _exact_float32() -> Iterator[None]:
 
 
 def _newer_settings() -> list[tuple[Any, str]]:
-    """Operations with a float32 precision of their own, and that precision: none before torch 2.9."""
+    """Each operation with its own float32 precision, and that precision; empty before torch 2.9."""
     backends: Any = torch.backends
     cuda, cudnn, mkldnn = backends.cuda, backends.cudnn, backends.mkldnn
     if not hasattr(cuda.matmul, "fp32_precision"):
@@ -116,7 +116,7 @@ def _newer_settings() -> list[tuple[Any, str]]:
         (cudnn, (cuda.matmul, cudnn.conv, cudnn.rnn)),
         (mkldnn, (mkldnn.matmul, mkldnn.conv, mkldnn.rnn)),
     ]
-    # "none" is to follow the family: what equals it goes on following it.
+    # "none" means the family's precision; an operation with an equal one is assumed to follow it.
     return [
         (operation, "none" if operation.fp32_precision == family.fp32_precision else operation.fp32_precision)
         for family, operations in families
@@ -125,7 +125,7 @@ def _newer_settings() -> list[tuple[Any, str]]:
 
 
 def _readable(read: Callable[[], Any]) -> Any:
-    """The older setting, or None where it contradicts a newer one that the user has changed."""
+    """The older setting; None if it contradicts a newer one that the user has changed."""
     try:
         return read()
     except RuntimeError:
@@ -134,7 +134,7 @@ def _readable(read: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """torch 2.9 and 2.10 warn of their older settings."""
+    """Suppress the warnings of torch 2.9 and 2.10 about their older settings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -142,18 +142,18 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, its parameters without gradients, its activations not overwritten.
+    """Inside, the model is in eval mode, its parameters need no gradients, and no module works in place.
 
-    In-place activations are made out-of-place, since hooks on an overwritten tensor see the wrong values.
-    Mode, ``requires_grad`` and ``inplace`` of every module and parameter are restored, also when the body raises.
+    Hooks on a tensor that is overwritten in place would see wrong values. Mode, ``requires_grad`` and ``inplace`` of
+    every module and parameter are restored afterwards, also after an exception.
     """
     check_module(model)
     modes = [(module, module.training) for module in model.modules()]
-    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     inplace: list[Any] = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     try:
         _to_eval(model)
-        for parameter, _ in needs:
+        for parameter, _ in gradients:
             parameter.requires_grad_(False)
         for module in inplace:
             module.inplace = False
@@ -161,8 +161,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, needed in needs:
-            parameter.requires_grad_(needed)
+        for parameter, requires_grad in gradients:
+            parameter.requires_grad_(requires_grad)
         for module in inplace:
             module.inplace = True
 
@@ -170,16 +170,17 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 def _to_eval(model: nn.Module) -> None:
     try:
         model.eval()
-    except NotImplementedError:  # torch.export has fixed the mode, and torch refuses the call
+    except NotImplementedError:  # the modules of torch.export refuse eval()
         for module in model.modules():
             module.training = False
 
 
 def logits(model: nn.Module, image: Tensor) -> Tensor:
-    """The deployed model's logits in exact float32, (N,K): what every reported prediction or probability comes from.
+    """The deployed model's logits (N,K) in exact float32, for every reported prediction and probability.
 
-    image: (N,C,H,W) in [0,1]. Eval mode, no gradients, neither bfloat16 nor TF32; a model in half precision runs in its
-    own. Raises InputError where the model's answer holds no clear logits (``attrib.models.answers.as_logits``).
+    image: (N,C,H,W) in [0,1]. The model runs in eval mode without gradients, bfloat16 or TF32; a model in half
+    precision keeps its precision. Raises InputError if its output has no unique logits
+    (``attrib.models.answers.as_logits``).
     """
     with frozen(model), torch.no_grad(), autocast(image.device, "fp32"):
         output: Tensor = adapted(model, image.device)(image)
@@ -188,10 +189,10 @@ def logits(model: nn.Module, image: Tensor) -> Tensor:
 
 @contextmanager
 def checked_labels(model: nn.Module, label: Tensor) -> Iterator[None]:
-    """Inside, the first logits (N,K) of the model are compared with the labels (N,).
+    """Inside, the model's first forward pass raises InputError for labels (N,) that are no class of its logits (N,K).
 
-    For code that learns the number of classes only from the model's output. On a GPU a label that is no class ends
-    the process's use of the device, so it must not reach a kernel. Raises InputError for such a label.
+    It is for code that only learns the number of classes from the model's output. A label that is no class must not
+    reach a GPU kernel, after which the process could not use the GPU any more.
     """
 
     def check(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -207,13 +208,13 @@ def checked_labels(model: nn.Module, label: Tensor) -> Iterator[None]:
 
 
 Label = Tensor | int | None
-"""The classes of images, (N,): a tensor, one class for all, or None, which is what the model predicts."""
+"""The classes of images: a tensor (N,), one class for all, or None for the model's predictions."""
 
 
 def check_images(model: nn.Module, image: Tensor, label: Label, index: Tensor | None = None) -> Tensor:
-    """The labels as int64, of images (N,C,H,W) that are floats in [0,1].
+    """The labels of the images as int64 (N,).
 
-    Raises InputError unless that is so, N >= 1, and label and index are integers (N,).
+    Raises InputError unless image is floats (N,C,H,W) in [0,1], N >= 1, and label and index are integers (N,).
     """
     check_tensors(image=(image, "floats N,C,H,W"))
     if not len(image):
@@ -230,49 +231,49 @@ def check_images(model: nn.Module, image: Tensor, label: Label, index: Tensor | 
 
 def check_pixels(image: Tensor) -> None:
     """Raise InputError unless all pixels are in [0,1]."""
-    low, high = torch.stack(torch.aminmax(image.detach())).tolist()  # one wait for a GPU
+    low, high = torch.stack(torch.aminmax(image.detach())).tolist()  # together, to wait for a GPU once
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         advice = "divide by 255" if 1 < high <= 255 and low >= 0 else "normalisation belongs into the model"
         raise InputError(f"image: expected pixels in [0,1], got {low:.3g}..{high:.3g}; {advice}")
 
 
 def input_gradient(score: Tensor, image: Tensor) -> Tensor:
-    """d(sum of score)/d(image): each image's own gradient, since a score depends on its own image only.
+    """The gradient of each image's score with respect to the image; a score depends on its own image only.
 
-    Zero where no gradient leads to the image, as in a model that rounds, detaches or is quantised.
+    It is zero if no gradient reaches the image, as in a model that rounds, detaches or is quantised.
     """
     gradient = torch.autograd.grad(score.sum(), image, allow_unused=True)[0] if score.requires_grad else None
     return torch.zeros_like(image) if gradient is None else gradient
 
 
 BUSY = 64
-"""Images that keep a CPU busy; more of them in one pass only leave its caches and ask for memory anew."""
+"""Images that use a CPU fully; more of them in one pass exceed its caches and are slower."""
 
 
 def images_per_chunk(model: nn.Module, image: Tensor) -> int:
-    """How many images of this shape fit one forward and backward pass within a fixed memory budget.
+    """The number of images of this shape that fit one forward and backward pass in a fixed memory budget.
 
-    image: (N,C,H,W), N >= 1. Measured, not guessed: what autograd keeps for two images less what it keeps for one.
-    On a CPU never more than ``BUSY``.
+    image: (N,C,H,W), N >= 1. It is measured from the bytes that autograd saves for two images and for one. On a CPU it
+    is at most ``BUSY``.
     """
-    kept = 0
+    saved = 0
 
     def count(tensor: Tensor) -> None:
-        # Nothing is handed back to be kept: a graph that keeps its own outputs would never be freed.
-        nonlocal kept
-        kept += tensor.nbytes
+        # Returns None in place of the tensor: a graph that saves its own outputs would never be freed.
+        nonlocal saved
+        saved += tensor.nbytes
 
-    def keep(images: int) -> int:
-        nonlocal kept
-        kept = 0
+    def saved_bytes(images: int) -> int:
+        nonlocal saved
+        saved = 0
         x = image[:1].detach().expand(images, *image.shape[1:]).clone().requires_grad_()
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             adapted(model, x.device)(x)
-        return kept
+        return saved
 
     if image.device.type == "cuda":
         budget = torch.cuda.get_device_properties(image.device).total_memory // 8
     else:
         budget = 2**29
-    fit = max(1, budget // max(keep(2) - keep(1), image[0].nbytes))
+    fit = max(1, budget // max(saved_bytes(2) - saved_bytes(1), image[0].nbytes))
     return fit if image.is_cuda else min(fit, BUSY)

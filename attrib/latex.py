@@ -1,4 +1,4 @@
-"""Tables for a paper. No torch."""
+"""LaTeX tables for a paper. No torch."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,26 +8,25 @@ from operator import itemgetter
 import pandas as pd
 
 COLUMN, TEXT = 48, 104
-"""How many characters of 10 pt a column and the text of a two-column paper are wide."""
+"""The widths of a column and of the text of a two-column paper, in characters of 10 pt."""
 
 
 def file(tables: Iterable[str]) -> str:
-    """Tables of ``to_latex`` below one another, after a comment that says which packages they need."""
+    """Tables of ``to_latex`` one after another, below a comment with the packages that they need."""
     body = "\n".join(tables)
     packages = "booktabs,adjustbox" if r"\begin{adjustbox}" in body else "booktabs"
     return f"% needs \\usepackage{{{packages}}}\n{body}"
 
 
 def to_latex(table: pd.DataFrame, *, caption: str, label: str) -> str:
-    """A table of texts as LaTeX (booktabs), its special characters escaped; columns that are empty are left out.
+    """A table of texts as LaTeX (booktabs), with special characters escaped and without empty columns.
 
-    What is wider than a column spans both, and neighbours that begin with the same word (PGD-10, PGD-20) stand under
-    it; what is wider than the text is made smaller. label: without ``tab:``.
+    A table wider than a column spans both columns; one wider than the text is scaled down. Neighbouring columns that
+    begin with the same word (PGD-10, PGD-20) share a heading. label: without ``tab:``.
     """
     shown = table.loc[:, ~table.isin(["", "–"]).all()]
     width = sum(2 + max(map(len, [name, *shown[name]])) for name in shown)
-    place = "table*" if width > COLUMN else "table"
-    # Texts to the left, what holds numbers to the right.
+    environment = "table*" if width > COLUMN else "table"
     columns = "".join("r" if _numeric(shown[name]) else "l" for name in shown)
     body = shown.rename(columns=latex_escape).map(latex_escape).to_latex(
         index=False, escape=False, column_format=columns
@@ -37,13 +36,13 @@ def to_latex(table: pd.DataFrame, *, caption: str, label: str) -> str:
     if width > TEXT:
         body = f"\\begin{{adjustbox}}{{max width=\\textwidth}}\n{body}\\end{{adjustbox}}\n"
     return (
-        f"\\begin{{{place}}}[t]\n\\centering\n\\caption{{{latex_escape(caption)}}}\n\\label{{tab:{label}}}\n{body}"
-        f"\\end{{{place}}}\n"
+        f"\\begin{{{environment}}}[t]\n\\centering\n\\caption{{{latex_escape(caption)}}}\n\\label{{tab:{label}}}\n{body}"
+        f"\\end{{{environment}}}\n"
     )
 
 
 def figures(captions: Mapping[str, tuple[str, bool]]) -> str:
-    """The figures of a paper, by the names of their files: each with its caption, and whether it spans both columns."""
+    """``figure`` environments. captions: the file's name to its caption and whether the figure spans both columns."""
     parts = []
     for name, (caption, wide) in captions.items():
         place, width = ("figure*", r"\textwidth") if wide else ("figure", r"\columnwidth")
@@ -55,7 +54,7 @@ def figures(captions: Mapping[str, tuple[str, bool]]) -> str:
 
 
 def _grouped(body: str, names: Sequence[str]) -> str:
-    """The table with a line above its names for each word that neighbours begin with, which they then lack."""
+    """Move the first word that neighbouring names share into a heading above them."""
     # "PGD-10", "CE clean"; but neither "PGD-10 %", of which "10 %" would be left, nor "p (Holm)".
     split = [found.groups() if (found := re.fullmatch(r"(\w+)(?:-(?=\d+$)| (?!\())(.+)", name)) else (name, "")
              for name in names]  # fmt: skip
@@ -79,12 +78,12 @@ def _grouped(body: str, names: Sequence[str]) -> str:
 
 
 def _numeric(cells: pd.Series) -> bool:
-    """Whether every cell begins like a number, or holds none."""
+    """Whether every cell begins like a number, or is empty."""
     return bool(cells.astype(str).str.match(r"[+−<-]?\s*[\d.]|–?$").all())
 
 
 def latex_escape(text: str) -> str:
-    """The text with LaTeX's special characters, and the signs that our tables use, written out."""
+    """The text with LaTeX's special characters and our tables' signs escaped."""
     signs = {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
         "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "−": "$-$",

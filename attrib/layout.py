@@ -1,4 +1,4 @@
-"""How a table is laid out on lines of some width: no word, name or number is broken that can stay whole."""
+"""Lay out a table on lines of limited width without breaking words, names or numbers where possible."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EDGE, BESIDE = 1, 3
-"""Characters that the box takes: once, and for every column."""
+"""Characters that the box takes: once per table, and once per column."""
 FOLDED_FROM = 28
-"""Where a long text of a turned table is folded: two such columns stand side by side on 80 characters."""
+"""The width at which long texts of a transposed table are folded; two such columns fit on 80 characters."""
 
 
 def draw(table: "pd.DataFrame", *, width: int) -> Iterator[Table]:
-    """The table as one that fits into ``width``, its cells folded at spaces where they have to be.
+    """The table with its cells folded at spaces to fit into ``width``.
 
-    Where that is not enough it comes turned, in several: each row is a column under its first cell.
+    If that is not enough, it is transposed and split into several tables: each row becomes a column.
     """
     header = list(map(str, table.columns))
     rows = [list(map(str, row)) for row in table.itertuples(index=False)]
@@ -28,17 +28,17 @@ def draw(table: "pd.DataFrame", *, width: int) -> Iterator[Table]:
     least, widths = list(map(_word, columns)), list(map(_line, columns))
     room = width - EDGE - BESIDE * len(columns)
     if sum(least) > room:
-        yield from _turned(header, rows, width=width)
+        yield from _transposed(header, rows, width=width)
         return
-    while sum(widths) > room:  # the widest gives first
+    while sum(widths) > room:  # shrink the widest column
         foldable = [k for k in range(len(columns)) if widths[k] > least[k]]
         widths[max(foldable, key=widths.__getitem__)] -= 1
     folded = any(_line(column[1:]) > width for column, width in zip(columns, widths, strict=True))
     yield _drawn(columns, widths, apart=folded)
 
 
-def _turned(header: list[str], rows: list[list[str]], *, width: int) -> Iterator[Table]:
-    """As many rows side by side as fit, but about as many each time: not three of four, and the last alone."""
+def _transposed(header: list[str], rows: list[list[str]], *, width: int) -> Iterator[Table]:
+    """Tables with as many rows side by side as fit, evenly spread: four rows as two and two, not three and one."""
     room = width - EDGE - BESIDE
     cells = [cell for row in rows for cell in row]
     wide = min(_line(cells), max(FOLDED_FROM, _word(cells)))
@@ -52,7 +52,7 @@ def _turned(header: list[str], rows: list[list[str]], *, width: int) -> Iterator
 
 
 def _drawn(columns: Sequence[Sequence[str]], widths: Sequence[int], *, apart: bool = False) -> Table:
-    """The columns, the first line of each its heading; ``apart``: with a blank line between rows."""
+    """A table of columns, whose first cells are the headings; apart: put a blank line between rows."""
     drawn = Table(box=SIMPLE_HEAD, leading=int(apart))
     for number, (column, width) in enumerate(zip(columns, widths, strict=True)):
         drawn.add_column(column[0], width=width, justify="right" if number else "left", overflow="fold")

@@ -1,13 +1,11 @@
-"""Modules that are imported when they are first used, so that help and plots never wait for torch or scipy."""
+"""Import modules on first use, so that help and plots never wait for torch or scipy."""
 
 from importlib import import_module
 from typing import Any
 
 
 class Lazy:
-    """Stands for a module and imports it when one of its names is first used.
-
-    Type checkers see the real module, by an import under ``TYPE_CHECKING`` beside it.
+    """A stand-in for a module, which imports the module when one of its names is first used.
 
     >>> Lazy("math").sqrt(9)
     3.0

@@ -1,12 +1,12 @@
-"""The classification loss and the margin of logits: what attacks drive up, and what maps and contributions explain.
+"""The classification loss and the margin, which attacks maximise, and which maps and contributions explain.
 
-With d = log sum_{j != y} exp z_j - z_y, minus the log-odds of the true class, 1 - p_y = sigmoid(d) and
+Let d = log sum_{j != y} exp z_j - z_y, minus the log-odds of the true class. Then 1 - p_y = sigmoid(d) and
 
     L = -log p_y = log(1 + exp d),    dL = (1 - p_y) dd
 
-and both are computed as they stand here. The usual cross-entropy takes p_y from 1 on its way back, which in float32
-leaves of the true class's term a few digits, and then none: on images that a model is sure of, the gradient would be
-noise or zero, and an attack or a map by that gradient would say so of the model.
+Both are computed in this form. The backward pass of the usual cross-entropy computes 1 - p_y by subtraction, which in
+float32 loses its digits when p_y is close to 1. On confidently classified images, its gradient would be noise or zero,
+and so would the attacks and maps that use it.
 """
 
 import torch
@@ -17,12 +17,12 @@ from attrib.errors import InputError
 
 
 def full(logits: Tensor) -> Tensor:
-    """The logits in float32 at least: up from bfloat16, while float64 stays."""
+    """The logits in float32, or in float64 if they are float64."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def check_classes(label: Tensor, classes: int) -> None:
-    """Raise InputError unless all labels (N,) are classes in 0..classes - 1. Waits for a GPU once."""
+    """Raise InputError unless all labels (N,) are in 0..classes - 1; waits for a GPU once."""
     if not len(label):
         return
     low, high = torch.stack(torch.aminmax(label)).tolist()
@@ -31,10 +31,10 @@ def check_classes(label: Tensor, classes: int) -> None:
 
 
 def without_own(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """z_y (N,), and the logits (N,K) with minus infinity in its place, of logits (N,K) and labels (N,).
+    """z_y (N,), and the logits (N,K) with minus infinity in place of z_y.
 
-    The labels must be classes: callers check them once with ``check_classes``. A check here would make every
-    step of an attack wait for a GPU, and without one a GPU aborts.
+    The labels must be classes, or a GPU aborts. Callers check them once with ``check_classes``; a check here would make
+    every step of an attack wait for the GPU.
     """
     return logits.gather(1, label[:, None]).squeeze(1), logits.scatter(1, label[:, None], -torch.inf)
 
@@ -54,7 +54,7 @@ def deficit(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """The classification loss L = -log p_y of each image (N,): what FGSM and PGD maximise.
+    """The classification loss L = -log p_y of each image, (N,), which FGSM and PGD maximise.
 
     logits: (N,K) with K >= 2; label: (N,).
 
@@ -70,7 +70,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, label: Tensor) -> Tensor:
-    """max_{j != y} z_j - z_y of each image (N,), positive where it is misclassified: what CW maximises.
+    """max_{j != y} z_j - z_y of each image, (N,), positive if it is misclassified; CW maximises it.
 
     >>> margin(torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([1]))
     tensor([2.])

@@ -1,4 +1,4 @@
-"""The attribution maps: one table for the dispatch, the options' help, the explorer and the report. No torch."""
+"""The table of attribution maps, for the dispatch, the options' help, the explorer and the report. No torch."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,20 +10,20 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Map(NamedTuple):
-    """An attribution map, called by the name that it has in the table."""
+    """An attribution map; its key in the table is its name."""
 
     function: str
-    """In ``attrib.maps``, as ``module:function``."""
+    """``module:function`` in ``attrib.maps``."""
     on_grid: bool = False
-    """Whether it lives on a layer's grid, from which it is brought up to the image (``attrib.maps.cam_grid``)."""
+    """Whether it is computed on a layer's grid and upsampled (``attrib.maps.cam_grid``)."""
     at_layer: bool = False
     """Whether it looks at a layer."""
     is_random: bool = False
-    """Whether it draws noise: it takes ``seed`` and ``index``."""
+    """Whether it draws noise, and so takes ``seed`` and ``index``."""
     title: str = ""
-    """As papers write it, where that is not the name."""
+    """The name in papers; empty if it is the same."""
     options: Mapping[str, str] = NONE
-    """What a user may set, by the option's name, and the parameter's in the function."""
+    """From each option's name to the function's parameter."""
 
 
 MAPS = {
@@ -50,7 +50,7 @@ MAPS = {
 LAYER_MAPS = tuple(name for name, record in MAPS.items() if record.at_layer)
 """The maps that look at a layer."""
 OPTIONS = tuple(option for record in MAPS.values() for option in record.options)
-"""What a user may set of any map."""
+"""The options of all maps."""
 
 *_FIRST, _LAST = MAPS
 HELP = (
@@ -63,11 +63,10 @@ HELP = (
 def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = NONE) -> None:
     """Raise InputError for a map that is not in the table, and for a layer or options that it does not take.
 
-    name: a name, or what stands for one (a function, a class of Captum's), which takes neither. options: None is not
-    given.
+    name: a name, or a function or Captum class, which takes neither. An option that is None is not set.
     """
     if not callable(name) and not (isinstance(name, str) and name in MAPS):
-        if hasattr(name, "attribute"):  # Captum's, made for one model
+        if hasattr(name, "attribute"):  # an instance of a Captum class
             kind = type(name).__name__
             raise InputError(
                 f"map: expected Captum's class, which is made anew for every model, got a {kind} of one model; write"
@@ -76,8 +75,8 @@ def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = N
         raise refused("map", name, MAPS)
     if layer is not None and name not in LAYER_MAPS:
         raise InputError(f"layer belongs to the maps {', '.join(LAYER_MAPS)}; {name} looks at no layer")
-    taken = MAPS[name].options if isinstance(name, str) else NONE
+    accepted = MAPS[name].options if isinstance(name, str) else NONE
     for option, value in options.items():
-        if value is not None and option not in taken:
-            owner = next(known for known, record in MAPS.items() if option in record.options)
+        if value is not None and option not in accepted:
+            owner = next(other for other, record in MAPS.items() if option in record.options)
             raise InputError(f"{option}: belongs to the map {owner}, and the map is {name}")

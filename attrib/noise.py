@@ -1,8 +1,8 @@
-"""Random numbers that belong to an image: a pure function of (seed, stream, image index, position).
+"""Random numbers per image: a pure function of (seed, stream, image index, position).
 
-A counter-based generator (the finaliser of SplitMix64, Steele, Lea & Flood 2014, as a hash) instead of a
-stateful one: the noise of image 17 is the same whatever batch, order, shard or device it is computed in,
-and the global generators of torch and numpy are never touched.
+The generator is counter-based (the finaliser of SplitMix64, Steele, Lea & Flood 2014, as a hash), not stateful. So the
+noise of image 17 does not depend on batch, order, shard or device, and the global generators of torch and numpy are not
+used.
 """
 
 import math
@@ -24,7 +24,7 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser, a bijection of the int64s, in place; ``>>`` is arithmetic in torch, hence the masks."""
+    """SplitMix64's finaliser, a bijection of the int64s, in place; masks make torch's arithmetic ``>>`` logical."""
     for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
         z ^= (z >> shift).bitwise_and_((1 << (64 - shift)) - 1)
         z *= factor
@@ -35,19 +35,19 @@ def uniform(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) 
     """Uniform numbers in the open interval (0, 1), reproducible per image.
 
     index: (N,) int64, the images' positions in their data set. Returns (N, *shape) float32 on the
-    device of ``index``. ``stream`` separates independent uses under one seed.
+    device of ``index``. stream: independent uses with one seed take different streams.
     """
     positions = torch.arange(1, math.prod(shape) + 1, device=index.device, dtype=torch.int64)
-    # A number, made on the CPU: to copy a tensor to a GPU would make the host wait for it.
+    # An int from the CPU, since copying a tensor to a GPU would make the host wait.
     key = int(_mix(torch.tensor(_signed(seed * 0x2545F4914F6CDD1D + stream + 1)) * _GOLDEN))
     keys = _mix(_mix((index.long() + 1) * _GOLDEN) ^ key)
     bits = _mix(keys[:, None] + positions * _GOLDEN)
-    # 23 bits and a half are what a float32 below 1 holds exactly; the half keeps 0 and 1 out.
+    # 23 bits plus a half are exact in a float32 below 1; the half excludes 0 and 1.
     return ((bits >> 41) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23).view(-1, *shape)
 
 
 def mixed_seed(*numbers: int) -> int:
-    """One seed of several numbers, so that (0, 1) and (1, 0) differ."""
+    """Combine several numbers into one seed; their order matters."""
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) & 0x7FFFFFFF
@@ -55,9 +55,6 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def normal(index: Tensor, shape: Sequence[int], *, seed: int, stream: int = 0) -> Tensor:
-    """Standard normal numbers, reproducible per image: the normal quantile of ``uniform``.
-
-    Shapes as in ``uniform``.
-    """
+    """Standard normal numbers, the normal quantiles of ``uniform``; arguments and shapes as there."""
     quantile: Tensor = torch.special.ndtri(uniform(index, shape, seed=seed, stream=stream))
     return quantile

@@ -1,4 +1,4 @@
-"""What an expert would object to in a model's accuracies, one sentence each. No torch."""
+"""Warnings about a model's accuracies under attack, as an expert would object to them. No torch."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Point(NamedTuple):
-    """A model's accuracies at one radius: whether each image stood, per attack, (N,) each."""
+    """A model's results at one radius: for each attack whether each image stays correct, (N,)."""
 
     eps: float
     step_size: float
@@ -24,16 +24,16 @@ class Point(NamedTuple):
 
 
 EXPLODING = 1e6
-"""In float32 a pixel near 1 moves by no less than 6e-8, which at this slope still changes the loss by 0.06."""
+"""A gradient so large that the smallest change of a pixel near 1, 6e-8 in float32, changes the loss by 0.06."""
 
 
 def reaches(eps: float, step_size: float, steps: int) -> bool:
-    """Whether that many steps lead from the image to the edge of the eps-ball, but for rounding."""
+    """Whether the steps can lead from the image to the edge of the eps-ball, up to rounding."""
     return steps * step_size >= eps * (1 - 1e-9)
 
 
 def warn_short_attack(eps: float, step_size: float, steps: int) -> Iterator[str]:
-    """A sentence where an attack's steps cannot lead from the image to the edge of the ball that it is named by."""
+    """A warning if an attack's steps cannot reach the edge of its eps-ball."""
     if not reaches(eps, step_size, steps):
         yield (
             f"{steps} step{'s' * (steps > 1)} of {step_size:.4g} cannot reach the edge of eps {eps:.4g}; try more"
@@ -45,25 +45,25 @@ def objections(
     clean: "Correct", label: NDArray[Any], gradient: NDArray[np.floating], points: Sequence[Point],
     *, classes: int, steps: Collection[int], causes: str,
 ) -> list[str]:  # fmt: skip
-    """What an expert would object to in one model's accuracies, a sentence each (after Carlini et al. 2019).
+    """Warnings about one model's accuracies, a sentence each (after Carlini et al. 2019).
 
-    clean, label, gradient: (N,) right on the clean image, true class, ``attrib.accuracy.gradient_size``; points:
-    by rising eps; causes: ``causes``.
+    clean: (N,) whether each clean image is classified correctly; label: (N,); gradient: (N,), that of
+    ``attrib.accuracy.gradient_size``; points: by rising eps; causes: the question of ``causes``.
     """
     attacked = [point for point in points if point.eps > 0]
-    found = [*warn_chance_accuracy(clean, label, classes=classes, causes=causes), *_about_gradients(gradient)]
+    warnings = [*warn_chance_accuracy(clean, label, classes=classes, causes=causes), *_about_gradients(gradient)]
     for point in attacked:
-        found += _about_one(point, steps=sorted(steps), chance=_chance(label, classes=classes))
+        warnings += _about_one(point, steps=sorted(steps), chance=_chance(label, classes=classes))
     for smaller, larger in pairwise(attacked):
-        found += _about_two(smaller, larger, longest=max(steps))
-    return found
+        warnings += _about_two(smaller, larger, longest=max(steps))
+    return warnings
 
 
 def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int, causes: str) -> Iterator[str]:
-    """A sentence where a model is no better than chance, as one that is not trained, or not fed what it expects.
+    """A warning if a model is no better than chance, as one that is untrained or gets wrong input.
 
-    clean, label: (N,) right on the clean image, true class; causes: ``causes``. Images of one class, and without
-    labels (-1), say nothing about chance.
+    clean: (N,) whether each clean image is classified correctly; label: (N,); causes: the question of ``causes``. There
+    is no warning if all images have one class, or no labels (-1).
     """
     if len(label) and label.min() < 0:
         return
@@ -76,17 +76,17 @@ def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int,
 
 
 def causes(model: "Model", data: "Dataset") -> str:
-    """The question what makes a model no better than chance: what a user may have missed of this model and data."""
+    """A question to the user about possible causes if this model is no better than chance on this data."""
     questions = ["is the model trained"]
     if model.checkpoint is None:
         questions.append("are mean (--mean) and std (--std) those of its training")
-    if data.folders and tuple(data.folders) == data.classes:  # no names of the model's say which is which
+    if data.folders and tuple(data.folders) == data.classes:  # the folders were not matched to the model's class names
         questions.append("do the class folders stand in the model's order, which classes (--classes) names")
     return f"{', '.join(questions[:-1])}{', and ' * (len(questions) > 1)}{questions[-1]}?"
 
 
 def _chance(label: NDArray[Any], *, classes: int) -> float:
-    """Always naming one class is right as often as that class comes; that is not known without labels (-1)."""
+    """The accuracy of always predicting the most frequent class; 1 / classes without labels (-1)."""
     if len(label) and label.min() < 0:
         return 1 / classes
     return max(1 / classes, float(np.bincount(label).max()) / len(label))
@@ -110,7 +110,7 @@ def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str
     longest = steps[-1]
     eps = f"eps {point.eps:.4g}"
     lead = paired_shares(point.right[f"pgd-{longest}"], point.right["fgsm"])
-    # FGSM's one step reaches the edge of the ball; where those of PGD together do not, it may well be stronger.
+    # If PGD's steps do not reach the edge of the ball, as FGSM's one step does, FGSM may well be stronger.
     if reaches(point.eps, point.step_size, longest) and lead.difference > 0 and lead.p < 0.05:
         yield (
             f"at {eps} FGSM breaks {100 * lead.difference:.1f} points more than PGD-{longest}: one step stronger than"

@@ -1,6 +1,6 @@
-"""Is a map that of the trained model? The randomisation check of Adebayo et al. (2018) and its controls.
+"""Does a map depend on the model's training? The randomisation check of Adebayo et al. (2018) and its controls.
 
-Functions of a model and tensors; the model is left as it was. Images are (N,C,H,W) in [0,1], maps (N,H,W).
+Functions of a model and tensors; the model is not changed. Images are (N,C,H,W) in [0,1], maps (N,H,W).
 """
 
 import copy
@@ -25,27 +25,26 @@ from attrib.tensors import check_tensors
 metrics = Lazy("skimage.metrics")
 
 _IMAGE = 2**32 + 4
-"""A stream of attrib.noise: attacks and SmoothGrad take 0, 1, 2, ..., attrib.faithfulness the three before."""
+"""A stream of attrib.noise; attacks and SmoothGrad use 0, 1, 2, ..., attrib.faithfulness the three before this one."""
 
 
 class Randomised(NamedTuple):
     """A copy of a model whose last layers are re-initialised."""
 
     layers: int
-    """How many layers are, counted from the top."""
+    """The number of re-initialised layers, counted from the top."""
     lowest: str
-    """The name of the last one reached."""
+    """The name of the lowest of them."""
     model: nn.Module
     layer: nn.Module | None
-    """The copy of the layer that was asked for, where Grad-CAM looks."""
+    """The copy of the given layer, for maps that look at it."""
 
 
 def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """The modules that hold parameters of their own, or running statistics, from the last to the first to run.
+    """The names of the modules with parameters or running statistics of their own, from the last to the first to run.
 
-    Named as the model's own code calls them, also inside a ``Normalized``. example: (N,C,H,W), of which the first
-    image is run. Those that do not run as modules come at the end.
-    Raises InputError where there is none.
+    The names are those of the model inside a ``Normalized``. example: (N,C,H,W); only the first image is run. Modules
+    that are never called come at the end. Raises InputError if there are no such modules.
     """
     check_example(example)
     names = {part: name for name, part in _parts(model).items() if _has_learned(part)}
@@ -61,7 +60,7 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    last_first = dict.fromkeys(reversed(called))  # a layer used twice counts where it is used last
+    last_first = dict.fromkeys(reversed(called))  # the last call of a layer counts
     layers = [*last_first, *(name for name in reversed(names.values()) if name not in last_first)]
     if not layers:
         raise InputError(f"model: {type(model).__name__} has no parameters to randomise")
@@ -69,18 +68,18 @@ def parameter_layers(model: nn.Module, example: Tensor) -> list[str]:
 
 
 def _has_learned(module: nn.Module) -> bool:
-    """Whether training changes a state of the module's own: parameters, or a norm's statistics without parameters."""
+    """Whether the module itself has parameters or a norm's running statistics."""
     has_statistics = isinstance(module, _NormBase) and module.running_mean is not None
     return has_statistics or any(True for _ in module.parameters(False))
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
-    """All submodules by name, for a model inside a ``Normalized`` its own."""
+    """All submodules by name, of the model inside a ``Normalized``."""
     return dict(unwrapped(model).named_modules())
 
 
 def stage_counts(layers: int, stages: int) -> list[int]:
-    """After how many of the layers a cascade stops: at most ``stages`` counts, evenly spread, from 1 to all.
+    """The numbers of layers at which a cascade stops: at most ``stages`` numbers, evenly spread, from 1 to all.
 
     Raises InputError for stages < 1.
     """
@@ -94,15 +93,15 @@ def stage_counts(layers: int, stages: int) -> list[int]:
 def cascade(
     model: nn.Module, example: Tensor, *, layer: nn.Module | None = None, stages: int = 8, seed: int = 0
 ) -> Iterator[Randomised]:
-    """Cascading randomisation (Adebayo et al. 2018, section 4.1): the model with ever more layers as if never trained.
+    """Cascading randomisation (Adebayo et al. 2018, section 4.1): re-initialise ever more layers of a copy.
 
-    Layers are re-initialised one after another from the top (``parameter_layers``), and the copy is handed out
-    after each of ``stage_counts``. It is one copy that goes on changing, so use it before the next.
-    example: (N,C,H,W); layer: the layer to look at, followed into the copy.
+    Layers are re-initialised one after another from the top (``parameter_layers``), and the copy is yielded at each of
+    ``stage_counts``. It is always the same copy, so use it before taking the next.
+    example: (N,C,H,W); layer: a layer of the model, whose copy is given too.
 
-    Weights are drawn from He's normal distribution by a generator of our own; biases become 0 and the scales of
-    normalisation layers 1. Batch-norm statistics become those of a new model, 0 and 1, since they were learned too.
-    Raises InputError for a model without parameters, or that cannot be copied.
+    Weights are drawn from He's normal distribution by a generator with this seed; biases become 0 and the scales of
+    normalisation layers 1. Batch-norm statistics become 0 and 1, since they were learned too.
+    Raises InputError for a model that has no parameters or cannot be copied.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)
@@ -118,7 +117,7 @@ def cascade(
     names = parameter_layers(model, example)
     stops = stage_counts(len(names), stages)
     try:
-        # Together, so that the copied layer is a part of the copied model; TorchScript differentiates its copying.
+        # One deepcopy, so that the copied layer is a part of the copied model; no_grad for TorchScript's copies.
         with torch.no_grad():
             copied, copied_layer = copy.deepcopy((model, layer))
     except (RuntimeError, TypeError) as error:
@@ -136,7 +135,7 @@ def cascade(
 def _reinitialise(module: nn.Module, generator: torch.Generator) -> None:
     for name, parameter in module.named_parameters(recurse=False):
         if parameter.ndim >= 2:
-            # Drawn on the CPU: every device then gets the same model.
+            # Drawn on the CPU, so that every device gets the same weights.
             drawn = torch.empty(parameter.shape)
             nn.init.kaiming_normal_(drawn, nonlinearity="relu", generator=generator)
             parameter.copy_(drawn)
@@ -147,7 +146,7 @@ def _reinitialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def edges(image: Tensor) -> Tensor:
-    """The Sobel edge detector, a map that knows no model: (N,C,H,W) to (N,H,W), the mean magnitude over channels.
+    """The Sobel edge detector, a map without a model: (N,C,H,W) to (N,H,W), the mean magnitude over channels.
 
     >>> image = torch.zeros(1, 1, 3, 4)
     >>> image[..., 2:] = 1  # dark on the left, bright on the right
@@ -156,18 +155,18 @@ def edges(image: Tensor) -> Tensor:
     """
     check_tensors(image=(image, "floats N,C,H,W"))
     padded = F.pad(image.float(), (1, 1, 1, 1), mode="replicate")
-    # Smoothed one way and then subtracted the other way: exactly 0 where an image is flat, as a convolution is not.
-    beside = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
-    above = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
-    magnitude = torch.hypot(beside[..., 2:, :] - beside[..., :-2, :], above[..., 2:] - above[..., :-2]) / 4
+    # Smooth in one direction and subtract in the other: exactly 0 where an image is flat, unlike a convolution.
+    across = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    down = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    magnitude = torch.hypot(across[..., 2:, :] - across[..., :-2, :], down[..., 2:] - down[..., :-2]) / 4
     return magnitude.mean(1)
 
 
 def noise_images(image: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
-    """Uniform noise in the place of every image (N,C,H,W), fixed by (seed, index (N,)).
+    """Uniform noise in the shape of the images (N,C,H,W), a function of (seed, index (N,)).
 
-    The map of a randomised model and a noise image knows neither model nor image. What similarity it still has is the
-    architecture's (strides and borders favour the same pixels always), and the floor of ``cascade``.
+    The map of a randomised model on a noise image depends on neither model nor image. Its remaining similarity comes
+    from the architecture (strides and borders favour certain pixels) and is the floor for ``cascade``.
 
     >>> noise_images(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])).shape
     torch.Size([2, 3, 4, 4])
@@ -179,7 +178,7 @@ def noise_images(image: Tensor, index: Tensor, *, seed: int = 0) -> Tensor:
 def spearman(original: Tensor, other: Tensor) -> Tensor:
     """Spearman's rank correlation of two maps (N,H,W) of the same image, as (N,); ties share their mean rank.
 
-    A constant ``other`` correlates 0: it has none of the original's order. NaN where the original is constant.
+    0 if ``other`` is constant, since it has nothing of the original's order. NaN if the original is constant.
 
     >>> a = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
     >>> spearman(a, a**3), spearman(a, -a), spearman(a, torch.ones(1, 2, 2))
@@ -195,7 +194,7 @@ def spearman(original: Tensor, other: Tensor) -> Tensor:
 def ssim(original: Tensor, other: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, scikit-image) of two maps (N,H,W), each scaled to [0,1], as (N,).
 
-    NaN where the original is constant. Raises InputError for maps smaller than 3x3.
+    NaN if the original is constant. Raises InputError for maps smaller than 3x3.
 
     >>> a = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
     >>> ssim(a, 3 * a).round(decimals=3)  # each is scaled to [0,1]
@@ -206,10 +205,10 @@ def ssim(original: Tensor, other: Tensor) -> Tensor:
     if window < 3:
         raise InputError(f"maps: structural similarity expects at least 3x3, got {tuple(original.shape[1:])}")
     pairs = zip(_unit(original).cpu().numpy(), _unit(other).cpu().numpy(), strict=True)
-    found = [
+    similarities = [
         float(metrics.structural_similarity(a, b, data_range=1.0, win_size=window - 1 + window % 2)) for a, b in pairs
     ]
-    return torch.where(_constant(original), math.nan, torch.tensor(found, device=original.device))
+    return torch.where(_constant(original), math.nan, torch.tensor(similarities, device=original.device))
 
 
 def _check(original: Tensor, other: Tensor) -> None:

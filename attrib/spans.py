@@ -1,10 +1,10 @@
 """Attribution span and its coverage (ASC): which pixels a model uses, and what share of the image they are.
 
-AGAIN supplement, section 4.3, Table 1. Pure functions of maps: no model, no data set. A map is (N,H,W);
-a span is a bool (N,H,W); coverage is a fraction in [0,1].
+AGAIN supplement, section 4.3, Table 1. Pure functions of maps, without model or data set. Maps are (N,H,W), spans bool
+(N,H,W), and coverage is a fraction in [0,1].
 
-A map whose maximum equals its minimum, or with no positive value, has no span under any rule: it is empty
-and covers 0. (In floats a constant may exceed its own mean, so the rule alone would not say so.)
+A map that is constant or has no positive value is empty: its span has no pixels under any rule, and its coverage is 0.
+(The rules alone do not ensure this, since a constant may exceed its own mean by rounding.)
 """
 
 import math
@@ -29,10 +29,10 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
 
     maps: (N,H,W). Returns bool (N,H,W). The rule for tau is one of
 
-    - ``mean``: the map's own mean (the rule that the AGAIN supplement uses for valid values);
+    - ``mean``: the map's own mean (the AGAIN supplement's rule for valid values);
     - ``max:t``: t times the map's maximum;
     - ``otsu``: Otsu's threshold of relu(M);
-    - ``mass:q``: the fewest pixels that hold the share q of relu(M); ties go to the lower pixel index;
+    - ``mass:q``: the fewest pixels with the share q of the sum of relu(M); ties go to the lower pixel index;
     - ``quantile:q``: the q-quantile of the map, so at most the share 1 - q of the pixels (rounded up).
 
     Raises InputError for another rule, maps of another shape, or NaN or infinity in them.
@@ -50,7 +50,7 @@ def span(maps: Tensor, *, threshold: str = "mean") -> Tensor:
 
 
 def empty(maps: Tensor) -> Tensor:
-    """Which maps (N,H,W) have no span under any rule, as bool (N,): constant ones and those nowhere positive.
+    """Whether each map (N,H,W) is constant or nowhere positive, and so has no span, bool (N,).
 
     >>> empty(torch.tensor([[[0.3, 0.3]], [[-2.0, -1.0]], [[0.0, 1.0]]]))
     tensor([ True,  True, False])
@@ -63,7 +63,7 @@ def empty(maps: Tensor) -> Tensor:
 def coverage(mask: Tensor) -> Tensor:
     """The attribution span coverage |S| / (H*W) of every span (N,H,W), as (N,) in [0,1]; its mean is the ASC.
 
-    Raises InputError for what is no span, a map among it.
+    Raises InputError for anything else, also for a map.
 
     >>> coverage(torch.tensor([[[True, False], [False, False]], [[True, True], [False, False]]]))
     tensor([0.2500, 0.5000])
@@ -75,7 +75,7 @@ def coverage(mask: Tensor) -> Tensor:
 def coverage_curve(maps: Tensor, levels: Sequence[float]) -> Tensor:
     """Coverage under ``max:t`` for every t in ``levels``: (N,H,W) maps to (N,len(levels)) in [0,1].
 
-    t = 1 is allowed here, where the coverage of any map is 0.
+    t = 1 is allowed, unlike in ``span``; its coverage is 0 for every map.
 
     >>> coverage_curve(torch.tensor([[[0.0, 1.0], [2.0, 4.0]]]), [0, 0.25, 0.5, 1])
     tensor([[0.7500, 0.5000, 0.2500, 0.0000]])
@@ -90,7 +90,7 @@ def coverage_curve(maps: Tensor, levels: Sequence[float]) -> Tensor:
 def curve_area(maps: Tensor) -> Tensor:
     """Area under the coverage curve over t in [0,1]: mean(relu M) / max M of every map (N,H,W), as (N,).
 
-    It needs no threshold: the integral over t of the share of pixels above t * max is that quotient.
+    It needs no threshold: the quotient is the integral over t of the share of pixels above t * max.
 
     >>> maps = torch.tensor([[[-1.0, 1.0], [2.0, 4.0]]])
     >>> curve_area(maps)  # 7 / 4, over 4
@@ -106,9 +106,9 @@ def curve_area(maps: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of two spans (N,H,W) each, as (N,); NaN where both are empty.
+    """Intersection over union of two spans (N,H,W) each, as (N,); NaN if both are empty.
 
-    Raises InputError for what is no span, and spans of different shapes.
+    Raises InputError for anything else, and for different shapes.
 
     >>> a, b = torch.tensor([[[True, True, False]]]), torch.tensor([[[False, True, True]]])
     >>> iou(a, b), iou(a, a)
@@ -121,7 +121,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def inside(mask: Tensor, object_mask: Tensor) -> Tensor:
     """Share of the span that lies inside the object, both bool (N,H,W), as (N,); NaN for an empty span.
 
-    Raises InputError for others, and different shapes.
+    Raises InputError for anything else, and for different shapes.
 
     >>> inside(torch.tensor([[[True, True, True, False]]]), torch.tensor([[[False, True, True, True]]]))
     tensor([0.6667])
@@ -133,7 +133,7 @@ def inside(mask: Tensor, object_mask: Tensor) -> Tensor:
 def object_covered(mask: Tensor, object_mask: Tensor) -> Tensor:
     """Share of the object that the span covers, both bool (N,H,W), as (N,); NaN for an empty object.
 
-    Raises InputError for others, and different shapes.
+    Raises InputError for anything else, and for different shapes.
 
     >>> object_covered(torch.tensor([[[True, True, False, False]]]), torch.tensor([[[False, True, True, True]]]))
     tensor([0.3333])
@@ -142,11 +142,10 @@ def object_covered(mask: Tensor, object_mask: Tensor) -> Tensor:
 
 
 def pointing(maps: Tensor, object_mask: Tensor) -> Tensor:
-    """Pointing game (Zhang et al. 2016): 1 where the map's maximum lies on the object, else 0, as (N,).
+    """Pointing game (Zhang et al. 2016): 1 if the map's maximum lies on the object, else 0, as (N,).
 
-    Maps tie at their maximum where they are flat (or saturate); then it is the share of tied pixels on the
-    object, which is what a random choice among them scores on average. Raises InputError for other and different
-    shapes, and for maps that are not finite.
+    If several pixels have the maximum, it is the share of them that lies on the object, the mean score of a random
+    choice. Raises InputError for other or different shapes, and for maps that are not finite.
 
     >>> on = torch.tensor([[[True, False, False]]])
     >>> pointing(torch.tensor([[[0.9, 0.1, 0.2]]]), on), pointing(torch.tensor([[[0.5, 0.5, 0.2]]]), on)
@@ -177,14 +176,14 @@ def _otsu_level(values: NDArray[np.floating[Any]]) -> float:
     """Otsu's threshold of values (P,) that are not all the same."""
     try:
         return float(filters.threshold_otsu(values))
-    except ValueError:  # between the extremes float32 has fewer steps than Otsu's histogram has bins
+    except ValueError:  # float32 has fewer steps between the extremes than Otsu's histogram has bins
         low, high = np.float64(values.min()), np.float64(values.max())
         return float(low + (high - low) * filters.threshold_otsu((values - low) / (high - low)))
 
 
 def _mass(flat: Tensor, share: float) -> Tensor:
     ordered, pixels = flat.relu().sort(dim=1, descending=True, stable=True)
-    # In float64, since a cumulative sum of floats may never quite reach its own total.
+    # In float64, since a cumulative sum in float32 may not reach the total.
     cumulative = ordered.double().cumsum(1)
     before = cumulative - ordered.double()
     needed = (before < share * cumulative[:, -1:]) & (ordered > 0)
@@ -192,7 +191,7 @@ def _mass(flat: Tensor, share: float) -> Tensor:
 
 
 def _quantile(flat: Tensor, share: float) -> Tensor:
-    # However a quantile between two pixels is interpolated, above it lie those above the lower of the two.
+    # The pixels above a quantile between two values are those above the lower value, with any interpolation.
     below = math.floor(share * (flat.shape[1] - 1))
     return flat > flat.kthvalue(below + 1, dim=1, keepdim=True).values
 
@@ -200,7 +199,7 @@ def _quantile(flat: Tensor, share: float) -> Tensor:
 _MASKS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "mean": _mean, "max": _max, "otsu": _otsu, "mass": _mass, "quantile": _quantile,
 }  # fmt: skip
-"""For every rule of ``RULES`` what makes the mask (N,P) of maps (N,P) and the rule's number."""
+"""For every rule of ``RULES`` the function from maps (N,P) and the rule's number to masks (N,P)."""
 
 
 def _check(maps: Tensor) -> None:

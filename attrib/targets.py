@@ -1,4 +1,4 @@
-"""The class that a map explains: the label, the prediction, or one class by its name or number. No torch."""
+"""The class that a map explains: label, prediction, or one class by its name or number. No torch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ TARGETS = ("label", "prediction")
 
 
 def check_target(target: Any) -> None:
-    """Raise InputError for what is neither text nor a class."""
+    """Raise InputError unless the target is a text or a class number."""
     if isinstance(target, bool) or not isinstance(target, str | int) or target == "":
         raise InputError(f"target: expected label, prediction, or a class by its name or number, got {target!r}")
     if isinstance(target, int) and target < 0:
@@ -21,10 +21,10 @@ def check_target(target: Any) -> None:
 
 
 def target_class(target: str | int, classes: Sequence[str]) -> str | int:
-    """label, prediction, or the class by its number.
+    """The target as ``label``, ``prediction``, or a class number.
 
-    A text is the name of a class, however its case, spaces and underscores are, else a number. Raises InputError for
-    a class that the data does not have.
+    A text is matched to the class names without regard to case, spaces and underscores, else read as a number. Raises
+    InputError for a class that the data does not have.
 
     >>> target_class("Tabby cat", ["dog", "tabby_cat"]), target_class("0", ["dog", "cat"])
     (1, 0)
@@ -33,8 +33,8 @@ def target_class(target: str | int, classes: Sequence[str]) -> str | int:
         return target
     number = target
     if isinstance(target, str):
-        known = meanings(classes)
-        number = known.get(folded(target), int(target) if target.isascii() and target.isdigit() else target)
+        as_number = int(target) if target.isascii() and target.isdigit() else target
+        number = meanings(classes).get(folded(target), as_number)
         if isinstance(number, str):
             expected = f"target: expected label, prediction, or a class by its name or number, got {target!r}"
             raise InputError(expected + meant(target, [*TARGETS, *classes]))
@@ -44,7 +44,7 @@ def target_class(target: str | int, classes: Sequence[str]) -> str | int:
 
 
 def explained(target: str | int, label: "Tensor", prediction: "Tensor") -> "Tensor":
-    """The class of every image whose map is made, (N,), from labels and predictions (N,)."""
+    """The class of every image that its map explains, (N,), from labels and predictions (N,)."""
     if isinstance(target, int):
         return prediction.new_full(prediction.shape, target)
     return label if target == "label" else prediction

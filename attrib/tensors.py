@@ -1,4 +1,4 @@
-"""Checks of the tensors that a user hands over: one line that says what was expected and what came."""
+"""Check the tensors that a user passes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ KINDS: dict[str, Callable[[Tensor], bool]] = {
     "bool": lambda tensor: tensor.dtype == torch.bool,
     "integers": lambda tensor: not tensor.is_floating_point() and not tensor.is_complex(),
 }
-"""What a tensor may hold."""
+"""The kinds of a tensor's values."""
 
 
 def check_tensors(**given: tuple[Any, str]) -> None:
-    """Raise InputError unless every tensor, by the name of its argument, is what is said beside it.
+    """Raise InputError unless every tensor has the kind and shape given with it, under its argument's name.
 
-    That is one of KINDS and the dimensions, as "floats N,H,W". A letter is the same size everywhere; only N may be 0.
+    They are one of KINDS and the dimensions, as "floats N,H,W". A letter is the same size everywhere; only N may be 0.
 
     >>> maps, label = torch.zeros(2, 8, 8), torch.tensor([0, 1])
     >>> check_tensors(maps=(maps, "floats N,H,W"), label=(label, "integers N"))
@@ -28,10 +28,10 @@ def check_tensors(**given: tuple[Any, str]) -> None:
     attrib.errors.InputError: label: expected integers of shape (2,), got torch.int64 (1,)
     """
     sizes: dict[str, int] = {}
-    for name, (tensor, wanted) in given.items():
+    for name, (tensor, expected) in given.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        kind, _, dimensions = wanted.partition(" ")
+        kind, _, dimensions = expected.partition(" ")
         letters = dimensions.split(",")
         shape = [str(sizes.get(letter, letter)) for letter in letters]
         fits = KINDS[kind](tensor) and tensor.ndim == len(letters)

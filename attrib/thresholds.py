@@ -1,6 +1,6 @@
-"""The rules for the threshold of a span: one table for the parser, the options' help, the explorer and the report.
+"""The table of rules for the threshold of a span, for the parser, the options' help, the explorer and the report.
 
-A new rule is a record here, its mask in ``attrib.spans``, and its function of a histogram in templates/spans.js.
+A new rule needs a record here, its mask in ``attrib.spans``, and its function of a histogram in templates/spans.js.
 No torch.
 """
 
@@ -11,20 +11,20 @@ from attrib.errors import InputError, meant
 
 
 class Rule(NamedTuple):
-    """A rule, written ``NAME``, or ``NAME:NUMBER`` where it has a parameter."""
+    """A rule, written ``NAME``, or ``NAME:NUMBER`` if it has a parameter."""
 
     words: str
-    """What a menu calls it."""
+    """Its name in menus."""
     parameter: str = ""
-    """The letter that stands for the number; empty: none is needed."""
+    """The letter of its number; empty: it has none."""
     low: float = 0.0
     high: float = 1.0
     closed: Literal["left", "right"] = "left"
-    """Which end of the range belongs to it."""
+    """The end that belongs to the range."""
     default: float = math.nan
 
     def accepts(self, value: float) -> bool:
-        """Whether the number lies in the range; NaN does not."""
+        """Whether the number is in the range; NaN is not."""
         return self.low <= value < self.high if self.closed == "left" else self.low < value <= self.high
 
 
@@ -38,7 +38,7 @@ RULES = {
 
 
 def spelling(name: str) -> str:
-    """How the rule is written: ``mean``, ``max:t``."""
+    """The rule as users write it: ``mean``, ``max:t``."""
     return f"{name}:{RULES[name].parameter}" if RULES[name].parameter else name
 
 
@@ -54,19 +54,19 @@ HELP = f"{', '.join(_FIRST)} or {_LAST}."
 
 
 def parse_threshold(rule: str) -> tuple[str, float]:
-    """Split a threshold rule into its name and its number, NaN where it has none.
+    """Split a threshold rule into its name and its number, NaN if it has none.
 
     Raises InputError for a rule that is not in the table, or a number outside its range.
     """
     name, colon, text = rule.partition(":") if isinstance(rule, str) else ("", "", "")
-    known = RULES.get(name)
-    if known and not known.parameter and not colon:
+    record = RULES.get(name)
+    if record and not record.parameter and not colon:
         return name, math.nan
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if known and known.parameter and known.accepts(value):
+    if record and record.parameter and record.accepts(value):
         return name, value
-    near = "" if known else meant(name, RULES, after=f"{colon}{text}")
+    near = "" if record else meant(name, RULES, after=f"{colon}{text}")
     raise InputError(f"threshold: expected {', '.join(map(_with_range, RULES))}, got {rule!r}{near}")
