@@ -43,7 +43,7 @@ def check_pickle(file: IO[bytes]) -> None:
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 place = len(memo) if argument is None else argument
                 if place > 2 * len(memo) + 1000:  # the unpickler's table is as long as the highest place
-                    raise InputError(f"it numbers an object {place}")
+                    raise InputError(f"its memo has an entry {place}")
                 memo[place] = stack[-1]
             elif opcode.name == "MARK":
                 stack.append(None)

@@ -127,8 +127,8 @@ def _about_one(point: Point, *, steps: list[int], chance: float) -> Iterator[str
     for name in (f"pgd-{longest}", f"cw-{longest}"):
         if point.eps >= 0.5 and share_interval(point.right[name])[0] > chance:
             yield (
-                f"{name.upper()} at {eps} leaves {point.right[name].mean():.1%} standing, where every image can be"
-                " made the same grey: it is the attack that fails"
+                f"{name.upper()} at {eps} leaves {point.right[name].mean():.1%} correct, although it could make every"
+                " image the same grey: the attack fails"
             )
 
 
@@ -138,5 +138,5 @@ def _about_two(smaller: Point, larger: Point, *, longest: int) -> Iterator[str]:
         if rise.difference > 0 and rise.p < 0.05:
             yield (
                 f"{name.upper()} accuracy rises by {100 * rise.difference:.1f} points from eps {smaller.eps:.4g} to"
-                f" {larger.eps:.4g}, where it can only fall: the attack fails"
+                f" {larger.eps:.4g}, although it can only fall: the attack fails"
             )

@@ -186,7 +186,7 @@ def test_programs(kind: str) -> None:
     attack: dict[str, Any] = {"eps": 0.1, "step_size": 0.05, "steps": 2}
     torch.testing.assert_close(attrib.pgd(model, IMAGES, LABELS, **attack), attrib.pgd(plain, IMAGES, LABELS, **attack))
     if kind == "scripted":
-        with pytest.raises(InputError, match="TorchScript program, into whose layers nothing can look"):
+        with pytest.raises(InputError, match="TorchScript program, whose layers cannot be looked at"):
             attrib.gradcam(model, IMAGES, LABELS)
     if kind != "exported":  # whose layers are no modules of known types to randomise
         data = (torch.rand(3, 3, 12, 12), torch.tensor([0, 3, 1]))

@@ -342,7 +342,7 @@ def test_not_a_file(tmp_path: Path) -> None:
         (
             {"w": torch.zeros(3)},
             None,
-            r"holds weights only; say with arch= \(--arch\) of what: lenet, resnet9",
+            r"holds only weights; name their architecture with arch= \(--arch\): lenet, resnet9",
         ),
         ({"w": torch.zeros(3)}, "vgg", "arch: expected one of lenet.*got 'vgg'"),
         ({"w": torch.zeros(3)}, "lenet", "weights don't fit lenet: no fc.weight with 2 dimensions; found: w"),

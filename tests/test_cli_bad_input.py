@@ -218,7 +218,7 @@ BAD = [
     (("fc", "{bad}/expanded.pt", "--arch", "lenet"), "would take 8,000,000,000 bytes"),
     (("fc", "{bad}/aliases.pt", "--arch", "lenet"), "would take 800,000,000 bytes"),
     (("info", "{bad}/pairs.pt"), "an object of more than 100,000,000 others"),
-    (("info", "{bad}/memo.pt"), "it numbers an object 2147483647"),
+    (("info", "{bad}/memo.pt"), "its memo has an entry 2147483647"),
     (("info", "{bad}/zip.pt"), "unpacks to more than its size"),
     *((("span", *A, "--data", "cifar10", "--data-root", f"{{bad}}/cifar-{name}"), "test_batch: not a CIFAR batch")
       for name in ("memo", "bytes", "pairs", "long")),

@@ -173,7 +173,7 @@ def test_without_a_feature_map() -> None:
 @pytest.mark.parametrize("excited", [False, True])
 def test_without_a_last_linear_layer(excited: bool) -> None:
     model = all_convolutional(excited=excited)
-    with pytest.raises(InputError, match=r"from a linear layer: it ends in 3 \(Conv2d, .*named with fc="):
+    with pytest.raises(InputError, match=r"from a linear layer: it ends in 3 \(Conv2d, .*name it with fc="):
         locate(model, EXAMPLE)
     assert feature_layer(model, EXAMPLE) is model[3]
 

@@ -149,7 +149,7 @@ def test_seeds_of_an_own_network(folder: Path, run: Any) -> None:
         done = run(*given, "--model", "mine=weighed:build", *options)
         assert done.status == 2
         assert words in done.err
-    with pytest.raises(InputError, match="weights: go with a factory"):
+    with pytest.raises(InputError, match="weights: expected a factory"):
         attrib.model("zoo:mnist-lenet-raw", weights="s0.pt")
 
 

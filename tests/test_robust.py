@@ -397,7 +397,7 @@ def test_autoattack_says_who_broke_what_leaves_no_trace_and_continues_where_it_s
     kept = state.read_bytes()
     for broken in ({}, {"adversarial": images[:1], "broken_by": torch.zeros(1), "done": 1}):
         torch.save(broken, state)
-        with pytest.raises(InputError, match="not what an interrupted AutoAttack leaves"):
+        with pytest.raises(InputError, match="expected the state of an interrupted AutoAttack"):
             autoattack.autoattack(model, batch.image, batch.label, eps=0.03, seed=1, state=state)
     state.write_bytes(kept)
     found = autoattack.autoattack(model, batch.image, batch.label, eps=0.03, seed=1, state=state)

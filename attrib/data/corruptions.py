@@ -30,9 +30,9 @@ def read(place: str, *, root: Path | None) -> tuple[Tensor, Tensor]:
             f"cifar10c: no folder CIFAR-10-C with labels.npy in {', '.join(map(str, roots))}; unpack CIFAR-10-C.tar"
             " (zenodo.org/records/2535967) there"
         )
-    known = sorted(path.stem for path in folder.glob("*.npy") if path.stem != "labels")
-    if name not in known:
-        raise refused("cifar10c", name, known)
+    names = sorted(path.stem for path in folder.glob("*.npy") if path.stem != "labels")
+    if name not in names:
+        raise refused("cifar10c", name, names)
     try:
         images, labels = (np.load(folder / f"{stem}.npy", mmap_mode="r") for stem in (name, "labels"))
     except Exception as error:  # on arbitrary bytes numpy may raise anything

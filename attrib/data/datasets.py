@@ -89,8 +89,8 @@ class Dataset:
     def __repr__(self) -> str:
         split = "" if self.split == WHOLE else f" {self.split}"
         shape = "x".join(map(str, self.shape))
-        known = f"{len(self.classes)} classes" if self.labelled else "unlabelled"
-        return f"Dataset({self.name}{split}: {len(self):,} images of {shape}, {known})"
+        labels = f"{len(self.classes)} classes" if self.labelled else "unlabelled"
+        return f"Dataset({self.name}{split}: {len(self):,} images of {shape}, {labels})"
 
     @property
     def labelled(self) -> bool:
@@ -273,8 +273,8 @@ def _of_folder(name: str, place: Path, split: str, source: Source, limit: int | 
 def _of_files(paths: Sequence[Path], source: Source, limit: int | None) -> Dataset:
     """An unlabelled data set of picture files."""
     for path in paths:
-        if (there := found_at(path)) != "a file":
-            raise InputError(f"{path}: expected a picture, found {there}")
+        if (actual := found_at(path)) != "a file":
+            raise InputError(f"{path}: expected a picture, found {actual}")
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     return Dataset(name, WHOLE, (), _sized(tuple(paths), source.size, limit), None, source=source)
 
@@ -320,8 +320,8 @@ def _of_tensors(name: str, split: str, source: Source, limit: int | None) -> Dat
         images, labels = download.read(name, split=split, root=None if source.root is None else Path(source.root))
         classes = CATALOG[name].classes
     else:
-        if not (there := found_at(at_home(name))).startswith("nothing"):
-            near = f"; did you mean {'folder' if there == 'a folder' else 'npz'}:{name}?"
+        if not (actual := found_at(at_home(name))).startswith("nothing"):
+            near = f"; did you mean {'folder' if actual == 'a folder' else 'npz'}:{name}?"
         else:
             near = meant(kind, ("folder", "npz"), after=f":{place}") if place else meant(name, CATALOG)
         raise InputError(f"data set: expected one of {', '.join(DATA_SETS)}, got {name!r}{near}")

@@ -45,8 +45,8 @@ def listed(root: Path, *, split: str) -> Listed:
     (or training, testing, val, validation, valid, dev) both exist, they are the splits; else every split is the whole
     folder. Raises InputError if there are no pictures, and for a folder that cannot be read.
     """
-    if (there := found_at(root, before="folder:")) != "a folder":
-        raise InputError(f"folder:{root}: expected a folder with one folder per class, or pictures, found {there}")
+    if (actual := found_at(root, before="folder:")) != "a folder":
+        raise InputError(f"folder:{root}: expected a folder with one folder per class, or pictures, found {actual}")
     if places := splits(root):
         root = places[split]
     _, names, files = next(_walk(root))

@@ -23,8 +23,8 @@ def read_classes(given: str | Path | Sequence[str]) -> tuple[str, ...]:
             raise InputError(f"classes: expected the names in a list or a file, got {type(given).__name__}")
         return tuple(map(str, given))
     path = at_home(given)
-    if (there := found_at(path)) != "a file":
-        raise InputError(f"classes: expected a file with a class name per line, found {there} at {path}")
+    if (actual := found_at(path)) != "a file":
+        raise InputError(f"classes: expected a file with a class name per line, found {actual} at {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -50,8 +50,8 @@ def matched(folders: Sequence[str], names: Sequence[str]) -> list[int] | None:
     >>> matched(["Tiger_Cat", "tabby"], ["tabby, tabby cat", "tiger cat", "dog"])
     [1, 0]
     """
-    known = meanings(names)
-    positions = [known[folded(folder)] for folder in folders if folded(folder) in known]
+    spellings = meanings(names)
+    positions = [spellings[folded(folder)] for folder in folders if folded(folder) in spellings]
     return positions if len(set(positions)) == len(folders) else None
 
 
@@ -65,8 +65,8 @@ def by_wordnet_id(folders: Sequence[str], count: int) -> list[int] | None:
         return None
     first = 1 if count == 1001 else 0  # the first class of TensorFlow's models is "background"
     ids = sorted(folders) if len(folders) == count - first == 1000 else _wordnet_ids(count - first)
-    known = {name: position for position, name in enumerate(ids, start=first)}
-    return [known[folder] for folder in folders] if known.keys() >= set(folders) else None
+    positions = {name: position for position, name in enumerate(ids, start=first)}
+    return [positions[folder] for folder in folders] if positions.keys() >= set(folders) else None
 
 
 def _wordnet_ids(count: int) -> Sequence[str]:

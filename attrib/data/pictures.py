@@ -99,7 +99,7 @@ def pixels_of(picture: Image.Image, size: tuple[int, int], channels: int) -> Pix
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """A grey picture of 16 bits scaled to 8, where Pillow would clip it; raises ValueError for floats."""
     if picture.mode == "F":
-        raise ValueError("its pixels are floats, of which nothing says what is white")
+        raise ValueError("its pixels are floats of unknown range")
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture)
@@ -127,8 +127,8 @@ def _as_it_is(batch: object) -> object:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The opened picture; raises InputError with the file's name if opening or decoding fails."""
-    if (there := found_at(path)) != "a file":  # opening a pipe would wait for ever
-        raise InputError(f"{path}: expected a picture, found {there}")
+    if (actual := found_at(path)) != "a file":  # opening a pipe would wait for ever
+        raise InputError(f"{path}: expected a picture, found {actual}")
     try:
         with warnings.catch_warnings():  # Pillow warns above 89 megapixels, and refuses above twice as many
             warnings.simplefilter("error", Image.DecompressionBombWarning)

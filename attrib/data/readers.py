@@ -194,8 +194,8 @@ def npz(path: Path) -> tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]:
     The file's arrays are ``images`` (N,H,W[,C]), uint8 or floats in [0,1], and ``labels``; optionally ``masks`` bool
     (N,H,W) and ``classes`` (text, one name per label). Raises InputError for anything else, also for pickled objects.
     """
-    if (there := found_at(path, before="npz:")) != "a file":
-        raise InputError(f"{path}: expected an .npz file, found {there}")
+    if (actual := found_at(path, before="npz:")) != "a file":
+        raise InputError(f"{path}: expected an .npz file, found {actual}")
     try:
         with path.open("rb") as file:  # numpy leaves a damaged file open
             archive = np.load(file, allow_pickle=False)

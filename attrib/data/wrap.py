@@ -172,7 +172,7 @@ def _images(images: Sequence[Any], size: int | None, notes: list[str]) -> Tensor
         try:
             return torch.from_numpy(np.stack([pictures.pixels_of(image, target, 1 if grey else 3) for image in images]))
         except ValueError as error:
-            raise InputError(f"data: a picture cannot be taken: {error}") from None
+            raise InputError(f"data: a picture cannot be converted: {error}") from None
     if not all(isinstance(image, Tensor | np.ndarray) for image in images):
         kinds = sorted({type(image).__name__ for image in images})
         raise InputError(f"data: expected images as tensors (C,H,W) or PIL pictures, got {', '.join(kinds)}")

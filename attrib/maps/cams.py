@@ -35,7 +35,8 @@ def gradcam(
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017): relu(sum over channels of mean(dz_y/dA) * A), upsampled to (N,H,W).
 
-    Raises InputError if the output of ``layer`` is no feature map, and if no layer is given and none is found.
+    layer: a module or its dotted name (default: the last feature map before pooling). reshape: a function from its
+    output to (N,C,h,w). Raises InputError if the output is no feature map, or if no layer is given and none is found.
 
     >>> import attrib
     >>> data = attrib.dataset("glyphs", limit=4)

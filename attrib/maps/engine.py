@@ -79,11 +79,11 @@ _known_room: WeakKeyDictionary[nn.Module, dict[Hashable, int]] = WeakKeyDictiona
 
 def _room(model: nn.Module, fast: nn.Module, image: Tensor, precision: Precision) -> int:
     """The number of images that fit one pass; measured once per model, since it costs two passes."""
-    known = _known_room.setdefault(model, {})
+    rooms = _known_room.setdefault(model, {})
     key = image.shape[1:], image.dtype, image.device, precision
-    if key not in known:
-        known[key] = images_per_chunk(fast, image)
-    return known[key]
+    if key not in rooms:
+        rooms[key] = images_per_chunk(fast, image)
+    return rooms[key]
 
 
 def upsample(grid: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -59,14 +59,14 @@ def place(model: nn.Module, image: Tensor, layer: nn.Module | str | None, reshap
         if not callable(reshape):
             raise InputError(f"reshape: expected a function of the layer's output to (N,C,h,w), got {reshape!r}")
         return Place(layer, None, reshape)
-    known = _known_layouts.setdefault(bare(model), {})
+    cached = _known_layouts.setdefault(bare(model), {})
     name = next((name for name, module in unwrapped(model).named_modules() if module is layer), None)
     if name is None:
         raise InputError(f"layer: {type(unwrapped(model)).__name__} never runs the one given")
     key = name, image.shape[1:]
-    if key not in known:
-        known[key] = layout_of(model, layer, image)
-    return Place(layer, known[key])
+    if key not in cached:
+        cached[key] = layout_of(model, layer, image)
+    return Place(layer, cached[key])
 
 
 _known_layouts: WeakKeyDictionary[nn.Module, dict[tuple[str, torch.Size], Layout]] = WeakKeyDictionary()

@@ -42,20 +42,20 @@ def weights_card(path: str) -> dict[str, Any]:
     """
     content = content_of(zoo.file(path))
     try:
-        found = state_in(content)
-        names, prefix = stripped(found.state)
+        state, at, note = state_in(content)
+        names, prefix = stripped(state)
         weights = state_dict(names, strip=False)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     numbers = {str(key): plain for key, value in content.items() if (plain := _number(value)) is not None}
     epochs = {key: value for key, value in numbers.items() if key.lower() in ("epoch", "epochs", "step", "global_step")}
     return {
-        "path": path, "weights at": found.at or "the whole file", "note": found.note, "prefix": prefix,
+        "path": path, "weights at": at or "the whole file", "note": note, "prefix": prefix,
         "parameters": sum(tensor.numel() for tensor in weights.values()), "tensors": len(weights),
         "epoch": epochs, "metrics": {key: value for key, value in numbers.items() if key not in epochs},
         "beside": [str(key) for key in content if not isinstance(content[key], Tensor) and str(key) not in numbers],
         "shapes": {name: "x".join(map(str, tensor.shape)) or "scalar" for name, tensor in weights.items()},
-        "types": sorted({str(v.dtype).removeprefix("torch.") for v in found.state.values() if isinstance(v, Tensor)}),
+        "types": sorted({str(v.dtype).removeprefix("torch.") for v in state.values() if isinstance(v, Tensor)}),
     }  # fmt: skip
 
 

@@ -167,11 +167,11 @@ def check_data(ckpt: Checkpoint, *, classes: int, shape: Shape) -> None:
     model = f"the checkpoint ({ckpt.arch}, trained on {ckpt.data})"
     if shape[0] != ckpt.input_shape[0]:
         kinds = {1: "grey (1 channel)", 3: "colour (3 channels)"}
-        came, wanted = (kinds.get(c, f"of {c} channels") for c in (shape[0], ckpt.input_shape[0]))
-        raise InputError(f"data: images are {came}, {model} expects {wanted}")
+        got, expected = (kinds.get(c, f"of {c} channels") for c in (shape[0], ckpt.input_shape[0]))
+        raise InputError(f"data: images are {got}, {model} expects {expected}")
     if tuple(shape[1:]) != tuple(ckpt.input_shape[1:]):
-        came, wanted = ("x".join(map(str, s[1:])) for s in (shape, ckpt.input_shape))
-        raise InputError(f"data: images are {came} pixels, {model} expects {wanted}")
+        got, expected = ("x".join(map(str, s[1:])) for s in (shape, ckpt.input_shape))
+        raise InputError(f"data: images are {got} pixels, {model} expects {expected}")
     if classes != ckpt.num_classes:
         raise InputError(f"data: has {classes} classes, {model} has {ckpt.num_classes}")
 
@@ -276,7 +276,7 @@ def _from_weights(
 ) -> Checkpoint:
     """A checkpoint around bare weights; what neither weights nor arguments tell is "unknown" or empty."""
     if arch is None:
-        raise InputError(f"holds weights only; say with arch= (--arch) of what: {', '.join(ARCHITECTURES)}")
+        raise InputError(f"holds only weights; name their architecture with arch= (--arch): {', '.join(ARCHITECTURES)}")
     if arch not in ARCHITECTURES:
         raise refused("arch", arch, ARCHITECTURES)
     classes = _dimension(weights, "fc.weight", 2, 0, arch)
@@ -319,7 +319,7 @@ def _lenet_side(inputs: int) -> int:
     """The image side for LeNet's hidden layer, whose inputs are 50 filters times ((side - 4) / 2 - 4) / 2 squared."""
     side = math.isqrt(inputs // 50)
     if 50 * side * side != inputs:
-        raise InputError(f"lenet with {inputs} hidden inputs is for no square image; give input_shape=")
+        raise InputError(f"lenet with {inputs} hidden inputs fits no square image; give input_shape=")
     return 2 * (2 * side + 4) + 4
 
 

@@ -27,7 +27,7 @@ COUNTERS = ("n_averaged",)
 """Entries of an average that are no weights."""
 
 
-class Found(NamedTuple):
+class StateDict(NamedTuple):
     """A state dict and its place in the file."""
 
     state: dict[str, object]
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     """A warning if another state dict could have been taken; else ""."""
 
 
-def state_in(content: Mapping[str, object]) -> Found:
+def state_in(content: Mapping[str, object]) -> StateDict:
     """The state dict in a file's content; raises InputError if several keys hold one."""
     direct = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     averaged = [key for key in AVERAGED if _holds_weights(content.get(key))]
@@ -46,17 +46,18 @@ def state_in(content: Mapping[str, object]) -> Found:
     if not averaged and not raw:
         raw = [str(key) for key, value in content.items() if _holds_weights(value)]
         if len(raw) > 1 and not direct:
-            raise InputError(f"holds weights under several keys: {few(raw)}; save the ones to look at alone")
+            raise InputError(f"holds weights under several keys: {few(raw)}; save only the weights to use")
     if direct and not (averaged or raw):
-        return Found({name: value for name, value in content.items() if name not in COUNTERS}, "", "")
+        return StateDict({name: value for name, value in content.items() if name not in COUNTERS}, "", "")
     if not averaged and not raw:
-        return Found(dict(content), "", "")
+        return StateDict(dict(content), "", "")
     key = (averaged or raw)[0]
     inner = content[key]
     assert isinstance(inner, Mapping)
-    found = state_in(inner)
-    note = f"took {key}, a moving average of the weights, not {raw[0]}" if averaged and raw else found.note
-    return Found(found.state, f"{key}.{found.at}".rstrip("."), note)
+    state, at, note = state_in(inner)
+    if averaged and raw:
+        note = f"took {key}, a moving average of the weights, not {raw[0]}"
+    return StateDict(state, f"{key}.{at}".rstrip("."), note)
 
 
 def _holds_weights(value: object) -> bool:
@@ -91,8 +92,8 @@ def load_into(module: nn.Module, path: StrPath) -> None:
     """
     content = content_of(file(path))
     try:
-        found = state_in(content if "format_version" not in content else {"weights": content["weights"]})
-        weights = state_dict(found.state, strip=False)
+        state, _, note = state_in(content if "format_version" not in content else {"weights": content["weights"]})
+        weights = state_dict(state, strip=False)
         expected = module.state_dict()
         _, own = stripped(expected)
         prefix = _prefix(weights, [name.removeprefix(own) for name in expected], path)
@@ -100,8 +101,8 @@ def load_into(module: nn.Module, path: StrPath) -> None:
         _check(fitting, expected, type(module).__name__)
     except InputError as error:
         raise InputError(f"{path}: {' '.join(str(error).removeprefix(f'{path}: ').split())}") from None
-    if found.note:
-        warnings.warn(f"{path}: {found.note}", stacklevel=2)
+    if note:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     if left := [name for name in weights if not name.startswith(prefix)]:
         warnings.warn(f"{path}: took the weights that begin with {prefix}; left out: {few(left)}", stacklevel=2)
     module.load_state_dict(fitting, strict=False)
@@ -117,7 +118,7 @@ def _prefix(weights: Iterable[str], expected: list[str], path: StrPath) -> str:
     if "" in whole or not whole:
         return "" if "" in whole else stripped(dict.fromkeys(names))[1]
     if len(whole) > 1:
-        raise InputError(f"{path}: holds several such models, {few(whole)}; save the one to look at alone")
+        raise InputError(f"{path}: holds several such models, {few(whole)}; save only the one to use")
     return whole[0]
 
 

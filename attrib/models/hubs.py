@@ -24,7 +24,7 @@ HUBS = ("hf", "timm", "torchvision", "robustbench")
 """The prefixes of such specs, before the colon."""
 
 
-class Known(NamedTuple):
+class Loaded(NamedTuple):
     """A model and the facts that its collection states; None where it states nothing."""
 
     module: nn.Module
@@ -32,7 +32,7 @@ class Known(NamedTuple):
     std: Sequence[float] | None = None
     size: tuple[int, int] | None = None
     classes: tuple[str, ...] | None = None
-    lacks: str | None = None
+    error: str | None = None
     """The error message if mean and std are unknown, so that the user must give them."""
 
 
@@ -41,7 +41,7 @@ def is_hub(spec: str) -> bool:
     return spec.partition(":")[0] in HUBS and ":" in spec
 
 
-def load_hub(spec: str) -> Known:
+def load_hub(spec: str) -> Loaded:
     """Load a collection's model; its package downloads the model if it is not on the disk.
 
     hf: a name, or a folder of ``save_pretrained``. robustbench: NAME, DATA/NAME or DATA/THREAT/NAME; DATA is cifar10
@@ -49,7 +49,7 @@ def load_hub(spec: str) -> Known:
     """
     hub, _, name = spec.partition(":")
     if not name:
-        raise InputError(f"model {spec}: expected a name behind {hub}:")
+        raise InputError(f"model {spec}: expected a name after {hub}:")
     return {"hf": _hf, "timm": _timm, "torchvision": _torchvision, "robustbench": _robustbench}[hub](spec, name)
 
 
@@ -82,16 +82,16 @@ def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[N
         raise InputError(f"model {spec}: cannot be loaded: {reason or type(error).__name__}{near}") from error
 
 
-def _hf(spec: str, name: str) -> Known:
+def _hf(spec: str, name: str) -> Loaded:
     transformers = _package("transformers", spec)
     source, on_disk = _place(spec, name)
-    where = {"local_files_only": on_disk, "trust_remote_code": False}
+    options = {"local_files_only": on_disk, "trust_remote_code": False}
     with _naming(spec), _quiet(transformers, bars=not on_disk):
-        config = transformers.AutoConfig.from_pretrained(source, **where)
+        config = transformers.AutoConfig.from_pretrained(source, **options)
         if type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             raise InputError(f"model {spec}: transformers has no classifier of images of its type, {config.model_type}")
         module, info = transformers.AutoModelForImageClassification.from_pretrained(
-            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **where
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         if missing := sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"]):
             raise InputError(
@@ -106,15 +106,15 @@ def _hf(spec: str, name: str) -> Known:
         unnamed = all(re.fullmatch(r"LABEL_\d+|\d+", each) for each in names)
         classes = None if unnamed or len(names) == 1 else tuple(names)  # one logit is two classes
         try:
-            processor = transformers.AutoImageProcessor.from_pretrained(source, **where)
-            seen = _preprocessing(processor, getattr(config, "num_channels", 3))
+            processor = transformers.AutoImageProcessor.from_pretrained(source, **options)
+            statistics = _preprocessing(processor, getattr(config, "num_channels", 3))
         except InputError as error:
             raise InputError(f"model {spec}: {error}") from None
         except Exception as error:  # each class of theirs has its own ways to fail
             why = one_line(error).partition(". ")[0]
-            lacks = f"its image processor cannot be used ({why}); name mean (--mean), std (--std) and size (--size)"
-            return Known(module, classes=classes, lacks=f"model {spec}: {lacks}")
-    return Known(module, *seen, classes)
+            reason = f"its image processor cannot be used ({why}); name mean (--mean), std (--std) and size (--size)"
+            return Loaded(module, classes=classes, error=f"model {spec}: {reason}")
+    return Loaded(module, *statistics, classes)
 
 
 def _place(spec: str, name: str) -> tuple[str, bool]:
@@ -161,12 +161,12 @@ def _preprocessing(processor: Any, channels: int) -> tuple[list[float], list[flo
 
     def prepared(colour: tuple[int, ...], side: int) -> Tensor:
         picture = Image.new("RGB" if channels == 3 else "L", (side, side), colour if channels == 3 else colour[0])
-        made: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
-        return made.double()
+        pixels: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        return pixels.double()
 
     def middle(*colour: int) -> Tensor:
-        made = prepared(colour, 512)
-        return made[:, made.shape[1] // 2, made.shape[2] // 2]
+        pixels = prepared(colour, 512)
+        return pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2]
 
     black, white = middle(0, 0, 0), middle(255, 255, 255)
     scale = 1 / (white - black)
@@ -185,7 +185,7 @@ def _written(value: float) -> float:
     return next((short for short in shortened if math.isclose(short, value, rel_tol=3e-7)), value)
 
 
-def _timm(spec: str, name: str) -> Known:
+def _timm(spec: str, name: str) -> Loaded:
     timm, data = _package("timm", spec), _package("timm.data", spec)
     with _naming(spec, lambda: timm.list_models()):
         module = timm.create_model(name, pretrained=True)
@@ -195,10 +195,10 @@ def _timm(spec: str, name: str) -> Known:
         if not names and subset:
             names = data.ImageNetInfo(subset).label_descriptions()
     height, width = config["input_size"][1:]
-    return Known(module, config["mean"], config["std"], (height, width), tuple(names) if names else None)
+    return Loaded(module, config["mean"], config["std"], (height, width), tuple(names) if names else None)
 
 
-def _torchvision(spec: str, name: str) -> Known:
+def _torchvision(spec: str, name: str) -> Loaded:
     models = _package("torchvision.models", spec)
     with _naming(spec, lambda: models.list_models()):
         weights = models.get_model_weights(name).DEFAULT
@@ -208,13 +208,13 @@ def _torchvision(spec: str, name: str) -> Known:
     if not crop or "categories" not in weights.meta:
         raise InputError(f"model {spec}: expected a classifier of images, got {type(module).__name__}")
     side = crop if isinstance(crop, int) else crop[0]
-    return Known(module, list(preset.mean), list(preset.std), (side, side), tuple(weights.meta["categories"]))
+    return Loaded(module, list(preset.mean), list(preset.std), (side, side), tuple(weights.meta["categories"]))
 
 
 _SIDES = {"cifar10": 32, "cifar100": 32, "imagenet": 224}
 
 
-def _robustbench(spec: str, name: str) -> Known:
+def _robustbench(spec: str, name: str) -> Loaded:
     utils = _package("robustbench.utils", spec, "git+https://github.com/RobustBench/robustbench")
     *place, model = name.split("/")
     if len(place) > 2:
@@ -224,4 +224,4 @@ def _robustbench(spec: str, name: str) -> Known:
         module = utils.load_model(model_name=model, dataset=data, threat_model=threat)
     side, record = _SIDES.get(data), CATALOG.get(data)
     # The models normalise their input themselves.
-    return Known(module, size=(side, side) if side else None, classes=tuple(record.classes) if record else None)
+    return Loaded(module, size=(side, side) if side else None, classes=tuple(record.classes) if record else None)

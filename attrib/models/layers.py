@@ -122,7 +122,7 @@ def _last_linear(trace: Trace) -> nn.Linear:
         ending = "no submodule has weights"
     raise InputError(
         f"model: {trace.model} does not get its logits {tuple(logits.shape)} from a linear layer: {ending}; "
-        "what looks at the last layer's weights needs one, named with fc= (--fc) if it is elsewhere"
+        "analyses of the last layer need one; name it with fc= (--fc) if it is elsewhere"
     )
 
 
@@ -150,13 +150,13 @@ def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: 
     module = unwrapped(module)
     modules: dict[str, nn.Module] = dict(module.named_modules())
     plain = name.removeprefix("_orig_mod.").removeprefix("module.")
-    for known in (name, plain):
-        if known and known in modules:
-            return modules[known]
+    for candidate in (name, plain):
+        if candidate and candidate in modules:
+            return modules[candidate]
     fitting = [] if example is None else map_layers(module, example)
-    names = fitting or [known for known in modules if known]
+    names = fitting or [candidate for candidate in modules if candidate]
     near = get_close_matches(name, names, n=5, cutoff=0.5)
-    near = near or fitting[-5:] or [known for known, _ in module.named_children()]
+    near = near or fitting[-5:] or [candidate for candidate, _ in module.named_children()]
     listed = f"{'maps can look at' if fitting else 'some that it has'}: {', '.join(near) or 'none'}"
     raise InputError(f"{what}: {type(module).__name__} has no {name!r}; {listed}")
 

@@ -83,11 +83,11 @@ def _about_probabilities(answers: Tensor, wide: Tensor, rounding: float) -> Iter
     total = answers.exp().sum(1) if bool((answers <= 0).all()) else answers.sum(1)
     sums_to_one = answers.shape[1] > 1 and bool(((total - 1).abs() < rounding).all())
     if sums_to_one and bool((answers >= 0).all()):
-        yield f"returns probabilities (a softmax), as it seems, where logits are expected: {PROBABILITIES}"
+        yield f"returns probabilities (a softmax) instead of logits, it seems: {PROBABILITIES}"
     elif sums_to_one and bool((answers <= 0).all()):
-        yield f"returns log-probabilities, as it seems, where logits are expected: {LOG_PROBABILITIES}"
+        yield f"returns log-probabilities instead of logits, it seems: {LOG_PROBABILITIES}"
     elif bool(((wide > 0) & (wide <= 1)).all()):  # an exact 0 is more likely from a ReLU
-        yield f"returns probabilities (a sigmoid), as it seems, where logits are expected: {PROBABILITIES}"
+        yield f"returns probabilities (a sigmoid) instead of logits, it seems: {PROBABILITIES}"
 
 
 def _equal(one: Tensor, other: Tensor, share: float) -> bool:

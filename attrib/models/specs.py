@@ -17,7 +17,7 @@ from attrib.formatting import qualified_name
 from attrib.models import checkpoint
 from attrib.models.checkpoint import Checkpoint
 from attrib.models.foreign import load_into
-from attrib.models.hubs import HUBS, Known, is_hub, load_hub
+from attrib.models.hubs import HUBS, Loaded, is_hub, load_hub
 from attrib.models.layers import named
 from attrib.models.names import is_code, meant_model, name_of_path, usual_name
 from attrib.models.outside import Normalized, bare, load_factory, made_by, unwrapped
@@ -215,11 +215,11 @@ def _model(spec: Spec, given: Given) -> Model:
         listed = ", ".join(f"{value:g}" for value in given.mean)
         raise InputError(f"mean: expected means of pixels in [0,1], got {listed}; divide mean and std by 255")
     if not isinstance(spec, str | Path) or is_code(str(spec)):
-        made = _from_code(spec, given)
+        result = _from_code(spec, given)
     elif given.weights is not None:
-        raise InputError(f"weights: go with a factory, package.module:factory, that makes the network; got {spec}")
+        raise InputError(f"weights: expected a factory, package.module:factory, to load them into, got {spec}")
     elif str(spec).endswith((".npz", ".npy")):
-        made = map_file(given.name, Path(str(spec)))
+        result = map_file(given.name, Path(str(spec)))
     else:
         if given.mean is not None or given.size is not None:
             raise InputError(f"mean, std and size are for a module or factory; the checkpoint {spec} knows its own")
@@ -231,37 +231,38 @@ def _model(spec: Spec, given: Given) -> Model:
             )
         refuse_pretrained(Path(spec))
         module, ckpt = checkpoint.load(str(spec), arch=given.arch, device=given.device)
-        made = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
+        result = Model(given.name or name_of_path(str(spec)), str(spec), ckpt.fingerprint, module, ckpt)
     if given.classes is not None:
-        made = replace(made, classes=tuple(given.classes))
-    if given.layer is not None and made.module is not None:
-        made = replace(made, layer=named(made.module, given.layer) if isinstance(given.layer, str) else given.layer)
+        result = replace(result, classes=tuple(given.classes))
+    if given.layer is not None and result.module is not None:
+        layer = named(result.module, given.layer) if isinstance(given.layer, str) else given.layer
+        result = replace(result, layer=layer)
     if given.reshape is not None:
-        made = replace(made, reshape=given.reshape)
-    return made
+        result = replace(result, reshape=given.reshape)
+    return result
 
 
 def _from_code(spec: Spec, given: Given) -> Model:
     """A model from a module, factory or collection; a given mean, std or size replaces the collection's."""
     if isinstance(spec, nn.Module):
-        known, path = Known(spec), type(unwrapped(spec)).__name__
+        loaded, path = Loaded(spec), type(unwrapped(spec)).__name__
     elif isinstance(spec, str | Path):
         path = str(spec)
-        known = load_hub(path) if is_hub(path) else Known(load_factory(path))
+        loaded = load_hub(path) if is_hub(path) else Loaded(load_factory(path))
     else:
         path = qualified_name(spec)
-        known = Known(made_by(spec, path))
-    if known.lacks and given.mean is None:
-        raise InputError(known.lacks)
+        loaded = Loaded(made_by(spec, path))
+    if loaded.error and given.mean is None:
+        raise InputError(loaded.error)
     if given.weights is not None:
-        load_into(known.module, given.weights)
-    mean, std = (known.mean, known.std) if given.mean is None else (given.mean, given.std)
-    size = known.size if given.size is None else given.size
-    inner = bare(known.module)
+        load_into(loaded.module, given.weights)
+    mean, std = (loaded.mean, loaded.std) if given.mean is None else (given.mean, given.std)
+    size = loaded.size if given.size is None else given.size
+    inner = bare(loaded.module)
     module = Normalized(inner, mean, std, size) if (mean, std, size) != (None, None, None) else inner
     name = given.name or (usual_name(path) if isinstance(spec, str | Path) else path)
     weights = None if given.weights is None else str(given.weights)
-    return Model(name, path, fingerprint(module), module, classes=known.classes, weights=weights)
+    return Model(name, path, fingerprint(module), module, classes=loaded.classes, weights=weights)
 
 
 def map_file(name: str | None, path: Path) -> Model:

@@ -91,12 +91,12 @@ def _map(call: Call, trace: Trace, counts: set[int]) -> Layout | None:
     if call.output.ndim != 4:
         return None
     first, last = (shape[2], shape[3]), (shape[1], shape[2])
-    known = is_last = _is_last(call, trace)
-    if known is None:
+    certain = is_last = _is_last(call, trace)
+    if certain is None:
         is_last = _as_image(last, trace.size) and not _as_image(first, trace.size)
     grid = last if is_last else first
     # Attention gives (N,heads,T,T) and (N,heads,T,d) for T tokens; these are no maps.
-    if grid == (1, 1) or (known is not False and not counts.isdisjoint(grid)):
+    if grid == (1, 1) or (certain is not False and not counts.isdisjoint(grid)):
         return None
     return Layout("channels last" if is_last else "channels first", grid)
 

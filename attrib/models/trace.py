@@ -100,8 +100,8 @@ def _recording(module: nn.Module, example: Tensor) -> Iterator[Trace]:
     scripted = torch.jit.ScriptModule  # torch allows no hooks inside
     if isinstance(inner, scripted):
         raise InputError(
-            f"model: {model} is a TorchScript program, into whose layers nothing can look; maps of the image, as"
-            " gradient, smoothgrad, integrated-gradients and occlusion, need none"
+            f"model: {model} is a TorchScript program, whose layers cannot be looked at; gradient, smoothgrad,"
+            " integrated-gradients and occlusion need no layer"
         )
     names = {
         child: name for name, child in inner.named_modules() if child is not inner and not isinstance(child, scripted)

@@ -79,8 +79,8 @@ _FOREIGN = {
 
 def content_of(path: Path) -> Mapping[str, object]:
     """The content of a PyTorch or safetensors file; raises InputError for any other file."""
-    if (there := found_at(path)) != "a file":
-        raise InputError(f"{path}: expected a checkpoint file, found {there}")
+    if (actual := found_at(path)) != "a file":
+        raise InputError(f"{path}: expected a checkpoint file, found {actual}")
     try:
         with path.open("rb") as file:
             head = file.read(64)

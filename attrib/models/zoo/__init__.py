@@ -25,6 +25,6 @@ def file(path: StrPath) -> Path:
         return Path(path)
     name = text.removeprefix(PREFIX)
     if name not in names():
-        known = ", ".join(names()) or "none"
-        raise InputError(f"{text}: no such model in the zoo; it holds {known}{meant(name, names(), before=PREFIX)}")
+        listed = ", ".join(names()) or "none"
+        raise InputError(f"{text}: no such model in the zoo; it holds {listed}{meant(name, names(), before=PREFIX)}")
     return HERE / f"{name}.pt"
