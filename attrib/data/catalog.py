@@ -71,12 +71,8 @@ def default_attack(name: str) -> Budget:
     return CATALOG[name].attack if name in CATALOG else DEFAULT_ATTACK
 
 
-def _layouts(folders: Sequence[str], *, train: Sequence[str], test: Sequence[str], read: Reader) -> list[Layout]:
-    return [Layout(folder, {"train": tuple(train), "test": tuple(test)}, read) for folder in folders]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+def _layouts(folders: Sequence[str], *, train: Sequence[str], test: Sequence[str], read: Reader) -> tuple[Layout, ...]:
+    return tuple(Layout(folder, {"train": tuple(train), "test": tuple(test)}, read) for folder in folders)
 
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -95,13 +91,11 @@ _MNIST = PublicData(
     mean=(0.1307,),
     std=(0.3081,),
     attack=Budget(0.3, 0.01, 40),
-    layouts=(
-        *_layouts(
-            ["mnist", "MNIST/raw", ""],
-            train=["train-images-idx3-ubyte", "train-labels-idx1-ubyte"],
-            test=["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"],
-            read=readers.mnist,
-        ),
+    layouts=_layouts(
+        ["mnist", "MNIST/raw", ""],
+        train=["train-images-idx3-ubyte", "train-labels-idx1-ubyte"],
+        test=["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"],
+        read=readers.mnist,
     ),
     remotes={
         "train": (
@@ -122,7 +116,7 @@ _SVHN = PublicData(
     std=(0.1980, 0.2010, 0.1970),
     attack=Budget(12 / 255, 3 / 255, 10),
     augmentation=Augmentation(pad=4, flip=False),  # digits have no mirror image
-    layouts=(*_layouts(["svhn", ""], train=["train_32x32.mat"], test=["test_32x32.mat"], read=readers.svhn),),
+    layouts=_layouts(["svhn", ""], train=["train_32x32.mat"], test=["test_32x32.mat"], read=readers.svhn),
     remotes={
         "train": (Remote(f"{_SVHN_URL}/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373", "svhn"),),
         "test": (Remote(f"{_SVHN_URL}/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", "svhn"),),
@@ -130,58 +124,53 @@ _SVHN = PublicData(
 )
 
 _CIFAR10 = PublicData(
-    classes=_words("airplane automobile bird cat deer dog frog horse ship truck"),
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     counts={"train": 50_000, "test": 10_000},
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     augmentation=Augmentation(pad=4, flip=True),
-    layouts=(
-        *_layouts(
-            ["cifar-10-batches-bin", ""],
-            train=[f"{name}.bin" for name in _FIVE],
-            test=["test_batch.bin"],
-            read=partial(readers.cifar_binary, classes=10),
-        ),
-        *_layouts(
-            ["cifar-10-batches-py", ""],
-            train=_FIVE,
-            test=["test_batch"],
-            read=partial(readers.cifar_python, classes=10),
-        ),
+    layouts=_layouts(
+        ["cifar-10-batches-bin", ""],
+        train=[f"{name}.bin" for name in _FIVE],
+        test=["test_batch.bin"],
+        read=partial(readers.cifar_binary, classes=10),
+    )
+    + _layouts(
+        ["cifar-10-batches-py", ""],
+        train=_FIVE,
+        test=["test_batch"],
+        read=partial(readers.cifar_python, classes=10),
     ),
     remotes={"train": _CIFAR10_ARCHIVE, "test": _CIFAR10_ARCHIVE},
 )
 
+_CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
+plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
 _CIFAR100 = PublicData(
-    classes=_words(
-        """
-        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
-        butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
-        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
-        keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
-        mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
-        plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
-        television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-        """
-    ),
+    classes=tuple(_CIFAR100_CLASSES.split()),
     counts={"train": 50_000, "test": 10_000},
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
     augmentation=Augmentation(pad=4, flip=True),
-    layouts=(
-        *_layouts(
-            ["cifar-100-binary", ""],
-            train=["train.bin"],
-            test=["test.bin"],
-            read=partial(readers.cifar_binary, classes=100),
-        ),
-        *_layouts(
-            ["cifar-100-python", ""],
-            train=["train"],
-            test=["test"],
-            read=partial(readers.cifar_python, classes=100),
-        ),
+    layouts=_layouts(
+        ["cifar-100-binary", ""],
+        train=["train.bin"],
+        test=["test.bin"],
+        read=partial(readers.cifar_binary, classes=100),
+    )
+    + _layouts(
+        ["cifar-100-python", ""],
+        train=["train"],
+        test=["test"],
+        read=partial(readers.cifar_python, classes=100),
     ),
     remotes={"train": _CIFAR100_ARCHIVE, "test": _CIFAR100_ARCHIVE},
 )
