@@ -18,7 +18,7 @@ from attrib.models.weights import content_of
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 TARGETS = 9
-"""Target classes of the targeted parts, at most; there are no more than the classes but the true one."""
+"""The most target classes of the targeted parts; K classes allow K - 1."""
 
 
 def _saved(state: Path, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -346,7 +346,7 @@ def _fold(
 
 
 def _own_weights(module: nn.Module, low: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the module weights of its own; gives pairs of the model's weight and the own one."""
+    """Give the module its own weights; yields pairs of the shared weight and the own one."""
     for name, weight in list(module.named_parameters(recurse=False)):
         own = _own(weight, low)
         setattr(module, name, own)

@@ -11,8 +11,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-EDGE, BESIDE = 1, 3
-"""Characters that the box takes: once per table, and once per column."""
+PER_TABLE, PER_COLUMN = 1, 3
+"""Characters that the box takes per table and per column."""
 FOLDED_FROM = 28
 """The width at which long texts of a transposed table are folded; two such columns fit on 80 characters."""
 
@@ -26,7 +26,7 @@ def draw(table: "pd.DataFrame", *, width: int) -> Iterator[Table]:
     rows = [list(map(str, row)) for row in table.itertuples(index=False)]
     columns = [list(column) for column in zip(header, *rows, strict=True)]
     least, widths = list(map(_word, columns)), list(map(_line, columns))
-    room = width - EDGE - BESIDE * len(columns)
+    room = width - PER_TABLE - PER_COLUMN * len(columns)
     if sum(least) > room:
         yield from _transposed(header, rows, width=width)
         return
@@ -39,15 +39,15 @@ def draw(table: "pd.DataFrame", *, width: int) -> Iterator[Table]:
 
 def _transposed(header: list[str], rows: list[list[str]], *, width: int) -> Iterator[Table]:
     """Tables with as many rows side by side as fit, evenly spread: four rows as two and two, not three and one."""
-    room = width - EDGE - BESIDE
+    room = width - PER_TABLE - PER_COLUMN
     cells = [cell for row in rows for cell in row]
     wide = min(_line(cells), max(FOLDED_FROM, _word(cells)))
-    wide = max(1, min(wide, room - BESIDE - _word(header)))
-    most = max(1, (room - _word(header)) // (wide + BESIDE))
+    wide = max(1, min(wide, room - PER_COLUMN - _word(header)))
+    most = max(1, (room - _word(header)) // (wide + PER_COLUMN))
     while rows:
         count = ceil(len(rows) / ceil(len(rows) / most))
         shown, rows = rows[:count], rows[count:]
-        names = max(1, min(_line(header), room - count * (wide + BESIDE)))
+        names = max(1, min(_line(header), room - count * (wide + PER_COLUMN)))
         yield _drawn([header, *shown], [names, *[wide] * count])
 
 

@@ -69,8 +69,8 @@ def check_map(name: Any, *, layer: object = None, options: Mapping[str, Any] = N
         if hasattr(name, "attribute"):  # an instance of a Captum class
             kind = type(name).__name__
             raise InputError(
-                f"map: expected Captum's class, which is made anew for every model, got a {kind} of one model; write"
-                f" map={kind}, or a function of model, images and labels that calls it"
+                f"map: expected a Captum class, got an instance of {kind} for one model; write map={kind}, or a"
+                " function of model, images and labels that calls it"
             )
         raise refused("map", name, MAPS)
     if layer is not None and name not in LAYER_MAPS:

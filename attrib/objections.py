@@ -81,7 +81,7 @@ def causes(model: "Model", data: "Dataset") -> str:
     if model.checkpoint is None:
         questions.append("are mean (--mean) and std (--std) those of its training")
     if data.folders and tuple(data.folders) == data.classes:  # the folders were not matched to the model's class names
-        questions.append("do the class folders stand in the model's order, which classes (--classes) names")
+        questions.append("are the class folders in the order of the model's classes, which classes (--classes) names")
     return f"{', '.join(questions[:-1])}{', and ' * (len(questions) > 1)}{questions[-1]}?"
 
 

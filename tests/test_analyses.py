@@ -342,10 +342,7 @@ def test_two_processes_give_what_one_gives(files: list[Path], two_processes: Any
         ({"a": "nowhere.pt"}, "nowhere.pt"),
         ({"a": 3}, "model a: expected a path"),
         (["zoo:mnist-lenet-raw", "zoo:mnist-lenet-raw"], "two models are called 'mnist-lenet-raw'"),
-        (
-            [attrib.model(Own(), name="a"), attrib.model(Own(), name="a")],
-            "a name of its own for each, got a, a",
-        ),
+        ([attrib.model(Own(), name="a"), attrib.model(Own(), name="a")], "expected different names, got a, a"),
         ({"a": [OWN, OWN]}, r"a: seeds 0 and 1 are one network, with the same weights \(Own\)"),
         ({"a": [Own(), OWN, copy.deepcopy(OWN)]}, "a: seeds 1 and 2 are one network"),
         ({"a": Own(), "b": nn.Linear(3, 3)}, "b: the model does not take"),

@@ -62,7 +62,7 @@ def test_values_that_are_missing_are_left_out() -> None:
     assert stats.interval(values) == stats.interval(np.array([0.1, 0.3]))
     assert np.isnan(stats.interval(np.array([0.5, np.nan]))).all()
     assert np.isnan(stats.paired(np.array([0.5]), np.array([0.1])).p)
-    with pytest.raises(ValueError, match="as many values"):
+    with pytest.raises(ValueError, match="same number of values"):
         stats.paired(np.zeros(2), np.zeros(3))
 
 

@@ -273,7 +273,7 @@ def test_the_causes_of_an_accuracy_at_chance(classes: list[str] | None, ordered:
         warnings = attrib.Span(map="gradient", floor=0).run(model, data).warnings
         (said,) = (line for line in warnings if "is no better than always naming the commonest class (" in line)
         assert "mean (--mean) and std (--std)" in said
-        assert ("do the class folders stand in the model's order, which classes (--classes) names?" in said) == asks
+        assert ("are the class folders in the order of the model's classes, which classes" in said) == asks
 
 
 def test_cifar10c(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_objects_that_are_called_stand_where_functions_do(tmp_path: Any) -> None
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (captum.attr.Saliency(NET), "expected Captum's class.*got a Saliency of one model; write map=Saliency"),
+        (captum.attr.Saliency(NET), "expected a Captum class, got an instance of Saliency .*write map=Saliency"),
         (["gradcam"], "map: expected one of gradient"),
         (captum.attr.LayerGradCam, "m: map: Captum's LayerGradCam cannot be made .*'layer'"),
         (captum.attr.Occlusion, "m: map: Captum's Occlusion cannot be made .*sliding_window_shapes"),

@@ -114,7 +114,7 @@ def load(
     >>> import attrib, tempfile
     >>> model = attrib.build("lenet", num_classes=10, input_shape=(1, 28, 28))
     >>> with tempfile.TemporaryDirectory() as place:
-    ...     torch.save(model.state_dict(), f"{place}/bare.pt")  # somebody else's file
+    ...     torch.save(model.state_dict(), f"{place}/bare.pt")  # bare weights
     ...     again, ckpt = attrib.load(f"{place}/bare.pt", arch="lenet")
     >>> torch.equal(again.fc.weight, model.fc.weight), again.training, ckpt.data
     (True, False, 'unknown')

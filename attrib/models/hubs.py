@@ -25,7 +25,7 @@ HUBS = ("hf", "timm", "torchvision", "robustbench")
 
 
 class Loaded(NamedTuple):
-    """A model and the facts that its collection states; None where it states nothing."""
+    """A model, and its input statistics and class names from its collection; None if unknown."""
 
     module: nn.Module
     mean: Sequence[float] | None = None
@@ -110,7 +110,7 @@ def _hf(spec: str, name: str) -> Loaded:
             statistics = _preprocessing(processor, getattr(config, "num_channels", 3))
         except InputError as error:
             raise InputError(f"model {spec}: {error}") from None
-        except Exception as error:  # each class of theirs has its own ways to fail
+        except Exception as error:  # each processor class raises others
             why = one_line(error).partition(". ")[0]
             reason = f"its image processor cannot be used ({why}); name mean (--mean), std (--std) and size (--size)"
             return Loaded(module, classes=classes, error=f"model {spec}: {reason}")

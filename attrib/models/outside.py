@@ -55,7 +55,7 @@ def made_by(factory: Callable[[], object], name: str) -> nn.Module:
         module = factory()
     except SystemExit as stop:
         raise InputError(f"model {name}: calling it ended the program ({_exit(stop)})") from None
-    except Exception as error:  # somebody else's code runs here and may raise anything
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"model {name}: calling it failed: {one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"model {name}: expected it to return an nn.Module, got {type(module).__name__}")
@@ -78,7 +78,7 @@ def _imported(spec: str, source: str) -> object:
     """Import the module; its output is shown on stderr if the import succeeds."""
     folder = str(Path.cwd())
     if not {folder, ""} & set(sys.path):
-        sys.path.append(folder)  # last: a file like queue.py must not stand for the module that others import
+        sys.path.append(folder)  # last, so that a file like queue.py does not hide the module that others import
     importlib.invalidate_caches()
     printed = io.StringIO()
     try:

@@ -28,7 +28,7 @@ def models_of(given: Any, *, device: torch.device | str) -> list[Model]:
     if isinstance(given, Sequence) and given and all(isinstance(model, Model) and model.name for model in given):
         if len({(model.name, model.seed, model.epoch) for model in given}) < len(given):
             listed = ", ".join(model.label for model in given)
-            raise InputError(f"models: expected a name of its own for each, got {listed}; see name of attrib.model")
+            raise InputError(f"models: expected different names, got {listed}; give them with attrib.model(..., name=)")
         return list(given)
     loaded = named_models(_named(given), device=device)
     if not loaded:
@@ -58,7 +58,7 @@ def _named(given: Any) -> list[tuple[str | None, Any]]:
 
 
 def _load(name: str | None, spec: Any, device: torch.device | str) -> list[Model]:
-    """The files behind one name."""
+    """The files of one name."""
     if isinstance(spec, str | Path) and Path(spec).is_dir():
         return _epochs(name, Path(spec))
     if _is_one(spec):

@@ -30,7 +30,7 @@ Spec = str | Path | nn.Module | Callable[[], nn.Module]
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model under analysis: one file, one of several seeds behind a name, or a saved epoch of a run."""
+    """A model under analysis: one file, one of several seeds of a name, or a saved epoch of a run."""
 
     name: str
     """The given name. The seeds of one method share it, and the epochs of one run."""

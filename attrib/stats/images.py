@@ -113,7 +113,7 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     rows_a, rows_b = (np.atleast_2d(as_column(name, values, rows=True)) for name, values in (("a", a), ("b", b)))
     if rows_a.shape[1] != rows_b.shape[1]:
         counts = f"{rows_a.shape[1]} and {rows_b.shape[1]}"
-        raise InputError(f"a, b: expected as many values on both sides, got {counts}")
+        raise InputError(f"a, b: expected the same number of values on both sides, got {counts}")
     present = ~np.isnan(np.vstack([rows_a, rows_b])).any(0)
     rows_a, rows_b = rows_a[:, present], rows_b[:, present]
     difference = rows_a.mean(0) - rows_b.mean(0)

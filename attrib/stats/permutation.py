@@ -53,7 +53,7 @@ def as_columns(**given: Any) -> list[Values]:
     columns = [as_column(name, values) for name, values in given.items()]
     if len({len(column) for column in columns}) > 1:
         counts = ", ".join(str(len(column)) for column in columns)
-        raise InputError(f"{', '.join(given)}: expected as many values in each, got {counts}")
+        raise InputError(f"{', '.join(given)}: expected the same number of values in each, got {counts}")
     return columns
 
 
