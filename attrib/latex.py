@@ -31,7 +31,7 @@ def to_latex(table: pd.DataFrame, *, caption: str, label: str) -> str:
     body = shown.rename(columns=latex_escape).map(latex_escape).to_latex(
         index=False, escape=False, column_format=columns
     )  # fmt: skip
-    if place == "table*":
+    if environment == "table*":
         body = _grouped(body, list(map(str, shown)))
     if width > TEXT:
         body = f"\\begin{{adjustbox}}{{max width=\\textwidth}}\n{body}\\end{{adjustbox}}\n"
