@@ -23,8 +23,9 @@ demo: $(READY)
 demo-%: $(READY)
 	$(BIN)/python -m train --recipe $* --recipe demo --out runs/demo/$*
 
+# the tests of a file in one process, since they share fixtures
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute notebooks/*.ipynb

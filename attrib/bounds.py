@@ -1,12 +1,14 @@
 """Limits on sizes, and checks of the memory that a file needs before it is read. No torch."""
 
 import pickletools
+import tomllib
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from attrib.errors import InputError
+from attrib.files import found_at
 
 MOST = 10**8
 """The most objects nested in one. More are an attack: hashing a pair of the same pair of ... would never end."""
@@ -20,6 +22,23 @@ ROUNDING = 1e-5
 """The tolerance for pixels outside [0,1], as after undoing a normalisation."""
 LARGEST = 8 * 2**30
 """The most bytes that images or arrays may take in memory, unless their file is larger."""
+
+LARGEST_TOML = 10**6
+"""The most bytes of a TOML file; the options of a run take a few hundred."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises InputError if it is not one, or has more than ``LARGEST_TOML`` bytes."""
+    if not path.is_file():
+        raise InputError(f"expected a TOML file at {path}, got {found_at(path)}")
+    if (size := path.stat().st_size) > LARGEST_TOML:
+        raise InputError(f"expected a TOML file of at most {LARGEST_TOML:,} bytes at {path}, got {size:,}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"expected a TOML file at {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected TOML in {path}: {error}") from None
 
 
 def check_unpacked(path: Path, arrays: Iterable[str]) -> None:

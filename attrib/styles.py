@@ -1,11 +1,11 @@
 """How figures look: width, size of the letters, title, names and images. No matplotlib."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from attrib.analyses.options import check_options, option
+from attrib.bounds import read_toml
 from attrib.errors import InputError, check_name, refused
 
 WIDTHS = {"column": 3.25, "page": 6.875}
@@ -70,9 +70,9 @@ class Style:
     def read(cls, path: str | Path) -> "Style":
         """The style in a TOML file whose keys are the fields. Raises InputError for one that cannot be read."""
         try:
-            given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"style: expected a TOML file at {path}: {error}") from None
+            given = read_toml(Path(path))
+        except InputError as error:
+            raise InputError(f"style: {error}") from None
         known = [each.name for each in fields(cls)]
         for name in given:
             if name not in known:

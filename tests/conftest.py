@@ -1,6 +1,5 @@
 """Fixtures of several test files."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -59,15 +58,13 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_processes() -> Callable[..., Any]:
-    """Run ``attrib`` with some arguments in two gloo processes, as a user would; returns the JSON it prints."""
-    from torchrun import torchrun
+def two_processes() -> Iterator[Callable[..., Any]]:
+    """Run ``attrib`` with some arguments in two gloo processes, as under torchrun; returns the JSON it prints."""
+    from torchrun import Pair
 
-    def run_both(*arguments: object, cwd: Path = ROOT) -> Any:
-        line = ["--no-python", sys.executable, "-m", "attrib.cli", *map(str, arguments), "--device", "cpu"]
-        return json.loads(torchrun(2, *line, cwd=cwd))
-
-    return run_both
+    pair = Pair()
+    yield pair
+    pair.close()
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,7 @@ def test_a_stopped_command_continues(run: Any, trained: Path, tmp_path: Path, mo
 def test_two_processes_give_what_one_gives(run: Any, trained: Path, two_processes: Any) -> None:
     given = ["--limit", 50, "--batch-size", 16, *SHORT, "--json"]
     alone = json.loads(run("sets", "--run", trained, *given).out)
-    # torchrun takes --run for an option of its own.
+    # torchrun takes --run for an option of its own, so there is a second name.
     one, two = (dict(numbers(found)) for found in (alone, two_processes("sets", "--run-dir", trained, *given)))
     assert len(one) > 100
     assert two == pytest.approx(one, rel=1e-3, abs=1e-6, nan_ok=True)

@@ -148,7 +148,8 @@ def test_what_no_figure_can_look_like_is_refused(
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("width = ", "expected a TOML file"), ("fontsize = 8", "did you mean font_size"), ("font_size = 99", "6 to 14"),
+    [("width = ", "expected TOML in"), ("#" * 10**6 + "\n", "at most 1,000,000 bytes"),
+     ("fontsize = 8", "did you mean font_size"), ("font_size = 99", "6 to 14"),
      ("width = 'a4'", "expected one of column, page")],
 )  # fmt: skip
 def test_a_bad_file_is_one_line_that_names_it(text: str, said: str, models: Path, run: Any, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--data", "glyphs", "--arch", "lenet", "--limit", "600", "--precision", "fp32", "--out", str(tmp_path)]
-    assert run("standard", *options, "--lr", "1e18", "--optimizer", "sgd", "--epochs", "2") == 2
+    assert run("standard", *options, "--lr", "1e6", "--optimizer", "sgd", "--epochs", "2") == 2
     error = capsys.readouterr().err
     assert "no longer finite in epoch" in error
     assert error.count("\n") == 1
@@ -293,10 +293,10 @@ BAD = [
     (["pgd-at", *TINY, "--speed", "3"], "unrecognized arguments"),
     (["pgd-at", "--arch", "lenet"], "--data is required"),
     (["pgd-at", *TINY, "--device", "tpu"], "device: expected auto"),
-    (["pgd-at", *TINY, "--recipe", "missing.toml"], "cannot read missing.toml"),
+    (["pgd-at", *TINY, "--recipe", "missing.toml"], "expected a TOML file at missing.toml, got nothing"),
     (["pgd-at", "--recipe", "{tmp}/unknown.toml"], "unknown key 'speed'"),
-    (["pgd-at", "--recipe", "{tmp}/broken.toml"], "not valid TOML"),
-    (["pgd-at", "--recipe", "{tmp}/deep.toml"], "not valid TOML"),
+    (["pgd-at", "--recipe", "{tmp}/broken.toml"], "expected TOML in"),
+    (["pgd-at", "--recipe", "{tmp}/deep.toml"], "expected TOML in"),
     (["pgd-at", *TINY, "--lr", "inf"], "--lr: expected a number in [0, 1000000.0], got inf"),
     *(
         (["pgd-at", *TINY, f"--{name}", str(10**30)], f"--{name}: expected a number in [")

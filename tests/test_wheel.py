@@ -33,7 +33,8 @@ def test_wheel_runs_in_a_fresh_environment(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names} == {"attrib", f"attrib-{attrib.__version__}.dist-info"}
-    assert not any("__pycache__" in name for name in names)
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "attrib").rglob("*") if path.is_file()}
+    assert {name for name in names if name.startswith("attrib/")} == {f for f in files if "__pycache__" not in f}
 
     fresh = tmp_path / "fresh"
     venv.create(fresh, with_pip=False)
@@ -48,6 +49,6 @@ def test_wheel_runs_in_a_fresh_environment(tmp_path: Path) -> None:
     assert attrib.__version__ in run(command, "--version", cwd=tmp_path)
     zoo = json.loads(run(command, "zoo", "--json", cwd=tmp_path))["models"]
     model = f"zoo:{zoo[0]['name']}"
-    report = tmp_path / "report.html"
-    run(command, "report", model, "--data", "glyphs", "--limit", "8", "--out", report, cwd=tmp_path, MPLBACKEND="agg")
-    assert "<table" in report.read_text()
+    given = ("--data", "glyphs", "--limit", "8", "--floor", "0", "--out", tmp_path / "out")
+    run(command, "span", model, *given, cwd=tmp_path, MPLBACKEND="agg")
+    assert (tmp_path / "out" / "span.png").exists()

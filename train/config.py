@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from attrib.analyses.options import check_type
-from attrib.bounds import LARGEST_NUMBER
+from attrib.bounds import LARGEST_NUMBER, read_toml
 from attrib.data import DATA_SETS, Budget, default_attack
 from attrib.errors import InputError, meant, refused
 from attrib.models.architectures import ARCHITECTURES, check_gated
@@ -164,13 +163,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not path.is_file() and path.parent == Path() and (RECIPES / f"{path}.toml").exists():
         path = RECIPES / f"{path}.toml"
     try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file)
-    except OSError as error:
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
-        raise InputError(f"--recipe: cannot read {path}: {error.strerror}; train/recipes has {known}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"--recipe: {path} is not valid TOML: {error}") from None
+        raw = read_toml(path)
+    except InputError as error:
+        recipes = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+        raise InputError(f"--recipe: {error}{'' if path.exists() else f'; train/recipes has {recipes}'}") from None
     options = {option.name: option for option in dataclasses.fields(Config)}
     recipe = {}
     for key, value in raw.items():
