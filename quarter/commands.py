@@ -5,20 +5,8 @@ from pathlib import Path
 
 from figures.models import SECTION_2, Row, arguments
 
-_TINY = (
-    "--arch",
-    "lenet",
-    "--limit",
-    "120",
-    "--holdout",
-    "20",
-    "--batch-size",
-    "50",
-    "--epochs",
-    "1",
-    "--precision",
-    "fp32",
-)
+_TINY = ("--arch", "lenet", "--limit", "120", "--holdout", "20", "--batch-size", "50", "--epochs", "1",
+         "--precision", "fp32")  # fmt: skip
 _TINIER = ("--limit", "60", "--batch-size", "20", "--steps", "1", "--step-size", "8/255")
 CUT = Row("glyphs-lenet", "alp", ("demo", "alp"), (*_TINY, "--epochs", "100000", "--save-every", "1000"))
 """It has more epochs than a rehearsal has time for, so it is stopped and continued."""
