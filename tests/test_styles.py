@@ -163,8 +163,9 @@ def test_a_bad_file_is_one_line_that_names_it(text: str, said: str, models: Path
 def test_the_command_draws_in_the_style_and_again_in_another(models: Path, run: Any, tmp_path: Path) -> None:
     file, out = tmp_path / "style.toml", tmp_path / "out"
     given = ("maps", f"first={models / 'a.pt'}", "--limit", 8, "--images", 2, "--out", out, "--style", file)
-    file.write_text("width = 'column'\ntitle = false\n[names]\nfirst = 'The first'\n")
+    file.write_text("width = 'column'\ntitle = false\n[names]\nfirst = 'The first'\nelsewhere = 'Another'\n")
     assert run(*given).status == 0
+    assert "The first" in (out / "maps.tex").read_text()
     caption = (out / "maps-figures.tex").read_text()
     assert r"\includegraphics[max width=\columnwidth]{maps}" in caption
     assert "Grad-CAM, glyphs test" in caption

@@ -339,6 +339,11 @@ def test_names_that_fit_are_listed() -> None:
     ) as caught:
         attrib.gradcam(model, IMAGE, LABEL, layer="blocks.1.norm3")
     assert "qkv" not in str(caught.value)
+    # Maps of later layers are empty: the logits read the class token alone.
+    with pytest.raises(InputError, match="maps can look at: ") as caught:
+        attrib.gradcam(model, IMAGE, LABEL, layer="nope")
+    (last,) = (name for name, module in model.named_modules() if module is attrib.locate(model, IMAGE)[0])
+    assert str(caught.value).endswith(f" {last}")
 
 
 @pytest.mark.parametrize("kind", ["class token", "swin, channels last"])

@@ -154,12 +154,13 @@ class Result:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
         Nothing is replaced before everything is written, and the JSON comes last: where it is, the others belong to
-        it. What an earlier result of the same analysis left there is removed. style: of the figures alone; numbers
-        keep the models' names. keep: files that belong to this one already. Raises WriteError where the folder cannot
+        it. What an earlier result of the same analysis left there is removed. style: of figures and LaTeX; CSV and
+        JSON keep the models' names. keep: files that belong to this one already. Raises WriteError where the folder cannot
         be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
-        figures = (self.styled(style) if style else self).figures
+        shown = self.styled(style) if style else self
+        figures = shown.figures
         written: list[Path] = []
         with ExitStack() as stack:  # which replaces files from the last to the first
 
@@ -170,7 +171,7 @@ class Result:
             summary = temporary(f"{name}.json")
             for part, frame in self.frames.items():
                 frame.to_csv(temporary(_file(name, part, ".csv")), index=False)
-            for part, text in self._latex().items():
+            for part, text in shown._latex().items():
                 temporary(_file(name, part, ".tex")).write_text(text, encoding="utf-8")
             for part, arrays in self.arrays.items():
                 np.savez_compressed(temporary(_file(name, part, ".npz")), **arrays)  # type: ignore[arg-type]

@@ -36,9 +36,9 @@ def styled(result: "Result", style: Style) -> "Result":
 def check_style(style: Style, models: Iterable[str], images: Sequence[int]) -> None:
     """Raise InputError for models and images that a result does not have; images: those of its pictures, if any."""
     models = list(dict.fromkeys(models))
-    for name in style.names or {}:
-        if name not in models:
-            raise refused("style: names", name, models)
+    # One style serves several results, so it may name models of others.
+    if style.names and not set(style.names) & set(models):
+        raise refused("style: names", next(iter(style.names)), models)
     called = list(_called(style, models).values())
     if len(set(called)) < len(called):
         raise InputError(f"style: names: expected a name of its own for each model, got {', '.join(called)}")
@@ -50,8 +50,8 @@ def check_style(style: Style, models: Iterable[str], images: Sequence[int]) -> N
 
 def _called(style: Style, models: Iterable[str]) -> dict[str, str]:
     """What every model is called, in the order to show."""
-    given = style.names or {}
-    return {name: given.get(name, name) for name in [*given, *models]}
+    given, models = style.names or {}, list(models)
+    return {name: given.get(name, name) for name in [*(name for name in given if name in models), *models]}
 
 
 def _renamed(value: Any, called: Mapping[str, str]) -> Any:

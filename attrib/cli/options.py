@@ -147,7 +147,7 @@ class Where:
         None, "How figures look: a TOML file with any of width, font_size, title, names, images.", metavar="FILE.toml"
     )
     json: bool = option(False, "Print one JSON object and nothing else.")
-    batch_size: int | None = option(None, "Images at a time; no result depends on it.")
+    batch_size: int | None = option(None, "Images at a time; results change by rounding at most.")
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
 
 

@@ -92,6 +92,13 @@ def _extract(archive: Path, target: Path) -> None:
     archive.unlink()
 
 
+def _cause(error: BaseException) -> str:
+    """Why a download failed: a library's error ends with the system's own."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return one_line(error)[:200]
+
+
 def _advice(name: str, split: str, root: Path | None, error: Exception) -> str:
     """One line: the missing files, the folders searched, why the download failed, and where to put the files."""
     places = list(dict.fromkeys(roots(root)))
@@ -109,6 +116,6 @@ def _advice(name: str, split: str, root: Path | None, error: Exception) -> str:
     return (
         f"{name} {split}: no {files} under {looked}"
         + (f" ({folders[0]} is a folder, not a file)" if folders else "")
-        + f", and downloading {urls} failed ({one_line(error)[:200]}); "
+        + f", and downloading {urls} failed ({_cause(error)}); "
         f"put them into {fewest[0].parent}, or name their folder with root (--data-root) or ATTRIB_DATA"
     )

@@ -162,10 +162,15 @@ def named(module: nn.Module, name: str, example: Tensor | None = None, *, what: 
 
 
 def map_layers(module: nn.Module, example: Tensor) -> list[str]:
-    """The names of the layers whose output is a map, in the order in which they run."""
+    """The names of the layers whose output is a map, in the order in which they run, up to ``feature_layer``.
+
+    The logits do not depend on what later layers give at single places.
+    """
     try:
         trace = run(module, example)
+        last = _feature_layer(module, example, trace)
     except InputError:
         return []
-    pairs = zip(trace.calls, layouts(trace), strict=True)
-    return list(dict.fromkeys(call.name for call, layout in pairs if layout and has_places(call)))
+    pairs = list(zip(trace.calls, layouts(trace), strict=True))
+    end = max(position for position, (call, _) in enumerate(pairs) if call.module is last)
+    return list(dict.fromkeys(call.name for call, layout in pairs[: end + 1] if layout and has_places(call)))
