@@ -97,6 +97,8 @@ def test_names_and_their_order_are_the_style_s(analysis: Analysis, results: Call
         assert "second" not in said
         assert "(ours)" in said, name
         assert "first" in said
+    if styled.analysis.papers(styled):
+        assert "(ours)" in styled.to_latex()
     # What belongs to a model goes with its name.
     for frame, shown in zip(result.frames.values(), styled.frames.values(), strict=True):
         if "model" in frame:
@@ -165,7 +167,6 @@ def test_the_command_draws_in_the_style_and_again_in_another(models: Path, run: 
     given = ("maps", f"first={models / 'a.pt'}", "--limit", 8, "--images", 2, "--out", out, "--style", file)
     file.write_text("width = 'column'\ntitle = false\n[names]\nfirst = 'The first'\nelsewhere = 'Another'\n")
     assert run(*given).status == 0
-    assert "The first" in (out / "maps.tex").read_text()
     caption = (out / "maps-figures.tex").read_text()
     assert r"\includegraphics[max width=\columnwidth]{maps}" in caption
     assert "Grad-CAM, glyphs test" in caption
@@ -282,3 +283,11 @@ def test_letters_have_the_size_asked_for(size: float) -> None:
         sizes = axes.title.get_fontsize(), axes.xaxis.label.get_fontsize(), axes.get_xticklabels()[0].get_fontsize()
     assert sizes == (size, size, max(6, size - 1))
     assert dict(mpl.rcParams) == before
+
+
+def test_latex_that_is_saved_has_the_names_of_the_style(results: Callable[[Analysis], Result], tmp_path: Path) -> None:
+    style = attrib.Style(names={"second": "B (ours)", "elsewhere": "C"})
+    results(ANALYSES[0]).save(tmp_path, style=style)
+    (table,) = tmp_path.glob(f"{ANALYSES[0].name}.tex")
+    assert "B (ours)" in table.read_text()
+    assert "second" in (tmp_path / f"{ANALYSES[0].name}.csv").read_text()

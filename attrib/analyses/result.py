@@ -155,8 +155,8 @@ class Result:
 
         Nothing is replaced before everything is written, and the JSON comes last: where it is, the others belong to
         it. What an earlier result of the same analysis left there is removed. style: of figures and LaTeX; CSV and
-        JSON keep the models' names. keep: files that belong to this one already. Raises WriteError where the folder cannot
-        be written to.
+        JSON keep the models' names. keep: files that belong to this one already. Raises WriteError where the folder
+        cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
         shown = self.styled(style) if style else self
