@@ -1,4 +1,4 @@
-"""What all figures share: style, widths (those of a two-column paper, in inches), colours, legend, files."""
+"""Shared by all figures: style, widths in inches (those of a two-column paper), colours, legend and files."""
 
 import io
 import sys
@@ -25,18 +25,18 @@ from attrib.styles import SMALLEST, USUAL, WIDTHS, Style
 
 COLUMN, TEXT = WIDTHS["column"], WIDTHS["page"]
 WIDE = 5
-"""Inches from which two or three panels have room beside each other."""
+"""Inches from which two or three panels fit side by side."""
 MANY = 500
-"""Points of a scatter from which on they would hide one another."""
+"""A scatter plot of more points becomes a density plot."""
 SUFFIXES = (".pdf", ".png")
-"""Of the files of a figure."""
+"""Suffixes of a figure's files."""
 SCREEN = 90
 """Dots per inch in a notebook."""
 
 
 @contextmanager
 def style(look: Style = USUAL) -> Iterator[None]:
-    """The project's matplotlib style inside, the caller's own outside."""
+    """Use the project's matplotlib style inside the context, and restore the caller's after it."""
     size, small = look.font_size, max(SMALLEST, look.font_size - 1)
     with as_file(files("attrib.plots") / "style.mplstyle") as path, mpl.rc_context(fname=path):
         mpl.rcParams.update(dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "figure.titlesize"), size))
@@ -45,12 +45,12 @@ def style(look: Style = USUAL) -> Iterator[None]:
 
 
 def small() -> float:
-    """Points of the smallest text; inside ``style``."""
+    """Size of the smallest text, in points; call it inside ``style``."""
     return float(mpl.rcParams["xtick.labelsize"])
 
 
 def captioned(figure: Figure, look: Style, *sentences: str) -> None:
-    """Give the figure its caption, as its label; the style says whether it also stands above, for which it grows."""
+    """Set the caption as the figure's label; if the style wants a title, also write it above and make room for it."""
     caption = " ".join(f"{sentence.rstrip('.')}." for sentence in sentences if sentence)
     figure.set_label(caption)
     if look.title:
@@ -60,12 +60,12 @@ def captioned(figure: Figure, look: Style, *sentences: str) -> None:
 
 
 def title_height(lines: str) -> float:
-    """Inches that a title takes; inside ``style``."""
+    """Height of a title in inches; call it inside ``style``."""
     return (lines.count("\n") + 1) * 1.3 * float(mpl.rcParams["figure.titlesize"]) / 72
 
 
 def lettered(panels: Iterable[Axes | SubFigure]) -> None:
-    """Write (a), (b), ... in front of the panels' titles, where there are several."""
+    """Write (a), (b), ... before the panels' titles if there are several panels."""
     panels = list(panels)
     for letter, panel in zip(ascii_lowercase * 9, panels if len(panels) > 1 else [], strict=False):
         if isinstance(panel, Axes):
@@ -75,39 +75,39 @@ def lettered(panels: Iterable[Axes | SubFigure]) -> None:
 
 
 def density(axes: Axes, x: Any, y: Any, colours: Mapping[str, Any]) -> None:
-    """Many points as squares: each has the colour of most of its points, the darker the more there are (logarithmic).
+    """Draw many points as squares: each has the colour of most of its points; darker squares hold more (logarithmic).
 
-    colours: a colour to which of the points (N,) bool have it.
+    colours: from a colour to the mask (N,) of the points that have it.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    ends = (*axes.get_xlim(), *axes.get_ylim())
+    limits = (*axes.get_xlim(), *axes.get_ylim())
     counts = np.array([
-        np.histogram2d(y[inside], x[inside], bins=50, range=(ends[2:], ends[:2]))[0] for inside in colours.values()
+        np.histogram2d(y[mask], x[mask], bins=50, range=(limits[2:], limits[:2]))[0] for mask in colours.values()
     ])  # fmt: skip
     total = counts.sum(0)
-    shown = np.ones((*total.shape, 4))
-    shown[..., :3] = np.array([mpl.colors.to_rgb(colour) for colour in colours])[counts.argmax(0)]
-    shown[..., 3] = np.where(total > 0, 0.3 + 0.7 * np.log1p(total) / np.log1p(total.max() or 1), 0)
-    axes.imshow(shown, extent=ends, origin="lower", aspect="auto", interpolation="nearest", zorder=2)
+    rgba = np.ones((*total.shape, 4))
+    rgba[..., :3] = np.array([mpl.colors.to_rgb(colour) for colour in colours])[counts.argmax(0)]
+    rgba[..., 3] = np.where(total > 0, 0.3 + 0.7 * np.log1p(total) / np.log1p(total.max() or 1), 0)
+    axes.imshow(rgba, extent=limits, origin="lower", aspect="auto", interpolation="nearest", zorder=2)
 
 
-DENSE = "Where points are many, a square has the colour of most of its images, the darker the more (logarithmic)"
+DENSE = "With many images, a square has the colour of most of its images; darker squares hold more (logarithmic)"
 
 
 def ecdf(axes: Axes, values: Any, **line: Any) -> None:
-    """How many of the values (N,), in percent, are at most x: a line of steps."""
-    import seaborn  # takes a second, which other figures need not wait for
+    """Draw the empirical cumulative distribution of the values (N,), in percent."""
+    import seaborn  # takes a second; most figures do not need it
 
     seaborn.ecdfplot(x=np.asarray(values, float), stat="percent", ax=axes, **line)
 
 
 def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """Each model's colour, the same in every figure that shows them in this order; inside ``style``."""
+    """Each model's colour, by its position; call it inside ``style``."""
     return dict(zip(models, mpl.rcParams["axes.prop_cycle"].by_key()["color"] * 9, strict=False))
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write the figure beside each other as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
+    """Write the figure as PDF and PNG, named ``path`` plus suffix; returns the two paths."""
     written = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
     for target in written:
         with atomic(target) as temporary:
@@ -116,7 +116,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def drawn(figure: Figure, suffix: str) -> bytes:
-    """The content of the figure's file. In memory, since matplotlib fails in many ways where a disk is full."""
+    """The bytes of the figure's file, made in memory: on a full disk matplotlib fails in many ways."""
     file = io.BytesIO()
     with style():
         # No date, so that the same results give the same bytes.
@@ -125,7 +125,7 @@ def drawn(figure: Figure, suffix: str) -> bytes:
 
 
 def show_in_notebooks() -> None:
-    """Let a notebook show figures as pictures, unless it has its own way (``%matplotlib``) already."""
+    """Let a notebook show figures as pictures, unless ``%matplotlib`` already does."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if shell is not None:
@@ -137,7 +137,7 @@ def show_in_notebooks() -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    """The figure as PNG, for a screen; of 256 colours without transparency, since notebooks store it: a third so."""
+    """The figure as PNG for a screen: with 256 colours and no transparency, a notebook stores a third of the bytes."""
     file, smaller = io.BytesIO(), io.BytesIO()
     with style():
         figure.savefig(file, format="png", dpi=SCREEN)
@@ -146,12 +146,12 @@ def _png(figure: Figure) -> bytes:
 
 
 def wrapped(name: str, inches: float) -> str:
-    """A model's name as a title, in as many lines as the width asks for, broken at hyphens where it can."""
+    """A title broken into lines of this width, at hyphens where possible."""
     return textwrap.fill(name, _letters(inches))
 
 
 def shortened(name: str, inches: float) -> str:
-    """A name that is a line of this width at most: its middle goes, since names of files often differ at the end.
+    """A name cut to one line of this width. The middle is cut, since file names often differ at the end.
 
     >>> shortened("IMG_20240701_1030", 0.6)
     'IMG_…1030'
@@ -161,24 +161,24 @@ def shortened(name: str, inches: float) -> str:
 
 
 def inches_of(name: str) -> float:
-    """About how wide a name is as a title, or as a label of an axis; inside ``style``."""
+    """About how wide a name is as a title or axis label; call it inside ``style``."""
     return len(name) * 0.6 * float(mpl.rcParams["axes.titlesize"]) / 72
 
 
 def _letters(inches: float) -> int:
-    """How many letters of a title have room in the width."""
+    """How many letters of a title fit into the width."""
     return max(6, int(inches / inches_of("x")))
 
 
 def unframed(pictures: Iterable[Axes]) -> None:
-    """Take ticks and frame from the axes of pictures; their labels stay."""
+    """Remove ticks and frames from pictures; labels stay."""
     for axes in pictures:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
 
 
 def power_of_ten(power: int) -> str:
-    """10 to this power, as text: names may hold dollar signs, so nothing is parsed as a formula.
+    """10 to this power as plain text: figures parse no formulas, since names may contain dollar signs.
 
     >>> power_of_ten(-12)
     '10⁻¹²'
@@ -187,7 +187,7 @@ def power_of_ten(power: int) -> str:
 
 
 def log_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis at 1, 2 and 5 of every power of ten, or at powers alone where there are many."""
+    """Label a logarithmic axis at 1, 2 and 5 times every power of ten, or only at the powers if there are many."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
     axis.set_major_formatter(_on_log_axis)
@@ -195,7 +195,7 @@ def log_ticks(axis: Axis) -> None:
 
 
 def _on_log_axis(value: float, _position: float) -> str:
-    """A number from 0.001 to 999 as it is, else with a power of ten."""
+    """A number from 0.001 to 999 in full, any other with a power of ten."""
     if 1e-3 <= value < 1e3:
         return f"{value:g}"
     power = int(np.floor(np.log10(value) + 1e-9))
@@ -204,8 +204,8 @@ def _on_log_axis(value: float, _position: float) -> str:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist | Container]) -> None:
-    """One legend for all panels, in as many columns as the figure's width has room for the longest label."""
+    """Draw one legend below all panels, in as many columns of the longest label as fit."""
     letter = 0.6 * mpl.rcParams["legend.fontsize"] / 72
     widest = max(len(str(handle.get_label())) for handle in handles)
-    room = int(figure.get_figwidth() / (letter * (widest + 10)))  # the line beside it takes some ten letters
+    room = int(figure.get_figwidth() / (letter * (widest + 10)))  # the line beside a label takes about ten letters
     figure.legend(handles=handles, loc="outside lower center", ncols=min(max(1, room), len(handles)))

@@ -31,11 +31,10 @@ QUANTITIES = {
 
 
 def contribution_curves(table: pd.DataFrame, *, multiple: float, title: str, look: Style = USUAL) -> Figure:
-    """How contributions are distributed over features (AALP, Figures 1 and 7): a row per quantity.
+    """Draw how contributions are distributed over features (AALP, Figures 1 and 7): a row per quantity.
 
     table: columns ``model``, ``images`` (one column of panels for each kind), ``C``, ``R`` and ``C_scale_free``, one
-    row per feature. The panels of a row share their axis; a curve says how many of a model's features have at most so
-    much.
+    row per feature. The panels of a row share their axis. Each curve is a cumulative distribution over features.
     """
     kinds, models = list(table["images"].unique()), list(table["model"].unique())
     with style(look):
@@ -61,20 +60,20 @@ def contribution_curves(table: pd.DataFrame, *, multiple: float, title: str, loo
     return figure
 
 
-AT_MOST = "A curve: the share of a model's features whose contribution is at most so large, zeros included"
+AT_MOST = "Each curve is the cumulative distribution over a model's features, zeros included"
 
 
 def log_axis(panels: Iterable[Axes], values: pd.Series) -> None:
-    """Give panels with curves the same logarithmic axis, over the values but for those far below every curve's median.
+    """Give the panels the same logarithmic axis. It leaves out zeros and values far below every curve's median.
 
-    Their share, and that of zeros, is where a curve begins.
+    A curve begins at the share of the values left out.
     """
     panels, positive = list(panels), values[values > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 1)
     curves = [np.asarray(line.get_data(), float) for axes in panels for line in axes.lines]
     medians = [x[np.searchsorted(y, 50)] for x, y in curves if len(x) > 2]
     low = max(low, 0.05 * min(medians))
-    high = max([high, *(x[0] for x, _ in curves if len(x) == 2)])  # of vertical lines too
+    high = max([high, *(x[0] for x, _ in curves if len(x) == 2)])  # vertical lines have to be inside, too
     for axes in panels:
         axes.set(xscale="log", xlim=(0.9 * low, 1.1 * high), ylim=(0, 100))
         log_ticks(axes.xaxis)
@@ -83,7 +82,7 @@ def log_axis(panels: Iterable[Axes], values: pd.Series) -> None:
 def curves_of_epochs(
     panels: Sequence[Axes], table: pd.DataFrame, columns: Sequence[str], epochs: Sequence[int]
 ) -> list[Line2D]:
-    """A panel per column, in it a curve per epoch, the darker the later; returns what a legend shows of them.
+    """Draw a panel per column with a curve per epoch, later ones darker; returns the legend's handles.
 
     table: ``epoch`` and the columns, a row per feature.
     """
@@ -91,7 +90,7 @@ def curves_of_epochs(
     for axes, column in zip(panels, columns, strict=True):
         for epoch, shade in zip(epochs, shades, strict=True):
             values = table.loc[table["epoch"] == epoch, column]
-            if len(values):  # else a run that was not saved at this epoch
+            if len(values):  # else the run has no saved epoch of this number
                 ecdf(axes, values, color=shade, lw=1)
         axes.set_ylabel("")
     return [Line2D([], [], color=shade, label=f"epoch {epoch}") for epoch, shade in zip(epochs, shades, strict=True)]

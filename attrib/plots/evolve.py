@@ -1,4 +1,4 @@
-"""Figures of a run's saved epochs (AALP's Figures 9 and 12), and of what goes with robustness. No torch, no model."""
+"""Figures of a run's saved epochs (AALP, Figures 9 and 12). No torch, no model."""
 
 from collections.abc import Sequence
 
@@ -31,15 +31,15 @@ PANELS: dict[str, tuple[tuple[str, str], ...]] = {
     "participation ratio of C; dotted: of C/e": (("participation_ratio", "-"), ("participation_ratio_scale_free", ":")),
     "Gini coefficient of C; dotted: of C/e": (("gini", "-"), ("gini_scale_free", ":")),
 }
-"""What a panel's title says, and the columns drawn in it."""
+"""A panel's title, and its columns with their line styles."""
 SHARES = {"accuracy", "robust_accuracy", "asc"}
 
 
 def curves(table: pd.DataFrame, *, title: str, look: Style = USUAL) -> Figure:
-    """Everything against epochs, the runs in one axes (AALP, Figure 12): a colour per run, bands for the intervals.
+    """Draw every measure against the epoch (AALP, Figure 12): a colour per run, bands for the intervals.
 
-    table: columns ``run``, ``epoch`` and, for every column in PANELS, itself, ``..._low`` and ``..._high``; and
-    ``train_loss``, NaN where it is not known; ``asc_floor`` where it was measured.
+    table: columns ``run``, ``epoch``, ``train_loss`` (NaN where unknown), ``asc_floor`` if it was measured, and every
+    column in PANELS with its ``..._low`` and ``..._high``.
     """
     runs = list(table["run"].unique())
     width = look.inches(TEXT)
@@ -62,7 +62,7 @@ def curves(table: pd.DataFrame, *, title: str, look: Style = USUAL) -> Figure:
                 if has_floor:
                     axes.plot(mine["epoch"], 100 * mine["asc_floor"].astype(float), ":", color=colours[run], lw=0.9)
             axes.set_title(wrapped(f"{label}; dotted: its floor" if has_floor else label, width / across - 0.3))
-            if "CE" in label:  # one scale for both, which are compared
+            if "CE" in label:  # one scale for both losses, to compare them
                 is_log = low > 0 and high > 30 * low
                 axes.set(
                     yscale="log" if is_log else "linear", ylim=(0.9 * low, 1.1 * high) if is_log else (0, 1.05 * high)
@@ -77,21 +77,21 @@ def curves(table: pd.DataFrame, *, title: str, look: Style = USUAL) -> Figure:
         handles = [Line2D([], [], color=colours[run], marker="o", ms=3, label=run) for run in runs]
         legend_below(figure, handles)
         lettered(grid.flat)
-        captioned(figure, look, title, "Bands: 95 % intervals, of the last two panels less the bias of few images")
+        captioned(figure, look, title, "Bands: 95 % intervals, in the last two panels corrected for bias")
     return figure
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, column: str, line: str, colour: str) -> None:
-    """Draw one run's column with its band."""
+    """Draw one column of a run, with its band."""
     scale = 100 if column in SHARES else 1
     value, low, high = (scale * rows[name].to_numpy(float) for name in (column, f"{column}_low", f"{column}_high"))
     axes.plot(rows["epoch"], value, line, color=colour, marker="o", ms=2)
-    if line != ":":  # which goes along another one, whose band it would hide
+    if line != ":":  # its band would hide that of the curve beside it
         axes.fill_between(rows["epoch"], low, high, color=colour, alpha=0.18, lw=0)
 
 
 def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str, look: Style = USUAL) -> Figure:
-    """How contributions are distributed at each of the epochs (AALP, Figure 9): a row of panels per run.
+    """Draw how contributions are distributed at each of the epochs (AALP, Figure 9): a row of panels per run.
 
     table: columns ``run``, ``epoch``, ``C`` and ``C_scale_free``, one row per feature; epochs: those to show.
     """
@@ -110,6 +110,6 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str, loo
             log_axis(grid[:, place], shown[column])
         lettered(grid.flat)
         legend_below(figure, handles)
-        of = f"{len(epochs)} of the {table['epoch'].nunique()} saved epochs, evenly spaced"
-        captioned(figure, look, title, of if len(epochs) < table["epoch"].nunique() else "All saved epochs", AT_MOST)
+        some = f"{len(epochs)} of the {table['epoch'].nunique()} saved epochs, evenly spaced"
+        captioned(figure, look, title, some if len(epochs) < table["epoch"].nunique() else "All saved epochs", AT_MOST)
     return figure

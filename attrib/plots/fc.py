@@ -18,10 +18,10 @@ def valid_picture(
     masks: Sequence[NDArray[np.bool_]], *, models: Sequence[str], classes: Sequence[Sequence[str]], title: str,
     look: Style = USUAL,
 ) -> Figure:  # fmt: skip
-    """Valid values in red, the others in white (AGAIN supplement, Figure 3): a panel per model, a band per class.
+    """Draw valid values in red, others in white (AGAIN supplement, Figure 3): a panel per model, a band per class.
 
-    masks: bool (K,D) per model; models: their names; classes: the K names per model. At a column's width 512 values
-    in one line would be half a point each, so a class's values are written in several lines, like text.
+    masks: bool (K,D) per model; models: their names; classes: the K names per model. A class's values are broken into
+    several lines, like text: 512 values in one line at a column's width would be half a point each.
     """
     width = look.inches(COLUMN)
     columns = min(4 if width >= WIDE else 2, len(masks))
@@ -38,20 +38,20 @@ def valid_picture(
             name = wrapped(model, width / columns - 0.25)
             axes.set_title(f"{name}\n{mask.sum(1).mean():.1f} of {mask.shape[1]} valid")
             if named:
-                # Names that stand to the left already are not repeated.
+                # The panel to the left may already show the same names.
                 same_as_before = position % columns and list(names) == list(classes[position - 1])
                 _name_bands(axes, mask, [""] * len(mask) if same_as_before else names)
         lettered(grid.flat[: len(masks)])
-        captioned(figure, look, title, "Right of each class: how many of its values are valid" if named else "")
+        captioned(figure, look, title, "Number to the right of a class: its valid values" if named else "")
     return figure
 
 
 def _bands(axes: Axes, mask: NDArray[np.bool_]) -> None:
-    """The matrix (K,D) with each class's row broken into lines of at least 64 values, if that gives at most 100."""
+    """Draw the matrix (K,D), each row broken into lines of at least 64 values, if there are at most 100 lines."""
     classes, features = mask.shape
     lines = _lines(mask)
     width = -(-features // lines)
-    padded = np.full((classes, lines * width), 2)  # what a band's last line has left over is grey
+    padded = np.full((classes, lines * width), 2)  # the rest of a band's last line is grey
     padded[:, :features] = mask
     axes.imshow(
         padded.reshape(classes * lines, width), cmap=ListedColormap(["white", VALID, "#BBBBBB"]), vmin=0, vmax=2,
@@ -68,7 +68,7 @@ def _bands(axes: Axes, mask: NDArray[np.bool_]) -> None:
 
 
 def _name_bands(axes: Axes, mask: NDArray[np.bool_], names: Sequence[str]) -> None:
-    """The class to the left of its band, its number of valid values to the right."""
+    """Write the class to the left of its band, and its number of valid values to the right."""
     middle = (np.arange(len(mask)) + 0.5) * _lines(mask) - 0.5
     axes.set_yticks(middle, names)
     for position, count in zip(middle, mask.sum(1), strict=True):

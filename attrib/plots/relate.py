@@ -1,4 +1,4 @@
-"""What goes with robustness: per image, and across models."""
+"""Coverage and other measures against robustness: image by image, and across models."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,11 +28,11 @@ from attrib.plots.base import (
 from attrib.styles import USUAL, Style
 
 WRONG = "#777777"
-"""Images that are wrong already when clean."""
+"""Colour of images that are misclassified without an attack."""
 
 
 class Kind(NamedTuple):
-    """Images of a kind: told apart by the marker, whatever the model's colour, also in black and white."""
+    """A kind of images. It has its own marker, since colours are for models; this works in black and white, too."""
 
     words: str
     marker: str
@@ -50,11 +50,11 @@ def relations(
     table: pd.DataFrame, summary: Mapping[str, Any], *, measures: Mapping[str, str], title: str,
     look: Style = USUAL,
 ) -> Figure:  # fmt: skip
-    """Each measure against the adversarial margin, a row of panels per model; below, the models' means.
+    """Draw each measure against the adversarial margin, a row of panels per model; in the last row, the models' means.
 
-    table and summary: the CSV and the JSON of ``attrib relate``; measures: columns and what the axes call them. Of
-    several seeds, the images are those of the first. A model keeps its colour: its images above, of which KINDS
-    tells those apart that are not robust (below the line), and its mean below, where single seeds are dots.
+    table and summary: the CSV and the JSON of ``attrib relate``; measures: from columns to labels of axes. Of several
+    seeds, the first seed's images are shown. A model has the same colour in all panels. The markers of KINDS show
+    which images are robust (above the line); in the last row dots are single seeds.
     """
     entries, across = summary["models"], summary["across"]
     rows, width = len(entries) + (len(across["points"]) > 1), look.inches(TEXT)
@@ -68,7 +68,7 @@ def relations(
             of_file = (table["seed"] == 0) & (table["epoch"].fillna(-1) == epoch)
             mine = table[(table["model"] == entry["name"]) & of_file]
             for axes, (measure, words) in zip(panels, measures.items(), strict=True):
-                # Models below one another are compared, so that their panels have the same ends.
+                # Panels below one another are compared, so they have the same limits.
                 _margins(axes, mine, measure, colours[entry["name"]], ends=_ends(table[measure]))
                 rho = _rho(entry[measure]["margin"], seeds=len(entry.get("seeds", ())))
                 axes.set(xlabel=wrapped(_axis(measure, words), room), title=rho)
@@ -109,11 +109,11 @@ RHO = "ρ: Spearman's rank correlation and its 95 % interval. Bars: 95 % interva
 
 
 def _ends(values: Iterable[float]) -> tuple[float, float]:
-    """Where an axis with these values begins and ends, a little beyond them."""
+    """Limits of an axis for these values, with a small margin."""
     known = np.array([*values], float)
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
-    room = 0.05 * (high - low) or 0.1
-    return low - room, high + room
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str, *, ends: tuple[float, float]) -> None:
@@ -128,7 +128,7 @@ def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str, *, ends:
         return
     for kind, inside in zip(KINDS, kinds, strict=True):
         points, shown = rows[inside], WRONG if kind.marker == "x" else colour
-        # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
+        # Rasterised: ten thousand vector dots make a PDF page that no viewer scrolls.
         axes.scatter(
             scale * points[measure], points["margin_adversarial"], s=7, marker=kind.marker, linewidths=0.5, alpha=0.7,
             color=shown, facecolors=shown if kind.filled else "none", rasterized=True,
@@ -136,12 +136,12 @@ def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str, *, ends:
 
 
 def _means(axes: Axes, points: Sequence[Mapping[str, Any]], measure: str, colours: Mapping[str, str]) -> None:
-    """A square per model, a line through the epochs of a run, bars for the intervals, small dots for single seeds."""
+    """Draw a square per model, a line through a run's epochs, bars for intervals, and small dots for single seeds."""
     names = list(dict.fromkeys((point["name"], point["epoch"] is None) for point in points))
     scale = 1 if measure == "participation_ratio" else 100
 
     def places(of: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        # Numbers of a file may be None where they were NaN.
+        # JSON has None in place of NaN.
         return scale * np.array([p[measure] for p in of], float), np.array([100 * p["robust_accuracy"] for p in of])
 
     for name, alone in names:
@@ -167,10 +167,10 @@ def _axis(measure: str, words: str) -> str:
     return words if measure == "participation_ratio" else f"{words} (%)"
 
 
-def _rho(found: Mapping[str, Any], *, seeds: int = 0) -> str:
-    """The correlation as a panel's title; seeds: over how many it is a mean, where the panel shows one of them."""
-    low, high = found["ci"]
-    if missing(found["rho"]):
+def _rho(correlation: Mapping[str, Any], *, seeds: int = 0) -> str:
+    """The correlation as a panel's title; seeds: over how many it is averaged, while the panel shows the first."""
+    low, high = correlation["ci"]
+    if missing(correlation["rho"]):
         return "no ρ"
-    words = f"{f'mean of {seeds} seeds: ' if seeds else ''}ρ = {found['rho']:.2f}"
+    words = f"{f'mean of {seeds} seeds: ' if seeds else ''}ρ = {correlation['rho']:.2f}"
     return (words if missing(low) else f"{words}\n({low:.2f} to {high:.2f})").replace("-", "−")

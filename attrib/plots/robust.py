@@ -1,4 +1,4 @@
-"""Accuracy under attack, and against the radius."""
+"""Accuracy under attack, and against the attack's radius."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from attrib.styles import USUAL, Style
 
 
 def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = None, look: Style = USUAL) -> Figure:
-    """Accuracy per attack, a marker and its interval for every model, side by side.
+    """Draw the accuracy under each attack: a marker and an interval per model, side by side.
 
     table: columns ``model``, ``attack``, ``accuracy``, ``low`` and ``high`` (fractions), in the order to be shown.
-    seeds: columns ``model``, ``attack`` and ``accuracy`` of single seeds, small dots beside their model's marker.
+    seeds: columns ``model``, ``attack`` and ``accuracy`` of single seeds, small dots beside the model's marker.
     """
     models, attacks = list(table["model"].unique()), table["attack"].unique()
     places = np.arange(len(attacks))
@@ -42,16 +42,16 @@ def accuracies(table: pd.DataFrame, *, title: str, seeds: pd.DataFrame | None = 
         legend_below(figure, axes.get_legend_handles_labels()[0])
         several = seeds is not None and len(seeds) > 0
         dots = "Small dots: single seeds" if several else ""
-        bars = "Bars: 95 % intervals" + ("" if several else " over images, one file per name")
+        bars = "Bars: 95 % intervals" + ("" if several else " over images, one file per model")
         captioned(figure, look, title, bars, dots)
     return figure
 
 
 def eps_curves(table: pd.DataFrame, *, attacks: Sequence[str], title: str, look: Style = USUAL) -> Figure:
-    """Accuracy against the attack's radius: a colour per model, a line style per attack, bands for the intervals.
+    """Draw accuracy against the attack's radius: a colour per model, a line style per attack, bands for the intervals.
 
-    table: as for ``accuracies``, with a column ``eps``; attacks: those to show. Radii within 32/255 are labelled
-    in units of 1/255, as papers on colour images give them.
+    table: as for ``accuracies``, with a column ``eps``; attacks: those to show. Radii up to 32/255 are labelled
+    in units of 1/255, as in papers on colour images.
     """
     unit = 255 if 0 < table["eps"].max() <= 32 / 255 else 1
     with style(look):

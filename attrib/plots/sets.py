@@ -32,12 +32,12 @@ from attrib.plots.base import (
 from attrib.styles import USUAL, Style
 
 COLOURS = {"consistent": "#0072B2", "inconsistent": "#D55E00", "clean-wrong": "#999999"}
-"""The paper's blue and red, as the style's colour-blind safe ones; grey for what is in neither set."""
+"""Blue and red as in the paper, in the style's colour-blind safe tones; grey for images in neither set."""
 TRUE_CLASS, ATTACK_CLASS = "#009E73", "#D55E00"
 
 
 def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str, look: Style = USUAL) -> Figure:
-    """Clean against adversarial true-class probability of every image, one panel per model (AALP, Figure 11).
+    """Draw every image's true-class probability, clean against adversarial, a panel per model (AALP, Figure 11).
 
     table: columns ``model``, ``set``, ``probability_clean`` and ``probability_adversarial``, one row per image.
     """
@@ -57,7 +57,7 @@ def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str
             last = (len(models) - 1 - column) // columns
             grid[last, column].set_xlabel("true-class probability,\nclean image")
             grid[last, column].tick_params(labelbottom=True)
-        # Below the panels: inside one there is no corner that points never reach.
+        # Below the panels, since points may lie in every corner inside.
         legend_below(figure, scatter_handles())
         lettered(grid.flat[: len(models)])
         many = table.groupby("model").size().max() > MANY
@@ -66,7 +66,7 @@ def confidence_scatter(table: pd.DataFrame, *, models: Sequence[str], title: str
 
 
 def scatter_handles() -> list[Line2D]:
-    """What a legend shows of ``scatter``."""
+    """The legend's handles for ``scatter``."""
     dots = [
         Line2D([], [], color=colour, marker="o", ms=3, lw=0, label=kind.replace("-", " "))
         for kind, colour in COLOURS.items()
@@ -76,13 +76,13 @@ def scatter_handles() -> list[Line2D]:
 
 def _scatter(axes: Axes, points: pd.DataFrame, name: str) -> None:
     scatter(axes, points, size=6)
-    # Points lie on top of one another in the corners, so the shares stand beside them.
+    # Points hide one another in the corners, so the title gives the shares.
     shares = [f"{100 * (points['set'] == kind).mean():.1f} % {kind}" for kind in ("consistent", "inconsistent")]
     axes.set_title("\n".join([name, *shares]))
 
 
 def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
-    """The images of one model as dots of this area, in points squared, or how many they are where they are many.
+    """Draw one model's images as dots of this area, in points squared; as a density if there are many.
 
     points: as ``confidence_scatter`` takes.
     """
@@ -94,7 +94,7 @@ def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
         return
     for zorder, (kind, colour) in enumerate(reversed(COLOURS.items()), start=2):
         inside = points[points["set"] == kind]
-        # Pictures of dots inside the PDF: ten thousand vector dots make a page that no viewer scrolls.
+        # Rasterised: ten thousand vector dots make a PDF page that no viewer scrolls.
         axes.scatter(
             inside["probability_clean"], inside["probability_adversarial"], s=size, color=colour, alpha=0.45,
             linewidths=0, clip_on=False, rasterized=True, zorder=zorder,
@@ -102,7 +102,7 @@ def scatter(axes: Axes, points: pd.DataFrame, *, size: float) -> None:
 
 
 def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str, look: Style = USUAL) -> Figure:
-    """Pictures before and after the attack, each over the bars of two probabilities (AALP, Figure 3).
+    """Draw images before and after the attack, each above bars of two probabilities (AALP, Figure 3).
 
     examples, for M models and up to E images of each of two sets: ``model`` (M,) and ``set`` (2,) names, ``index``
     (M,2,E), -1 where a set has fewer images, ``image`` (M,2,E,2,H,W,3) clean and adversarial in [0,1], ``classes``
@@ -135,9 +135,9 @@ def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str, look: S
             grid = blocks[model, kind].subgridspec(5, count, height_ratios=heights, hspace=0.06, wspace=0.08)
             header = figure.add_subplot(grid[0, :])
             header.axis("off")
-            found = min(count, int((examples["index"][model, kind] >= 0).sum()))
+            present = min(count, int((examples["index"][model, kind] >= 0).sum()))
             header.text(0.5, 0.65, headings[kinds * model + kind], ha="center", va="center", transform=header.transAxes)
-            for place in range(found):
+            for place in range(present):
                 at = model, kind, place
                 for view, words in enumerate(("clean", "adversarial")):
                     picture = figure.add_subplot(grid[1 + 2 * view, place])
@@ -159,11 +159,14 @@ def confidence_bars(examples: Mapping[str, NDArray[Any]], *, title: str, look: S
     return figure
 
 
-BARS = "Bars: the probability of the true class and of the attack's, the likeliest wrong one of the adversarial image"
+BARS = (
+    "Bars: the probabilities of the true class and of the attack's class, which is the likeliest wrong class of the"
+    " adversarial image"
+)
 
 
 def _bars(axes: Axes, classes: NDArray[Any], probability: NDArray[Any], inches: float) -> None:
-    """Two bars from 0 to 1, the class's name and the number written over them."""
+    """Draw two bars from 0 to 1, with the class's name and the number over them."""
     axes.barh([0, 1], probability, height=0.9, color=[TRUE_CLASS, ATTACK_CLASS], alpha=0.5)
     for row, (name, value) in enumerate(zip(classes, probability, strict=True)):
         axes.text(0.03, row, shortened(str(name), inches - 0.12), fontsize=small(), va="center")
@@ -174,7 +177,7 @@ def _bars(axes: Axes, classes: NDArray[Any], probability: NDArray[Any], inches: 
 
 
 def loss_over_epochs(history: pd.DataFrame, *, title: str, look: Style = USUAL) -> Figure:
-    """The mean ALP loss of the sets, as fixed at the last epoch, over epochs, with intervals (AALP, Figure 4).
+    """Draw the mean ALP loss over epochs, with intervals, for the sets of the last epoch (AALP, Figure 4).
 
     history: columns ``epoch``, ``set``, ``n``, ``alp``, ``low`` and ``high``, one row per epoch and set.
     """

@@ -24,7 +24,7 @@ def coverage_distribution(
     table: pd.DataFrame, *, models: Sequence[str], levels: NDArray[Any], curves: NDArray[Any],
     floors: Mapping[str, float], title: str, look: Style = USUAL,
 ) -> Figure:  # fmt: skip
-    """First, how coverage is distributed over images, per model; then the mean coverage curve.
+    """Draw (a) how coverage is distributed over images, per model, and (b) mean coverage against the threshold.
 
     table: columns ``model`` and ``coverage`` (fractions); levels: (T,) thresholds t; curves: (M,T) mean coverage;
     floors: the floor of the ASC (a fraction) of the models that have one.
