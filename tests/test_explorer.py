@@ -214,7 +214,7 @@ def test_the_controls_change_the_words_and_compute_only_what_is_new(
     control(box, "show").value = CLEAN
     control(box, "show").value = ATTACKED
     control(box, "show").value = BOTH
-    control(box, "show what it adds").value = True
+    control(box, "show perturbation").value = True
     control(box, "map over the image").value = True
     assert not runs
     control(box, "class").value = 3

@@ -246,7 +246,7 @@ def test_found_is_what_the_views_show(data: Dataset) -> None:
     apart = [abs(seen[at][0][0].coverage - seen[at][1][0].coverage) for at in range(len(data))]
 
     def found(search: str | None, label: int | None = None, names: tuple[str, ...] = ("template", "weak")) -> list[int]:
-        return views.found(cache, names, analysis, search=search, label=label)
+        return views.matching(cache, names, analysis, search=search, label=label)
 
     assert found(None) == list(range(len(data)))
     assert found("wrong") == wrong != []
@@ -261,4 +261,4 @@ def test_found_is_what_the_views_show(data: Dataset) -> None:
 def test_empty_maps_are_found(data: Dataset) -> None:
     cache = cache_of({"flat": Flat()}, data)
     analysis = attrib.Span(map="gradient", attack=USUAL, floor=0)
-    assert views.found(cache, ("flat",), analysis, search="empty", label=None) == list(range(len(data)))
+    assert views.matching(cache, ("flat",), analysis, search="empty", label=None) == list(range(len(data)))

@@ -1,4 +1,4 @@
-"""The explorer's controls, and the settings that they stand for."""
+"""The explorer's controls, and the settings that they give."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from attrib.thresholds import RULES, Rule
 try:
     import ipywidgets as widgets
 except ImportError:
-    widgets = None  # explore raises an error that says so; its name can be imported everywhere
+    widgets = None  # importing works without ipywidgets; calling explore raises an error
 
 STEP = 0.01
-"""Of the threshold's slider."""
+"""Step of the threshold's slider."""
 LARGEST_EPS = 32
-"""The end of the slider in units of 1/255, where the data set's usual radius is as small as colour images have it."""
+"""End of the eps slider in units of 1/255, for data sets whose usual radius is not larger, as for colour images."""
 MOST = 1_000_000
-"""Of SmoothGrad's samples, and of steps: a field has to have an end."""
+"""Largest number of samples or steps: ipywidgets' number fields need a maximum."""
 CLEAN, ATTACKED, BOTH = (False,), (True,), (False, True)
 
 
@@ -37,21 +37,21 @@ class Settings(NamedTuple):
 
     position: int
     label: int | None
-    """The class that previous and next keep to; None: all."""
+    """The class that previous and next stay in; None: all."""
     search: str | None
-    """What they look for, as ``attrib.explorer.views.found`` takes it; None: every image."""
+    """The search whose matches they show, as ``attrib.explorer.views.matching`` takes it; None: every image."""
     models: tuple[str, ...]
     analysis: Span
     """Map, threshold, class and attack."""
     shown: tuple[bool, ...]
-    """Whether the image is attacked, a panel per model each: clean, attacked, or both beside each other."""
+    """Whether each panel of a model shows the attacked image: clean, attacked, or both side by side."""
     perturbation: bool
     overlay: bool
 
 
 @dataclass(eq=False)
 class Controls:
-    """The widgets that a person moves."""
+    """The explorer's widgets."""
 
     index: widgets.BoundedIntText
     previous: widgets.Button
@@ -61,7 +61,7 @@ class Controls:
     models: dict[str, widgets.Checkbox]
     kind: widgets.Dropdown
     options: dict[str, widgets.BoundedIntText | widgets.BoundedFloatText]
-    """Of the maps, by name."""
+    """Options of maps, by name."""
     layer: widgets.Dropdown
     target: widgets.Dropdown
     rule: widgets.Dropdown
@@ -73,13 +73,13 @@ class Controls:
     overlay: widgets.Checkbox
     save: widgets.Button
     data: str
-    """The data set's name, whose usual attack the steps follow."""
+    """Name of the data set; its usual attack determines the step size."""
     seed: int
     unit: int
     """255 where ``eps`` shows units of 1/255, else 1."""
 
     def settings(self) -> Settings:
-        """Their values now."""
+        """The current values."""
         rule, kind = self.rule.value, self.kind.value
         options = {name: self.options[name].value for name in MAPS[kind].options}
         analysis = Span(
@@ -111,7 +111,7 @@ class Controls:
         ]  # fmt: skip
 
     def enable(self) -> None:
-        """Disable and hide what has no effect at present."""
+        """Disable or hide controls that have no effect now."""
         self.perturbation.disabled = True not in self.shown.value
         for part in (self.eps, self.steps):
             part.disabled = self.perturbation.disabled and self.search.value is None
@@ -125,16 +125,16 @@ class Controls:
 
 
 def slider_ends(rule: Rule) -> tuple[float, float]:
-    """The slider's ends: an end that is not in the rule's range is a step inside it."""
+    """The ends of the slider; where the rule's range is open, the end lies one step inside."""
     return (rule.low, rule.high - STEP) if rule.closed == "left" else (rule.low + STEP, rule.high)
 
 
 def controls_of(cache: ViewCache, *, samples: int) -> Controls:
-    """The controls as they stand at first."""
+    """The controls with their initial values."""
     data, usual = cache.data, default_attack(cache.data.name)
     unit = 255 if usual.eps <= LARGEST_EPS / 255 else 1
     own_width: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": {"width": "max-content"}}
-    # Where a slider is let go, not all along the way.
+    # Update when the slider is released, not while it moves.
     slider: dict[str, Any] = {**own_width, "layout": {"width": "17em"}, "continuous_update": False}
     box: dict[str, Any] = {"indent": False, "layout": {"width": "max-content"}}
     present = sorted(set(data.labels.tolist()))
@@ -182,7 +182,7 @@ def controls_of(cache: ViewCache, *, samples: int) -> Controls:
             description="eps (/255)" if unit == 255 else "eps", **slider,
         ),
         steps=widgets.IntSlider(usual.steps, min=1, max=max(50, usual.steps), description="steps", **slider),
-        perturbation=widgets.Checkbox(False, description="show what it adds", **box),
+        perturbation=widgets.Checkbox(False, description="show perturbation", **box),
         overlay=widgets.Checkbox(False, description="map over the image", **box),
         save=widgets.Button(description="save figure", tooltip="PDF and PNG, beside the notebook"),
         data=data.name, seed=cache.seed, unit=unit,
@@ -190,7 +190,7 @@ def controls_of(cache: ViewCache, *, samples: int) -> Controls:
 
 
 def map_options(side: int, *, samples: int) -> dict[str, Any]:
-    """A field for every option of the maps; side: the image's shorter one."""
+    """A field for every option of maps; side: the shorter side of the image, pixels."""
     style = {"description_width": "initial"}
     narrow: dict[str, Any] = {"continuous_update": False, "style": style, "layout": {"width": "12em"}}
     return {
@@ -202,10 +202,10 @@ def map_options(side: int, *, samples: int) -> dict[str, Any]:
 
 
 def _common_layers(cache: ViewCache) -> list[str]:
-    """The layers that maps can look at, which all models have, in the order in which they run."""
-    each = []
+    """Layers that maps can use and all models have, in the order of the forward pass."""
+    layers = []
     for model in cache.models.values():
         module = model.opened_module
         device = place_of(module, torch.device("cpu"))
-        each.append(map_layers(module, next(cache.data.batches(1, device=device)).image))
-    return [name for name in each[0] if all(name in names for names in each)]
+        layers.append(map_layers(module, next(cache.data.batches(1, device=device)).image))
+    return [name for name in layers[0] if all(name in names for names in layers)]

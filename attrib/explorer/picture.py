@@ -1,12 +1,12 @@
-"""The explorer's picture: for each of several models an image, its map, span, top features and probabilities. No torch.
+"""The explorer's picture: under every model the image, its map, span, top features and probabilities. No torch.
 
-Everything is placed by hand, in inches: a layout engine takes longer than all the rest.
+All places are set by hand, in inches, since a layout engine takes longer than everything else.
 """
 
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from attrib.explorer.views import View
 
 PANEL, ALONE = 3.45, 4.6
-"""A model's width, beside others and by itself."""
+"""Width of a panel, beside another and alone."""
 MARGIN, GAP = 0.12, 0.06
 ABOVE, BELOW = 0.25, 0.48
-"""For the legend, and for the colour bar."""
+"""Heights of the legend and of the colour bar."""
 NAME, TITLE, BETWEEN, BARS, AXIS = 0.2, 0.17, 0.32, 1.3, 0.4
-"""Heights within a panel: the model's name, the titles of the pictures, those of the bars, the bars, their axis."""
+"""Heights in a panel: name of the model, titles of the pictures, titles of the bars, the bars, their axis."""
 CLASSES = 10
-"""Classes shown: the likeliest ones, where there are more."""
+"""Largest number of classes shown, the likeliest ones."""
 CLEAN, ATTACKED = "#0072B2", "#D55E00"
 OPACITY = 0.7
-"""Of a map over its image, where it is highest."""
+"""Opacity of a map over its image at the map's highest value."""
 
 
 def panels(
     views: Sequence["View"], *, classes: Sequence[str], label: int, kind: str, perturbation: bool = False,
     overlay: bool = False,
 ) -> Figure:  # fmt: skip
-    """A panel per view, two beside each other; all maps share one colour scale, and all features one axis.
+    """Draw a panel per view, two side by side; all maps share one colour scale, and all features one axis.
 
-    classes: their names; label: the true class; kind: what the map is called; perturbation: whether to show what an
+    classes: their names; label: the true class; kind: name of the map; perturbation: whether to show what the
     attack added; overlay: whether maps lie over the image. The scale is capped at the 99.5th percentile, with the
     square root of the value as brightness, as in ``attrib.plots.maps.map_grid``.
     """
@@ -65,15 +65,16 @@ def panels(
         for place, view in enumerate(views):
             left, top = place % columns * width, ABOVE + place // columns * height
             title = f"{view.model}, attacked" if view.attacked else view.model
-            _text(figure, left + MARGIN, top, title, weight="bold", fontsize=8)
+            across, down = figure.get_size_inches()
+            figure.text((left + MARGIN) / across, 1 - top / down, title, va="top", weight="bold", fontsize=8)
             top += NAME + TITLE
             _pictures(figure, left + MARGIN, top, side, view, scale, classes, perturbation, overlay)
             top += side + BETWEEN
-            # Room for the features' numbers to the left of the first bars, for the classes' names of the second.
+            # Left of the bars there is room for numbers of features, and for names of classes.
             each = (width - 2 * MARGIN - 1.25) / 2
             _features(_axes(figure, left + MARGIN + 0.4, top, each, BARS), view, classes, largest)
-            chances = _axes(figure, left + width - MARGIN - each, top, each, BARS)
-            _probabilities(chances, view, shown, classes, label)
+            right = _axes(figure, left + width - MARGIN - each, top, each, BARS)
+            _probabilities(right, view, shown, classes, label)
         if attacked:
             handles = [
                 Line2D([], [], color=colour, lw=5, label=words)
@@ -90,7 +91,7 @@ def panels(
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG of its own size: without a tight frame, for which everything is drawn twice."""
+    """The figure as a PNG of its full size: cropping it would draw everything twice."""
     file = io.BytesIO()
     with style(), mpl.rc_context({"savefig.bbox": None}):
         figure.savefig(file, format="png", dpi="figure", pil_kwargs={"compress_level": 1})
@@ -101,7 +102,7 @@ def _pictures(
     figure: Figure, left: float, top: float, side: float, view: "View", scale: PowerNorm | None,
     classes: Sequence[str], perturbation: bool, overlay: bool,
 ) -> None:  # fmt: skip
-    """The image, what the attack added, the map and the span, beside each other."""
+    """Draw the image, the perturbation, the map and the span side by side."""
     places = [_axes(figure, left + n * (side + GAP), top, side, side) for n in range(4 if perturbation else 3)]
     unframed(places)
     first, *between, heat, spanned = places
@@ -127,7 +128,7 @@ def _pictures(
 
 
 def _features(axes: Axes, view: "View", classes: Sequence[str], largest: float) -> None:
-    """The features' bars; largest: the end of all models' axes."""
+    """Draw the bars of the features; largest: the value at which every model's axis ends."""
     if view.features_error:
         axes.axis("off")
         axes.text(-0.4, 1, textwrap.fill(f"no features: {view.features_error}", 30), va="top", fontsize=6,
@@ -159,7 +160,7 @@ def _probabilities(axes: Axes, view: "View", shown: NDArray[np.intp], classes: S
 
 
 def _likeliest(probability: NDArray[np.float32], label: int) -> NDArray[np.intp]:
-    """The CLASSES likeliest classes of any row (M,K), the true one among them, in the order of the classes."""
+    """The CLASSES likeliest classes over all rows (M,K), always with the true one, in the order of the classes."""
     highest = probability.max(0)
     highest[label] = np.inf
     return np.sort(np.argsort(-highest, kind="stable")[:CLASSES])
@@ -171,14 +172,6 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
-def _text(figure: Figure, left: float, top: float, text: str, **how: Any) -> None:
-    across, down = figure.get_size_inches()
-    figure.text(left / across, 1 - top / down, text, va="top", **how)
-
-
 def _short(name: str) -> str:
-    """The name as far as there is room for it."""
+    """The name, cut to eleven letters."""
     return name if len(name) <= 11 else f"{name[:10]}…"
-
-
-__all__ = ["panels", "png"]

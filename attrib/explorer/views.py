@@ -1,7 +1,7 @@
-"""What one image looks like to each of several models: the arrays behind a picture of the explorer.
+"""The arrays behind a picture of the explorer: one image under each of several models.
 
-``ViewCache`` holds the models and the data and keeps what was computed. Each value is kept under all that it
-depends on: another threshold computes no map again, another map no attack.
+``ViewCache`` holds the models, the data and the computed values. The key of a value names everything that it depends
+on, so a new threshold computes no map again, and a new map no attack.
 """
 
 from collections import OrderedDict
@@ -33,9 +33,9 @@ from attrib.spans import coverage, span
 from attrib.targets import explained as explained_classes
 
 SEARCHED = 200
-"""At most so many images are searched: each is attacked and explained under every model."""
+"""Largest number of images searched; each is attacked and explained under every model."""
 KEPT = 512
-"""Values that a cache keeps; the one that was not used for longest goes first."""
+"""Largest number of values in a cache; the least recently used one is dropped."""
 
 Value = TypeVar("Value")
 Pixels = NDArray[np.float32]
@@ -43,10 +43,10 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class ViewCache:
-    """Models by name, a data set, and what was computed of them.
+    """Models by name, a data set, and the values computed from them.
 
-    seed: of SmoothGrad's noise and of the attack's starts; floor: whether the coverage of networks with random weights
-    stands beside every coverage.
+    seed: of SmoothGrad's noise and of the attack's starts; floor: whether every coverage has a floor, the coverage of
+    networks with random weights.
     """
 
     models: Mapping[str, Model]
@@ -56,7 +56,7 @@ class ViewCache:
     values: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
     def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
-        """The value under this key, computed if it is not kept."""
+        """The value under this key; compute it if the cache has none."""
         if key in self.values:
             self.values.move_to_end(key)
         else:
@@ -72,30 +72,30 @@ class View(NamedTuple):
 
     model: str
     attacked: bool
-    """Whether the image is an attack's."""
+    """Whether the image is attacked."""
     image: Pixels
-    """(H,W,3) in [0,1]: the clean image, or what the attack made of it."""
+    """(H,W,3) in [0,1], clean or attacked."""
     perturbation: Pixels
-    """(H,W,3), the image less the clean one; 0 without an attack."""
+    """(H,W,3), the image minus the clean one; 0 without an attack."""
     probability: Pixels
-    """(2,K): the classes' probabilities for the clean image and for the one shown."""
+    """(2,K), the probabilities of the classes for the clean image and for the one shown."""
     prediction: tuple[int, int]
-    """The likeliest class of either."""
+    """The likeliest class of each of the two."""
     target: int
     """The class explained."""
     map: Pixels | None
-    """(H,W), or None where ``error`` says why there is none."""
+    """(H,W), or None; ``error`` then gives the reason."""
     span: NDArray[np.bool_] | None
     coverage: float
     """Share of the image in [0,1]; NaN without a map."""
     floor: float
-    """The same of the clean image and the network with random weights, mean of three; NaN without."""
+    """Coverage of the clean image under random weights, mean of three networks; NaN if unknown."""
     features: NDArray[np.int64]
     """The features that contribute most to the loss of the target, in descending order, (F,)."""
     relevance: Pixels
     """Their |dL/dA_fc * A_fc|, (F,)."""
     error: str
-    """Why there is no map, one line; empty where there is one."""
+    """Why there is no map, one line; empty if there is one."""
     features_error: str
     """Why there are no features, one line."""
 
@@ -103,44 +103,42 @@ class View(NamedTuple):
 def view(
     cache: ViewCache, name: str, position: int, analysis: Span, *, attacked: bool = False, top: int = 8
 ) -> View:  # fmt: skip
-    """The view that the model called ``name`` has of the image at ``position`` of the data.
+    """Compute the view of the model ``name`` on the image at ``position`` of the data.
 
     analysis: which map, threshold, class and attack; its target is label, prediction (that of the image shown) or the
-    number of a class. attacked: whether the image shown is the attack's; top: how many features. Where this model has
-    no map or no last layer, the view says why. Raises InputError if the model cannot run.
+    number of a class. attacked: whether to show the attacked image; top: how many features. If this model has no map
+    or no last layer, the view gives the reason. Raises InputError if the model cannot run.
     """
     attack = analysis.attack if attacked else None
-    clean, shown = (
-        display_images(image_of(cache, name, position, made_by)[None])[0].numpy() for made_by in (None, attack)
-    )
-    probability = torch.stack([probabilities(cache, name, position, made_by) for made_by in (None, attack)])
+    clean, shown = (display_images(image_of(cache, name, position, kind)[None])[0].numpy() for kind in (None, attack))
+    probability = torch.stack([probabilities(cache, name, position, kind) for kind in (None, attack)])
     prediction = probability.argmax(1)
     explained = int(explained_classes(analysis.target, cache.data.labels[position].cpu()[None], prediction[1:]))
-    heat, error = _or_why(lambda: attribution(cache, name, position, attack, analysis=analysis, target=explained))
+    heat, error = _or_reason(lambda: attribution(cache, name, position, attack, analysis=analysis, target=explained))
     mask = None if heat is None else span(heat[None], threshold=analysis.threshold)
     with_floor = cache.floor and heat is not None
     random = floor_maps(cache, name, position, analysis=analysis, target=explained) if with_floor else None
-    relevance, features_error = _or_why(lambda: relevances(cache, name, position, attack, target=explained))
-    best = None if relevance is None else relevance.topk(min(top, len(relevance)))
+    relevance, features_error = _or_reason(lambda: relevances(cache, name, position, attack, target=explained))
+    highest = None if relevance is None else relevance.topk(min(top, len(relevance)))
     return View(
         model=name, attacked=attacked, image=shown, perturbation=shown - clean, probability=probability.numpy(),
         prediction=(int(prediction[0]), int(prediction[1])), target=explained,
         map=None if heat is None else heat.numpy(), span=None if mask is None else mask[0].numpy(),
         coverage=float("nan") if mask is None else float(coverage(mask)), error=error,
         floor=float("nan") if random is None else float(coverage(span(random, threshold=analysis.threshold)).mean()),
-        features=np.zeros(0, np.int64) if best is None else best.indices.numpy(),
-        relevance=np.zeros(0, np.float32) if best is None else best.values.numpy(), features_error=features_error,
+        features=np.zeros(0, np.int64) if highest is None else highest.indices.numpy(),
+        relevance=np.zeros(0, np.float32) if highest is None else highest.values.numpy(), features_error=features_error,
     )  # fmt: skip
 
 
 def pgd_attack(data: str, *, eps: float, steps: int) -> Attack:
-    """PGD of this radius, whose steps reach as many times as far as eps as those of the data set's usual attack."""
+    """PGD with this radius; steps * step_size / eps is that of the data set's usual attack."""
     usual = default_attack(data)
     return Attack("pgd", eps, min(1.0, usual.step_size * (eps / usual.eps) * (usual.steps / steps)), steps)
 
 
 def image_of(cache: ViewCache, name: str, position: int, attack: Attack | None) -> Tensor:
-    """The image after the attack on the model, (C,H,W) on the model's device; without an attack the image itself."""
+    """The attacked image, (C,H,W) on the model's device; without an attack the clean one."""
     batch = _batch(cache, name, position)
     if attack is None:
         return batch.image[0]
@@ -184,14 +182,14 @@ def floor_maps(cache: ViewCache, name: str, position: int, *, analysis: Span, ta
     def compute() -> Tensor | None:
         model, image = cache.models[name], image_of(cache, name, position, None)[None]
         layer = named(model.opened_module, analysis.layer) if analysis.layer else model.layer
-        found = []
+        random_maps = []
         try:
             for seed in range(cache.seed, cache.seed + SEEDS):
                 (random,) = cascade(model.opened_module, image, layer=layer, stages=1, seed=seed)
-                found.append(_map_of(analysis, model, random.model, image, random.layer, position, target, seed))
+                random_maps.append(_map_of(analysis, model, random.model, image, random.layer, position, target, seed))
         except InputError:
             return None
-        return torch.cat(found)
+        return torch.cat(random_maps)
 
     return cache.get(("floor", name, position, _map_key(analysis), target), compute)
 
@@ -223,18 +221,18 @@ def relevances(cache: ViewCache, name: str, position: int, attack: Attack | None
     return cache.get(("relevances", name, position, attack, target), compute)
 
 
-def found(
+def matching(
     cache: ViewCache, names: Sequence[str], analysis: Span, *, search: str | None, label: int | None
 ) -> list[int]:
-    """The positions of the images of a class (None: all) that a search finds (None: all), in its order.
+    """Positions of the images that are of a class (None: any) and match a search (None: all images).
 
-    names: the models, under any of which an image may be what is searched. search: of ``attrib.search.SEARCHES``, or
-    "disagreement", in whose order the images then come. Searched are the first SEARCHED images.
+    names: the models; an image matches if it does so under any of them. search: one of ``attrib.search.SEARCHES``, or
+    "disagreement", which sorts the images. A search covers the first SEARCHED images.
     """
     of_class = [at for at in range(len(cache.data)) if label in (None, int(cache.data.labels[at]))]
     if search is None or not names:
         return of_class
-    # What the search does not ask for is taken as it costs least: the attack's steps, the map, the threshold.
+    # Take the cheapest attack, map and threshold where the search does not depend on them.
     assert analysis.attack
     attack = replace(analysis.attack, steps=1) if search in ("wrong", "disagreement") else analysis.attack
     if search in ("wrong", "turned"):
@@ -257,8 +255,8 @@ def found(
     return [at for at in order.tolist() if at in set(of_class)]
 
 
-def _or_why(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
-    """The value and no reason, or no value and the reason."""
+def _or_reason(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
+    """The value and an empty text, or None and the reason."""
     try:
         return compute(), ""
     except Exception as error:  # the user's model runs here and may raise anything

@@ -1,4 +1,4 @@
-"""The explorer in a notebook: what several models look at in an image, and what an attack changes, with controls."""
+"""The explorer, a notebook widget: maps and predictions of several models on one image, clean and attacked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attrib.analyses.run import print_warning
 from attrib.errors import InputError, one_line
 from attrib.explorer.controls import LARGEST_EPS, Controls, Settings, controls_of, slider_ends
 from attrib.explorer.picture import panels, png
-from attrib.explorer.views import SEARCHED, View, ViewCache, found, probabilities, view
+from attrib.explorer.views import SEARCHED, View, ViewCache, matching, probabilities, view
 from attrib.maps import SAMPLES
 from attrib.models.layers import named
 from attrib.models.several import models_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 try:
     import ipywidgets as widgets
 except ImportError:
-    widgets = None  # explore raises an error that says so; its name can be imported everywhere
+    widgets = None  # importing works without ipywidgets; calling explore raises an error
 
 
 def explore(
@@ -40,16 +40,15 @@ def explore(
 ) -> widgets.VBox:  # fmt: skip
     """A widget for JupyterLab: maps, spans, top features and probabilities of one image under every model.
 
-    The image may be searched (wrong, turned by the attack, ...), any map, layer and class chosen, and the view saved.
-    models, data: as ``attrib.Span.run`` takes them, but no saved epochs and no maps made elsewhere. Modules take
-    pixels in [0,1], return logits, and stay on their device; files are loaded to ``device``. layer: where Grad-CAM,
-    Guided Grad-CAM and Eq. 6 look at first, a module or its dotted name, for the models named there (others: found by
-    ``attrib.locate``). samples: noisy copies of SmoothGrad at first; seed: of that noise and of PGD's start.
-    floor: print beside every coverage what the same map covers on the network with random weights. Nothing is computed
-    twice.
+    Its controls search images (wrong, turned by the attack, ...), choose map, layer and class, and save the view.
+    models, data: as ``attrib.Span.run`` takes them, except saved epochs and maps made elsewhere. Modules take pixels
+    in [0,1], return logits, and stay on their device; files are loaded to ``device``. layer: from a model's name to
+    the layer (module or dotted name) that Grad-CAM, Guided Grad-CAM and Eq. 6 use at first (default: that of
+    ``attrib.locate``). samples: SmoothGrad's noisy copies at first; seed: of that noise and of PGD's start. floor:
+    print beside every coverage that of the same network with random weights. Results are cached.
 
-    Raises InputError for no model or no image, a model that does not fit the data, a layer of no model, fewer than one
-    sample, and without ipywidgets.
+    Raises InputError for no model, no image, a model that does not fit the data, a layer for an unknown model, fewer
+    than one sample, and missing ipywidgets.
     """
     if widgets is None:
         raise InputError("explore: needs ipywidgets, which is not installed; pip install 'attrib[notebook]'")
@@ -68,9 +67,7 @@ def explore(
     if not len(images):
         raise InputError(f"explore: expected at least one image, got none in {images.name}")
     if not images.labelled:
-        raise InputError(
-            f"explore: needs labels, and {images.name} is unlabelled; take attrib.Maps().run(models, data)"
-        )
+        raise InputError(f"explore: needs labels, and {images.name} is unlabelled; use attrib.Maps().run(models, data)")
     cache = ViewCache(opened, images, seed, floor=bool(floor))
     for name, model in opened.items():
         check_fit(model, images)
@@ -79,7 +76,7 @@ def explore(
 
 
 def render(cache: ViewCache, settings: Settings) -> tuple[Figure | None, str]:
-    """The picture, and the words (HTML). Raises InputError if a model cannot run."""
+    """The figure and the text (HTML). Raises InputError if a model cannot run."""
     analysis = settings.analysis
     views = [
         view(cache, name, settings.position, analysis, attacked=attacked)
@@ -98,7 +95,7 @@ def render(cache: ViewCache, settings: Settings) -> tuple[Figure | None, str]:
 
 
 def save_figure(cache: ViewCache, settings: Settings) -> str:
-    """Write the picture as PDF and PNG into the working directory, that of the notebook; returns the words (HTML)."""
+    """Write the figure as PDF and PNG into the working directory; returns the text (HTML)."""
     figure, text = render(cache, settings)
     if figure is None:
         return text
@@ -108,9 +105,9 @@ def save_figure(cache: ViewCache, settings: Settings) -> str:
 
 
 def neighbour(positions: Sequence[int], current: int, step: int) -> int:
-    """The next (step 1) or previous (-1) of these positions, round and round; current where there is none.
+    """The next (step 1) or previous (-1) of these positions, cyclically; the current one if there are none.
 
-    Of a position that is not among them, the next larger or smaller one.
+    If the current position is not among them, the next larger or smaller one.
     """
     if not positions:
         return current
@@ -121,9 +118,9 @@ def neighbour(positions: Sequence[int], current: int, step: int) -> int:
     return ordered[at % len(ordered)]
 
 
-def chosen(cache: ViewCache, settings: Settings) -> list[int]:
-    """The positions that previous and next go through."""
-    return found(cache, settings.models, settings.analysis, search=settings.search, label=settings.label)
+def matches(cache: ViewCache, settings: Settings) -> list[int]:
+    """Positions of the images that the search and the class select."""
+    return matching(cache, settings.models, settings.analysis, search=settings.search, label=settings.label)
 
 
 def _image_words(cache: ViewCache, settings: Settings) -> str:
@@ -133,7 +130,7 @@ def _image_words(cache: ViewCache, settings: Settings) -> str:
     words = f"<b>image {position}</b> of {len(data):,} ({source}), class {escape(data.classes[label])}"
     if settings.label is None and settings.search is None:
         return words
-    positions = chosen(cache, settings)
+    positions = matches(cache, settings)
     among = f" among the first {SEARCHED}" if settings.search and len(data) > SEARCHED else ""
     if position not in positions:
         return f"{words}; not one of the {len(positions):,} chosen{among}"
@@ -141,20 +138,20 @@ def _image_words(cache: ViewCache, settings: Settings) -> str:
 
 
 def _table(views: list[View], classes: tuple[str, ...], settings: Settings, *, floor: bool) -> str:
-    """Coverage, its floor, and predictions per model, and why a map or features are missing."""
+    """A row per view: coverage, its floor, predictions, and why a map or features are missing."""
 
-    def likeliest(seen: View, image: int) -> str:
-        k = seen.prediction[image]
-        return f"<td>{escape(classes[k])} ({seen.probability[image, k]:.3f})</td>"
+    def prediction(row: View, image: int) -> str:
+        k = row.prediction[image]
+        return f"<td>{escape(classes[k])} ({row.probability[image, k]:.3f})</td>"
 
     attacked = True in settings.shown
     rows = [
-        f"<tr><td><b>{escape(seen.model)}</b>{', attacked' if seen.attacked else ''}</td>"
-        + f"<td>{'–' if seen.error else f'{100 * seen.coverage:.2f} %'}</td>"
-        + (f"<td>{'–' if seen.floor != seen.floor else f'{100 * seen.floor:.2f} %'}</td>" if floor else "")
-        + likeliest(seen, 0) + (likeliest(seen, 1) if seen.attacked else "<td></td>" * attacked)
-        + f"<td>{escape('; '.join(filter(None, (seen.error, seen.features_error))))}</td></tr>"
-        for seen in views
+        f"<tr><td><b>{escape(row.model)}</b>{', attacked' if row.attacked else ''}</td>"
+        + f"<td>{'–' if row.error else f'{100 * row.coverage:.2f} %'}</td>"
+        + (f"<td>{'–' if row.floor != row.floor else f'{100 * row.floor:.2f} %'}</td>" if floor else "")
+        + prediction(row, 0) + (prediction(row, 1) if row.attacked else "<td></td>" * attacked)
+        + f"<td>{escape('; '.join(filter(None, (row.error, row.features_error))))}</td></tr>"
+        for row in views
     ]  # fmt: skip
     heads = ["model", f"coverage ({settings.analysis.threshold})", *(["floor (random weights)"] * floor), "prediction"]
     if attack := settings.analysis.attack if attacked else None:
@@ -169,7 +166,7 @@ def _eps_words(eps: float) -> str:
 
 
 def _box(cache: ViewCache, controls: Controls) -> widgets.VBox:
-    """The controls above, words and picture below; a control that is moved draws both again."""
+    """The controls, and text and picture below them; a change of a control redraws both."""
     words, picture = widgets.HTML(), widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
 
     def attempt(action: Callable[[], None]) -> None:
@@ -191,23 +188,23 @@ def _box(cache: ViewCache, controls: Controls) -> widgets.VBox:
         if position == controls.index.value:
             draw()
         else:
-            controls.index.value = position  # which draws
+            controls.index.value = position  # calls draw
 
     def step_by(step: int) -> None:
         settings = controls.settings()
-        go(neighbour(chosen(cache, settings), settings.position, step))
+        go(neighbour(matches(cache, settings), settings.position, step))
 
     def enter() -> None:
-        """Show the first image chosen, unless the one shown is among them."""
+        """Show the first match, unless the image shown is one."""
         settings = controls.settings()
-        positions = chosen(cache, settings)
+        positions = matches(cache, settings)
         stays = not positions or (settings.position in positions and settings.search != "disagreement")
         go(settings.position if stays else positions[0])
 
     def take_range(_change: object) -> None:
         rule = RULES[controls.rule.value]
         if rule.parameter:
-            # Silently: the rule's own change draws.
+            # Do not draw here: the change of the rule draws below.
             controls.parameter.unobserve(draw, "value")
             controls.parameter.min, controls.parameter.max = slider_ends(rule)
             controls.parameter.value = rule.default
