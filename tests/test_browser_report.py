@@ -342,7 +342,9 @@ def test_the_answer_and_a_picture_are_open_and_the_rest_is_closed(
 ) -> None:
     opened(browser, results, tmp_path)
     browser.refresh()
-    seen = [part.text for part in browser.find_elements("css selector", "h2, .said, table, img") if part.is_displayed()]
+    seen = [
+        part.text for part in browser.find_elements("css selector", "h2, .reply, table, img") if part.is_displayed()
+    ]
     assert seen[0] == "The answer"
     closed = browser.find_elements("css selector", "details.section:not([open]) > summary")
     assert len(closed) == 10

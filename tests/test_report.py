@@ -105,7 +105,7 @@ def test_page_needs_nothing_else(page: Page) -> None:
 def test_everything_is_said(page: Page) -> None:
     for said in (
         "ASC %", "31.25", "24 images", "fingerprint 0123456789ab", "no layer was found", "attrib report --ckpt a.pt",
-        "plain: a doubt about span.", "lr", "not computed", "no difference was found",
+        "plain: a doubt about span.", "lr", "not computed", "no difference in coverage was found",
     ):  # fmt: skip
         assert said in page.text.replace("\u00a0", " "), said
 
@@ -248,7 +248,7 @@ def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     assert "10.0 points (95 % CI 9.0 to 11.0, p = 0.001 with Holm's correction)" in said.numbers.replace("\u00a0", " ")
     span["pairs"] = [pair("a", "b", -0.1, 0.06)]
     (said,) = answer(span)
-    assert plain(said) == "Of these files, no difference was found between b and a (40.0 and 30.0 %)."
+    assert plain(said) == "Of these files, no difference in coverage was found between b and a (40.0 and 30.0 %)."
 
 
 def test_a_difference_that_rests_on_empty_maps_is_not_called_real() -> None:
@@ -256,7 +256,7 @@ def test_a_difference_that_rests_on_empty_maps_is_not_called_real() -> None:
     span = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001) | {"without_empty": rest}]}
     (said,) = answer(span)
     assert plain(said) == (
-        "Of these files, no difference was found between a and b (40.0 and 30.0 %)."
+        "Of these files, no difference in coverage was found between a and b (40.0 and 30.0 %)."
         " a and b differ only if empty maps count as covering nothing."
     )
     rest |= {"p_holm": 0.001, "ci": [0.005, 0.015]}
@@ -298,7 +298,7 @@ def answer(span: Any, robust: Any = None, relation: Any = None) -> list[words.Pa
             (0.06, 0.003, 0.06),
             "a uses more of the image (40.0 %) than c (20.0 %); between the others no difference was found.",
         ),
-        ((0.5, 0.6, 0.7), "no difference was found between a, b and c (40.0, 30.0 and 20.0 %)."),
+        ((0.5, 0.6, 0.7), "no difference in coverage was found between a, b and c (40.0, 30.0 and 20.0 %)."),
     ],
 )
 def test_the_answer_says_which_models_differ(p: tuple[float, float, float], expected: str) -> None:
@@ -365,7 +365,7 @@ def test_a_check_that_every_map_fails_gives_no_verdict(
     assert said.answer == verdict
     assert key_line("check", check) == f"checks passed: {counts}"
     without = (
-        "Passed by none, so without a verdict: floor area (in brackets random order): a 0.30 (0.25), b 0.30 (0.25)."
+        "No model passes, so there is no verdict: floor area (in brackets random order): a 0.30 (0.25), b 0.30 (0.25)."
     )
     assert (without in said.numbers) == (ends_of_b == every["a"])
 
@@ -448,7 +448,7 @@ def test_a_relation_is_one_at_the_same_clean_margin(ends: list[float], says: str
     assert "a +0.50, and" in said.numbers
     assert "b" not in said.numbers.partition(": ")[2].split()
     (said,) = answer(None, relation={"models": entries[1:]})
-    assert "cannot be told" in said.answer
+    assert "cannot show" in said.answer
     both = {"models": [entries[0], {"name": "c", "coverage": known}]}
     assert says.replace("the file a", "the files a and c") in answer(None, relation=both)[0].answer
 

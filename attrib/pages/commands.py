@@ -1,4 +1,4 @@
-"""The command line that gives a result: shown to people, never run."""
+"""The command line that reproduces a result, for display only."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ else:
 def command_line(
     name: str, settings: Any, models: "Sequence[Model]", data: "Dataset | None", *, device: str, **where: object
 ) -> str:
-    """The command with these settings, models and data; the call in Python where a model or the data has no name.
+    """The command with these settings, models and data, or the call in Python if a model or the data has no name.
 
     settings: the dataclass that the command's options come from. where: options such as ``out``; None is left out.
     """
@@ -34,7 +34,7 @@ def command_line(
 
 
 def _changed(settings: Any) -> Iterator[tuple[Any, Any]]:
-    """The fields that are not as by default, and their values."""
+    """The fields that differ from their defaults, and their values."""
     for each in fields(settings):
         value = getattr(settings, each.name)
         if value != each.default:
@@ -76,6 +76,6 @@ def _setting_options(settings: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _words(option: str, value: object) -> list[str]:
-    """The words of one option; none where it has no value."""
+    """The words of one option; none if it has no value."""
     flag = f"--{option.replace('_', '-')}"
     return [] if value is None or value is False else [flag] if value is True else [flag, str(value)]

@@ -1,4 +1,4 @@
-"""Which models differ, and in which order: a sentence from their values and the test of every pair."""
+"""A sentence that ranks models, from their values and the test of every pair."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -8,7 +8,7 @@ from attrib.analyses.span import LEVEL
 
 
 class Pair(NamedTuple):
-    """Two models' difference, ``more`` less ``less``, in fractions."""
+    """The difference of two models, ``more`` minus ``less``, in fractions."""
 
     more: str
     less: str
@@ -18,22 +18,24 @@ class Pair(NamedTuple):
     p: float
     """Holm's correction over all comparisons of the analysis."""
     real: bool
-    """p < 0.05; of coverage, also where neither model's map is empty."""
+    """p < 0.05; for coverage, also over the images where neither model's map is empty."""
 
 
 class Claim(NamedTuple):
-    """What a larger value means, in the words of a sentence: A uses more of the image than B."""
+    """Words for a larger value, as in "A uses more of the image than B"."""
 
     one: str
     many: str
     more: str
     most: str
+    about: str
+    """After "no difference", as in "in coverage"."""
 
 
 def sentence(values: Mapping[str, float], pairs: Sequence[Pair], claim: Claim, *, files: Sequence[str]) -> str:
-    """The models from most to least, and between which no difference was found; empty where no pair was tested.
+    """Rank the models from most to least, and name those that do not differ; empty if no pair was tested.
 
-    values: of each model, fractions; files: the names that are one file each, about which the sentence then is.
+    values: of each model, fractions; files: models that are one file each, which the sentence calls files.
     """
     if not pairs:
         return ""
@@ -44,7 +46,7 @@ def sentence(values: Mapping[str, float], pairs: Sequence[Pair], claim: Claim, *
     names = sorted(values, key=lambda name: -values[name])
     real = {frozenset((pair.more, pair.less)) for pair in pairs if pair.real}
     if not real:
-        text = f"no difference was found between {joined(names)} ({_percent(names, values)})"
+        text = f"no difference {claim.about} was found between {joined(names)} ({_percent(names, values)})"
     elif groups := _groups(names, real):
         text = _ordered(groups, values, claim)
     else:
@@ -59,7 +61,7 @@ def sentence(values: Mapping[str, float], pairs: Sequence[Pair], claim: Claim, *
 
 
 def _groups(names: Sequence[str], real: set[frozenset[str]]) -> list[list[str]]:
-    """The names in order, those together that do not differ; none where the differences make no such groups."""
+    """The names in order, in groups that do not differ; none if not all groups differ from one another."""
     groups = [[names[0]]]
     for name in names[1:]:
         if any(frozenset((name, other)) in real for other in groups[-1]):
@@ -83,7 +85,7 @@ def _ordered(groups: Sequence[Sequence[str]], values: Mapping[str, float], claim
 
 
 def _pairwise(names: Sequence[str], pairs: Sequence[Pair], values: Mapping[str, float], claim: Claim) -> str:
-    """Every model with those below it; for differences that make no groups."""
+    """Every model with those below it, if there are no groups."""
     below = {name: [pair.less for pair in pairs if pair.real and pair.more == name] for name in names}
     clauses = [
         f"{name} {claim.one} {claim.more} ({_percent([name], values)}) than"

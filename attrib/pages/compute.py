@@ -1,4 +1,4 @@
-"""The report: every analysis of a few models, run or used again, and the page of their results."""
+"""The report: run every analysis or reuse its result, and write the page."""
 
 import hashlib
 import sys
@@ -47,33 +47,33 @@ else:
     run, saved = Lazy("attrib.analyses.run"), Lazy("attrib.analyses.saved")
 
 CHECKED = 200
-"""At most so many images for the checks, which run the models on each of them some hundred times."""
+"""Largest number of images for the checks, which run every model about a hundred times per image."""
 FEW, LONG = 100, 60
-"""Images of a report in a hurry; seconds from which one may be in a hurry."""
+"""A report that takes more than LONG seconds suggests a limit of FEW images."""
 INTERRUPTED = "the same command continues where it stopped"
 
 
 class Planned(NamedTuple):
-    """An analysis of the report, and what it runs on."""
+    """An analysis of the report, and its data."""
 
     analysis: Analysis
     data: "Dataset | None"
     n: int | None
-    """How many images it takes; None: only the weights."""
+    """How many images it uses; None: only the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """One self-contained HTML page: every table and figure, and every model's maps of single images to browse.
 
-    The numbers are kept in a folder beside it and used again: the same command continues where it was stopped.
+    The numbers stay in a folder beside the page. The same command reuses them, and continues where it was stopped.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("models",)
     needs_data: ClassVar[bool] = True
 
     images: int = option(
-        200, "How many images to browse: the first ones, and from the others what the page's searches find.", low=1
+        200, "How many images to browse: the first ones, and matches of the page's searches.", low=1
     )  # fmt: skip
     limit: int = option(1000, f"How many images for statistics; the checks take {CHECKED} at most.", low=1)
     map: Any = same_option(Explaining, "map")
@@ -81,8 +81,8 @@ class Report:
     target: str = same_option(Explaining, "target")
     attack: Attack | None = attacked_option(Attack("pgd"), "The attack beside clean images: fgsm, pgd or cw.")
     steps: Sequence[int] | None = option(
-        None, "The k of PGD-k and CW-k, the longest of them that of every other attack on the page too (default: 10 and"
-        " 20, or the data set's usual if that is more; else the data set's usual).", parse=parse_steps,
+        None, "The k of PGD-k and CW-k; the largest k is also for all other attacks on the page (default: 10 and 20, or"
+        " the data set's usual steps if these are more; other attacks: the usual steps).", parse=parse_steps,
         show=lambda steps: ",".join(map(str, steps)),
     )  # fmt: skip
     layer: str | None = same_option(Explaining, "layer")
@@ -91,7 +91,7 @@ class Report:
     precision: str = same_option(Analysis, "precision")
 
     def __post_init__(self) -> None:
-        """Check every option; the analyses check what is theirs."""
+        """Check the options; the analyses check theirs."""
         check_options(self)
         if self.attack is None:
             raise InputError("attack: expected fgsm, pgd or cw, got none")
@@ -107,7 +107,7 @@ class Report:
 
         models, data, device: as ``attrib.analyses.base.Analysis.run`` takes them. out: the page. results: the
         folder for the numbers behind it (default: beside the page, NAME-results). An analysis that cannot be computed
-        is left out of the page, with the reason. Raises InputError where the models and the data do not fit together.
+        is left out of the page, with the reason. Raises InputError if the models and the data do not fit together.
         """
         page = Path(out)
         if page.is_dir():
@@ -118,12 +118,12 @@ class Report:
             stack.enter_context(parallel.writing_alone(place, group))
             loaded = several.with_short_names(several.models_of(models, device=group.device))
             stack.enter_context(several.on_device(loaded, group.device))
-            warn = Messages(print_warning if group.rank == 0 else None).add  # each once, for all analyses
+            warn = Messages(print_warning if group.rank == 0 else None).add  # each warning once for all analyses
             images = inputs.dataset_of(data, loaded).first(self.limit)
             images = fitting.fitted(images, loaded, group.device, warn)
             if not images.labelled:
                 raise InputError(
-                    f"report: needs labels, and {images.name} is unlabelled; take attrib span, maps or robust"
+                    f"report: needs labels, and {images.name} is unlabelled; use attrib span, maps or robust"
                 )
             browsed = Browsed(**self._maps(), target=self.target).resolved(images)
             loaded = _checked(browsed, loaded, images, group, warn)
@@ -131,9 +131,9 @@ class Report:
             about = self._about(browsed, loaded, images, group)
             parts: dict[str, Computed] = {}
             missing: dict[str, str] = {}
-            every = self._planned(loaded, images)
-            _say_how_long(every, loaded, place, group)
-            for planned in every:
+            plan = self._planned(loaded, images)
+            _say_how_long(plan, loaded, place, group)
+            for planned in plan:
                 span = parts["span"].result if "span" in parts else None
                 part = _computed(_searched(planned, span), loaded, place, device, warn)
                 if isinstance(part, str):
@@ -147,7 +147,7 @@ class Report:
                 with atomic(page) as temporary:
                     temporary.write_text(render.render(about, parts), encoding="utf-8")
                 for paragraph in render.answer(parts):
-                    if paragraph.answer:  # of one model there may be numbers alone
+                    if paragraph.answer:  # a single model may have numbers only
                         _say(paragraph.answer)
         return page
 
@@ -159,7 +159,7 @@ class Report:
         }  # fmt: skip
 
     def _strength(self) -> Attack:
-        """The attack of every analysis but the one of accuracies: of fgsm a radius, of others the longest of steps."""
+        """The attack of all analyses but Robustness: fgsm has no steps, others have the largest of ``steps``."""
         assert self.attack is not None
         if self.attack.name == "fgsm":
             return replace(self.attack, step_size=None, steps=None)
@@ -193,13 +193,13 @@ class Report:
                 planned.append(Planned(replace(analysis, index=index), taken, len(index)))
             elif analysis.needs_data:
                 planned.append(Planned(analysis, taken, len(taken)))
-            else:  # only a model from outside has to be run to find its last layer
+            else:  # a model without a checkpoint has to be run to find its last layer
                 outside = any(model.checkpoint is None for model in models)
                 planned.append(Planned(analysis, data.first(1) if outside else None, None))
         return planned
 
     def _about(self, browsed: Browsed, models: "Sequence[Model]", data: "Dataset", group: "World") -> dict[str, Any]:
-        """What the page says of models, data and settings, with a fingerprint of the images."""
+        """Models, data and settings for the page, with a fingerprint of the images."""
         assert browsed.attack is not None
         digest = hashlib.sha256(data.labels.cpu().numpy().tobytes())
         for batch in data.first(self.images).batches(browsed.usual_batch(group.device)):
@@ -219,7 +219,7 @@ class Report:
 def _checked(
     browsed: Browsed, models: "Sequence[Model]", data: "Dataset", group: "World", warn: Callable[[str], None]
 ) -> "list[Model]":
-    """The models, each run on an image of the data; raises InputError for what is no model, or does not fit."""
+    """Run every model on an image; raises InputError for saved epochs, maps, or a model that does not fit the data."""
     for model in models:
         if model.module is None:
             raise InputError(f"{model.name}: expected a model, got saved epochs or maps; name one file of the run")
@@ -232,13 +232,13 @@ def report(
 ) -> Path:  # fmt: skip
     """Write one self-contained HTML page with every analysis of the models; returns its path.
 
-    Arguments and errors: ``Report.run``; another map, attack or number of images: fields of ``Report``.
+    Arguments and errors are those of ``Report.run``. The map, attack and number of images are fields of ``Report``.
     """
     return Report().run(models, data, out=out, results=results, device=device)
 
 
 def _searched(planned: Planned, span: "Result | None") -> Planned:
-    """With the images to browse chosen by what is known of all of them; without that they stay the first ones."""
+    """Choose the images to browse by the result of Span; without it, keep the first ones."""
     if span is None or planned.n is None or not isinstance(planned.analysis, Browsed):
         return planned
     index = search.examples(search.seen_in(span.rows), planned.n)
@@ -248,7 +248,7 @@ def _searched(planned: Planned, span: "Result | None") -> Planned:
 def _computed(
     planned: Planned, models: "Sequence[Model]", place: Path, device: str, warn: Callable[[str], None]
 ) -> "Computed | str":
-    """A part of the report, as computed before with the same settings, or now; the reason where it cannot be."""
+    """Compute a part of the report, or reuse it if computed with the same settings; the reason if it fails."""
     analysis, started = planned.analysis, time.monotonic()
     out = place / analysis.name
     try:
@@ -260,48 +260,48 @@ def _computed(
     except InputError as error:
         _say(f"{analysis.name}: left out ({error})")
         if parallel.is_first():
-            discard(out, analysis.name)  # of an earlier report
+            discard(out, analysis.name)  # the result of an earlier report
         return str(error)
     except (KeyboardInterrupt, Stopped):
         raise Stopped(INTERRUPTED) from None
     seconds = time.monotonic() - started
     _say(f"{analysis.name}: {seconds:.0f} s" if written else f"{analysis.name}: as computed before")
-    record = out / "made.json"
+    path = out / "made.json"
     key = result.summary["key"]
-    known = render.read_record(record, key) if not written else None
+    known = render.read_record(path, key) if not written else None
     command = command_line(analysis.name, analysis, models, planned.data, out=out, device=device)
-    made = known or {
+    record = known or {
         "command": "" if isinstance(analysis, Browsed) else command, "date": _now(), "seconds": seconds, "n": planned.n,
         "seed": analysis.seed if planned.n is not None else None,
     }  # fmt: skip
     if known is None and parallel.is_first():
-        _write_json(made | {"key": key}, record)
-    return render.Computed(result, out, **made)
+        _write_json(record | {"key": key}, path)
+    return render.Computed(result, out, **record)
 
 
 def _say_how_long(planned: Sequence[Planned], models: "Sequence[Model]", place: Path, group: "World") -> None:
-    """Print about how long the analyses take that have no result yet."""
-    took: dict[str, float] = {}
-    known: dict[str, Result] = {}
+    """Print about how long the analyses without a result will take."""
+    estimates: dict[str, float] = {}
+    results: dict[str, Result] = {}
     shortened = 0.0
     for part in planned:
-        analysis, data, n = _searched(part, known.get("span"))
+        analysis, data, n = _searched(part, results.get("span"))
         if n is None:
             continue
         try:
             ready = run.prepare(analysis, analysis.looked_at(models), data, None, group, lambda _: None)
             if earlier := saved.saved_result(ready.analysis, place / analysis.name, ready.key, group):
-                known[analysis.name] = earlier
+                results[analysis.name] = earlier
             else:
-                took[analysis.name] = estimate.seconds(ready, group)
-                shortened += took[analysis.name] * min(FEW, n) / n
-        except InputError:  # said when its turn comes
+                estimates[analysis.name] = estimate.seconds(ready, group)
+                shortened += estimates[analysis.name] * min(FEW, n) / n
+        except InputError:  # raised again when the analysis runs
             continue
-    if took:
-        each = ", ".join(f"{name} {estimate.words(value)}" for name, value in took.items())
-        _say(f"about {estimate.words(sum(took.values()))} on {group.device}, from a trial on a few images: {each}")
+    if estimates:
+        each = ", ".join(f"{name} {estimate.words(value)}" for name, value in estimates.items())
+        _say(f"about {estimate.words(sum(estimates.values()))} on {group.device}, from a trial on a few images: {each}")
     n = max(part.n or 0 for part in planned)
-    if sum(took.values()) > LONG and n > FEW:
+    if sum(estimates.values()) > LONG and n > FEW:
         steps = next(part.analysis.steps for part in planned if isinstance(part.analysis, Robustness))
         fewer = f"a limit of {FEW} images (now {n:,}), less with fewer attack steps (now {','.join(map(str, steps))})"
         _say(f"shorter: about {estimate.words(shortened)} with {fewer}")
@@ -317,6 +317,6 @@ def _now() -> str:
 
 
 def _say(line: str) -> None:
-    """Print a line of progress, in the first process of several."""
+    """Print a line of progress, in the first process only."""
     if parallel.is_first():
         sys.stdout.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""How long an analysis will take, roughly, from a trial on a few images."""
+"""Estimate how long an analysis takes, from a trial on a few images."""
 
 import time
 
@@ -8,19 +8,19 @@ from attrib.analyses.run import Ready
 from attrib.models.specs import Model
 from attrib.parallel import World
 
-TRIED = {"cpu": 8, "cuda": 64}
-"""Images of the trial, by the kind of device: a GPU takes hardly longer for 64 than for one."""
+TRIAL = {"cpu": 8, "cuda": 64}
+"""Images of the trial, by kind of device: a GPU is hardly slower with 64 images than with one."""
 
 
 def seconds(ready: Ready, group: World) -> float:
-    """About how long every model takes for all images; the real time may be half or twice as much."""
+    """Seconds that all models take for all images; the real time may be half or twice as long."""
     count = sum(len(each.data if each.positions is None else each.positions) for each in ready.passes)
-    tried = min(count, TRIED.get(group.device.type, 8))
-    took = 0.0
+    tried = min(count, TRIAL.get(group.device.type, 8))
+    trial = 0.0
     for model in ready.context.models:
-        _timed(ready, model, 1)  # what only the first call does
-        took += _timed(ready, model, tried)
-    return took * count / tried / group.size
+        _timed(ready, model, 1)  # warm up
+        trial += _timed(ready, model, tried)
+    return trial * count / tried / group.size
 
 
 def _timed(ready: Ready, model: Model, count: int) -> float:

@@ -1,6 +1,6 @@
 """The images of the report and every model's maps of them, small enough for one HTML file.
 
-A map has 8 bits a pixel, so that a threshold is one of 256 levels, and changing it in the browser costs nothing.
+A map has 8 bits per pixel. A threshold is one of 256 levels, so the browser can change it at once.
 """
 
 import base64
@@ -37,16 +37,16 @@ else:
     mpl, torch = Lazy("matplotlib"), Lazy("torch")
 
 COLUMNS = 20
-"""Pictures beside each other on a sheet."""
+"""Pictures in a row of a sheet."""
 MAP_BYTES = 3_000_000
-"""All maps together, compressed. Larger ones are halved in resolution until they fit."""
+"""Largest size of all maps, compressed. Their resolution is halved until they fit."""
 PICTURE_BYTES = 2_200_000
-"""All pictures together: PNG where that fits, else WebP with losses, else halved in resolution."""
+"""Largest size of all pictures: PNG if that fits, else lossy WebP, else half the resolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Browsed(Explaining):
-    """The images to browse, and every model's maps of them; of several seeds behind a name those of the first."""
+    """The images to browse, and every model's maps of them; for a model with several seeds, those of the first."""
 
     name: ClassVar[str] = "images"
 
@@ -81,7 +81,7 @@ class Browsed(Explaining):
         return Measured({CLEAN: {"label": batch.label, "prediction": clean.prediction}}, examples=examples)
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """What ``payload`` takes."""
+        """The arrays that ``payload`` takes."""
         positions = sorted(found.examples)
         rows = [[found.examples[position][name] for position in positions] for name in found.files]
 
@@ -134,15 +134,15 @@ class Coded(NamedTuple):
     code: NDArray[np.uint8]
     """(...,H,W)"""
     low: NDArray[np.float32]
-    """(...), the map's least value"""
+    """(...), the lowest value of the map"""
     high: NDArray[np.float32]
-    """(...), its highest"""
+    """(...), the highest value"""
 
 
 def coded(maps: NDArray[np.floating]) -> Coded:
     """Maps (...,H,W) at 8 bits, each between its own extremes.
 
-    The square root is what is rounded: maps have a few high values and many low ones, and thresholds lie low.
+    The square root is rounded: maps have few high and many low values, and thresholds are low.
 
     >>> coded(np.array([[[0.0, 1.0], [4.0, 16.0]]])).code.tolist()
     [[[0, 64], [128, 255]]]
@@ -162,11 +162,11 @@ def decoded(maps: Coded) -> NDArray[np.float32]:
 def payload(
     images: Mapping[str, Array], *, models: Sequence[str], classes: Sequence[str], sets: "pd.DataFrame | None"
 ) -> dict[str, Any]:
-    """What the page's script reads, as plain values; binary ones are base64.
+    """The data for the page's script, as plain values; binary data in base64.
 
     images: ``index``, ``label`` (N,), ``image`` uint8 (N,H,W,3), ``adversarial`` uint8 (M,N,H,W,3), and per model and
     kind (clean, attacked) ``code`` uint8 (M,2,N,H,W), ``low``, ``high`` and ``prediction`` (M,2,N). models, classes:
-    names. sets: the rows of ``attrib.analyses.sets.Sets``, where there are any.
+    names. sets: the rows of ``attrib.analyses.sets.Sets``, or None.
     """
     index, label, prediction = images["index"], images["label"], images["prediction"]
     sheets, size = _sheets([images["image"], *images["adversarial"]])
@@ -185,7 +185,7 @@ def payload(
 def _sets(
     rows: "pd.DataFrame | None", models: Sequence[str], index: Array, label: Array, prediction: Array
 ) -> list[list[str]]:
-    """The set of every image under every model: as Sets has it (first seed), else from the predictions."""
+    """The set of every image under every model: that of Sets (first seed), else from the predictions."""
     if rows is not None:
         first = rows[rows["seed"] == 0]
         of_image = dict(zip(zip(first["model"], first["index"], strict=True), first["set"], strict=True))
@@ -196,21 +196,21 @@ def _sets(
 
 
 def _short(values: Array) -> Any:
-    """Six digits of each number: more than 8 bits can use."""
+    """Round to six digits, which is more than 8 bits need."""
     if values.ndim > 1:
         return [_short(row) for row in values]
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 def _packed(maps: Coded) -> tuple[Coded, str]:
-    """The maps, halved until they fit, and their codes deflated, as base64."""
+    """The maps, halved until they fit, and their codes, deflated and in base64."""
     while len(packed := zlib.compress(maps.code.tobytes(), 9)) > MAP_BYTES and min(maps.code.shape[-2:]) > 1:
         maps = coded(_halved(decoded(maps)))
     return maps, base64.b64encode(packed).decode()
 
 
 def _halved(values: Array) -> Array:
-    """(...,H,W) to (...,H//2,W//2): means of 2x2; of an odd size the last row or column falls away."""
+    """(...,H,W) to (...,H//2,W//2): means of 2x2; an odd last row or column is dropped."""
     height, width = (length // 2 for length in values.shape[-2:])
     cut = values[..., : 2 * height, : 2 * width]
     halved: Array = cut.reshape(*cut.shape[:-2], height, 2, width, 2).mean((-3, -1))
@@ -243,5 +243,5 @@ def _sheet(stack: NDArray[np.uint8], size: tuple[int, int], kind: str) -> bytes:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """The content as a URL of its own, to be put where a page would name a file."""
+    """The content as a data URL, which a page uses in place of a file's name."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

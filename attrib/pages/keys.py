@@ -1,4 +1,4 @@
-"""The line beside a section's title on the report: one number of every model. No torch."""
+"""The line beside a section's title in the report: one number per model. No torch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from attrib.pages.words import Summary, attack_title, percent, signed, strongest
 
 
 def key_line(command: str, summary: Summary) -> str:
-    """What the number is, and every model's.
+    """Name of the number, and its value for every model.
 
     >>> key_line("span", {"models": [{"name": "a", "asc": 0.4}, {"name": "b", "asc": 0.3}]}).replace("\u00a0", " ")
     'ASC: a 40.0 %, b 30.0 %'
     """
-    says, number = _KEYS[command](summary)
+    label, number = _KEYS[command](summary)
     listed = ", ".join(f"{entry['name']} {number(entry)}" for entry in summary["models"])
-    return f"{says}: {listed}"
+    return f"{label}: {listed}"
 
 
 def _robust(summary: Summary) -> tuple[str, Callable[[Any], str]]:

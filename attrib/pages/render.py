@@ -22,7 +22,7 @@ from attrib.pages.keys import key_line
 from attrib.thresholds import RULES, spelling
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
-"""The models' colours, in the order of the figures' (style.mplstyle), black being grey: pages may be dark."""
+"""Colours of models, in the order of the figures (style.mplstyle), with grey for black: pages may be dark."""
 
 
 class Computed(NamedTuple):
@@ -30,31 +30,31 @@ class Computed(NamedTuple):
 
     result: Result
     folder: Path
-    """Where its figures are."""
+    """Folder of its figures."""
     command: str
-    """The command line that gives the same."""
+    """The command line that reproduces it."""
     date: str
     seconds: float
     n: int | None
-    """How many images it takes; None where it takes none."""
+    """How many images it uses; None: none."""
     seed: int | None
 
 
 SECTIONS = {
-    "span": "The span of an image is the set of pixels whose attribution lies above a threshold; its coverage is the"
-    " share of the image that they are, and the attribution span coverage (ASC) of a model is the mean over images. Its"
-    " floor is the ASC of the same network with random weights.",
+    "span": "The span of an image is the set of pixels whose attribution lies above a threshold. Its coverage is the"
+    " share of the image's pixels in it. The attribution span coverage (ASC) of a model is the mean coverage over"
+    " images, and its floor is the ASC of the same network with random weights.",
     "robust": "Accuracy on the same images, clean and under attacks of growing strength.",
     "sets": "Consistent: right on the clean and on the attacked image. Inconsistent: right on the clean image only."
     " Clean wrong: wrong already on the clean image.",
-    "contrib": "How much each feature before the last layer moves the loss, and whether a few features do most of it.",
-    "fc": "Valid values are weights above the mean of the layer's; weights that are symmetric about it give 50\u00a0%.",
-    "check": "Whether maps depend on what was learned, and whether the model depends on what they show; each number"
-    " beside a control that knows nothing of the model.",
-    "relate": "Whether the images that the attack turns are covered otherwise than those that stand it, how coverage"
-    " goes with the adversarial margin, and how the models' means go with their accuracy.",
+    "contrib": "How much each feature before the last layer contributes to the loss, and whether few contribute most.",
+    "fc": "Valid values are weights above the layer's mean. Weights that are symmetric about it give 50\u00a0%.",
+    "check": "Whether the maps depend on what the model learned, and whether the model depends on the pixels that they"
+    " mark. Each number stands beside a control that ignores what the model learned.",
+    "relate": "Whether coverage differs between images that the attack turns and images that withstand it, how coverage"
+    " correlates with the adversarial margin, and how the models' means correlate with their accuracy.",
 }
-"""The sections by the name of their analysis, and what the page says of each."""
+"""By analysis: the sections of the page, with their introductions."""
 FIGURES = {
     "span": "Example images with every model's attribution map and the outline of its span",
     "span-coverage": "Distribution of coverage over images, and mean coverage against the threshold, for every model",
@@ -67,18 +67,18 @@ FIGURES = {
     "check": "Similarity of maps as layers are randomised, and insertion and deletion curves, for every model",
     "relate": "Coverage against the adversarial margin, image by image, and against robust accuracy, model by model",
 }
-"""What the figures of the commands show, by the files' names."""
+"""By name of the file: captions of the figures."""
 DPI = 300
-"""Of the figures (style.mplstyle)."""
+"""Resolution of the figures (style.mplstyle)."""
 ZOOM = 1.6
 LONGEST_WEBP = 16383
 """Pixels, by the format's definition."""
 NUMBER = re.compile(r"^[^A-Za-z]*(?:(?:to|e[-+]\d+|of)[^A-Za-z]*)*$")
-"""A cell without words but those that join numbers."""
+"""A cell of numbers, with no words but those that join them."""
 
 
 def answer(parts: Mapping[str, Computed]) -> list[words.Paragraph]:
-    """The tool's question answered from the parts, a paragraph each."""
+    """The answers of the report, a paragraph per question."""
     return _answer(_summaries(parts))
 
 
@@ -134,7 +134,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
 
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
-    """Command, date, seconds, n and seed of the part with this key; None where they are not there."""
+    """Command, date, seconds, n and seed of the part with this key; None if there is no such record."""
     try:
         record = json.loads(path.read_text())
         kinds = {name: kind for name, kind in get_type_hints(Computed).items() if name not in ("result", "folder")}
@@ -147,7 +147,7 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 def _section(
     command: str, part: Computed | None, summary: words.Summary | None, missing: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the template shows of a section."""
+    """The template's values for a section."""
     return {
         "command": command,
         "lead": SECTIONS[command],
@@ -169,7 +169,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _words(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Which columns hold words, and are aligned left: the first, and any that is not all numbers."""
+    """Which columns are words, aligned left: the first, and any that is not all numbers."""
     cells = list(zip(*rows, strict=True)) or [()] * len(columns)
     return [not (place and all(map(NUMBER.match, column))) for place, column in enumerate(cells)]
 
@@ -180,14 +180,14 @@ def _warnings(parts: Mapping[str, Computed]) -> list[str]:
 
 
 def _place(path: Path) -> tuple[int, str]:
-    """The order of figures: that of FIGURES, and by name what is not in it."""
+    """Sort key of a figure: its place in FIGURES; others come last, by name."""
     return (list(FIGURES).index(path.stem) if path.stem in FIGURES else len(FIGURES)), path.stem
 
 
 def _figure(path: Path) -> dict[str, Any]:
-    """A figure, at one scale with all others: as wide as in a paper, times ZOOM.
+    """A figure at the same scale as all others: its width in a paper, times ZOOM.
 
-    As lossless WebP, if it is not too long for that: every browser shows it, and it takes less than half the room.
+    Lossless WebP takes less than half the bytes of PNG; it is used unless the figure is too long for it.
     """
     written = io.BytesIO()
     with Image.open(path) as picture:
@@ -199,18 +199,18 @@ def _figure(path: Path) -> dict[str, Any]:
 
 
 def _images(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> dict[str, Any] | None:
-    """What the script that browses the images reads; None where there are no images."""
+    """The data of the script that browses images; None if there are no images."""
     if "images" not in parts:
         return None
-    read = payload(
+    data = payload(
         parts["images"].result.arrays[""], models=[model["name"] for model in about["models"]],
         classes=about["classes"], sets=parts["sets"].result.rows if "sets" in parts else None,
     )  # fmt: skip
-    return {**read, "attack": about["attack"]["name"], "threshold": about["threshold"], "colours": COLOURS}
+    return {**data, "attack": about["attack"]["name"], "threshold": about["threshold"], "colours": COLOURS}
 
 
 def _flat(value: Any) -> str:
-    """A value of a model's card in words."""
+    """A value of a model's card as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items()) or "–"
     if isinstance(value, list):
@@ -223,5 +223,5 @@ def _flat(value: Any) -> str:
 
 
 def _source(name: str) -> Markup:
-    """A style sheet or script of ours, which goes into the page as it is."""
+    """A style sheet or script of ours, for the page without escapes."""
     return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The answers at the top of the report: which model uses more of the image, which is more robust, and is it real."""
+"""The answers at the top of the report: which model uses more of the image, which is more robust, how sure it is."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,13 +9,13 @@ from attrib.pages import checked
 from attrib.pages.comparison import Claim, Pair, joined, sentence
 
 Summary = Mapping[str, Any]
-"""The summary of a result, with None where there is no number."""
-USES = Claim("uses", "use", "more of the image", "most of the image")
-WITHSTANDS = Claim("withstands", "withstand", "the attack better", "the attack best")
+"""The summary of a result, with None in place of NaN."""
+USES = Claim("uses", "use", "more of the image", "most of the image", "in coverage")
+WITHSTANDS = Claim("withstands", "withstand", "the attack better", "the attack best", "in robust accuracy")
 
 
 class Glance(NamedTuple):
-    """A model's numbers beside each other, fractions; None where a part is missing."""
+    """The main numbers of a model, fractions; None if an analysis is missing."""
 
     name: str
     asc: float | None
@@ -28,7 +28,7 @@ class Glance(NamedTuple):
 
 
 def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]) -> list[Glance]:
-    """One line per model."""
+    """The main numbers of every model."""
     spans, accuracies = _by_name(span), _by_name(robust)
     attack = strongest(robust) if robust else ""
     lines = []
@@ -47,7 +47,7 @@ def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]
 
 
 def strongest(robust: Summary) -> str:
-    """The attack that the headline quotes: of AutoAttack and the longest PGD and CW the one that leaves least."""
+    """The attack of the headline: of AutoAttack and the longest PGD and CW, that with the lowest accuracy."""
     accuracies = [entry["accuracies"] for entry in robust["models"]]
     longest = max(robust["steps"])
     known = [attack for attack in (f"pgd-{longest}", f"cw-{longest}", "autoattack") if attack in accuracies[0]]
@@ -60,7 +60,7 @@ def attack_title(attack: str) -> str:
 
 
 class Paragraph(NamedTuple):
-    """A sentence that answers, and the numbers behind it."""
+    """An answer in one sentence, and the numbers behind it."""
 
     answer: str
     numbers: str
@@ -69,7 +69,7 @@ class Paragraph(NamedTuple):
 def answer(
     span: Summary | None, robust: Summary | None, *, check: Summary | None, relation: Summary | None
 ) -> list[Paragraph]:
-    """The tool's question answered, a paragraph each, from the results that are there."""
+    """The answers of the report, a paragraph per question, from the results that exist."""
     paragraphs = []
     if span:
         paragraphs += _looks(span)
@@ -97,7 +97,7 @@ def answer(
 
 
 def cautions(span: Summary | None) -> list[str]:
-    """What the reader of the numbers should know, beside the warnings of the analyses."""
+    """Warnings for the reader of the numbers, beside those of the analyses."""
     sentences = []
     if span:
         models = span["models"]
@@ -119,7 +119,7 @@ def cautions(span: Summary | None) -> list[str]:
 
 
 def _one_file_each(files: Sequence[str], *, of: int) -> str:
-    """What one file does not show, for those of the ``of`` models that are one file."""
+    """A warning for models that are one file each; of: how many models there are."""
     which = "Each model" if len(files) == of > 1 else joined(files)
     is_one = "is one file" if len(files) == of or len(files) == 1 else "are one file each"
     compared = " p between two such files compares files, not training methods." if len(files) > 1 else ""
@@ -139,7 +139,7 @@ def _by_name(summary: Summary | None) -> dict[str, Summary]:
 
 
 def _ends(interval: Sequence[float | None]) -> tuple[float, float] | None:
-    """None where too few images have none."""
+    """The interval; None if there were too few images."""
     low, high = interval
     return None if low is None or high is None else (low, high)
 
@@ -159,7 +159,7 @@ def _listed(values: Mapping[str, float | None], intervals: Mapping[str, Sequence
 
 
 def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
-    """The pairs of one kind, the larger side first; those without a p left out."""
+    """The pairs of one kind that have a p, the larger side first."""
     pairs = []
     for pair in summary["pairs"]:
         if pair[key] != value or pair["p_holm"] is None:
@@ -175,7 +175,7 @@ def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
 
 
 def _floors(span: Summary) -> str:
-    """Every model's floor, where any has one."""
+    """The floors of all models that have one."""
     known = [entry for entry in span["models"] if entry.get("asc_floor") is not None]
     values = [f"{percent(entry['asc_floor'])} ({_range(entry['asc_floor_range'])})" for entry in known]
     if not known:
@@ -192,12 +192,12 @@ def _range(ends: Sequence[float]) -> str:
 
 
 def _single_files(summary: Summary) -> tuple[str, ...]:
-    """The names that are one file each: their numbers are of a file, not of a method."""
+    """Models that are one file each: their numbers describe a file, not a method."""
     return tuple(entry["name"] for entry in summary["models"] if "seeds" not in entry)
 
 
 def _called(names: Sequence[str], files: Sequence[str]) -> str:
-    """The names in a sentence, which says of which there is but one file."""
+    """The names in a sentence; models that are one file are called files."""
     if len(names) > 1 and set(names) <= set(files):
         return f"the files {joined(names)}"
     return joined(f"the file {name}" if name in files else name for name in names)
@@ -218,12 +218,12 @@ def _evidence(pairs: Sequence[Pair]) -> str:
         for pair in pairs
         if not pair.real
     ]
-    which = f"Not told apart: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
+    which = f"No difference found: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
     return f"{which}; p with Holm's correction."
 
 
 def _looks(span: Summary) -> list[Paragraph]:
-    """How much of the object the spans cover, where the data has masks of objects."""
+    """How much of the object the spans cover, if the data has masks of objects."""
     covered = {entry["name"]: entry.get("object_covered") for entry in span["models"]}
     if None in covered.values():
         return []
@@ -231,13 +231,13 @@ def _looks(span: Summary) -> list[Paragraph]:
     return [
         Paragraph(
             f"The span covers {listed} of the object.",
-            "A span that does not follow the object covers as much of it as of the image (ASC).",
+            "A span that ignores the object would cover as much of it as of the image (ASC).",
         )
     ]
 
 
 def _together(span: Summary, robust: Summary) -> str:
-    """Whether the order by coverage is the order by robust accuracy; empty where no two models differ."""
+    """Whether the order by coverage is the order by robust accuracy; empty if no two models differ."""
     attack = strongest(robust)
     both = _pairs(span, "images", "clean"), _pairs(robust, "attack", attack)
     if not all(any(pair.real for pair in pairs) for pairs in both):
@@ -259,7 +259,7 @@ def _together(span: Summary, robust: Summary) -> str:
 def _related(relation: Summary) -> Paragraph:
     """Whether coverage goes with an image's robustness beyond its clean margin."""
     numbers: list[str] = []
-    going: dict[str, list[str]] = {"more": [], "less": []}
+    related: dict[str, list[str]] = {"more": [], "less": []}
     for entry in relation["models"]:
         margin, given = entry["coverage"]["margin"], entry["coverage"]["partial"]
         ends = _ends(given["ci"])
@@ -270,11 +270,11 @@ def _related(relation: Summary) -> Paragraph:
             f" {signed(ends[1])}) with the clean margin held fixed"
         )
         if ends[0] > 0 or ends[1] < 0:
-            going["more" if ends[0] > 0 else "less"].append(entry["name"])
+            related["more" if ends[0] > 0 else "less"].append(entry["name"])
     if not numbers:
-        return Paragraph("Whether coverage goes with robustness cannot be told image by image.", "")
+        return Paragraph("These results cannot show whether coverage goes with robustness image by image.", "")
     files = _single_files(relation)
-    where = [f"in {_called(names, files)} ({kind} coverage, more robust)" for kind, names in going.items() if names]
+    where = [f"in {_called(names, files)} ({kind} coverage, more robust)" for kind, names in related.items() if names]
     return Paragraph(
         f"Among images of the same clean margin, coverage goes with robustness {joined(where or ['in no model'])}.",
         f"Rank correlation of coverage with the adversarial margin: {'; '.join(numbers)}.",
@@ -289,17 +289,17 @@ def _checked(check: Summary) -> Paragraph:
     """How many sanity and faithfulness checks every model's maps pass."""
     says = {of["check"]: f"{of['says']} against {of['control_is']}" for e in check["models"] for of in e["checks"]}
     counts, failing = [], []
-    for name, of_model in checked.passed(check).items():
-        failed = "; ".join(says[key] for key, passes in of_model.items() if not passes)
-        counts.append(f"{name} {checked.counted(of_model)}" + (f" (all but {failed})" if failed else ""))
+    for name, passes in checked.passed(check).items():
+        failed = "; ".join(says[key] for key, does_pass in passes.items() if not does_pass)
+        counts.append(f"{name} {checked.counted(passes)}" + (f" (all but {failed})" if failed else ""))
         if failed:
             failing.append(name)
     which = f"The maps of {_called(failing, _single_files(check))} fail some of" if failing else "The maps pass"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""
-    none = "".join(f" Passed by none, so without a verdict: {clause}." for clause in checked.left_out(check))
+    none = "".join(f" No model passes, so there is no verdict: {clause}." for clause in checked.left_out(check))
     return Paragraph(
         f"{which} their checks.",
-        f"Passed, each against a control that knows nothing of the model, at 95\u00a0%: {', '.join(counts)}."
+        f"Passed at 95\u00a0%, each against a control that ignores what the model learned: {', '.join(counts)}."
         f"{why}{none}",
     )
 

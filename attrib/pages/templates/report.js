@@ -1,5 +1,5 @@
 "use strict";
-// Browsing the report's images: finding, sorting, and drawing them with their maps and spans (spans.js, elements.js).
+// Browse the report's images: find and sort them, and draw them with maps and spans (with spans.js, elements.js).
 (async () => {
   const page = JSON.parse(document.getElementById("images-data").textContent);
   const kinds = ["clean", page.attack];
@@ -11,7 +11,7 @@
     consistent: "right, also under attack", inconsistent: page.searches.turned, "clean-wrong": page.searches.wrong,
   };
   const MARKS = { consistent: "●", inconsistent: "◐", "clean-wrong": "○" };
-  const OUTLINE = { casing: "#fff", line: "#00304f" }; // seen on dark images, and on a pale sky
+  const OUTLINE = { casing: "#fff", line: "#00304f" }; // visible on dark and on bright images
   const DIMMED = [0, 0, 0, 140];
   const OPACITY = 0.7;
   const PALETTE = page.palette.map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
@@ -27,7 +27,7 @@
     return;
   }
 
-  // A map's position in every array is (model, kind, image); its codes, histogram and extremes are all it is.
+  // maps[model][kind][image], with kind 0: clean, 1: attacked. A map is its codes, histogram and extremes.
   const maps = page.models.map((_, m) => kinds.map((_, k) => page.index.map((_, i) => map(m, k, i))));
 
   function map(m, k, i) {
@@ -55,7 +55,7 @@
 
   // --- drawing -----------------------------------------------------------------------------------------------------
 
-  // The image on sheet s (0: clean, m + 1: attacked, of model m), filling the canvas.
+  // Fill the canvas with image i of sheet s (0: clean, m + 1: attacked on model m).
   function drawPicture(canvas, s, i) {
     const [h, w] = page.sheetSize;
     const context = canvas.getContext("2d");
@@ -64,7 +64,7 @@
     context.drawImage(sheets[s], x, y, w, h, 0, 0, canvas.width, canvas.height);
   }
 
-  // One colour per pixel of the map, brought to the canvas's size without smoothing; colour(code) is [r, g, b, a].
+  // Draw a colour per pixel of the map, enlarged without smoothing; colour(code) is [r, g, b, a].
   function drawPixels(canvas, map, colour) {
     const small = new OffscreenCanvas(width, height);
     const data = new ImageData(width, height);
@@ -76,7 +76,7 @@
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
   }
 
-  // Brightness is the square root of the value, as in the figures; over an image so is opacity.
+  // Brightness is the square root of the value, as in the figures; over an image, opacity is, too.
   function drawMap(canvas, map, top, over = false) {
     drawPixels(canvas, map, (code) => {
       const level = top > 0 ? Math.min(255, Math.round(255 * Math.sqrt(positive(map, code) / top))) : 0;
@@ -89,7 +89,7 @@
     drawPixels(canvas, map, (code) => (code >= first ? [0, 0, 0, 0] : DIMMED));
   }
 
-  // The border of the span, between its pixels and all others, the image's edge included.
+  // Draw the border between the span's pixels and all others, also along the edge of the image.
   function drawOutline(canvas, map) {
     const first = threshold(map);
     const [x, y] = [canvas.width / width, canvas.height / height];
@@ -122,7 +122,7 @@
   page.classes.forEach((name, k) => {
     if (page.label.includes(k)) $("class-filter").append(element("option", name, { value: k }));
   });
-  // What an image can be under model m, each with its words.
+  // The searches: text of the option, and whether image i matches under model m.
   const FINDS = {
     "": ["all", () => true],
     right: ["right on the clean image", (m, i) => page.sets[m][i] !== "clean-wrong"],
@@ -288,9 +288,9 @@
     if (over) drawPicture(heat, k === 0 ? 0 : m + 1, i);
     drawMap(heat, own, top, over);
     pair.append(outlined, heat);
-    const said = page.prediction[m][k][i];
-    const verdict = said === page.label[i] ? "right" : "wrong";
-    const caption = element("figcaption", `${kind}: says ${className(said)}, ${verdict}; covers `);
+    const prediction = page.prediction[m][k][i];
+    const verdict = prediction === page.label[i] ? "right" : "wrong";
+    const caption = element("figcaption", `${kind}: predicts ${className(prediction)}, ${verdict}; covers `);
     caption.append(element("span", percent(coverage(own)), { class: "covers", "data-coverage": coverage(own) }));
     if (!shared()) caption.append(`; highest ${short(own.high)}`);
     figure.append(pair, caption);
@@ -306,8 +306,8 @@
     if (thumb) open(thumb.i);
   }
 
-  // The browser gives the focus back to the image that was opened first, and tells of a closed dialog only later, when
-  // the next key may have moved it on.
+  // Move the focus here: the browser would return it to the image opened first, and it reports a closed dialog so late
+  // that the next key may already have moved the focus.
   function shut() {
     $("detail").close();
     thumbs[current].button.focus();
@@ -323,7 +323,7 @@
     shut();
   });
   $("detail").addEventListener("click", (event) => {
-    if (event.target === $("detail")) shut(); // beside it
+    if (event.target === $("detail")) shut(); // a click beside the dialog
   });
   $("detail").addEventListener("keydown", (event) => {
     if (event.target.matches("select")) return;
@@ -333,7 +333,7 @@
 
   const bar = $("colourbar").getContext("2d");
   PALETTE.forEach((_, at) => {
-    // Linear in the value, so that the bar can be read; the colour is that of the value's square root.
+    // The bar is linear in the value; its colour follows the square root, as in the maps.
     bar.fillStyle = `rgb(${PALETTE[Math.round(255 * Math.sqrt(at / 255))]})`;
     bar.fillRect(at, 0, 1, 1);
   });

@@ -1,29 +1,29 @@
-// A map is 8 bits a pixel: value = low + (high - low) * (code / 255)², so a threshold on values is a threshold on codes,
-// and coverage is read off a map's histogram without going over its pixels again.
+// A map has 8 bits per pixel: value = low + (high - low) * (code / 255)². A threshold on values is thus a threshold on
+// codes, and the histogram of a map gives its coverage.
 function spanRules(pixels) {
   const SQUARE = Array.from({ length: 256 }, (_, code) => (code / 255) ** 2);
 
-  // The least code that lies in the span, per rule of attrib.thresholds; 256 where none does. A map that is constant or
-  // nowhere positive has no span.
+  // For each rule of attrib.thresholds, the lowest code in the span; 256 if there is none. Maps that are constant or
+  // nowhere positive have no span.
   const RULES = {
     mean: (map) => above(map.histogram.reduce((sum, count, code) => sum + count * SQUARE[code], 0) / pixels),
     max: (map, t) => above((t * map.high - map.low) / (map.high - map.low)),
-    // The highest codes that together hold the share q of what is positive; all pixels of a code, so it may be more.
+    // The highest codes with the share q of the positive values. A code is taken whole, so the share may be larger.
     mass(map, q) {
-      const held = Array.from(map.histogram, (count, code) => count * positive(map, code));
-      const wanted = q * held.reduce((sum, value) => sum + value, 0);
+      const mass = Array.from(map.histogram, (count, code) => count * positive(map, code));
+      const wanted = q * mass.reduce((sum, value) => sum + value, 0);
       let [sum, code] = [0, 256];
-      while (code > 0 && sum < wanted && positive(map, code - 1) > 0) sum += held[--code];
+      while (code > 0 && sum < wanted && positive(map, code - 1) > 0) sum += mass[--code];
       return code;
     },
-    // The code after the lower of the two between which the quantile lies.
+    // The quantile lies between two codes; the span begins after the lower one.
     quantile(map, q) {
       const wanted = Math.floor(Math.min(q, 1) * (pixels - 1));
       let [below, code] = [0, 0];
       while (below <= wanted) below += map.histogram[code++];
       return code;
     },
-    // Between the two classes' means the variance is largest, over 256 levels as scikit-image's.
+    // The level, one of 256 as in scikit-image, with the largest variance between the two classes.
     otsu(map) {
       const bins = new Float64Array(256);
       const bottom = Math.max(0, map.low);
