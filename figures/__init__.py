@@ -1,1 +1,1 @@
-"""The papers' figures and tables: their data (manifest, run), their drawings, and what they say of the claims."""
+"""The papers' figures and tables: their data (manifest, run), their drawings, and verdicts on the claims."""

@@ -1,6 +1,6 @@
-"""Draw the figures and tables from the results that are there: ``python -m figures [NAME ...]``.
+"""Draw figures and tables from the results: ``python -m figures [NAME ...]``.
 
-Without names all of them, and the pages that show them.
+Without names it draws all of them, and writes the pages that show them.
 """
 
 import argparse
@@ -15,16 +15,18 @@ from figures.shared import Missing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw what is asked for; returns the exit status."""
+    """Draw the figures named, or all; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m figures", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="again_figure1, ... (default: all, and the pages)")
     parser.add_argument("--data", type=Path, default=shared.DATA, help="folder of results (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=shared.RENDERED, help="folder of figures (default: %(default)s)")
     parser.add_argument(
         "--style", type=Path, metavar="FILE.toml",
-        help="how figures look: width, font_size and title (default: without titles, which are captions on the pages)",
+        help="style of the figures: width, font_size and title (default: no titles, since the pages have captions)",
     )  # fmt: skip
-    parser.add_argument("--page", type=Path, help="default: README.md beside the data's own figures, else in --out")
+    parser.add_argument(
+        "--page", type=Path, help="the overview (default: figures/README.md; with --data or --out, README.md in --out)"
+    )
     options = parser.parse_args(arguments)
     try:
         look = Style.read(options.style) if options.style else PRINT
@@ -46,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | None = None, look: Style = PRINT) -> int:
-    """Draw everything and write the pages; a figure without results is listed at the end, and is no failure.
+    """Draw everything and write the pages; figures without results are skipped, and listed at the end.
 
-    Raises InputError where there are no results at all.
+    Raises InputError if there are no results at all.
     """
     if not shared.places(data):
         raise InputError(f"--data: no results in {data}; python -m figures.run --ckpts DIR makes them")
@@ -61,7 +63,7 @@ def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | Non
         except Missing as error:
             drawn[drawing.name] = error
     readme.write(data, page, drawn)
-    missing = {name: found for name, found in drawn.items() if isinstance(found, Missing)}
+    missing = {name: reason for name, reason in drawn.items() if isinstance(reason, Missing)}
     print(f"{len(drawn) - len(missing)} figures and tables in {out}, and {page}")
     for name, reason in missing.items():
         print(f"skipped {name}: {reason}")

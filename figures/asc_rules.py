@@ -11,7 +11,7 @@ PAPER = ("standard", "pgd-at", "again")
 
 
 def rules(panel: Panel) -> list[str]:
-    """The analyses that measured coverage with some rule for the panel's models."""
+    """The analyses that measured coverage, under any rule, for all of the panel's models."""
     return [
         task for task, record in panel.done.items()
         if (task == "span" or task.startswith("span-")) and set(panel.models) <= record["models"].keys()
@@ -22,15 +22,15 @@ def distance(summary: dict[str, Any], models: Sequence[str]) -> float:
     """Mean absolute difference to the paper's three values, in points."""
     printed = papers()["again"]["table1"]
     ours = [100 * entry(summary, model)["asc"] for model in models]
-    off = [abs(value - printed[key]) for value, key in zip(ours, PAPER, strict=True)]
-    return float(sum(off) / len(off))
+    errors = [abs(value - printed[key]) for value, key in zip(ours, PAPER, strict=True)]
+    return float(sum(errors) / len(errors))
 
 
 def order(summary: dict[str, Any], models: Sequence[str]) -> str:
-    """The models by falling ASC: ``standard > AGAIN > PGD-AT``. Of the estimates: no test is behind it."""
+    """The models by falling ASC, ``standard > AGAIN > PGD-AT``: the order of the estimates, without a test."""
     return order_of(sorted(models, key=lambda model: entry(summary, model)["asc"], reverse=True))
 
 
 def order_of(models: Sequence[str]) -> str:
-    """Models by their labels, in this order."""
+    """The labels of models, in this order."""
     return " > ".join(names.label(model) for model in models)

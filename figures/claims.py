@@ -1,4 +1,4 @@
-"""The papers' claims in their order, and what each folder of results says of them."""
+"""The papers' claims in their order, and the verdicts on them from each folder of results."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,20 +15,20 @@ class Claim(NamedTuple):
     """A sentence of a paper, and how it is judged."""
 
     source: str
-    said: str
+    statement: str
     rule: str
-    """The parts: what has to lie above 0."""
+    """Its parts: differences that have to be above 0."""
     tasks: tuple[str, ...]
-    """The analyses that it is judged from, each by itself."""
+    """The analyses that it is judged from, each separately."""
     judge: Judge
     paper: str = "aalp"
     """Whose models the claim is about: ``again`` or ``aalp``."""
     data: tuple[str, ...] | None = None
-    """Data sets on which the paper makes the claim; None: all of its data sets, or it does not say."""
+    """Data sets on which the paper makes the claim; None: all of its data sets, or the paper does not say."""
 
 
 class Judged(NamedTuple):
-    """What one folder of results says of a claim."""
+    """The verdicts on a claim from one folder of results."""
 
     place: Path
     finding: Finding
@@ -37,7 +37,7 @@ class Judged(NamedTuple):
     unfit: list[str]
     """Why no claim of the paper can be tested on these models."""
     elsewhere: list[str]
-    """Where the paper makes this claim on other data only: on which."""
+    """If the paper makes this claim on other data only: on which."""
 
 
 CLAIMS = (
@@ -140,13 +140,13 @@ def panel_of(place: Path) -> Panel:
 
 
 def reasons(panel: Panel, paper: str) -> list[str]:
-    """Why the paper's claims cannot be tested on a folder's models; empty if they can."""
+    """Why the paper's claims cannot be tested on the models of a folder; empty if they can."""
     return precondition.reasons(panel.folder.name, paper, summary_of(panel, "robust"), cards(panel))
 
 
 def judged(data: Path) -> list[tuple[Claim, list[Judged]]]:
-    """Every claim with what each folder of results says of it; Holm's correction is over all of it together."""
-    found: list[list[Judged]] = []
+    """Every claim with the verdicts from each folder of results; Holm's correction is over all claims together."""
+    by_claim: list[list[Judged]] = []
     for claim in CLAIMS:
         of_claim = []
         for place in shared.places(data):
@@ -157,18 +157,18 @@ def judged(data: Path) -> list[tuple[Claim, list[Judged]]]:
                 if (summary := summary_of(panel, task))
                 for finding in claim.judge(panel._replace(task=task), summary)
             ]
-        found.append(of_claim)
+        by_claim.append(of_claim)
     decided = verdicts.decide(
         [
             [
                 part._replace(missing=(*each.unfit, *each.elsewhere, *part.missing))
                 for each in of_claim for part in each.finding.parts
             ]
-            for of_claim in found
+            for of_claim in by_claim
         ]
     )  # fmt: skip
     result = []
-    for claim, of_claim, of_parts in zip(CLAIMS, found, decided, strict=True):
+    for claim, of_claim, of_parts in zip(CLAIMS, by_claim, decided, strict=True):
         remaining = iter(of_parts)
         result.append((claim, [each._replace(verdicts=[next(remaining) for _ in each.finding.parts])
                                for each in of_claim]))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Differences with intervals and p values, from what the commands leave."""
+"""Differences with intervals and p values, from the results of the commands."""
 
 from collections.abc import Iterable, Sequence
 from math import hypot
@@ -17,12 +17,12 @@ class Difference(NamedTuple):
 
     @property
     def reversed(self) -> "Difference":
-        """The same difference with the sides exchanged."""
+        """The same difference with its sides exchanged."""
         return Difference(0.0 - self.value, 0.0 - self.high, 0.0 - self.low, self.p)  # 0.0 - x: never -0.0
 
 
 def between(pairs: Iterable[dict[str, Any]], a: str, b: str, **match: str) -> Difference | None:
-    """The difference a - b in a command's ``pairs``, where the other keys match; None where there is no interval.
+    """The difference a - b in a command's ``pairs``, if the other keys match; None if there is no interval.
 
     match: keys of a pair, ``attack="pgd-10"``.
     """
@@ -41,10 +41,10 @@ def between(pairs: Iterable[dict[str, Any]], a: str, b: str, **match: str) -> Di
 def apart(
     a: float, a_ends: Sequence[float], b: float, b_ends: Sequence[float], *, degrees: int = 0
 ) -> Difference | None:
-    """a - b from two estimates and their 95 % intervals, where no paired comparison is kept (Zou & Donner 2008).
+    """a - b from two estimates and their 95 % intervals, for results without a paired comparison (Zou & Donner 2008).
 
-    Exact for independent estimates. Too wide for estimates from the same images, which go up and down together.
-    degrees: of freedom of the interval, see ``reaching``; 0: no p value. None where either has no interval.
+    Exact for independent estimates. Too wide for estimates from the same images, which are correlated. degrees: of
+    freedom of the interval, see ``reaching``; 0: no p value. None if either has no interval.
     """
     if any(end is None or end != end for end in (*a_ends, *b_ends)):
         return None
@@ -55,10 +55,10 @@ def apart(
 
 
 def reaching(value: float, low: float, high: float, *, degrees: int) -> Difference:
-    """The difference with the p value at which its interval would just reach 0, taking it for Student's.
+    """The difference with a p value from its interval, as if this were Student's: p < 0.05 exactly if it excludes 0.
 
-    degrees: of freedom, the smaller number of seeds less one; 0: p is NaN. p < 0.05 exactly if the 95 % interval
-    excludes 0. Beyond that p is on the safe side: some of the interval is from images, whose tail is lighter.
+    degrees: of freedom, the smaller number of seeds minus one; 0: p is NaN. Smaller p values are on the safe side: a
+    part of the interval comes from images, whose tails are lighter.
     """
     half = value - low if value > 0 else high - value
     if degrees < 1:

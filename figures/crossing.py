@@ -15,14 +15,14 @@ from figures.shared import Missing, Panel, Table, entry, over, percent, signed, 
 
 TASKS = ("span", "contrib", "robust")
 BROKEN = 0.1
-"""Accuracy under attack at or below which a model is no robust one: chance, with ten classes."""
+"""Robust models have a higher accuracy under attack than this: chance with ten classes."""
 FEWEST = 5
-"""Robust models for a correlation."""
+"""Smallest number of robust models for a correlation."""
 ASC, USED = "ASC %", "features used (PR of C / D) %"
 
 
 def crossing(found: Sequence[Panel]) -> Table:
-    """A row per model, and one of correlations where there are enough robust models."""
+    """A row per model, and one of correlations if there are enough robust models."""
     rows, entries = [], []
     for panel in found:
         if not panel.done.keys() >= set(TASKS):
@@ -51,17 +51,17 @@ def crossing(found: Sequence[Panel]) -> Table:
             "no span, contrib and robust results of the same folder; python -m figures.run --ckpts DIR makes them"
         )
     caption = (
-        "How much of the image (ASC: Grad-CAM above its mean) and how many of the features before the last layer"
-        " (participation ratio of C as a share of their number) every model uses, on clean test images, beside its"
-        f" accuracy; 95 % intervals over {over(entries)}; the floor of ASC is that of the same network with"
-        " random weights; a model with one seed is one file, not a method. Rank correlations (Spearman) are over the"
-        " models that attacks leave above chance (10 %), with 95 % intervals over these models"
+        "Share of the image that every model uses (ASC: Grad-CAM above its mean), and share of the features before the"
+        " last layer (participation ratio of C over their number), on clean test images, beside its accuracy."
+        f" 95 % intervals are over {over(entries)}. Floor: ASC of the same network with random weights. A model with"
+        " one seed is one file, not a method. Rank correlations (Spearman): over the models with more than 10 %"
+        " accuracy under attack (chance), with 95 % intervals over these models"
     )
     return Table(pd.DataFrame(rows).fillna(""), caption)
 
 
 def measured(panel: Panel) -> list[dict[str, Any]]:
-    """Per model its coverage, the share of features used, and accuracy clean and under the longest PGD."""
+    """Of every model the coverage, the share of features used, and accuracy: clean and under the longest PGD."""
     span, contrib, robust = (panel.json(task) for task in TASKS)
     found = []
     for name in sorted(panel.models, key=names.order):
@@ -85,7 +85,7 @@ def correlations(measured: list[dict[str, Any]]) -> dict[str, tuple[float, float
     """Spearman's rank correlation of coverage and of the share of features with robust accuracy, over M >= 4 models.
 
     Each with its 95 % interval by Fisher's transform with the variance (1 + rho^2 / 2) / (M - 3) (Bonett & Wright
-    2000), NaN where models are in the same or the opposite order. Empty where all models are equally robust.
+    2000), NaN if models are in the same or the opposite order. Empty if all models are equally robust.
     """
     robust = [each["robust"] for each in measured]
     if min(robust) == max(robust):

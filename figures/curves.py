@@ -21,13 +21,11 @@ OVER_TRAINING = {
     "cross-entropy (nats)": (("loss", "-"), ("loss_adversarial", "--")),
     "accuracy (%)": (("accuracy", "-"), ("robust_accuracy", "--")),
 }
-
-
-WITHOUT = "C/e: C without the factor of the model's confidence"
+WITHOUT = "C/e: C without the effect of the model's confidence"
 
 
 def contributions(found: Sequence[Panel], look: Style) -> Figure:
-    """AALP's Figures 1 and 7: C above, and below C without the model's confidence, which sets its scale."""
+    """AALP's Figures 1 and 7: C in the upper panels, C without the effect of confidence in the lower ones."""
     with style(look):
         figure, parts = shared.canvas(found, look, height=2.9)
         for part, panel in zip(parts, found, strict=True):
@@ -51,7 +49,7 @@ def contributions(found: Sequence[Panel], look: Style) -> Figure:
 
 
 def contributions_over_training(found: Sequence[Panel], look: Style) -> Figure:
-    """AALP's Figure 9: left C, right C without the model's confidence; a curve per epoch."""
+    """AALP's Figure 9, a curve per epoch: C to the left, C without the effect of confidence to the right."""
     columns = ("C", "C_scale_free")
     with style(look):
         figure, parts = shared.canvas(found, look, height=2.2)
@@ -72,13 +70,13 @@ def contributions_over_training(found: Sequence[Panel], look: Style) -> Figure:
 
 
 def _curve(axes: Axes, epochs: Sequence[float], values: Any, ends: Any, line: str, *, band: float, **how: Any) -> None:
-    """A curve over epochs, with a band between the ends (epochs,2) of its interval."""
+    """Draw a curve over epochs, with a band between the ends (epochs,2) of its interval."""
     axes.plot(epochs, values, line, marker="o", **how)
     axes.fill_between(epochs, *np.asarray(ends, float).T, color=how["color"], alpha=band, lw=0)
 
 
 def _same_ends(panels: Sequence[Axes]) -> None:
-    """Give axes that are compared the same ends, and whole epochs."""
+    """Give panels that are compared the same limits, and ticks at whole epochs."""
     low, high = zip(*(axes.get_ylim() for axes in panels), strict=True)
     for axes in panels:
         axes.set_ylim(min(low), max(high))
@@ -105,7 +103,7 @@ def loss_of_sets(found: Sequence[Panel], look: Style) -> Figure:
         for axes in panels:
             log_ticks(axes.yaxis)
         lettered(panels)
-        captioned(figure, look, "ALP loss of the sets of the last epoch. Bands: 95 % intervals over images")
+        captioned(figure, look, "Mean ALP loss of the last epoch's two sets. Bands: 95 % intervals over images")
     return figure
 
 
@@ -143,13 +141,13 @@ def over_training(found: Sequence[Panel], look: Style) -> Figure:
 
 
 def over_alpha(found: Sequence[Panel], look: Style, *, title: str) -> Figure:
-    """What alpha changes in accuracy (AGAIN's Figure 4, AALP's Figure 6), a panel per sweep.
+    """How accuracy changes with alpha (AGAIN's Figure 4, AALP's Figure 6), a panel per sweep.
 
-    Differences are to the first model of the sweep, the only one that the others are compared with image by image.
+    Differences are to the first model of the sweep: results compare only this one with the others image by image.
     """
     with style(look):
         figure, parts = shared.canvas(found, look, height=2.3)
-        panels, told = [part.subplots() for part in parts], []
+        panels, baselines = [part.subplots() for part in parts], []
         for part, axes, panel in zip(parts, panels, found, strict=True):
             summary = panel.json()
             first, *_ = summary["models"]
@@ -171,9 +169,9 @@ def over_alpha(found: Sequence[Panel], look: Style, *, title: str) -> Figure:
             axes.set_title(f"{panel.title}: {method}, {images(first['n'])}")
             part.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
             known = ", ".join(f"{names.attack(each)} {100 * first['accuracies'][each]:.1f} %" for each in attacks)
-            told.append(f"{panel.title}, {method}: accuracy at alpha {alpha_of(first['name']):g} is {known}")
+            baselines.append(f"Accuracy at alpha {alpha_of(first['name']):g}, {panel.title}, {method}: {known}")
         lettered(panels)
-        captioned(figure, look, f"{title}: paired differences. Bars: 95 % intervals over images", *told)
+        captioned(figure, look, f"{title}: differences of accuracy, paired by image. Bars: 95 % intervals", *baselines)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Every figure and table of the papers, and two tables of our own: what it is drawn from, and by what function."""
+"""Every figure and table of the papers, and two tables of our own: its data and its drawing function."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,9 +20,9 @@ from figures.shared import Missing, Panel, Table
 from figures.trim import write
 
 PRINT = Style(title=False)
-"""How the figures look: their captions stand on the pages."""
+"""Style of the figures: no titles, since the pages show the captions."""
 Drawn = Figure | Table | dict[str, Figure]
-"""A dictionary: what follows the name in the files' names, to a figure."""
+"""Several figures: from the suffix of the file's name to a figure."""
 
 
 class Drawing(NamedTuple):
@@ -32,18 +32,18 @@ class Drawing(NamedTuple):
     title: str
     draw: Callable[[list[Panel], Style], Drawn]
     tasks: tuple[str, ...] = ()
-    """The analyses that it is drawn from; of several, each gives panels of its own."""
+    """The analyses that it is drawn from; each gives panels of its own."""
     wanted: tuple[Role, ...] = ()
     """The models shown; none: all of the analysis."""
     needed: tuple[Role, ...] = ()
-    """The models without which a folder of results is not shown."""
+    """A folder of results is shown only if it has these models."""
     more: str = ""
-    """What else the page says of it."""
+    """A further text for the page."""
 
     def write(self, data: Path, out: Path, look: Style = PRINT) -> list[Path]:
-        """Draw it from the results under ``data``; returns the files written. Raises Missing where there are none.
+        """Draw it from the results under ``data``; returns the files written. Raises Missing if there are none.
 
-        Of a figure also its caption, for a paper and for the page.
+        A figure's caption is a file for a paper (LaTeX) and one for the page (Markdown).
         """
         drawn, name = self.draw(self.panels(data), look), self.name.replace("_", "-")
         if isinstance(drawn, Table):
@@ -65,7 +65,7 @@ class Drawing(NamedTuple):
         return written
 
     def panels(self, data: Path) -> list[Panel]:
-        """The results to draw; raises Missing where an analysis is needed, and there are none."""
+        """The results to draw; raises Missing if it needs an analysis and there are none."""
         found: list[Panel] = []
         for task in self.tasks:
             try:
@@ -81,7 +81,7 @@ def _write(text: str, path: Path) -> None:
 
 
 def _of_words(table: Callable[[list[Panel]], Table]) -> Callable[[list[Panel], Style], Drawn]:
-    """A table as a drawing: it has no look."""
+    """A table as a drawing: it has no style."""
     return lambda found, _: table(found)
 
 
@@ -100,8 +100,8 @@ def _valid_values(found: Sequence[Panel], look: Style) -> dict[str, Figure]:
 eq6 = partial(maps.map_grid, title="Activation maps, Eq. 6, of PGD images", first="attacked\nimage")
 LADDER = (STANDARD, ADV, ALP, AALP)
 TABLE1 = (STANDARD, PGD_AT, AGAIN)
-OWN_ATTACK = "Every model is attacked by itself with PGD, the image shown is the first model's."
-CLEAN = "Its images are not said to be attacked, so they are clean."
+OWN_ATTACK = "Each model is attacked separately with PGD. The attacked image shown is the first model's."
+CLEAN = "The paper does not mention an attack on these images, so they are clean."
 
 DRAWINGS = (
     Drawing(
@@ -115,8 +115,8 @@ DRAWINGS = (
         "again_figure2", "AGAIN supplement, Figure 2: attribution spans under standard training, PGD-AT and AGAIN",
         partial(maps.map_grid, title="Grad-CAM of the true class; span: above the map's mean", spans=True), ("span",),
         TABLE1, (STANDARD, PGD_AT),
-        "The paper does not print its threshold; here a pixel belongs to the span when Grad-CAM there exceeds the map's"
-        " mean.",
+        "The paper does not print its threshold; here a pixel belongs to the span if Grad-CAM exceeds the map's mean"
+        " there.",
     ),
     Drawing(
         "again_figure3",
@@ -133,14 +133,14 @@ DRAWINGS = (
         "again_table1",
         "AGAIN supplement, Table 1: average attribution span coverage (ASC) under standard training, PGD-AT and AGAIN",
         _of_words(tables.again_table1), ("span",), (STANDARD, PGD_AT, NO_FUSION, AGAIN, LOGIT), (STANDARD, PGD_AT),
-        "The paper's numbers are of ResNet-18 on CIFAR-10, its threshold is not printed; ours: Grad-CAM above the map's"
-        " mean.",
+        "The paper's numbers are for ResNet-18 on CIFAR-10, and it does not print its threshold. Ours is the mean of"
+        " Grad-CAM.",
     ),
     Drawing(
         "again_table2",
         "AGAIN supplement, Table 2: valid values of the last layer's weights per class, PGD-AT against AGAIN",
         _of_words(tables.again_table2), ("fc",), (STANDARD, PGD_AT, SMOOTH, NO_FUSION, AGAIN, LOGIT), (PGD_AT, AGAIN),
-        "The paper's text gives the means only: 272.3 and 308 of 512 (ResNet-18 on CIFAR-10).",
+        "The text of the paper gives only the means: 272.3 and 308 of 512 (ResNet-18 on CIFAR-10).",
     ),
     Drawing(
         "aalp_figure1",
@@ -157,17 +157,17 @@ DRAWINGS = (
         "aalp_figure3",
         "AALP, Figure 3: images of ALP's consistent and inconsistent set, clean and attacked, with two probabilities",
         sets.examples, ("sets",), (ALP,), (ALP,),
-        "Green: the true class; red: the attack's class. The first images of each class, not chosen by eye.",
+        "Green: the true class; red: the attack's class. Images are the first of each class, not chosen by eye.",
     ),
     Drawing(
         "aalp_figure4",
         "AALP, Figure 4: the ALP loss of the consistent and the inconsistent set over the epochs of ALP training",
         curves.loss_of_sets, ("sets-epochs",), needed=(ALP,),
-        more="The sets are those of the last epoch, at every epoch under that epoch's own attack.",
+        more="The sets are those of the last epoch. At every epoch, the loss is under an attack on that epoch's model.",
     ),
     Drawing(
         "aalp_figure5",
-        "AALP, Figure 5: the training framework, drawn anew after this implementation (``train/methods/aalp.py``)",
+        "AALP, Figure 5: the training framework, redrawn from this implementation (``train/methods/aalp.py``)",
         lambda _, look: framework(look), more="It needs no results.",
     ),
     Drawing(
@@ -197,8 +197,8 @@ DRAWINGS = (
         "AALP, Figure 10: activation maps (Eq. 6) of adversarial images in the course of AALP training",
         lambda found, look: eq6(maps.epochs(found), look, title="AALP's activation maps, Eq. 6, of PGD images"),
         ("eq6-epochs",), needed=(AALP,),
-        more="Up to six of the saved epochs, evenly spaced; the paper saves every 10,000 steps. Every epoch is attacked"
-        " by itself with PGD, the image shown is the first epoch's.",
+        more="Up to six of the saved epochs, evenly spaced; the paper saves every 10,000 steps. Each epoch is attacked"
+        " separately with PGD. The attacked image shown is the first epoch's.",
     ),
     Drawing(
         "aalp_figure11",
@@ -217,13 +217,13 @@ DRAWINGS = (
         "aalp_table1",
         "AALP, Table 1: confidence and losses of the ALP model's consistent and inconsistent set",
         _of_words(tables.aalp_table1), ("sets",), needed=(ALP,),
-        more="The paper's \"classification loss\" is not defined; beside it stands the sum of clean and adversarial"
+        more="The paper does not define its \"classification loss\". Ours is the sum of clean and adversarial"
         " cross-entropy.",
     ),
     Drawing(
         "aalp_table2", "AALP, Table 2: accuracy of every method, clean and under FGSM, PGD and CW",
         _of_words(tables.aalp_table2), ("robust",),
-        more="Under every row of ours its 95 % interval, then the paper's row where it has one. On MNIST ten steps of"
+        more="Below each of our rows stand its 95 % interval and, if it exists, the paper's row. On MNIST ten steps of"
         " 0.01, as the paper prints them, move a pixel by at most 0.1 of the 0.3 allowed, so PGD-10 is weak there.",
     ),
     Drawing(

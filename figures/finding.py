@@ -1,4 +1,4 @@
-"""What a judge of a claim returns, and what judges share: reading results, counting seeds, comparing accuracies."""
+"""The finding that a judge of a claim returns, and helpers: read results, count seeds, compare accuracies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ STEPS = 100
 
 
 class Finding(NamedTuple):
-    """What one folder of results says of a claim."""
+    """The evidence on a claim from one folder of results."""
 
     parts: list[Part]
     numbers: str
-    """The values compared, and how many images and seeds they rest on."""
+    """The values compared, and their numbers of images and seeds."""
 
 
 Summary = dict[str, Any]
@@ -27,12 +27,12 @@ Judge = Callable[[Panel, Summary], list[Finding]]
 
 
 def summary_of(panel: Panel, task: str) -> Summary | None:
-    """An analysis's JSON; None where it is not done."""
+    """The JSON of an analysis; None if it is not done."""
     return panel.json(task) if task in panel.done else None
 
 
 def cards(panel: Panel) -> dict[str, Any]:
-    """What the checkpoints say of their training: models.json; empty where there is none."""
+    """How the checkpoints were trained: models.json; empty if there is none."""
     path = panel.folder / "models.json"
     return shared.read_json(path) if path.exists() else {}
 
@@ -43,7 +43,7 @@ def seeds(summary: Summary, *models: str) -> int:
 
 
 def basis(summary: Summary, *models: str) -> str:
-    """On how many images and seeds a comparison rests: ``1,000 images, 1 seed each``."""
+    """Numbers of images and seeds behind a comparison: ``1,000 images, 1 seed each``."""
     counts = [len(entry(summary, model).get("seeds") or [0]) for model in models]
     low, high = min(counts), max(counts)
     words = f"{low} to {high} seeds" if low < high else f"{low} seed{'s' if low > 1 else ''} each"
@@ -55,9 +55,9 @@ def part(
     words: str, *answers: tuple[str, Difference | None], seeds: int, scale: float = 100, digits: int = 2,
     point: float | None = POINT, missing: Sequence[str] = (),
 ) -> Part:  # fmt: skip
-    """A part of a claim, its differences written behind ``words``.
+    """A part of a claim, with its differences as text after ``words``.
 
-    answers: a name, empty if there is one only, and the difference; scale and digits: as they are printed.
+    answers: pairs of a name, empty if there is only one, and the difference; scale and digits: as they are printed.
     """
     unknown = "" if missing else "no interval"
     written = [
@@ -69,10 +69,10 @@ def part(
 
 
 def accuracy(summary: Summary, a: str, b: str, *columns: str, missing: Sequence[str] = ()) -> Part:
-    """Accuracy of model a less that of model b, clean or under attack, paired by image.
+    """Accuracy of model a minus that of model b, clean or under attack, paired by image.
 
-    columns: of the results; several are readings that must agree. Not tested where the results do not compare the two:
-    unpaired intervals would be too wide.
+    columns: of the results; several are readings that must agree. Not tested if the results do not compare the two,
+    since unpaired intervals would be too wide.
     """
     answers = [(names.attack(column), compare.between(summary["pairs"], a, b, attack=column)) for column in columns]
     words = f"{names.label(a)} − {names.label(b)}, points:"
@@ -88,7 +88,7 @@ def accuracy(summary: Summary, a: str, b: str, *columns: str, missing: Sequence[
 def gain(summary: Summary, a: str, b: str, *, missing: Sequence[str] = ()) -> Part:
     """The part "a is more accurate than b under attack", by the primary endpoint.
 
-    Where the results have no ``worst``, the part is not tested, and the longest PGD and CW are shown instead.
+    If the results have no ``worst``, the part is not tested, and the longest PGD and CW are shown instead.
     """
     columns = entry(summary, a)["accuracies"]
     if WORST in columns and max(summary["steps"]) == STEPS:

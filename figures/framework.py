@@ -1,4 +1,4 @@
-"""AALP, Figure 5: the training framework, drawn anew after this implementation (``train/methods/aalp.py``)."""
+"""AALP, Figure 5: the training framework, redrawn from this implementation (``train/methods/aalp.py``)."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
 """How AALP's claims about features, sets and accuracy are judged from the results of one data set and architecture.
 
 Every judge takes a panel with all models of the folder and the JSON of the claim's analysis, and returns its findings:
-none where the models are not there.
+none if models are missing.
 """
 
 from itertools import pairwise
@@ -21,9 +21,9 @@ LADDER = (names.STANDARD, names.ADV, names.ALP, names.AALP)
 
 
 def contributions(statistic: str, words: str, *, scale: float, share: bool) -> Judge:
-    """Claim: contributions fall, COM > ADV > ALP > AALP, on clean and on attacked images (the figures do not say).
+    """Claim: contributions fall, COM > ADV > ALP > AALP, on clean and attacked images (the figures do not say which).
 
-    statistic: of C; share: it counts features, so that one point is a hundredth of their number.
+    statistic: of C; share: whether it counts features, so that one point is a hundredth of their number.
     """
 
     def judge(panel: Panel, summary: Summary) -> list[Finding]:
@@ -61,7 +61,7 @@ def _contribution(
 
 
 def _section2(attack: dict[str, Any], panel: Panel) -> list[str]:
-    """Where an attack is not the one of AALP's section 2."""
+    """How an attack differs from that of AALP's section 2."""
     return precondition.attack_differs(attack, panel.folder.name, "aalp", steps=True)
 
 

@@ -1,7 +1,7 @@
 """How AGAIN's claims are judged from the results of one data set and architecture.
 
 Every judge takes a panel with all models of the folder and the JSON of the claim's analysis, and returns its findings:
-none where the models are not there.
+none if models are missing.
 """
 
 from typing import Any
@@ -76,7 +76,7 @@ def asc_values(panel: Panel, summary: Summary) -> list[Finding]:
 
 
 def _within_a_point(of_model: dict[str, Any], printed: float) -> Difference | None:
-    """One point less the distance of the ASC from the printed value: above 0 if it is within a point."""
+    """One point minus the distance of the ASC from the printed value: above 0 if it is within a point."""
     low, high = of_model["asc_ci"]
     if None in (low, high):
         return None
@@ -138,8 +138,8 @@ def gap(_: Panel, summary: Summary) -> list[Finding]:
 def smoothing(panel: Panel, summary: Summary) -> list[Finding]:
     """Claim of ours: the logit form beats PGD-AT with the label smoothing to which it reduces.
 
-    The control must have what AGAIN has. Without ramp and fusion it has. No control has feature fusion, so AGAIN's
-    logit form with fusion is shown, but not tested.
+    The control must have all that AGAIN has. This holds without ramp and fusion. No control has feature fusion, so
+    AGAIN's logit form with fusion is shown, but not tested.
     """
     pairs = {
         ("again-logit-plain", "pgd-at-smooth"): [],

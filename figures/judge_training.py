@@ -16,7 +16,7 @@ from figures.verdicts import POINT
 
 
 def full_radius(panel: Panel, model: str, epochs: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The saved epochs trained at full eps, and why the claim cannot be tested; all epochs where that is unknown."""
+    """The saved epochs trained at full eps, and why the claim cannot be tested; all epochs if that is unknown."""
     card = cards(panel).get(model, [{}])[0]
     share, total = card.get("eps warmup"), card.get("epochs")
     if share is None or total is None:
@@ -103,7 +103,7 @@ def convergence(panel: Panel, summary: Summary) -> list[Finding]:
         for each in early
     ]
     known = [pair for pair in pairs if pair]
-    # All epochs are measured on the same images: their errors may go together, so the ends are averaged, too.
+    # All epochs are measured on the same images. Their errors may be correlated, so average the ends, too.
     mean = Difference(*(float(end) for end in np.mean([pair[:3] for pair in known], axis=0))) if known else None
     listed = ", ".join(str(each["epoch"]) for each in early)
     each = part("AALP − ALP, points:", ("", mean), seeds=1, digits=1, missing=missing)

@@ -1,4 +1,4 @@
-"""The analyses behind the figures: which models, how many images, and what is kept of the result."""
+"""The analyses behind the figures: their models, their number of images, and which results are kept."""
 
 import os
 import shlex
@@ -24,34 +24,34 @@ from figures.shared import papers, pick
 from figures.trim import Trim
 
 RULES = ("max:0.2", "max:0.5", "otsu", "mass:0.5", "mass:0.9")
-"""Threshold rules that AGAIN's Table 1 is tried with, beside mean."""
+"""Threshold rules tried for AGAIN's Table 1, beside mean."""
 OTHER_MAPS = ("eq6", "gradient", "smoothgrad")
-"""Maps that it is tried with, beside gradcam; each with mean and otsu."""
+"""Maps tried for it, beside gradcam, each with mean and otsu."""
 FEW = 500
-"""Images for the other maps, which cost many gradients each."""
+"""Images for the other maps, some of which cost many gradients each."""
 SHOWN = 6
 """Images, or epochs, in a grid of maps."""
 GUIDED = {"raw": "raw-gd", "madry": "adv-gd", "alp": "aalp-gd"}
-"""Models without Guided Dropout, and the same with it."""
+"""From a model without Guided Dropout to the same with it."""
 GAP = (names.PGD_AT, names.PGD_AT_AWP, names.SMOOTH, names.SMOOTH_RAMP, *names.FORMS)
 """Models whose generalisation gap is measured."""
 
 
 class Trained(NamedTuple):
-    """What lies under DIR/NAME, and under DIR/NAME-seedK."""
+    """The checkpoints in DIR/NAME and in DIR/NAME-seedK."""
 
     name: str
     files: dict[Path, str]
-    """One model.pt per seed, and the fingerprints of their weights."""
+    """The model.pt of every seed, with the fingerprint of its weights."""
     epochs: dict[Path, str]
-    """The first seed's epoch-*.pt, in order."""
+    """The first seed's epoch-*.pt, in order, with fingerprints."""
 
 
 class Entry(NamedTuple):
     """One analysis."""
 
     name: str
-    """Of the files kept, and in commands.json."""
+    """Name of the files kept, and key in commands.json."""
     analysis: Analysis
     models: dict[str, Any]
     """As ``Analysis.run`` takes them: name to one path per seed, or to the folder of a run."""
@@ -59,21 +59,21 @@ class Entry(NamedTuple):
     """Of the weights that the result depends on."""
     keep: Trim = trim.summary
     images: int | None = None
-    """How many images it looks at; None: none."""
+    """How many images it uses; None: none."""
     least: int = 1
-    """With fewer models it tells nothing."""
+    """The smallest number of models for which it makes sense."""
 
     @property
     def limit(self) -> int | None:
-        """Only the first so many images of the data; None: all, of which an analysis of maps chooses."""
+        """How many of the first images of the data to use; None: all, from which an analysis of maps chooses."""
         return None if isinstance(self.analysis, Maps) else self.images
 
     def record(self, data: str) -> dict[str, Any]:
-        """What commands.json says of it before its result is there."""
+        """Its entry in commands.json, before its result exists."""
         return {"command": self.command(data), "models": self.fingerprints, "images": self.images}
 
     def command(self, data: str) -> str:
-        """The command line that gives the same result, to be shown."""
+        """The command line that gives the same result, for display."""
         parts = ["attrib", self.analysis.name]
         for name, where in self.models.items():
             if isinstance(where, list):
@@ -96,9 +96,9 @@ class Entry(NamedTuple):
 
 
 def same_command(old: str, new: str) -> bool:
-    """Whether two commands ask the same, wherever the checkpoints lie; ``--threshold mean`` is the default."""
-    asked = [{part for part in shlex.split(text) if os.sep not in part} for text in (old, new)]
-    return asked[0] ^ asked[1] <= {"--threshold", "mean"}
+    """Whether two commands are the same, apart from the folders of checkpoints and the default ``--threshold mean``."""
+    parts = [{part for part in shlex.split(text) if os.sep not in part} for text in (old, new)]
+    return parts[0] ^ parts[1] <= {"--threshold", "mean"}
 
 
 def entries(
@@ -106,8 +106,8 @@ def entries(
 ) -> list[Entry]:  # fmt: skip
     """All analyses that these models allow, the cheap ones first.
 
-    data: the data set's name; count: images where no attack or a short one is run; attacked: images where a long one
-    is (robust, and whatever runs over epochs); autoattack: images for AutoAttack, None for not at all.
+    data: the data set's name; count: images for analyses with a short attack or none; attacked: images for long attacks
+    (robust, and all analyses over epochs); autoattack: images for AutoAttack, None to leave it out.
     """
     by_name = {model.name: model for model in models}
     main = [model for model in models if not names.SWEEP.fullmatch(model.name)]
@@ -121,7 +121,7 @@ def entries(
     table1, pair = of(names.STANDARD, names.PGD_AT, names.AGAIN), of(names.ALP, names.AALP)
     forms = of(names.STANDARD, names.PGD_AT, names.PGD_AT_AWP, *names.FORMS) if len(table1) > 1 else []
     runs = [model for model in pair if model.epochs]
-    # Differences are to the first model, and ALP is the one that the papers compare with.
+    # Differences are to the first model, and the papers compare with ALP.
     alp_first = sorted(main, key=lambda model: model.name != "alp")
     found = [
         _entry("fc", LastLayer(), main, None, trim.fc),
@@ -151,7 +151,7 @@ def entries(
 
 
 def _sweep(models: Sequence[Trained], method: str) -> list[Trained]:
-    """A sweep over alpha. Differences are to the first model, and the paper's best is the one to compare with."""
+    """A sweep over alpha. Differences are to the first model, so the paper's best alpha comes first."""
     best = papers()["again"]["figure4"]["best"]
     sweep = [model for model in models if model.name.startswith(f"{method}-alpha-")]
     return sorted(sweep, key=lambda model: not model.name.endswith(f"-alpha-{best}"))

@@ -1,4 +1,4 @@
-"""Grids of maps as the papers show them: images side by side, below them one row of maps per model."""
+"""Grids of maps as in the papers: images side by side, below them one row of maps per model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from figures import names, shared
 from figures.shared import Panel
 
 Arrays = dict[str, NDArray[Any]]
-SAYS = "In a cell: the wrong class that the model says"
+PREDICTION = "Text in a cell: the model's prediction where it is wrong"
 
 
 def map_grid(found: Sequence[Panel], look: Style, *, title: str, first: str = "image", spans: bool = False) -> Figure:
-    """Panels side by side, in each a row per model, as in ``attrib.plots.maps.map_grid``.
+    """Draw panels side by side, each with a row per model, like ``attrib.plots.maps.map_grid``.
 
-    first: what the row of images is called; spans: the maps on the images, with the outlines of the spans.
+    first: label of the row of images; spans: whether to draw maps over images, with the outlines of the spans.
     """
     examples = [panel.arrays() for panel in found]
     most = max(len(panel.models) for panel in found)
@@ -41,12 +41,12 @@ def map_grid(found: Sequence[Panel], look: Style, *, title: str, first: str = "i
             _panel(part, axes, panel, arrays, first=first, spans=spans, cell=cell)
             part.suptitle(panel.title)
         lettered(parts)
-        captioned(figure, look, title, SPANS if spans else SCALE, SAYS)
+        captioned(figure, look, title, SPANS if spans else SCALE, PREDICTION)
     return figure
 
 
 def epochs(found: Sequence[Panel]) -> list[Panel]:
-    """The panels with the epochs of which there are maps, as models."""
+    """The panels with the epochs that have maps in place of models."""
     return [panel._replace(models=panel.arrays()["model"].tolist()) for panel in found]
 
 
@@ -77,7 +77,7 @@ def _panel(
 
 
 def _say(axes: Axes, prediction: str, label: str, inches: float) -> None:
-    """A wrong prediction on the map, since below it there is no room between the rows."""
+    """Write a wrong prediction on the map, since there is no room between the rows."""
     if prediction and prediction != label:
         axes.text(
             0.5, 0.03, shortened(prediction, inches), transform=axes.transAxes, ha="center", va="bottom",
@@ -86,8 +86,8 @@ def _say(axes: Axes, prediction: str, label: str, inches: float) -> None:
 
 
 def _label(panel: Panel, model: str) -> str:
-    """What the figure calls a model, of whose seeds the pictures show the first; in short lines."""
-    seeds = len(shared.manifest(panel.folder)[panel.task]["models"].get(model, ()))  # an epoch is none of the models
+    """Label of a model, in short lines; of several seeds, the pictures show the first."""
+    seeds = len(shared.manifest(panel.folder)[panel.task]["models"].get(model, ()))  # an epoch is not among the models
     label = names.label(model) + (", first seed" if seeds > 1 else "")
     return label.replace(" (", "\n(").replace(" w/o", "\nw/o").replace(", ", ",\n")
 

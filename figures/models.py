@@ -11,7 +11,7 @@ SMALL = ("lenet", "resnet32")
 """Architectures whose training state is a few MB: an unfinished run can continue on another machine."""
 
 SECTION_2 = {"cifar10": 7}
-"""Steps of the attack of AALP's section 2, for data sets whose default attack (AGAIN's for CIFAR-10) has others."""
+"""Steps of the attack in AALP's section 2, if the default attack of the data (AGAIN's for CIFAR-10) differs."""
 
 
 class Row(NamedTuple):
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """``place/name``, where the run lies under the runs folder."""
+        """``place/name``: its folder under the runs folder."""
         return f"{self.place}/{self.name}"
 
     @property
@@ -52,7 +52,7 @@ def _rows(place: str, recipe: str, methods: Sequence[str], *options: str, seeds:
 
 
 def _saving(rows: Sequence[Row], every: int) -> list[Row]:
-    """The rows; ALP's and AALP's first seeds keep epochs for the figures about training."""
+    """The rows, where ALP's and AALP's first seeds save epochs for the figures about training."""
     kept = ("--save-every", str(every))
     wanted = ("alp", "aalp")
     return [
@@ -106,7 +106,7 @@ def all_rows(*, sweeps: bool, groups: Sequence[str] = tuple(GROUPS)) -> list[Row
 
 
 def arguments(row: Row) -> list[str]:
-    """What ``python -m train`` takes to train a row, without where to write and on which device."""
+    """The arguments of ``python -m train`` for a row, without --out and --device."""
     recipes = [part for recipe in row.recipes for part in ("--recipe", recipe)]
     return [*recipes, *row.options, "--seed", str(row.seed)]
 
@@ -117,6 +117,6 @@ def config(row: Row) -> Config:
 
 
 def is_finished(run: Path, *, epochs: int) -> bool:
-    """Whether a run with this folder has done all its epochs."""
+    """Whether the run in this folder has done all its epochs."""
     log = run / "log.jsonl"
     return (run / "model.pt").exists() and log.exists() and len(log.read_text().splitlines()) >= epochs

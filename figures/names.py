@@ -1,9 +1,9 @@
-"""Which checkpoint a paper's model is, and what checkpoints, data sets, architectures and attacks are called."""
+"""Which checkpoint stands for a paper's model, and labels of checkpoints, data, architectures and attacks."""
 
 import re
 
 Role = tuple[str, ...]
-"""A model of a paper: the names of checkpoints that may stand for it, the one wanted first."""
+"""A model of a paper: the names of checkpoints that may stand for it, the preferred one first."""
 
 STANDARD: Role = ("raw", "standard")
 ADV: Role = ("madry", "pgd-at")
@@ -19,9 +19,9 @@ NO_FUSION: Role = ("again-no-hff",)
 AGAIN: Role = ("again", "again-logit")
 LOGIT: Role = ("again-logit",)
 FORMS: tuple[Role, ...] = (("again-release",), ("again",), ("again-own",), LOGIT, ("again-logit-plain",))
-"""Every form of AGAIN by itself."""
+"""Every form of AGAIN separately."""
 BASELINES: dict[str, Role] = {"again-release": PGD_AT_AWP}
-"""What a form of AGAIN is compared with, where that is not PGD_AT: the release is trained with AWP, and so is this."""
+"""Baselines other than PGD_AT: the release of AGAIN is trained with AWP, and so is its baseline."""
 
 LABELS = {
     "raw": "standard", "standard": "standard", "madry": "Madry adv", "pgd-at": "PGD-AT", "pgd-at-awp": "PGD-AT + AWP",
@@ -32,7 +32,7 @@ LABELS = {
     "again-logit-plain": "AGAIN (logit form, plain)", "again-trades": "AGAIN on TRADES",
     "raw-gd": "standard + gd", "adv-gd": "Madry adv + gd",
 }  # fmt: skip
-"""Checkpoints as figures call them, in the order in which they are shown; other names stand for themselves."""
+"""Labels of checkpoints, in the order in which figures show them; other names are their own labels."""
 DATA = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "glyphs": "glyphs"}
 ARCHITECTURES = {
     "lenet": "LeNet", "resnet9": "ResNet-9", "resnet32": "ResNet-32", "resnet18": "ResNet-18",
@@ -46,26 +46,26 @@ SEED = re.compile(r"(.+)-seed\d+")
 
 
 def label(name: str) -> str:
-    """A checkpoint as figures call it."""
+    """The label of a checkpoint in figures."""
     if swept := SWEEP.fullmatch(name):
         return f"{LABELS[swept[1]]}, alpha {swept[2]}"
     return LABELS.get(name, name)
 
 
 def order(name: str) -> tuple[int, str]:
-    """The key by which checkpoints are sorted: as in LABELS, others behind by name."""
+    """Sort key of checkpoints: the order of LABELS, then others by name."""
     known = list(LABELS)
     return (known.index(name) if name in known else len(known), name)
 
 
 def place(folder: str) -> str:
-    """A folder of results, ``mnist-lenet``, as figures call it: ``MNIST, LeNet``."""
+    """The label of a folder of results: ``MNIST, LeNet`` for ``mnist-lenet``."""
     data, _, arch = folder.partition("-")
     return f"{DATA.get(data, data)}, {ARCHITECTURES.get(arch, arch)}"
 
 
 def place_order(folder: str) -> tuple[int, str]:
-    """The key by which folders of results are sorted."""
+    """Sort key of folders of results: the order of DATA."""
     known = list(DATA)
     data = folder.partition("-")[0]
     return (known.index(data) if data in known else len(known), folder)

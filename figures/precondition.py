@@ -1,6 +1,6 @@
 """Are the models good enough to test a paper's claims on them? Checked from the results themselves.
 
-A claim can be tested where data set, architecture and evaluation attack are the paper's, and where the adversarially
+A claim can be tested if data set, architecture and evaluation attack are the paper's, and if the adversarially
 trained baseline is at most three points below the number to expect under the longest PGD: the paper's own (AALP), or
 the independent one with the nearest number of epochs (AGAIN, which prints none).
 """
@@ -18,7 +18,7 @@ LONGEST = "pgd-100"
 
 
 class Baseline(NamedTuple):
-    """An adversarially trained baseline beside what to expect of it, in percent."""
+    """An adversarially trained baseline and its expected accuracy, in percent."""
 
     model: str
     accuracy: float
@@ -35,7 +35,7 @@ def reasons(place: str, paper: str, robust: Mapping[str, Any] | None, cards: Map
     """Why the paper's claims cannot be tested in a folder of results; empty if they can.
 
     place: the folder's name, ``mnist-lenet``; paper: ``again`` or ``aalp``; robust: what ``attrib robust`` wrote for
-    all models; cards: models.json, what the checkpoints say of their training.
+    all models; cards: models.json, how the checkpoints were trained.
     """
     expected = places(paper)
     if place not in expected.values():
@@ -56,13 +56,13 @@ def reasons(place: str, paper: str, robust: Mapping[str, Any] | None, cards: Map
 
 
 def places(paper: str) -> dict[str, str]:
-    """Data set to folder of results, of the models on which a paper rests its claims."""
+    """From data set to folder of results, for the models on which a paper rests its claims."""
     found = shared.papers()[paper]
     return dict(found["places"]) if "places" in found else {"cifar10": found["place"]}
 
 
 def attack_differs(attack: Mapping[str, Any], place: str, paper: str, *, steps: bool = False) -> list[str]:
-    """Where eps, the step and, if wanted, the number of steps of an evaluation are not the paper's.
+    """Which of eps, the step size and, if wanted, the number of steps of an evaluation differ from the paper.
 
     attack: eps, step_size and steps as a command's JSON has them.
     """
@@ -77,7 +77,7 @@ def attack_differs(attack: Mapping[str, Any], place: str, paper: str, *, steps: 
 
 
 def of_place(place: str, paper: str, robust: Mapping[str, Any], cards: Mapping[str, Any]) -> Baseline | None:
-    """The paper's adversarially trained baseline; None where there is none, or it was not attacked long enough."""
+    """The paper's adversarially trained baseline; None if there is none, or it was not attacked long enough."""
     accuracies = {each["name"]: each["accuracies"] for each in robust["models"]}
     model = shared.pick(list(accuracies), names.ADV if paper == "aalp" else names.PGD_AT)
     if model is None or LONGEST not in accuracies[model]:
@@ -92,7 +92,7 @@ def of_place(place: str, paper: str, robust: Mapping[str, Any], cards: Mapping[s
 
 
 def printed(place: str, model: str) -> float | None:
-    """A model's accuracy under the longest PGD in AALP's Table 2, in percent; None where the table has none."""
+    """A model's accuracy under the longest PGD in AALP's Table 2, in percent; None if the table has none."""
     aalp = shared.papers()["aalp"]
     data = place.partition("-")[0]
     if aalp["places"].get(data) != place or model not in aalp["table2"][data]:
@@ -101,7 +101,7 @@ def printed(place: str, model: str) -> float | None:
 
 
 def nearest(figures: Sequence[Mapping[str, Any]], card: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The independent figure whose schedule is nearest: by the ratio of epochs, then by averaging of weights."""
+    """The independent figure with the nearest schedule: by the ratio of epochs, then by averaging of weights."""
     epochs = card.get("epochs") or 1
     averaged = bool(card.get("ema"))
     return min(figures, key=lambda figure: (abs(log(figure["epochs"] / epochs)), figure["average"] != averaged))

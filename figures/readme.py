@@ -17,19 +17,19 @@ from figures.finding import cards, summary_of
 from figures.shared import Missing
 
 Drawn = Mapping[str, Sequence[Path] | Missing]
-"""A drawing's name to the files written, or to why it could not be drawn."""
+"""From a drawing's name to its files, or to the reason why it has none."""
 WIDTH = 120
-"""Of a line outside tables."""
+"""Width of a line outside tables."""
 SHOWN = ("again_figure2", "aalp_figure1", "aalp_figure12")
 """Figures on the overview: spans, contributions, the course of training."""
 EXAMPLE = 0.005
-"""Standard deviation of accuracy between seeds where no method here has several."""
+"""Standard deviation of accuracy between seeds, if no method here has several."""
 
 
 def write(data: Path, page: Path, drawn: Drawn) -> list[Path]:
     """Write the overview and, beside it, ``again.md`` and ``aalp.md``; returns their paths.
 
-    drawn: what there is to show, in the order of the papers.
+    drawn: the files of all drawings, in the order of the papers.
     """
     judged = claims.judged(data)
     overview = {
@@ -70,7 +70,7 @@ def _trained(data: Path) -> str:
             card, accuracies = known.get(each["name"], [{}])[0], each["accuracies"]
             longest = [column for column in accuracies if column.startswith("pgd-")][-1]
             printed = precondition.printed(place.name, each["name"]) if longest == precondition.LONGEST else None
-            # A gated model that was not attacked through each head by itself looks more robust than it is.
+            # A gated model that was not attacked through each head separately looks more robust than it is.
             bound = "≤ " if len(each["attacked"]) > 1 and "head 1" not in each["attacked"] else ""
             short = None if printed is None else f"{100 * accuracies[longest] - printed:+.1f}".replace("-", "−")
             rows.append(
@@ -86,7 +86,7 @@ def _trained(data: Path) -> str:
     if not rows:
         return "No results of `attrib robust`."
     bounded = any("≤" in str(row["accuracy %"]) for row in rows)
-    note = "\n\n≤: an upper bound. The model is gated, and was not attacked through each of its heads by itself."
+    note = "\n\n≤: an upper bound. The model is gated, and was not attacked through each of its heads separately."
     return shared.markdown(pd.DataFrame(rows)) + note * bounded
 
 
@@ -104,10 +104,10 @@ def _fit(data: Path, paper: str) -> str:
 def _claims(judged: Sequence[tuple[Claim, Sequence[Judged]]], places: Sequence[Path]) -> str:
     rows = []
     for number, (claim, of_claim) in enumerate(judged, start=1):
-        row = {"": str(number), "claim": claim.said, "source": claim.source}
+        row = {"": str(number), "claim": claim.statement, "source": claim.source}
         for place in places:
-            said = [verdict for each in of_claim if each.place == place for verdict in each.verdicts]
-            row[names.place(place.name)] = verdicts.counted(said) if said else f"{verdicts.NOT_TESTED}, no results"
+            known = [verdict for each in of_claim if each.place == place for verdict in each.verdicts]
+            row[names.place(place.name)] = verdicts.counted(known) if known else f"{verdicts.NOT_TESTED}, no results"
         rows.append(row)
     return shared.markdown(pd.DataFrame(rows))
 
@@ -129,11 +129,11 @@ def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
     half, third = (verdicts.detectable(claims=parts * count) for parts in (2, 3))
     number = f"{tested} claims are" if tested > 1 else "one claim is" if tested else "no claim is"
     return fill(
-        f"Three seeds a side show only large differences. On this page {number} tested with three or more seeds. With"
-        f" {count} claims tested, a claim of one part is called *reproduced* or *contrary* from an observed difference"
-        f" of {observed:.1f} standard errors on, and a true difference of {true:.1f} standard errors is found in 80 %"
-        f" of cases (one of two parts: {half:.1f}, one of three: {third:.1f}). The standard error is s √(2/3), with s"
-        f" the standard deviation between seeds. With s = {100 * spread:.2f} points, {source}, these are"
+        f"Three seeds per side show only large differences. On this page {number} tested with three or more seeds. With"
+        f" {count} claims tested, a claim of one part is called *reproduced* or *contrary* if the observed difference"
+        f" is at least {observed:.1f} standard errors. A true difference of {true:.1f} standard errors is found in 80 %"
+        f" of cases (for a claim of two parts {half:.1f}, of three {third:.1f}). The standard error is s √(2/3), where"
+        f" s is the standard deviation between seeds. With s = {100 * spread:.2f} points, {source}, these are"
         f" {observed * error:.1f} and {true * error:.1f} points.",
         WIDTH,
     )
@@ -142,7 +142,7 @@ def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
 def _spread(data: Path) -> tuple[float, int]:
     """Standard deviation between seeds of the accuracy under the longest PGD, and over how many methods it is pooled.
 
-    EXAMPLE and 0 where no method has three seeds.
+    EXAMPLE and 0 if no method has three seeds.
     """
     variances = []
     for place in shared.places(data):
@@ -159,16 +159,16 @@ def _longest(of_model: Mapping[str, Any]) -> str:
 
 
 def _evidence(judged: Sequence[tuple[Claim, Sequence[Judged]]], paper: str) -> str:
-    """Per claim and folder the verdicts, the differences behind them, and what they rest on."""
+    """Per claim and folder the verdicts, the differences behind them, and the numbers of images and seeds."""
     lines = []
     for number, (claim, of_claim) in enumerate(judged, start=1):
         if claim.paper != paper:
             continue
-        lines += ["", fill(f"**{number}. {claim.said}** ({claim.source}). Parts: {claim.rule}.", WIDTH), ""]
+        lines += ["", fill(f"**{number}. {claim.statement}** ({claim.source}). Parts: {claim.rule}.", WIDTH), ""]
         for each in of_claim:
-            said = verdicts.counted(each.verdicts)
+            summary = verdicts.counted(each.verdicts)
             why = f" ({'; '.join(each.elsewhere)})" if each.elsewhere else ""
-            lines.append(_bullet(f"{names.place(each.place.name)}: *{said}*{why}. {each.finding.numbers}."))
+            lines.append(_bullet(f"{names.place(each.place.name)}: *{summary}*{why}. {each.finding.numbers}."))
             for part, verdict in zip(each.finding.parts, each.verdicts, strict=True):
                 tier = "" if each.unfit or each.elsewhere else f": *{verdict}*"
                 lacking = f" ({'; '.join(part.missing)})" if part.missing else ""
@@ -210,10 +210,10 @@ def _named(aalp: dict[str, Any], table: str, column: str) -> str:
 def _printed(aalp: dict[str, Any], table: str, contradiction: dict[str, Any], model: str) -> float:
     columns, of_data = aalp[table]["columns"], aalp[table][contradiction["data"]]
     # Table 4 has a column per model, the others a row per model.
-    found = (
+    value = (
         of_data[columns.index(model)] if model in columns else of_data[model][columns.index(contradiction["column"])]
     )
-    return float(found)
+    return float(value)
 
 
 def _captioned(drawing: Drawing, written: Sequence[Path] | Missing, page: Path) -> str:
@@ -239,7 +239,7 @@ def _sections(drawn: Drawn, prefix: str, data: Path, page: Path) -> str:
 
 
 def _shown(written: Sequence[Path] | Missing, page: Path, title: str) -> str:
-    """A drawing's pictures or table, or why there are none."""
+    """A drawing's pictures or table, or the reason why there are none."""
     pictures = [] if isinstance(written, Missing) else [path for path in written if path.suffix == ".png"]
     if not pictures:
         return _table(written, page)

@@ -1,7 +1,7 @@
 """Train the papers' models and make every figure: ``python -m figures.reproduce [--short] [--sweeps]``.
 
-Runs go to runs/DATA-ARCH/NAME in the order of their value, which figures/models.py lists. What is finished is skipped
-and what was interrupted goes on, so the same command may be given again. A failed run does not stop the others.
+Runs go to runs/DATA-ARCH/NAME in the order of their value, which figures/models.py lists. Finished runs are
+skipped and interrupted ones continue, so the same command may be given again. A failed run does not stop the others.
 
 --short is for two CPU cores: one seed of MNIST and CIFAR-10 with short recipes, hours instead of a night on a GPU.
 """
@@ -21,16 +21,16 @@ from train.loop import train
 
 LONG: dict[str, dict[str, Any]] = {RESNET18: {"autoattack": 1000}, RESNET32: {}, MNIST: {}}
 SHORT: dict[str, dict[str, Any]] = {MNIST: {"attacked": 1000}, RESNET32: {"limit": 1000, "attacked": 500}}
-"""How many test images, as ``figures.run.make`` takes it."""
+"""Numbers of test images, the arguments of ``figures.run.make``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and draw; 1 where a run failed, 2 for wrong input, 130 where it is interrupted."""
+    """Train and draw; returns 1 if a run failed, 2 for wrong input, 130 if interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m figures.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--short", action="store_true", help="what two CPU cores can do")
-    parser.add_argument("--sweeps", action="store_true", help="those over alpha too")
+    parser.add_argument("--short", action="store_true", help="only what two CPU cores can do")
+    parser.add_argument("--sweeps", action="store_true", help="also the sweeps over alpha")
     parser.add_argument(
         "--only", nargs="+", choices=models.GROUPS, metavar="GROUP", help="only these groups, of A to E"
     )
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_all(wanted: Sequence[Row], runs: Path, *, device: str) -> list[str]:
-    """Train what is not finished; returns what failed, and why."""
+    """Train the runs that are not finished; returns the failed ones, with reasons."""
     keep_freed_memory()
     failed = []
     for row in wanted:

@@ -2,10 +2,10 @@
 
 DIR holds a folder per model with ``model.pt`` in it and, for the figures about training, ``epoch-*.pt``
 (``python -m train --save-every 1``). The names are those of the recipes in train/recipes (raw or standard, madry,
-pgd-at, alp, trades, aalp-gd, aalp-sw, aalp, again, again-logit, again-no-hff, ...); others are simply more models.
+pgd-at, alp, trades, aalp-gd, aalp-sw, aalp, again, again-logit, again-no-hff, ...); other names are further models.
 NAME-seed1, NAME-seed2 are further seeds of NAME; aalp-alpha-0.5 and the like make the sweeps over alpha.
 
-What is done already for the same weights and options is skipped, what was interrupted goes on.
+Analyses that are done for the same weights and options are skipped; interrupted ones continue.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from figures.__main__ import draw
 from figures.manifest import Entry, Trained
 
 IGNORED = (".", "_")
-TOLD = ("epochs", "limit", "batch_size", "lr", "weight_decay", "eps", "step_size", "steps", "eps_warmup", "ema", "seed")
-"""What models.json says of a model's training."""
+KEPT = ("epochs", "limit", "batch_size", "lr", "weight_decay", "eps", "step_size", "steps", "eps_warmup", "ema", "seed")
+"""Options of a model's training that models.json keeps."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,14 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="test images (default: all)")
     parser.add_argument(
         "--attacked", type=int, metavar="N",
-        help="test images for long attacks: robust, and whatever runs over epochs (default: as --limit)",
+        help="test images for long attacks: robust, and all analyses over epochs (default: as --limit)",
     )  # fmt: skip
     parser.add_argument("--autoattack", type=int, metavar="N", help="test images for AutoAttack (default: without)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="results go to DIR/DATA-ARCH, figures to DIR/rendered (default: figures/data and figures/rendered)",
     )  # fmt: skip
-    parser.add_argument("--work", type=Path, default=Path("out/figures"), help="unfinished work (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/figures"), help="folder for unfinished results (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--no-draw", action="store_true", help="only the data")
     options = vars(parser.parse_args(arguments))
@@ -65,7 +67,7 @@ def make(
     ckpts: Path, *, data: str | None = None, limit: int | None = None, attacked: int | None = None,
     autoattack: int | None = None, out: Path | None = None, work: Path = Path("out/figures"), device: str = "auto",
 ) -> Path:  # fmt: skip
-    """Run what is not done; returns the folder of results. Arguments as on the command line.
+    """Run the analyses that are not done; returns the folder of results. Arguments as on the command line.
 
     Raises InputError for a folder without checkpoints, or with those of several data sets or architectures.
     """
@@ -100,7 +102,7 @@ def make(
 
 
 def models_of(ckpts: Path) -> list[Trained]:
-    """The models in a folder, in the order of the papers; raises InputError where there is none."""
+    """The models in a folder, in the order of the papers; raises InputError if there is none."""
     found: dict[str, list[Path]] = {}
     for path in sorted(ckpts.glob("*/model.pt"), key=lambda path: names.order(path.parent.name)):
         name = path.parent.name
@@ -125,20 +127,20 @@ def _fingerprints(paths: list[Path]) -> dict[Path, str]:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its training, for the page."""
+    """How a checkpoint was trained, for the page."""
     ckpt = checkpoint.read(path)
     card = {"fingerprint": ckpt.fingerprint, "method": ckpt.method, "best epoch": ckpt.epoch}
-    return card | {key.replace("_", " "): ckpt.hyper.get(key) for key in TOLD}
+    return card | {key.replace("_", " "): ckpt.hyper.get(key) for key in KEPT}
 
 
 def _is_done(entry: Entry, record: dict[str, Any], place: Path, data: Dataset | None) -> bool:
-    """Whether this very analysis was made of these weights, wherever the checkpoints lay at that time."""
+    """Whether this analysis was made with these weights, from any folder."""
     old = shared.manifest(place).get(entry.name)
     if not old or old["models"] != record["models"] or not all((place / file).exists() for file in old["files"]):
         return False
     if not manifest.same_command(old["command"], record["command"]):
         return False
-    # Results made before options were kept have the command only.
+    # Older results have the command only, without options.
     kept = shared.read_json(place / f"{entry.name}.json").get("options")
     options = {"analysis": entry.analysis.name, **entry.analysis.resolved(data).options()}
     return kept is None or kept == trim.rounded(options)
@@ -147,8 +149,8 @@ def _is_done(entry: Entry, record: dict[str, Any], place: Path, data: Dataset | 
 def _precisions(summary: dict[str, Any]) -> dict[str, str]:
     """The precision of a result's numbers, and that of its attack; ``fc`` computes nothing and has neither."""
     attack = summary.get("attack") or {}
-    found = {"precision": summary.get("precision"), "attack_precision": attack.get("precision")}
-    return {name: precision for name, precision in found.items() if precision is not None}
+    precisions = {"precision": summary.get("precision"), "attack_precision": attack.get("precision")}
+    return {name: precision for name, precision in precisions.items() if precision is not None}
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

@@ -25,11 +25,11 @@ def examples(found: Sequence[Panel], look: Style) -> Figure:
     for place in np.ndindex(pictures.shape):
         pictures[place] = parts[place[0]]["image"][(rows[place[0]], *place[1:])] / 255
     kept |= {"image": pictures, "model": np.array([f"{panel.title}, ALP" for panel in found]), "set": parts[0]["set"]}
-    return confidence_bars(kept, title="Images that ALP defends, and such that it does not", look=look)
+    return confidence_bars(kept, title="Images that ALP defends, and images that it does not", look=look)
 
 
 def probabilities(found: Sequence[Panel], look: Style) -> Figure:
-    """AALP's Figure 11: a row per panel, ALP to the left, AALP to the right."""
+    """AALP's Figure 11: a row per panel, with ALP to the left and AALP to the right."""
     width = look.inches(COLUMN)
     with style(look):
         figure = Figure(figsize=(width, (width / 2 + 0.4) * len(found) + 0.3), layout="constrained")

@@ -1,4 +1,4 @@
-"""What the drawings share: finding results, and writing figures, tables and numbers."""
+"""Shared by the drawings: find results; write figures, tables and numbers."""
 
 import json
 import tomllib
@@ -42,7 +42,7 @@ class Panel(NamedTuple):
     title: str
     """MNIST, LeNet"""
     models: list[str]
-    """The names in the results of those of the models wanted that are there."""
+    """The wanted models that exist, by their names in the results."""
     task: str = ""
     """The analysis whose results the figure shows."""
 
@@ -57,20 +57,20 @@ class Panel(NamedTuple):
         return manifest(self.folder)
 
     def json(self, task: str = "") -> dict[str, Any]:
-        """The JSON kept of the analysis, or of another."""
+        """The JSON of the analysis, or of another one."""
         return read_json(self.folder / f"{task or self.task}.json")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The NPZ kept of the analysis."""
+        """The NPZ of the analysis."""
         with np.load(self.folder / f"{self.task}.npz", allow_pickle=False) as saved:
             return {key: saved[key] for key in saved.files}
 
     def table(self, task: str = "") -> pd.DataFrame:
-        """The CSV kept of the analysis, or of another."""
+        """The CSV of the analysis, or of another one."""
         return pd.read_csv(self.folder / f"{task or self.task}.csv")
 
     def entries(self) -> list[dict[str, Any]]:
-        """What the JSON says of each of the models."""
+        """The entries of the models in the JSON."""
         summary = self.json()
         return [entry(summary, model) for model in self.models]
 
@@ -78,14 +78,14 @@ class Panel(NamedTuple):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises InputError for a file that holds none."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         raise InputError(f"{path}: expected a JSON object; run python -m figures.run again") from None
-    return found
+    return content
 
 
 def manifest(place: Path) -> dict[str, Any]:
-    """The analyses done in a folder of results; empty where there are none."""
+    """The analyses done in a folder of results; empty if there are none."""
     return read_json(place / MANIFEST) if (place / MANIFEST).exists() else {}
 
 
@@ -97,8 +97,8 @@ def places(data: Path) -> list[Path]:
 def panels(data: Path, task: str, *, wanted: Sequence[Role] = (), needed: Sequence[Role] = ()) -> list[Panel]:
     """The folders under ``data`` where the analysis is done for all the models needed, in the order of the papers.
 
-    Without ``wanted`` a panel has all of the analysis's models, else those wanted that are there. Raises Missing where
-    there is no such folder.
+    A panel has the wanted models that exist; without ``wanted``, all models of the analysis. Raises Missing if there is
+    no such folder.
     """
     found = []
     for place in places(data):
@@ -126,27 +126,27 @@ def forms(models: Sequence[str]) -> list[tuple[str, str]]:
 
 def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
     """The model's entry in an analysis's JSON."""
-    return next(found for found in summary["models"] if found["name"] == name)
+    return next(each for each in summary["models"] if each["name"] == name)
 
 
 def over(entries: Iterable[dict[str, Any]]) -> str:
-    """What the intervals of some models' results are over."""
+    """What the intervals of these models are over, in words."""
     return "images, and seeds where a model has several" if any("seeds" in each for each in entries) else "images"
 
 
 def images(count: int) -> str:
-    """So many images, in words."""
+    """A number of images, in words."""
     return f"{count:,} image{'s' if count != 1 else ''}"
 
 
 @cache
 def papers() -> dict[str, Any]:
-    """What the papers print; see papers.toml."""
+    """The numbers that the papers print; see papers.toml."""
     return tomllib.loads((HERE / "papers.toml").read_text())
 
 
 def canvas(found: Sequence[Panel], look: Style, *, height: float) -> tuple[Figure, list[SubFigure]]:
-    """A figure with a part per panel: one at a column's width, several side by side, at most three in a row.
+    """A figure with a part per panel: a single one at a column's width, several side by side, at most three in a row.
 
     height: of one row of panels, inches.
     """
@@ -169,7 +169,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def percents(ends: Sequence[float], digits: int = 2) -> str:
-    """The ends of an interval of fractions, in percent; nothing where there is no interval."""
+    """The ends of an interval of fractions, in percent; empty if there is no interval."""
     return "" if any(end is None or end != end for end in ends) else "–".join(percent(end, digits) for end in ends)
 
 
@@ -192,5 +192,5 @@ COLOURS = {
 
 
 def colour(model: str) -> str:
-    """The model's colour: the same in every figure, whatever other models are there."""
+    """The model's colour, the same in every figure."""
     return COLOURS.get(model, "#777777")

@@ -1,4 +1,4 @@
-"""The papers' tables, ours beside the paper's numbers, and two tables of our own."""
+"""The papers' tables, with our numbers beside the paper's, and two tables of our own."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from figures.compare import between
 from figures.shared import Panel, Table, entry, over, papers, percent, percents, signed, with_ends
 
 PRINTED = {"raw": "standard", "standard": "standard", "pgd-at": "pgd-at", "again": "again"}
-"""Checkpoints whose model AGAIN's Table 1 has, and its key there."""
+"""From checkpoints to keys of AGAIN's Table 1."""
 SETS = {"probability_clean": "p clean %", "probability_adversarial": "p adv %", "ce_sum": "CE", "alp": "ALP loss"}
 GUIDED = ("clean", "pgd-10", "cw-10")
 
@@ -35,7 +35,7 @@ def again_table1(found: Sequence[Panel]) -> Table:
     caption = (
         "Average attribution span coverage: share of the pixels where Grad-CAM of the true class exceeds the map's"
         " mean, clean test images; floor: the same network with random weights (mean and range of three, 200 images);"
-        " correct: over those classified correctly; empty: maps without a"
+        " correct: over the images classified correctly; empty: maps without a"
         f" positive value, which count as covering nothing; 95 % intervals over {over(entries)};"
         " paper: ResNet-18 on CIFAR-10, threshold not printed"
     )
@@ -80,15 +80,15 @@ def rules(found: Sequence[Panel]) -> Table:
         rows += sorted(of_place, key=lambda row: float(row["distance"]))
     caption = (
         "Average attribution span coverage, %, under every map and threshold rule, clean test images, by distance to"
-        " the paper's 54.86, 51.80 and 53.54 (ResNet-18 on CIFAR-10); order: of"
-        " these estimates (the paper has standard > AGAIN > PGD-AT); PGD-AT and AGAIN stand for the checkpoints named"
-        " in the column of models"
+        " the paper's 54.86, 51.80 and 53.54 (ResNet-18 on CIFAR-10); order: that of"
+        " these estimates (in the paper standard > AGAIN > PGD-AT); the column models names the checkpoints behind"
+        " standard, PGD-AT and AGAIN"
     )
     return Table(pd.DataFrame(rows), caption)
 
 
 def aalp_table1(found: Sequence[Panel]) -> Table:
-    """AALP's Table 1: three rows a set, ours, our intervals, the paper's."""
+    """AALP's Table 1: three rows per set: ours, our intervals, the paper's."""
     rows, entries = [], []
     for panel in found:
         alp = entry(panel.json(), "alp")
@@ -122,7 +122,7 @@ def _number(column: str, value: float | None) -> str:
 
 
 def aalp_table2(found: Sequence[Panel]) -> Table:
-    """AALP's Table 2: per model ours, our intervals and, where it has one, the paper's row."""
+    """AALP's Table 2: per model our row, our intervals and, if it exists, the paper's row."""
     rows, notes, paths = [], [], set()
     printed = papers()["aalp"]["table2"]
     for panel in found:
@@ -149,11 +149,11 @@ def aalp_table2(found: Sequence[Panel]) -> Table:
         )
     table = pd.DataFrame(rows).fillna("–")
     table.columns = pd.Index([*table.columns[:3], *map(names.attack, table.columns[3:])])
-    caption = f"Accuracy, %. {'; '.join(notes)}; no restarts, the last step counts"
+    caption = f"Accuracy, %. {'; '.join(notes)}; no restarts; the last step counts"
     for attacked in sorted(paths):
-        caption += f"; a gated model's is the worst, image by image, of the attacks on {attacked}"
+        caption += f"; for a gated model: the worst, image by image, of the attacks on {attacked}"
         if "head 1" not in attacked:
-            caption += " (heads: the mean of both; an upper bound, since attacks on each head by itself are stronger)"
+            caption += " (heads: the mean of both; an upper bound, since separate attacks on each head are stronger)"
     return Table(table, caption)
 
 
@@ -193,7 +193,7 @@ def aalp_table4(found: Sequence[Panel]) -> Table:
         assert difference is not None
         rows.append(row | {"difference": signed(*difference[:3]), "images": f"{each['n']:,}"})
     caption = (
-        "Share of images that are right when clean and when attacked with PGD, % (95 % interval), and AALP's less"
-        " ALP's in points, paired by image"
+        "Share of images that are right both when clean and under PGD, % (95 % interval); difference: AALP minus ALP,"
+        " in points, paired by image"
     )
     return Table(pd.DataFrame(rows), caption)

@@ -1,4 +1,4 @@
-"""What is kept of a result: small files for the drawings, in one folder per data set and architecture.
+"""Reduce a result to small files for the drawings, in one folder per data set and architecture.
 
 Every function takes a result, the folder and the name of the files, and returns the paths written.
 """
@@ -19,11 +19,11 @@ from attrib.files import atomic, to_json
 
 Trim = Callable[[Result, Path, str], list[Path]]
 POINTS = 2000
-"""Images of the scatter, of those measured."""
+"""Largest number of images kept for the scatter plot."""
 EPOCHS = 6
 """Saved epochs of a run whose contributions are kept."""
 COMPARED = ("contribution", "scale_free"), ("mean", "participation_ratio", "high")
-"""Of the comparisons of contributions those kept: the quantities, and their statistics."""
+"""Comparisons of contributions that are kept: quantities, and statistics."""
 SCATTERED = ["model", "index", "set", "probability_clean", "probability_adversarial"]
 
 
@@ -41,17 +41,17 @@ def span(result: Result, place: Path, name: str, *, shown: Sequence[str]) -> lis
 
 
 def examples(result: Result, place: Path, name: str) -> list[Path]:
-    """The JSON, and the examples that the analysis pictures."""
+    """The JSON, and the examples that the analysis draws."""
     return [*summary(result, place, name), _npz(result.arrays["examples"], place / f"{name}.npz")]
 
 
 def contrib(result: Result, place: Path, name: str) -> list[Path]:
-    """The JSON less some of its comparisons, contributions on clean images, and the weights of the features used most.
+    """The JSON without some comparisons, contributions on clean images, and weights of the most relevant features.
 
-    Contributions are those of every feature of the first seed.
+    Contributions are of every feature, for the first seed.
     """
     clean = result.frames[""].query("images == 'clean'")
-    # Twelve comparisons of every two models would be the largest part of all that is kept.
+    # All twelve comparisons of every two models would be the largest of all files.
     pairs = [p for p in result.summary["pairs"] if p["of"] in COMPARED[0] and p["statistic"] in COMPARED[1]]
     return [
         _json(result.summary | {"pairs": pairs}, place / f"{name}.json"),
@@ -126,7 +126,7 @@ def evolve(result: Result, place: Path, name: str) -> list[Path]:
 
 
 def rounded(value: Any) -> Any:
-    """All floats to six digits, which is more than any interval here is worth."""
+    """Round all floats to six digits, more than any interval here justifies."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -148,7 +148,7 @@ def _small(key: str, array: NDArray[Any]) -> NDArray[Any]:
     if key == "image":
         return (255 * array).round().astype(np.uint8)
     if key == "map":
-        # Gradients of a sure model may lie below what half precision holds; single precision costs little then.
+        # Gradients of a confident model may be too small for half precision; single precision then costs little.
         return array.astype(np.float16 if float(array.max()) > 1e-2 else np.float32)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 

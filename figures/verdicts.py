@@ -6,11 +6,11 @@ A claim has parts; each part is a difference that the paper expects above 0. The
 - One or two seeds: *tendency* if the 95 % interval excludes 0, else *undecided*. These compare files, not methods.
 - Three or more seeds: *reproduced* or *contrary* if the corrected p is below 0.05; else *no difference* if the whole
   interval lies within one point of 0; else *undecided*.
-- Where a part has two answers (with and without empty maps), both must agree, else it is *undecided*.
+- If a part has two answers (with and without empty maps), they must agree, else it is *undecided*.
 
 The correction is Holm's over all claims tested. A claim with several parts shares its weight among them (weighted
 Holm, Holm 1979, section 4), so that the page as a whole calls something *reproduced* or *contrary* by mistake in at
-most 5 % of cases, and a claim with one part pays for the number of claims, not for the number of other claims' parts.
+most 5 % of cases. A claim with one part is thus corrected for the number of claims, not of all their parts.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ class Part(NamedTuple):
     words: str
     """What is compared."""
     answers: tuple[Difference | None, ...]
-    """The difference, above 0 as the paper expects it; several readings of it must agree. None: no interval."""
+    """The difference, which the paper expects above 0; several readings must agree. None: no interval."""
     seeds: int
     """Files per method, on the side that has fewer."""
     point: float | None = POINT
@@ -51,12 +51,12 @@ class Part(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is said of a part."""
+    """The verdict on a part."""
 
     tier: str
     p_holm: float = float("nan")
     side: int = 0
-    """Of a tendency: 1 for the claim, -1 against it."""
+    """Direction of a tendency: 1 for the claim, -1 against it."""
 
     def __str__(self) -> str:
         return f"{self.tier} {'for' if self.side > 0 else 'against'} it" if self.tier == TENDENCY else self.tier

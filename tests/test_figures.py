@@ -352,8 +352,8 @@ def test_the_pages_are_the_same_every_time_and_their_links_lead_somewhere(
     overview, *papers = (" ".join(text.split()) for text in texts)
     assert len(texts[0].splitlines()) <= 260
     for claim in claims.CLAIMS:
-        assert claim.said in overview
-        assert claim.said in papers[0 if claim.paper == "again" else 1]
+        assert claim.statement in overview
+        assert claim.statement in papers[0 if claim.paper == "again" else 1]
     written = [path.name for found in drawn.values() if not isinstance(found, shared.Missing) for path in found]
     for name in written:
         assert not name.endswith(".png") or name in papers[0] + papers[1]
