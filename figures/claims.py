@@ -56,12 +56,13 @@ CLAIMS = (
         "AGAIN − PGD-AT, mean over the classes, tested over seeds", ("fc",), judge_again.valid, "again",
     ),
     Claim(
-        "AGAIN, Figure 4", "alpha 0.6 is best", "accuracy under attack at 0.6 less that at every other alpha",
+        "AGAIN, Figure 4", "alpha 0.6 is best", "accuracy under attack at 0.6 minus that at every other alpha",
         ("alpha-again", "alpha-again-logit"), judge_again.best_alpha, "again",
     ),
     Claim(
         "AGAIN, section 2", "AGAIN generalises better: a smaller robust generalisation gap than PGD-AT",
-        "PGD-AT's training less test accuracy under attack, less AGAIN's", ("gap",), judge_again.gap, "again",
+        "PGD-AT's gap minus AGAIN's (gap: training minus test accuracy, under attack)", ("gap",), judge_again.gap,
+        "again",
     ),
     Claim(
         "ours", "AGAIN's logit form beats PGD-AT with label smoothing 0.4, to which it reduces in expectation",
@@ -70,13 +71,13 @@ CLAIMS = (
     ),
     Claim(
         "AALP, Figures 1 and 7", "fewer high-contribution features: COM > ADV > ALP > AALP",
-        "participation ratio of C (as for claim 14): every model less the next, on clean and on attacked images",
+        "participation ratio of C (as for claim 14): every model minus the next, on clean and on attacked images",
         ("contrib",), judge_aalp.contributions("participation_ratio", "participation ratio of C", scale=1, share=True),
         data=("svhn", "cifar10"),
     ),
     Claim(
         "AALP, Figures 1 and 7", "the same on the figures' common axis: contributions fall, COM > ADV > ALP > AALP",
-        "1000 × mean C: every model less the next, on clean and on attacked images (its scale follows the model's"
+        "1000 × mean C: every model minus the next, on clean and on attacked images (its scale follows the model's"
         " confidence)", ("contrib",), judge_aalp.contributions("mean", "1000 × mean C", scale=1000, share=False),
         data=("svhn", "cifar10"),
     ),
@@ -87,7 +88,8 @@ CLAIMS = (
     ),
     Claim(
         "AALP, Figure 4", "ALP loss rises for the inconsistent and falls for the consistent set over ALP training",
-        "last less first epoch at full eps, and first less last", ("sets-epochs",), judge_training.rising_loss,
+        "last minus first epoch at full eps (inconsistent), first minus last (consistent)", ("sets-epochs",),
+        judge_training.rising_loss,
     ),
     Claim(
         "AALP, Table 2", "AALP gains over ALP in every attack's column", "AALP − ALP, accuracy under attack",
@@ -104,12 +106,12 @@ CLAIMS = (
     ),
     Claim(
         "AALP, Figure 9", "high-contribution features become fewer in the course of AALP training",
-        "participation ratio of C (as for claim 7) at the first less that at the last epoch at full eps, and this less"
-        " the same of ALP, the control", ("evolve",), judge_training.fewer_over_training,
+        "fall of the participation ratio of C (as for claim 7) from the first to the last epoch at full eps, and this"
+        " minus the fall with ALP, the control", ("evolve",), judge_training.fewer_over_training,
     ),
     Claim(
         "AALP, Table 3", "Guided Dropout improves adversarial training and ALP under PGD-10 and CW-10",
-        "accuracy under attack with less without", ("robust",),
+        "accuracy under attack with minus without", ("robust",),
         judge_aalp.gains(("adv-gd", "madry"), ("aalp-gd", "alp")), data=SVHN,
     ),
     Claim(

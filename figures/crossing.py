@@ -21,10 +21,10 @@ FEWEST = 5
 ASC, USED = "ASC %", "features used (PR of C / D) %"
 
 
-def crossing(found: Sequence[Panel]) -> Table:
+def crossing(panels: Sequence[Panel]) -> Table:
     """A row per model, and one of correlations if there are enough robust models."""
     rows, entries = [], []
-    for panel in found:
+    for panel in panels:
         if not panel.done.keys() >= set(TASKS):
             continue
         of_place = measured(panel)
@@ -63,13 +63,13 @@ def crossing(found: Sequence[Panel]) -> Table:
 def measured(panel: Panel) -> list[dict[str, Any]]:
     """Of every model the coverage, the share of features used, and accuracy: clean and under the longest PGD."""
     span, contrib, robust = (panel.json(task) for task in TASKS)
-    found = []
+    rows = []
     for name in sorted(panel.models, key=names.order):
         accuracies = entry(robust, name)["accuracies"]
         attack = [column for column in accuracies if column.startswith("pgd-")][-1]
         concentration, image = entry(contrib, name), entry(span, name)
         of, count = concentration["contribution"], concentration["features"]
-        found.append(
+        rows.append(
             {
                 "name": name, "asc": image["asc"], "asc_ci": image["asc_ci"],
                 "floor": image.get("asc_floor"),
@@ -78,7 +78,7 @@ def measured(panel: Panel) -> list[dict[str, Any]]:
                 "clean": accuracies["clean"], "robust": accuracies[attack], "attack": attack,
             }
         )  # fmt: skip
-    return found
+    return rows
 
 
 def correlations(measured: list[dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
@@ -90,11 +90,11 @@ def correlations(measured: list[dict[str, Any]]) -> dict[str, tuple[float, float
     robust = [each["robust"] for each in measured]
     if min(robust) == max(robust):
         return {}
-    found = {}
+    by_quantity = {}
     for key in ("asc", "used"):
         rho = float(spearmanr([each[key] for each in measured], robust).statistic)
         half = norm.ppf(0.975) * sqrt((1 + rho**2 / 2) / (len(measured) - 3))
         perfect = abs(rho) > 1 - 1e-9
         ends = (nan, nan) if perfect else (tanh(atanh(rho) - half), tanh(atanh(rho) + half))
-        found[key] = (rho, *ends)
-    return found
+        by_quantity[key] = (rho, *ends)
+    return by_quantity

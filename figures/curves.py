@@ -24,11 +24,11 @@ OVER_TRAINING = {
 WITHOUT = "C/e: C without the effect of the model's confidence"
 
 
-def contributions(found: Sequence[Panel], look: Style) -> Figure:
+def contributions(panels: Sequence[Panel], look: Style) -> Figure:
     """AALP's Figures 1 and 7: C in the upper panels, C without the effect of confidence in the lower ones."""
     with style(look):
-        figure, parts = shared.canvas(found, look, height=2.9)
-        for part, panel in zip(parts, found, strict=True):
+        figure, parts = shared.canvas(panels, look, height=2.9)
+        for part, panel in zip(parts, panels, strict=True):
             table, grid = panel.table(), part.subplots(2, 1, sharey=True)
             for axes, quantity in zip(grid, ("C", "C_scale_free"), strict=True):
                 for model in panel.models:
@@ -40,7 +40,7 @@ def contributions(found: Sequence[Panel], look: Style) -> Figure:
             one = panel.entries()[0]
             part.suptitle(f"{panel.title}: {one['features']} features, {images(one['n'])}")
         lettered(parts)
-        models = dict.fromkeys(model for panel in found for model in panel.models)
+        models = dict.fromkeys(model for panel in panels for model in panel.models)
         handles: list[Any] = [Line2D([], [], color=colour(m), label=names.label(m)) for m in models]
         handles.append(Line2D([], [], color="0.3", ls="--", lw=0.8, label="mean"))
         legend_below(figure, handles)
@@ -48,12 +48,12 @@ def contributions(found: Sequence[Panel], look: Style) -> Figure:
     return figure
 
 
-def contributions_over_training(found: Sequence[Panel], look: Style) -> Figure:
+def contributions_over_training(panels: Sequence[Panel], look: Style) -> Figure:
     """AALP's Figure 9, a curve per epoch: C to the left, C without the effect of confidence to the right."""
     columns = ("C", "C_scale_free")
     with style(look):
-        figure, parts = shared.canvas(found, look, height=2.2)
-        for part, panel in zip(parts, found, strict=True):
+        figure, parts = shared.canvas(panels, look, height=2.2)
+        for part, panel in zip(parts, panels, strict=True):
             table, grid = panel.table().query("run == 'aalp'"), part.subplots(1, 2, sharey=True)
             handles = curves_of_epochs(grid, table, columns, list(table["epoch"].unique()))
             for axes, column in zip(grid, columns, strict=True):
@@ -75,20 +75,20 @@ def _curve(axes: Axes, epochs: Sequence[float], values: Any, ends: Any, line: st
     axes.fill_between(epochs, *np.asarray(ends, float).T, color=how["color"], alpha=band, lw=0)
 
 
-def _same_ends(panels: Sequence[Axes]) -> None:
+def _same_ends(all_axes: Sequence[Axes]) -> None:
     """Give panels that are compared the same limits, and ticks at whole epochs."""
-    low, high = zip(*(axes.get_ylim() for axes in panels), strict=True)
-    for axes in panels:
+    low, high = zip(*(axes.get_ylim() for axes in all_axes), strict=True)
+    for axes in all_axes:
         axes.set_ylim(min(low), max(high))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def loss_of_sets(found: Sequence[Panel], look: Style) -> Figure:
+def loss_of_sets(panels: Sequence[Panel], look: Style) -> Figure:
     """AALP's Figure 4."""
     with style(look):
-        figure, parts = shared.canvas(found, look, height=2.1)
-        panels = [part.subplots() for part in parts]
-        for axes, panel in zip(panels, found, strict=True):
+        figure, parts = shared.canvas(panels, look, height=2.1)
+        all_axes = [part.subplots() for part in parts]
+        for axes, panel in zip(all_axes, panels, strict=True):
             epochs = panel.json()["epochs"]["epochs"]
             for kind in ("inconsistent", "consistent"):
                 of = [epoch["sets"][kind] for epoch in epochs]
@@ -99,20 +99,20 @@ def loss_of_sets(found: Sequence[Panel], look: Style) -> Figure:
                 )  # fmt: skip
             axes.set(xlabel="epoch", ylabel="mean ALP loss (squared logits)", title=panel.title, yscale="log")
             axes.legend()
-        _same_ends(panels)
-        for axes in panels:
+        _same_ends(all_axes)
+        for axes in all_axes:
             log_ticks(axes.yaxis)
-        lettered(panels)
+        lettered(all_axes)
         captioned(figure, look, "Mean ALP loss of the last epoch's two sets. Bands: 95 % intervals over images")
     return figure
 
 
-def over_training(found: Sequence[Panel], look: Style) -> Figure:
+def over_training(panels: Sequence[Panel], look: Style) -> Figure:
     """AALP's Figure 12."""
     with style(look):
-        figure, parts = shared.canvas(found, look, height=3.2)
+        figure, parts = shared.canvas(panels, look, height=3.2)
         grids = [part.subplots(2, 1, sharex=True) for part in parts]
-        for part, grid, panel in zip(parts, grids, found, strict=True):
+        for part, grid, panel in zip(parts, grids, panels, strict=True):
             summary = panel.json()
             runs = {run["name"]: run["epochs"] for run in summary["runs"]}
             for axes, (words, columns) in zip(grid, OVER_TRAINING.items(), strict=True):
@@ -129,8 +129,8 @@ def over_training(found: Sequence[Panel], look: Style) -> Figure:
                 axes.set_ylim(0, 100 if "accuracy" in words else None)
             grid[1].set_xlabel("epoch")
             part.suptitle(f"{panel.title}, {images(summary['n'])}")
-        for panels in zip(*grids, strict=True):
-            _same_ends(panels)
+        for row in zip(*grids, strict=True):
+            _same_ends(row)
         lettered(parts)
         handles = [Line2D([], [], color=colour(name), label=names.label(name)) for name in ("alp", "aalp")]
         kinds = {"-": "clean", "--": "under PGD"}
@@ -140,15 +140,15 @@ def over_training(found: Sequence[Panel], look: Style) -> Figure:
     return figure
 
 
-def over_alpha(found: Sequence[Panel], look: Style, *, title: str) -> Figure:
+def over_alpha(panels: Sequence[Panel], look: Style, *, title: str) -> Figure:
     """How accuracy changes with alpha (AGAIN's Figure 4, AALP's Figure 6), a panel per sweep.
 
     Differences are to the first model of the sweep: results compare only this one with the others image by image.
     """
     with style(look):
-        figure, parts = shared.canvas(found, look, height=2.3)
-        panels, baselines = [part.subplots() for part in parts], []
-        for part, axes, panel in zip(parts, panels, found, strict=True):
+        figure, parts = shared.canvas(panels, look, height=2.3)
+        all_axes, baselines = [part.subplots() for part in parts], []
+        for part, axes, panel in zip(parts, all_axes, panels, strict=True):
             summary = panel.json()
             first, *_ = summary["models"]
             others = sorted(summary["models"][1:], key=lambda entry: alpha_of(entry["name"]))
@@ -170,7 +170,7 @@ def over_alpha(found: Sequence[Panel], look: Style, *, title: str) -> Figure:
             part.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
             known = ", ".join(f"{names.attack(each)} {100 * first['accuracies'][each]:.1f} %" for each in attacks)
             baselines.append(f"Accuracy at alpha {alpha_of(first['name']):g}, {panel.title}, {method}: {known}")
-        lettered(panels)
+        lettered(all_axes)
         captioned(figure, look, f"{title}: differences of accuracy, paired by image. Bars: 95 % intervals", *baselines)
     return figure
 

@@ -66,14 +66,14 @@ class Drawing(NamedTuple):
 
     def panels(self, data: Path) -> list[Panel]:
         """The results to draw; raises Missing if it needs an analysis and there are none."""
-        found: list[Panel] = []
+        result: list[Panel] = []
         for task in self.tasks:
             try:
-                found += shared.panels(data, task, wanted=self.wanted, needed=self.needed)
+                result += shared.panels(data, task, wanted=self.wanted, needed=self.needed)
             except Missing:
-                if not found and task == self.tasks[-1]:
+                if not result and task == self.tasks[-1]:
                     raise
-        return found
+        return result
 
 
 def _write(text: str, path: Path) -> None:
@@ -82,10 +82,10 @@ def _write(text: str, path: Path) -> None:
 
 def _of_words(table: Callable[[list[Panel]], Table]) -> Callable[[list[Panel], Style], Drawn]:
     """A table as a drawing: it has no style."""
-    return lambda found, _: table(found)
+    return lambda panels, _: table(panels)
 
 
-def _valid_values(found: Sequence[Panel], look: Style) -> dict[str, Figure]:
+def _valid_values(panels: Sequence[Panel], look: Style) -> dict[str, Figure]:
     """One figure per data set and architecture, since the layers have different sizes."""
     return {
         panel.folder.name: valid_picture(
@@ -93,7 +93,7 @@ def _valid_values(found: Sequence[Panel], look: Style) -> dict[str, Figure]:
             classes=[each["classes"] for each in panel.entries()],
             title=f"{panel.title}: valid values (above the mean of W) in red", look=look,
         )
-        for panel in found
+        for panel in panels
     }  # fmt: skip
 
 
@@ -195,7 +195,7 @@ DRAWINGS = (
     Drawing(
         "aalp_figure10",
         "AALP, Figure 10: activation maps (Eq. 6) of adversarial images in the course of AALP training",
-        lambda found, look: eq6(maps.epochs(found), look, title="AALP's activation maps, Eq. 6, of PGD images"),
+        lambda panels, look: eq6(maps.epochs(panels), look, title="AALP's activation maps, Eq. 6, of PGD images"),
         ("eq6-epochs",), needed=(AALP,),
         more="Up to six of the saved epochs, evenly spaced; the paper saves every 10,000 steps. Each epoch is attacked"
         " separately with PGD. The attacked image shown is the first epoch's.",

@@ -59,7 +59,7 @@ def asc_values(panel: Panel, summary: Summary) -> list[Finding]:
     parts = [
         part(
             f"{names.label(model)} {percent(entry(summary, model)['asc'])} %, printed {printed[key]:.2f} %:"
-            " one point less the distance", ("", _within_a_point(entry(summary, model), printed[key] / 100)),
+            " one point minus the distance", ("", _within_a_point(entry(summary, model), printed[key] / 100)),
             seeds=seeds(summary, model), point=None,
         )
         for model, key in zip(known, asc_rules.PAPER, strict=True)
@@ -118,7 +118,7 @@ def best_alpha(_: Panel, summary: Summary) -> list[Finding]:
 
 
 def gap(_: Panel, summary: Summary) -> list[Finding]:
-    """Claim: a smaller robust generalisation gap (training less test accuracy) than PGD-AT."""
+    """Claim: a smaller robust generalisation gap (training minus test accuracy) than PGD-AT."""
     findings = []
     for model, base in shared.forms([each["name"] for each in summary["models"]]):
         a, b = (entry(summary, name)["gap"] for name in (base, model))

@@ -123,7 +123,7 @@ def entries(
     runs = [model for model in pair if model.epochs]
     # Differences are to the first model, and the papers compare with ALP.
     alp_first = sorted(main, key=lambda model: model.name != "alp")
-    found = [
+    analyses = [
         _entry("fc", LastLayer(), main, None, trim.fc),
         _entry("span", Span(), main, count, partial(trim.span, shown=[model.name for model in table1 or main])),
         _entry("contrib", Contributions(attack=section2), main, count, trim.contrib),
@@ -146,8 +146,8 @@ def entries(
         _entry("robust", Robustness(), alp_first, attacked),
     ]  # fmt: skip
     if autoattack:
-        found.append(_entry("autoattack", Robustness(steps=(10,), autoattack=True), alp_first, autoattack))
-    return [each for each in found if len(each.models) >= each.least]
+        analyses.append(_entry("autoattack", Robustness(steps=(10,), autoattack=True), alp_first, autoattack))
+    return [each for each in analyses if len(each.models) >= each.least]
 
 
 def _sweep(models: Sequence[Trained], method: str) -> list[Trained]:

@@ -18,16 +18,16 @@ Arrays = dict[str, NDArray[Any]]
 PREDICTION = "Text in a cell: the model's prediction where it is wrong"
 
 
-def map_grid(found: Sequence[Panel], look: Style, *, title: str, first: str = "image", spans: bool = False) -> Figure:
+def map_grid(panels: Sequence[Panel], look: Style, *, title: str, first: str = "image", spans: bool = False) -> Figure:
     """Draw panels side by side, each with a row per model, like ``attrib.plots.maps.map_grid``.
 
     first: label of the row of images; spans: whether to draw maps over images, with the outlines of the spans.
     """
-    examples = [panel.arrays() for panel in found]
-    most = max(len(panel.models) for panel in found)
-    width = look.inches(COLUMN if len(found) == 1 else TEXT)
-    across = min(2, len(found)) if width >= WIDE else 1
-    down = -(-len(found) // across)
+    examples = [panel.arrays() for panel in panels]
+    most = max(len(panel.models) for panel in panels)
+    width = look.inches(COLUMN if len(panels) == 1 else TEXT)
+    across = min(2, len(panels)) if width >= WIDE else 1
+    down = -(-len(panels) // across)
     with style(look):
         cell = (width / across - 0.75) / max(len(arrays["image"]) for arrays in examples)
         below, bar = 0.14, 0 if spans else 0.5
@@ -35,8 +35,8 @@ def map_grid(found: Sequence[Panel], look: Style, *, title: str, first: str = "i
             figsize=(width, down * ((most + 1) * (cell + below) + 0.4 + bar)),
             layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, hspace=0.02, wspace=0.02),
         )
-        parts = list(figure.subfigures(down, across, squeeze=False).flat[: len(found)])
-        for part, panel, arrays in zip(parts, found, examples, strict=True):
+        parts = list(figure.subfigures(down, across, squeeze=False).flat[: len(panels)])
+        for part, panel, arrays in zip(parts, panels, examples, strict=True):
             axes = part.subplots(most + 1, len(arrays["image"]), squeeze=False)
             _panel(part, axes, panel, arrays, first=first, spans=spans, cell=cell)
             part.suptitle(panel.title)
@@ -45,9 +45,9 @@ def map_grid(found: Sequence[Panel], look: Style, *, title: str, first: str = "i
     return figure
 
 
-def epochs(found: Sequence[Panel]) -> list[Panel]:
+def epochs(panels: Sequence[Panel]) -> list[Panel]:
     """The panels with the epochs that have maps in place of models."""
-    return [panel._replace(models=panel.arrays()["model"].tolist()) for panel in found]
+    return [panel._replace(models=panel.arrays()["model"].tolist()) for panel in panels]
 
 
 def _panel(

@@ -43,22 +43,22 @@ def reasons(place: str, paper: str, robust: Mapping[str, Any] | None, cards: Map
         return [f"the paper's models are {wanted}"]
     if robust is None:
         return ["robust.json is missing"]
-    found = attack_differs(robust, place, paper)
+    problems = attack_differs(robust, place, paper)
     baseline = of_place(place, paper, robust, cards)
     if baseline is None:
-        found.append(f"no adversarially trained baseline under {names.attack(LONGEST)}")
+        problems.append(f"no adversarially trained baseline under {names.attack(LONGEST)}")
     elif baseline.short > SHORT:
-        found.append(
+        problems.append(
             f"{names.label(baseline.model)} has {baseline.accuracy:.1f} % under {names.attack(LONGEST)},"
             f" {baseline.short:.1f} points below {baseline.source} ({baseline.reference:.1f} %); {SHORT:g} are allowed"
         )
-    return found
+    return problems
 
 
 def places(paper: str) -> dict[str, str]:
     """From data set to folder of results, for the models on which a paper rests its claims."""
-    found = shared.papers()[paper]
-    return dict(found["places"]) if "places" in found else {"cifar10": found["place"]}
+    numbers = shared.papers()[paper]
+    return dict(numbers["places"]) if "places" in numbers else {"cifar10": numbers["place"]}
 
 
 def attack_differs(attack: Mapping[str, Any], place: str, paper: str, *, steps: bool = False) -> list[str]:
@@ -86,9 +86,9 @@ def of_place(place: str, paper: str, robust: Mapping[str, Any], cards: Mapping[s
     if paper == "aalp":
         reference = printed(place, "madry")
         return Baseline(model, accuracy, reference, "the paper's") if reference is not None else None
-    found = nearest(shared.papers()["again"]["independent"], cards.get(model, [{}])[0])
-    source = f"independent experiments with {found['epochs']} epochs under {found['attack']}"
-    return Baseline(model, accuracy, found["robust"], source)
+    experiment = nearest(shared.papers()["again"]["independent"], cards.get(model, [{}])[0])
+    source = f"independent experiments with {experiment['epochs']} epochs under {experiment['attack']}"
+    return Baseline(model, accuracy, experiment["robust"], source)
 
 
 def printed(place: str, model: str) -> float | None:

@@ -1,10 +1,11 @@
 """The pages of all figures: the overview README.md, and a page per paper. No number is typed by hand."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from string import Template
-from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -18,8 +19,8 @@ from figures.shared import Missing
 
 Drawn = Mapping[str, Sequence[Path] | Missing]
 """From a drawing's name to its files, or to the reason why it has none."""
-WIDTH = 120
-"""Width of a line outside tables."""
+fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+"""Wrap a text outside tables; paths and words with hyphens stay whole."""
 SHOWN = ("again_figure2", "aalp_figure1", "aalp_figure12")
 """Figures on the overview: spans, contributions, the course of training."""
 EXAMPLE = 0.005
@@ -134,8 +135,7 @@ def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
         f" is at least {observed:.1f} standard errors. A true difference of {true:.1f} standard errors is found in 80 %"
         f" of cases (for a claim of two parts {half:.1f}, of three {third:.1f}). The standard error is s √(2/3), where"
         f" s is the standard deviation between seeds. With s = {100 * spread:.2f} points, {source}, these are"
-        f" {observed * error:.1f} and {true * error:.1f} points.",
-        WIDTH,
+        f" {observed * error:.1f} and {true * error:.1f} points."
     )
 
 
@@ -164,7 +164,7 @@ def _evidence(judged: Sequence[tuple[Claim, Sequence[Judged]]], paper: str) -> s
     for number, (claim, of_claim) in enumerate(judged, start=1):
         if claim.paper != paper:
             continue
-        lines += ["", fill(f"**{number}. {claim.statement}** ({claim.source}). Parts: {claim.rule}.", WIDTH), ""]
+        lines += ["", fill(f"**{number}. {claim.statement}** ({claim.source}). Parts: {claim.rule}."), ""]
         for each in of_claim:
             summary = verdicts.counted(each.verdicts)
             why = f" ({'; '.join(each.elsewhere)})" if each.elsewhere else ""
@@ -180,10 +180,7 @@ def _evidence(judged: Sequence[tuple[Claim, Sequence[Judged]]], paper: str) -> s
 
 
 def _bullet(text: str, *, indent: str = "") -> str:
-    return fill(
-        text, WIDTH, initial_indent=f"{indent}- ", subsequent_indent=f"{indent}  ", break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
+    return fill(text, initial_indent=f"{indent}- ", subsequent_indent=f"{indent}  ")
 
 
 def _contradictions() -> str:
@@ -218,7 +215,7 @@ def _printed(aalp: dict[str, Any], table: str, contradiction: dict[str, Any], mo
 
 def _captioned(drawing: Drawing, written: Sequence[Path] | Missing, page: Path) -> str:
     """A drawing's pictures below its words."""
-    return f"{fill(f'{drawing.title}. {drawing.more}', WIDTH)}\n\n{_shown(written, page, drawing.title)}"
+    return f"{fill(f'{drawing.title}. {drawing.more}')}\n\n{_shown(written, page, drawing.title)}"
 
 
 def _sections(drawn: Drawn, prefix: str, data: Path, page: Path) -> str:
@@ -230,7 +227,7 @@ def _sections(drawn: Drawn, prefix: str, data: Path, page: Path) -> str:
         written = drawn[drawing.name]
         parts.append(f"### {drawing.title.partition(', ')[2]}")
         if drawing.more:
-            parts.append(fill(drawing.more, WIDTH))
+            parts.append(fill(drawing.more))
         parts += [f"`python -m figures {drawing.name}`", _shown(written, page, drawing.title)]
         if not isinstance(written, Missing):
             parts += [_origin(place, task, page) for place in shared.places(data) for task in drawing.tasks
@@ -244,7 +241,7 @@ def _shown(written: Sequence[Path] | Missing, page: Path, title: str) -> str:
     if not pictures:
         return _table(written, page)
     return "\n\n".join(
-        f"![{title}]({_link(path, page)})\n\n{fill(path.with_suffix('.md').read_text().strip(), WIDTH)}\n\n"
+        f"![{title}]({_link(path, page)})\n\n{fill(path.with_suffix('.md').read_text().strip())}\n\n"
         f"([PDF]({_link(path.with_suffix('.pdf'), page)}), [LaTeX]({_link(path.with_suffix('.tex'), page)}))"
         for path in pictures
     )
@@ -252,10 +249,10 @@ def _shown(written: Sequence[Path] | Missing, page: Path, title: str) -> str:
 
 def _table(written: Sequence[Path] | Missing, page: Path) -> str:
     if isinstance(written, Missing):
-        return fill(f"Not drawn: {_relative(str(written))}.", WIDTH, break_long_words=False)
+        return fill(f"Not drawn: {_relative(str(written))}.")
     (table,) = (path for path in written if path.suffix == ".md")
     rows, _, caption = table.read_text().strip().rpartition("\n\n")
-    return f"{rows}\n\n{fill(caption, WIDTH)}\n\n([LaTeX]({_link(table.with_suffix('.tex'), page)}))"
+    return f"{rows}\n\n{fill(caption)}\n\n([LaTeX]({_link(table.with_suffix('.tex'), page)}))"
 
 
 def _origin(place: Path, task: str, page: Path) -> str:
@@ -263,7 +260,7 @@ def _origin(place: Path, task: str, page: Path) -> str:
     record = shared.manifest(place)[task]
     files = ", ".join(f"[{name}]({_link(place / name, page)})" for name in record["files"])
     many = f", {shared.images(record['images'])}" if record["images"] else ""
-    return fill(f"{names.place(place.name)}{many}: {files}", WIDTH, break_long_words=False, break_on_hyphens=False)
+    return fill(f"{names.place(place.name)}{many}: {files}")
 
 
 def _link(path: Path, page: Path) -> str:

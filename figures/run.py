@@ -103,17 +103,17 @@ def make(
 
 def models_of(ckpts: Path) -> list[Trained]:
     """The models in a folder, in the order of the papers; raises InputError if there is none."""
-    found: dict[str, list[Path]] = {}
+    paths: dict[str, list[Path]] = {}
     for path in sorted(ckpts.glob("*/model.pt"), key=lambda path: names.order(path.parent.name)):
         name = path.parent.name
         if not name.startswith(IGNORED):
             seed = names.SEED.fullmatch(name)
-            found.setdefault(seed[1] if seed else name, []).append(path)
-    if not found:
+            paths.setdefault(seed[1] if seed else name, []).append(path)
+    if not paths:
         raise InputError(f"--ckpts: expected a folder of NAME/model.pt, found none in {ckpts}")
     return [
-        Trained(name, _fingerprints(found[name]), _fingerprints(_epochs(found[name][0].parent)))
-        for name in sorted(found, key=names.order)
+        Trained(name, _fingerprints(paths[name]), _fingerprints(_epochs(paths[name][0].parent)))
+        for name in sorted(paths, key=names.order)
     ]
 
 

@@ -100,17 +100,17 @@ def panels(data: Path, task: str, *, wanted: Sequence[Role] = (), needed: Sequen
     A panel has the wanted models that exist; without ``wanted``, all models of the analysis. Raises Missing if there is
     no such folder.
     """
-    found = []
+    result = []
     for place in places(data):
         models = list(manifest(place).get(task, {}).get("models", {}))
         if models and all(pick(models, role) for role in needed):
             shown = [name for role in wanted if (name := pick(models, role))] if wanted else models
-            found.append(Panel(place, names.place(place.name), list(dict.fromkeys(shown)), task))
-    if not found:
+            result.append(Panel(place, names.place(place.name), list(dict.fromkeys(shown)), task))
+    if not result:
         which = ", ".join(" or ".join(role) for role in needed) or "the models"
         raise Missing(f"no {task} results of {which} in {data}; python -m figures.run --ckpts DIR --data NAME"
                       " makes them, with DIR/NAME/model.pt for each")  # fmt: skip
-    return found
+    return result
 
 
 def pick(models: Sequence[str], role: Role) -> str | None:
@@ -145,16 +145,16 @@ def papers() -> dict[str, Any]:
     return tomllib.loads((HERE / "papers.toml").read_text())
 
 
-def canvas(found: Sequence[Panel], look: Style, *, height: float) -> tuple[Figure, list[SubFigure]]:
+def canvas(panels: Sequence[Panel], look: Style, *, height: float) -> tuple[Figure, list[SubFigure]]:
     """A figure with a part per panel: a single one at a column's width, several side by side, at most three in a row.
 
     height: of one row of panels, inches.
     """
-    width = look.inches(COLUMN if len(found) == 1 else TEXT)
-    across = min(3, len(found)) if width >= WIDE else 1
-    rows = -(-len(found) // across)
+    width = look.inches(COLUMN if len(panels) == 1 else TEXT)
+    across = min(3, len(panels)) if width >= WIDE else 1
+    rows = -(-len(panels) // across)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
-    return figure, list(figure.subfigures(rows, across, squeeze=False).flat[: len(found)])
+    return figure, list(figure.subfigures(rows, across, squeeze=False).flat[: len(panels)])
 
 
 def markdown(table: pd.DataFrame) -> str:

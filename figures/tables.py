@@ -14,10 +14,10 @@ SETS = {"probability_clean": "p clean %", "probability_adversarial": "p adv %", 
 GUIDED = ("clean", "pgd-10", "cw-10")
 
 
-def again_table1(found: Sequence[Panel]) -> Table:
+def again_table1(panels: Sequence[Panel]) -> Table:
     """AGAIN's Table 1."""
     rows, entries = [], []
-    for panel in found:
+    for panel in panels:
         for each in panel.entries():
             entries.append(each)
             paper = papers()["again"]["table1"].get(PRINTED.get(each["name"], ""))
@@ -42,10 +42,10 @@ def again_table1(found: Sequence[Panel]) -> Table:
     return Table(pd.DataFrame(rows), caption)
 
 
-def again_table2(found: Sequence[Panel]) -> Table:
+def again_table2(panels: Sequence[Panel]) -> Table:
     """AGAIN's Table 2."""
     rows = []
-    for panel in found:
+    for panel in panels:
         for each in panel.entries():
             paper = papers()["again"]["table2"].get(each["name"])
             rows.append(
@@ -60,10 +60,10 @@ def again_table2(found: Sequence[Panel]) -> Table:
     return Table(pd.DataFrame(rows).fillna("–"), caption)
 
 
-def rules(found: Sequence[Panel]) -> Table:
+def rules(panels: Sequence[Panel]) -> Table:
     """Every map and threshold rule by its distance to AGAIN's Table 1."""
     rows = []
-    for panel in found:
+    for panel in panels:
         of_place = []
         for task in asc_rules.rules(panel):
             summary = panel.json(task)
@@ -87,10 +87,10 @@ def rules(found: Sequence[Panel]) -> Table:
     return Table(pd.DataFrame(rows), caption)
 
 
-def aalp_table1(found: Sequence[Panel]) -> Table:
+def aalp_table1(panels: Sequence[Panel]) -> Table:
     """AALP's Table 1: three rows per set: ours, our intervals, the paper's."""
     rows, entries = [], []
-    for panel in found:
+    for panel in panels:
         alp = entry(panel.json(), "alp")
         entries.append(alp)
         printed = papers()["aalp"]["table1"].get(panel.data, {})
@@ -121,11 +121,11 @@ def _number(column: str, value: float | None) -> str:
     return percent(value) if column.startswith("probability") or value is None else f"{value:.4f}"
 
 
-def aalp_table2(found: Sequence[Panel]) -> Table:
+def aalp_table2(panels: Sequence[Panel]) -> Table:
     """AALP's Table 2: per model our row, our intervals and, if it exists, the paper's row."""
     rows, notes, paths = [], [], set()
     printed = papers()["aalp"]["table2"]
-    for panel in found:
+    for panel in panels:
         summary, more = panel.json(), ""
         for each in sorted(panel.entries(), key=lambda each: names.order(each["name"])):
             if len(each["attacked"]) > 1:
@@ -157,10 +157,10 @@ def aalp_table2(found: Sequence[Panel]) -> Table:
     return Table(table, caption)
 
 
-def aalp_table3(found: Sequence[Panel]) -> Table:
+def aalp_table3(panels: Sequence[Panel]) -> Table:
     """AALP's Table 3: without and with Guided Dropout, and the difference."""
     printed, rows = papers()["aalp"]["table3"]["svhn"], []
-    for panel in found:
+    for panel in panels:
         summary = panel.json()
         for each in summary["models"]:
             row = {"Data set": panel.title, "Method": names.label(each["name"]), "images": f"{each['n']:,}"}
@@ -179,10 +179,10 @@ def aalp_table3(found: Sequence[Panel]) -> Table:
     return Table(pd.DataFrame(rows).fillna(""), caption)
 
 
-def aalp_table4(found: Sequence[Panel]) -> Table:
+def aalp_table4(panels: Sequence[Panel]) -> Table:
     """AALP's Table 4."""
     rows = []
-    for panel in found:
+    for panel in panels:
         paper = papers()["aalp"]["table4"].get(panel.data, ["–", "–"])
         row = {"Data set": panel.title}
         for each, value in zip(panel.entries(), paper, strict=True):

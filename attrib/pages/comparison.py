@@ -40,9 +40,9 @@ def sentence(values: Mapping[str, float], pairs: Sequence[Pair], claim: Claim, *
     if not pairs:
         return ""
     if 0 < len(files) < len(values):
-        shown = {name: f"the file {name}" if name in files else name for name in values}
-        values = {shown[name]: value for name, value in values.items()}
-        pairs = [pair._replace(more=shown[pair.more], less=shown[pair.less]) for pair in pairs]
+        labels = {name: f"the file {name}" if name in files else name for name in values}
+        values = {labels[name]: value for name, value in values.items()}
+        pairs = [pair._replace(more=labels[pair.more], less=labels[pair.less]) for pair in pairs]
     names = sorted(values, key=lambda name: -values[name])
     real = {frozenset((pair.more, pair.less)) for pair in pairs if pair.real}
     if not real:

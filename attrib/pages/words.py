@@ -47,7 +47,7 @@ def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]
 
 
 def strongest(robust: Summary) -> str:
-    """The attack of the headline: of AutoAttack and the longest PGD and CW, that with the lowest accuracy."""
+    """The attack of the headline: AutoAttack, longest PGD or longest CW, the one with the lowest mean accuracy."""
     accuracies = [entry["accuracies"] for entry in robust["models"]]
     longest = max(robust["steps"])
     known = [attack for attack in (f"pgd-{longest}", f"cw-{longest}", "autoattack") if attack in accuracies[0]]

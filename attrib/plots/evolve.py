@@ -49,8 +49,8 @@ def curves(table: pd.DataFrame, *, title: str, look: Style = USUAL) -> Figure:
         figure = Figure(figsize=(width, 1.7 * len(PANELS) / across + 0.3), layout="constrained")
         grid = figure.subplots(len(PANELS) // across, across, sharex=True)
         losses = [column for label, columns in PANELS.items() if "CE" in label for column, _ in columns]
-        shown = table[[*losses, "train_loss"]].to_numpy(float)
-        low, high = np.nanmin(shown), np.nanmax(shown)
+        values = table[[*losses, "train_loss"]].to_numpy(float)
+        low, high = np.nanmin(values), np.nanmax(values)
         for axes, (label, columns) in zip(grid.flat, PANELS.items(), strict=True):
             has_floor = label == "ASC (%)" and "asc_floor" in table
             for run in runs:
@@ -95,19 +95,19 @@ def contributions(table: pd.DataFrame, *, epochs: Sequence[int], title: str, loo
 
     table: columns ``run``, ``epoch``, ``C`` and ``C_scale_free``, one row per feature; epochs: those to show.
     """
-    shown = table[table["epoch"].isin(epochs)]
+    selected = table[table["epoch"].isin(epochs)]
     runs, columns = list(table["run"].unique()), ("C", "C_scale_free")
     with style(look):
         figure = Figure(figsize=(look.inches(TEXT), 1.6 * len(runs) + 0.5), layout="constrained")
         grid = figure.subplots(len(runs), len(columns), squeeze=False, sharex="col", sharey=True)
         for run, row in zip(runs, grid, strict=True):
-            handles = curves_of_epochs(row, shown[shown["run"] == run], columns, epochs)
+            handles = curves_of_epochs(row, selected[selected["run"] == run], columns, epochs)
             row[0].set_ylabel("features (%)")
             for axes, column in zip(row, columns, strict=True):
                 axes.set_title(run if len(runs) > 1 else "")
                 axes.set_xlabel(wrapped(QUANTITIES[column], figure.get_figwidth() / 2 - 0.4))
         for place, column in enumerate(columns):
-            log_axis(grid[:, place], shown[column])
+            log_axis(grid[:, place], selected[column])
         lettered(grid.flat)
         legend_below(figure, handles)
         some = f"{len(epochs)} of the {table['epoch'].nunique()} saved epochs, evenly spaced"

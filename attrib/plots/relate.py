@@ -127,11 +127,11 @@ def _margins(axes: Axes, rows: pd.DataFrame, measure: str, colour: str, *, ends:
         density(axes, scale * rows[measure], rows["margin_adversarial"], dict(zip(shades, kinds, strict=True)))
         return
     for kind, inside in zip(KINDS, kinds, strict=True):
-        points, shown = rows[inside], WRONG if kind.marker == "x" else colour
+        points, shade = rows[inside], WRONG if kind.marker == "x" else colour
         # Rasterised: ten thousand vector dots make a PDF page that no viewer scrolls.
         axes.scatter(
             scale * points[measure], points["margin_adversarial"], s=7, marker=kind.marker, linewidths=0.5, alpha=0.7,
-            color=shown, facecolors=shown if kind.filled else "none", rasterized=True,
+            color=shade, facecolors=shade if kind.filled else "none", rasterized=True,
         )  # fmt: skip
 
 
