@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import norm, spearmanr
 
 from figures import names
-from figures.shared import Missing, Panel, Table, entry, over, percent, signed, with_ends
+from figures.shared import Missing, Panel, Table, bound, entry, over, percent, signed, with_ends
 
 TASKS = ("span", "contrib", "robust")
 BROKEN = 0.1
@@ -34,7 +34,8 @@ def crossing(panels: Sequence[Panel]) -> Table:
                 "Data set": panel.title, "Model": names.label(each["name"]),
                 ASC: with_ends(each["asc"], each["asc_ci"]), "its floor %": percent(each["floor"]),
                 USED: with_ends(each["used"], each["used_ci"], 1),
-                "clean %": percent(each["clean"], 1), f"{names.attack(each['attack'])} %": percent(each["robust"], 1),
+                "clean %": percent(each["clean"], 1),
+                f"{names.attack(each['attack'])} %": each["bound"] + percent(each["robust"], 1),
             }
             for each in of_place
         ]  # fmt: skip
@@ -76,6 +77,7 @@ def measured(panel: Panel) -> list[dict[str, Any]]:
                 "used": of["participation_ratio"] / count,
                 "used_ci": [end / count if end is not None else None for end in of["participation_ratio_ci"]],
                 "clean": accuracies["clean"], "robust": accuracies[attack], "attack": attack,
+                "bound": bound(entry(robust, name)),
             }
         )  # fmt: skip
     return rows

@@ -85,7 +85,8 @@ def of_place(place: str, paper: str, robust: Mapping[str, Any], cards: Mapping[s
     accuracy = 100 * accuracies[model][LONGEST]
     if paper == "aalp":
         reference = printed(place, "madry")
-        return Baseline(model, accuracy, reference, "the paper's") if reference is not None else None
+        source = f"the paper's {names.label('madry')}"
+        return Baseline(model, accuracy, reference, source) if reference is not None else None
     experiment = nearest(shared.papers()["again"]["independent"], cards.get(model, [{}])[0])
     source = f"independent experiments with {experiment['epochs']} epochs under {experiment['attack']}"
     return Baseline(model, accuracy, experiment["robust"], source)

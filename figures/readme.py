@@ -71,8 +71,6 @@ def _trained(data: Path) -> str:
             card, accuracies = known.get(each["name"], [{}])[0], each["accuracies"]
             longest = [column for column in accuracies if column.startswith("pgd-")][-1]
             printed = precondition.printed(place.name, each["name"]) if longest == precondition.LONGEST else None
-            # A gated model that was not attacked through each head separately looks more robust than it is.
-            bound = "≤ " if len(each["attacked"]) > 1 and "head 1" not in each["attacked"] else ""
             short = None if printed is None else f"{100 * accuracies[longest] - printed:+.1f}".replace("-", "−")
             rows.append(
                 {
@@ -80,7 +78,8 @@ def _trained(data: Path) -> str:
                     "seeds": len(each.get("seeds") or [0]), "epochs": card.get("epochs") or "–",
                     "training images": f"{card['limit']:,}" if card.get("limit") else "all",
                     "test images": f"{each['n']:,}", "clean %": shared.percent(accuracies["clean"], 1),
-                    "attack": names.attack(longest), "accuracy %": bound + shared.percent(accuracies[longest], 1),
+                    "attack": names.attack(longest),
+                    "accuracy %": shared.bound(each) + shared.percent(accuracies[longest], 1),
                     "paper %": "–" if printed is None else f"{printed:.1f}", "difference": short or "–",
                 }
             )  # fmt: skip

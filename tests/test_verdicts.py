@@ -222,7 +222,7 @@ def _robust(attack: dict[str, Any], accuracies: dict[str, float], *, seeds: int 
     ("place", "paper", "robust", "expected"),
     [
         ("mnist-lenet", "aalp", _robust(MNIST, {"madry": 0.90}), None),
-        ("mnist-lenet", "aalp", _robust(MNIST, {"madry": 0.89}), "3.5 points below the paper's (92.5 %)"),
+        ("mnist-lenet", "aalp", _robust(MNIST, {"madry": 0.89}), "3.5 points below the paper's Madry adv (92.5 %)"),
         ("mnist-lenet", "aalp", _robust(MNIST, {"pgd-at": 0.90}), None),
         ("mnist-lenet", "aalp", _robust(MNIST, {"alp": 0.95}), "no adversarially trained baseline"),
         ("mnist-lenet", "aalp", _robust({**MNIST, "eps": 0.2}, {"madry": 0.95}), "eps: 0.2, in the paper 0.3"),

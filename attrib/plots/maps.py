@@ -39,6 +39,7 @@ SPANS = (
     " 99.5th percentile (yellow)"
 )
 PREDICTION = "A class below a map: the model's prediction where it is wrong"
+UNLABELLED = "A class below a map: the model's prediction"
 BAR = 0.5
 """Width of the colour bar, inches."""
 PAGE = 8
@@ -93,7 +94,7 @@ def map_grid(examples: Mapping[str, Any], *, title: str, spans: bool = False, lo
         unframed(grid.flat)
         if not spans:
             percent_bar(figure, panels, location="right", shrink=0.8, aspect=40)
-        captioned(figure, look, title, SPANS if spans else SCALE, PREDICTION)
+        captioned(figure, look, title, SPANS if spans else SCALE, PREDICTION if any(examples["label"]) else UNLABELLED)
     return figure
 
 
