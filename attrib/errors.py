@@ -1,4 +1,4 @@
-"""The one exception for what the user can mend, and other errors in one line of it."""
+"""The exception for users' errors, and one-line messages of errors."""
 
 import os
 import re
@@ -20,11 +20,11 @@ class InputError(ValueError):
 
 
 class WriteError(InputError):
-    """A file or folder that cannot be written, whatever is written to it."""
+    """A file or folder that cannot be written."""
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, with its type where that is none of ours.
+    """The first line of an error's message, after its type unless it is an InputError.
 
     >>> one_line(InputError("eps: expected a number")), one_line(KeyError("weight")), one_line(EOFError())
     ('eps: expected a number', "KeyError: 'weight'", 'EOFError')
@@ -36,7 +36,7 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(message: str) -> str:
-    """The message as one line of bounded length: a name or a file in it moves no cursor and fills no screen.
+    """The message as one line of bounded length, with control characters escaped.
 
     >>> printable("a\\x1b[31mred.pt:\\n  no such file")
     'a\\\\x1b[31mred.pt: no such file'
@@ -50,7 +50,7 @@ def printable(message: str) -> str:
 LONGEST_LINE, LONGEST_NAME, LONGEST_PATH = 2000, 200, 4096
 """Characters of a message, of a name in tables and figures, and of a path."""
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and what stands for bytes that are not UTF-8."""
+"""Control characters, and the characters that stand for bytes that are not UTF-8."""
 
 
 def check_name(kind: str, name: str, *, longest: int = LONGEST_NAME) -> None:
@@ -62,7 +62,7 @@ def check_name(kind: str, name: str, *, longest: int = LONGEST_NAME) -> None:
 
 
 def refused(name: str, given: object, known: Iterable[str]) -> InputError:
-    """The error for a choice that is none of those known, with the nearest of them.
+    """The error for an unknown choice, with the nearest known one.
 
     >>> str(refused("attack", "pdg", ("fgsm", "pgd", "cw")))
     "attack: expected one of fgsm, pgd, cw, got 'pdg'; did you mean pgd?"
@@ -72,9 +72,9 @@ def refused(name: str, given: object, known: Iterable[str]) -> InputError:
 
 
 def meant(given: object, known: Iterable[str], *, before: str = "", after: str = "") -> str:
-    """ "; did you mean NAME?" with the known name that is nearest, or nothing where none is near.
+    """ "; did you mean NAME?" with the nearest known name; empty if none is near.
 
-    Case, hyphens, underscores and spaces count for nothing. before, after: what the name stands between.
+    Case, hyphens, underscores and spaces are ignored. before, after: text around the name.
 
     >>> meant("Grad-CAM", ["gradient", "gradcam"]), meant("lime", ["gradient", "gradcam"])
     ('; did you mean gradcam?', '')
@@ -85,7 +85,7 @@ def meant(given: object, known: Iterable[str], *, before: str = "", after: str =
 
 
 def meant_path(missing: Path, *, before: str = "") -> str:
-    """``meant`` for a path at which nothing is: the nearest name beside it."""
+    """``meant`` for a missing path: the nearest name in its folder."""
     beside = [path.name for path in missing.parent.iterdir()] if os.path.isdir(missing.parent) else []
     return meant(missing.name, beside, before=before + ("" if missing.parent == Path() else f"{missing.parent}/"))
 
@@ -95,7 +95,7 @@ def _folded(name: str) -> str:
 
 
 class Stopped(Exception):
-    """The user interrupted work about which there is something to say: that it can be continued, or what is left."""
+    """The user interrupted work; the message says how to continue, or what is left."""
 
 
 INTERRUPTED = 130
@@ -103,7 +103,7 @@ INTERRUPTED = 130
 
 
 def interrupted_by_signals() -> None:
-    """Let SIGTERM and SIGHUP stop this process as Ctrl-C does: what is finished is kept. Nohup still ignores SIGHUP."""
+    """Let SIGTERM and SIGHUP stop this process as Ctrl-C does: finished work is kept. Nohup still ignores SIGHUP."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
@@ -111,19 +111,19 @@ def interrupted_by_signals() -> None:
 
 
 def print_error(line: str, *, status: int) -> None:
-    """Print the line with which a command ends. Of torchrun's processes the first that has it prints it."""
+    """Print the last line of a command; under torchrun, only the first process with this line prints it."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True) or _is_news(line, status):
         with suppress(OSError):
             sys.stderr.write(f"{line}\n")
 
 
 def _is_news(line: str, status: int) -> bool:
-    """Whether no other process has the same error; of an interruption, whether none has any.
+    """Whether no other process has the same error; for an interruption, whether none has any.
 
-    torchrun stops all processes when one has failed: a rule by rank would lose what only the first to fail can say.
+    torchrun stops all processes when one fails, so only that one, whatever its rank, knows the reason.
     """
     try:
-        from torch.distributed import TCPStore  # here, since torch takes seconds, and one process alone needs none
+        from torch.distributed import TCPStore  # here: torch takes seconds, and one process does not need it
 
         where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(*where, is_master=False, timeout=timedelta(seconds=5))

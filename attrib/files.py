@@ -1,4 +1,4 @@
-"""Writing files so that none is ever half-written, and what is at a path. No torch."""
+"""Write files atomically, lock folders, and tell what is at a path. No torch."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from filelock import FileLock, Timeout
 from attrib.errors import InputError, WriteError, meant_path
 
 TEMPORARY = f".attrib-{platform.node()}-"
-"""How names of temporary files begin; the number of the process follows."""
+"""The beginning of the names of temporary files; the number of the process follows."""
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the body is through, and vanishes when it raises.
+    """A temporary path beside ``path``: it replaces ``path`` after the body, or is deleted if the body raises.
 
-    Raises WriteError where it cannot be written: no such folder, no rights, a full disk.
+    Raises WriteError if it cannot be written: no such folder, no rights, a full disk.
     """
     try:
         if path.is_dir():
@@ -48,9 +48,9 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """The error of the system that it is or comes from.
+    """The OSError that the error is or comes from, if any.
 
-    torch.save and zipfile raise errors of their own as they close what could not be written.
+    torch.save and zipfile raise their own errors when they close a file that could not be written.
     """
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
@@ -58,21 +58,21 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def at_home(path: str | Path) -> Path:
-    """The path with ~ spelled out; where there is no such user, which Path.expanduser ends with, as it is."""
+    """The path with ~ expanded; unchanged if there is no such user (Path.expanduser raises an error)."""
     return Path(os.path.expanduser(path))
 
 
 def given_path(text: str, name: str) -> Path:
-    """The path that an option names, with ~ spelled out. Raises InputError for none, or a user that there is not."""
+    """The path that an option names, with ~ expanded. Raises InputError for an empty path or an unknown user."""
     if not text or os.path.expanduser(text).startswith("~"):
         raise InputError(f"{name}: expected a path, got {text!r}{'; there is no such user' if text else ''}")
     return at_home(text)
 
 
 def folder(path: Path) -> Path:
-    """The folder, made where it is missing, without temporary files of processes that were killed.
+    """Create the folder if it is missing, and delete the temporary files of killed processes in it; returns it.
 
-    Raises WriteError where it cannot be made or written to.
+    Raises WriteError if it cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -90,9 +90,9 @@ def folder(path: Path) -> Path:
 
 
 def found_at(path: str | Path, *, before: str = "") -> str:
-    """What is at a path, as an error says it: a file, a folder, a pipe or device, or nothing, and the nearest name.
+    """What is at a path, for an error's message: a file, a folder, a pipe or device, or nothing, with the nearest name.
 
-    before: what stands before the path in what the user wrote.
+    before: the text before the path in the user's input.
     """
     if os.path.isfile(path):  # unlike Path's, these take every text, also one too long for a name
         return "a file"
@@ -102,7 +102,7 @@ def found_at(path: str | Path, *, before: str = "") -> str:
 
 
 def _runs(process: int) -> bool:
-    """Whether there is such a process on this machine, or that is not known."""
+    """Whether there is, or may be, such a process on this machine."""
     if os.name != "posix":
         return True
     try:
@@ -116,10 +116,10 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Inside, no other run writes into the folder. Raises WriteError, which names the owner, where one does.
+    """Lock the folder against other runs. Raises WriteError, with the owner, if another run holds the lock.
 
-    The system's lock (flock), which ends with its process however that ends: in a container, or on a file system that
-    several machines share, the number of a process does not tell whether it lives.
+    It is the system's lock (flock), which ends with its process, however that ends. The number of a process does not
+    tell whether it lives in another container, or on another machine that shares the file system.
     """
     lock, owner = FileLock(path / ".attrib.lock"), path / ".attrib.owner"
     try:

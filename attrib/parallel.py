@@ -1,4 +1,4 @@
-"""Several processes, one per GPU or CPU share: started by ``torchrun``, each working on its part of the images."""
+"""Several processes, one per GPU or CPU share: started by ``torchrun``, each for its share of the images."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class World(NamedTuple):
 def world(device: str) -> Iterator[World]:
     """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), or this one alone.
 
-    Inside another one it is that one: processes that have met don't meet a second time.
+    Inside another ``world`` it is the same group: processes join only once.
     """
     if "WORLD_SIZE" not in os.environ:
         yield World(0, 1, inference.device(device))
@@ -41,7 +41,7 @@ def world(device: str) -> Iterator[World]:
         return
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # The store outlives a restart by torchrun, and in it the addresses of the processes before, which are gone.
+        # After a restart by torchrun, the store still has the addresses of the earlier processes: use a new prefix.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     # Python objects are gathered on the CPU, tensors where they are.
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
@@ -53,7 +53,7 @@ def world(device: str) -> Iterator[World]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes: the only one, or the first of torchrun's."""
+    """Whether this is the process that prints and writes: the only one, or the first of torchrun's."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -92,9 +92,9 @@ def gather(part: Part) -> list[Part] | None:
 
 @contextmanager
 def writing_alone(folder: Path | None, world: World) -> Iterator[None]:
-    """Inside, the first process holds the folder's lock (``attrib.files.locked``); its InputError is raised in all.
+    """Lock the folder in the first process (``attrib.files.locked``); all processes raise its InputError.
 
-    Without a folder nothing is locked.
+    Without a folder, nothing is locked.
     """
     with ExitStack() as stack:
         refusal = None

@@ -1,4 +1,4 @@
-"""Images worth a look: the searches of the report and of the explorer. No torch."""
+"""Find images worth a look: the searches of the report and of the explorer. No torch."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEARCHES = {"wrong": "wrong", "turned": "turned by the attack", "empty": "empty map"}
-"""What an image can be under a model, and how it is called."""
+"""The searches, and their labels: each finds images under a model."""
 DISAGREEMENT = "disagreement: models whose coverage differs most"
-"""The order of ``disagreement`` in words."""
+"""The label of the order by ``disagreement``"""
 
 
 class Seen(NamedTuple):
-    """What M models make of N images, each clean and attacked."""
+    """Predictions and coverage of M models on N images, clean and attacked."""
 
     label: NDArray[np.int64]
     """(N,)"""
@@ -26,26 +26,26 @@ class Seen(NamedTuple):
 
 
 def seen_in(rows: "pd.DataFrame") -> Seen:
-    """From the rows of ``attrib.Span`` with an attack; of several seeds the first."""
+    """``Seen`` from the rows of ``attrib.Span`` with an attack; of several seeds, only the first."""
     rows = rows[rows["seed"] == 0]
 
-    def stacked(column: str) -> NDArray[Any]:  # rows go by model, image and kind
+    def stacked(column: str) -> NDArray[Any]:  # rows are sorted by model, image and kind
         return rows[column].to_numpy().reshape(rows["model"].nunique(), -1, 2).swapaxes(1, 2)
 
     return Seen(stacked("label")[0, 0], stacked("prediction"), stacked("coverage"))
 
 
 def matches(seen: Seen) -> dict[str, NDArray[np.bool_]]:
-    """By search, whether an image is that under a model, (M,N).
+    """For each search, whether it finds an image under a model, bool (M,N).
 
     >>> seen = Seen(np.array([0, 1]), np.array([[[0, 0], [1, 1]]]), np.array([[[0.5, 0.5], [0.5, 0.0]]]))
-    >>> {name: found.tolist() for name, found in matches(seen).items()}
+    >>> {name: mask.tolist() for name, mask in matches(seen).items()}
     {'wrong': [[False, True]], 'turned': [[True, False]], 'empty': [[False, True]]}
     """
-    right = seen.prediction == seen.label
+    correct = seen.prediction == seen.label
     return {
-        "wrong": ~right[:, 0],
-        "turned": right[:, 0] & ~right[:, 1],
+        "wrong": ~correct[:, 0],
+        "turned": correct[:, 0] & ~correct[:, 1],
         "empty": (seen.coverage == 0).any(1),
     }
 
@@ -56,11 +56,11 @@ def disagreement(seen: Seen) -> NDArray[np.float64]:
 
 
 def examples(seen: Seen, count: int) -> tuple[int, ...]:
-    """Positions of ``count`` images, half of them what the searches find: of each, under every model, the first ones.
+    """Positions of ``count`` images: half are the first ones that each search finds under each model.
 
-    The rest are the first of all; of a count too small to show one of each, all are.
+    The others are the first of all images. If ``count`` is too small for one image of each search and model, all are.
     """
-    groups = [np.flatnonzero(found) for of_models in matches(seen).values() for found in of_models]
+    groups = [np.flatnonzero(mask) for masks in matches(seen).values() for mask in masks]
     if len(seen.coverage) > 1:
         groups.append(np.argsort(-disagreement(seen), kind="stable"))
     each = count // (2 * len(groups))

@@ -1,4 +1,4 @@
-"""How figures look: width, size of the letters, title, names and images. No matplotlib."""
+"""The look of figures: width, font size, title, names and images. No matplotlib."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,10 +9,10 @@ from attrib.bounds import read_toml
 from attrib.errors import InputError, check_name, refused
 
 WIDTHS = {"column": 3.25, "page": 6.875}
-"""Inches, of a paper in two columns."""
+"""Inches, in a paper of two columns."""
 NARROWEST, WIDEST = 2.5, 20
 SMALLEST, LARGEST = 6, 14
-"""Points: smaller letters cannot be read in print."""
+"""Font sizes in points: smaller letters cannot be read in print."""
 
 
 def _check_width(width: str | float) -> None:
@@ -29,7 +29,7 @@ def _check_size(size: float) -> None:
 
 def _check_names(names: object) -> None:
     if not isinstance(names, Mapping) or not all(isinstance(text, str) and text for text in (*names, *names.values())):
-        raise InputError(f"names: expected the models' names and what figures call them, got {names!r:.100}")
+        raise InputError(f"names: expected the models' names and their names in figures, got {names!r:.100}")
     for name in names.values():
         check_name("names", name)
 
@@ -41,9 +41,9 @@ def _check_images(images: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How figures look. Without arguments they suit a screen.
+    """The look of figures. Without arguments, they suit a screen.
 
-    Raises InputError for what no figure can have.
+    Raises InputError for a value that no figure can have.
 
     >>> Style(width="column", title=False, names={"raw": "standard"}).inches(6.875)
     3.25
@@ -51,14 +51,14 @@ class Style:
 
     width: str | float | None = option(None, "column, page, or inches (default: what suits each figure).",
                                        check=_check_width)  # fmt: skip
-    font_size: float = option(7, "Points. Labels of ticks are a point smaller, but nothing is below 6.",
+    font_size: float = option(7, "Points; tick labels are a point smaller, but at least 6.",
                               check=_check_size)  # fmt: skip
     title: bool = option(True, "Whether the caption stands above the figure; it is in Result.captions anyway.")
     names: Mapping[str, str] | None = option(
-        None, "Models to what figures call them, in the order to show; others follow.", check=_check_names
+        None, "Models to their names in figures, in the order to show; others follow.", check=_check_names
     )
     images: tuple[int, ...] = option(
-        (), "Positions of the images that pictures show, of those that the result keeps; none: all of them.",
+        (), "Positions of the images to show, among those that the result keeps; none: all of them.",
         check=_check_images,
     )  # fmt: skip
 
@@ -83,9 +83,9 @@ class Style:
             raise InputError(f"style: {path}: {error}") from None
 
     def inches(self, usual: float) -> float:
-        """The width of a figure that usually has another."""
+        """The width of a figure; usual: its width if the style has none."""
         return usual if self.width is None else WIDTHS[self.width] if isinstance(self.width, str) else self.width
 
 
 USUAL = Style()
-"""Of figures, where the user asks for no other."""
+"""The default style"""
