@@ -1,4 +1,4 @@
-"""The command ``attrib``. Help imports no torch: a command's analysis does that when it runs."""
+"""The command ``attrib``. Its help imports no torch; an analysis imports it when it runs."""
 
 import codecs
 import io
@@ -15,7 +15,7 @@ from attrib.analyses import ANALYSES
 from attrib.errors import INTERRUPTED, InputError, Stopped, interrupted_by_signals, print_error, printable, refused
 
 INTERRUPTED_MESSAGE = "interrupted; nothing was written"
-"""Where nobody else has something to say; typer returns the status then."""
+"""The message if there is no other; typer then returns the status."""
 
 try:
     import typer
@@ -32,7 +32,7 @@ COMMANDS = {
     "info": ("attrib.cli.info:info", "What is in this checkpoint file?"),
     "zoo": ("attrib.cli.zoo:zoo", "Which trained models come with the package?"),
 }
-"""Where every command is, and the line of it in ``attrib --help``, which imports none of them."""
+"""The location of every command, and its line in ``attrib --help``, which imports no command."""
 
 
 class Lazily(TyperGroup):
@@ -43,11 +43,11 @@ class Lazily(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """What the list of commands shows of a command."""
+        """A stand-in for a command, with its line for the list of commands."""
         return _made(cmd_name, _nothing, COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is asked for, and its arguments."""
+        """The command to run, and its arguments."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise refused("command", args[0], COMMANDS)
         name, _, rest = super().resolve_command(ctx, args)
@@ -60,11 +60,11 @@ def _made(name: str, callback: Callable[..., None], help: str | None) -> Any:
 
 
 def _nothing() -> None:
-    """What stands for a command in the list of commands."""
+    """The function of a stand-in for a command."""
 
 
 def function_of(place: str) -> Callable[..., None]:
-    """The function of a command, made of an analysis where it is one."""
+    """The function of a command; for an analysis it is made from its class."""
     module, _, name = place.partition(":")
     target: Any = getattr(import_module(module), name)
     from attrib.cli.options import command  # imports numpy, which attrib --help does not need
@@ -87,13 +87,13 @@ def _version(requested: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options of attrib itself."""
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 2 for anything the user can mend, said in one line on stderr."""
+    """Run the command line and exit: status 0 on success, 2 with one line on stderr for a user's error."""
     interrupted_by_signals()
     warnings.showwarning = _show_warning
     codecs.register_error("attrib", _in_ascii)
@@ -107,7 +107,7 @@ def main() -> None:
         message = INTERRUPTED_MESSAGE if status == INTERRUPTED else ""
     except InputError as error:
         message, status = str(error), 2
-    except typer.Abort as error:  # raised by older versions of typer; by all of them for an EOFError, which is no such
+    except typer.Abort as error:  # older typers raise it for Ctrl-C, all for an EOFError
         if isinstance(error.__cause__, EOFError):
             raise error.__cause__ from None
         message, status = INTERRUPTED_MESSAGE, INTERRUPTED
@@ -123,13 +123,13 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # a usage error: click's, or typer's own since it has them
             raise
         message, status = _words(error), 2
-    if message:  # none where all went well, or the command line was empty and the help was printed instead
+    if message:  # empty on success, and if an empty command line printed the help
         print_error(f"attrib: error: {printable(message)}", status=status)
     sys.exit(status)
 
 
 def _drop_output() -> None:
-    """Let what is still to be printed go nowhere, so that flushing it at exit fails no second time."""
+    """Discard the rest of the output, so that flushing it at exit does not fail again."""
     with suppress(OSError):  # a stream in Python has no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -138,14 +138,14 @@ IN_ASCII = str.maketrans({"−": "-", "–": "-", "─": "-", "↓": "v", "↑":
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """What is printed instead of a sign that the terminal's encoding lacks, as Windows' cp1252 the minus sign."""
+    """Replace characters that the terminal's encoding lacks, such as the minus sign in Windows' cp1252."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end].translate(IN_ASCII)
     return lacking.encode("ascii", "replace").decode(), error.end
 
 
 def _words(error: Any) -> str:
-    """What a usage error says; of an unknown option with the nearest ones."""
+    """The message of a usage error; for an unknown option with the nearest ones."""
     option, near = getattr(error, "option_name", None), getattr(error, "possibilities", None)
     if option and near:
         return f"{option}: no such option; did you mean {' or '.join(near)}?"

@@ -1,3 +1,3 @@
-"""``python -m attrib.cli``: the command, for starters such as torchrun that want a module."""
+"""``python -m attrib.cli``: the command, for launchers such as torchrun that need a module."""
 
 import attrib.__main__  # noqa: F401

@@ -1,4 +1,4 @@
-"""``attrib info``: what is in this file, and which class is each folder of pictures?"""
+"""``attrib info``: what is in a file, and which class is each folder of pictures?"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,18 +29,18 @@ def info(
     arch: Annotated[str | None, typer.Option(help="Architecture of a bare state dict.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Architecture, training, metrics and fingerprint of checkpoint files; of others' files their weights."""
+    """Architecture, training, metrics and fingerprint of checkpoint files; for other files, their weights."""
     given = [*(paths or ()), *(path for text in ckpt or () for path in named_files(text)[1])]
     if not given:
         raise InputError("name at least one checkpoint: attrib info PATH")
     folders = [path for path in given if data_folders.is_data(path)]
     models = [(path, _model(path, arch)) for path in given if path not in folders]
-    each = [cards.weights_card(path) if model is None else cards.card_of(model) for path, model in models]
-    of_data = [fitting.data_card(path, [model for _, model in models if model]) for path in folders]
+    model_cards = [cards.weights_card(path) if model is None else cards.card_of(model) for path, model in models]
+    data_cards = [fitting.data_card(path, [model for _, model in models if model]) for path in folders]
     if json:
-        typer.echo(files.to_json({"checkpoints": each} | ({"data": of_data} if of_data else {})))
+        typer.echo(files.to_json({"checkpoints": model_cards} | ({"data": data_cards} if data_cards else {})))
         return
-    for card in each + of_data:
+    for card in model_cards + data_cards:
         typer.echo(card["path"])
         for key, value in card.items():
             if key in ("shapes", "folders"):
@@ -51,7 +51,7 @@ def info(
 
 
 def _model(path: str, arch: str | None) -> "Model | None":
-    """The model; None for somebody else's file of weights."""
+    """The model; None for a file of weights that is not a checkpoint."""
     if names.is_code(path) or hubs.is_hub(path):
         return specs.model(path)
     return specs.model(path, arch=arch) if arch or checkpoint.is_ours(path) else None

@@ -1,4 +1,4 @@
-"""From an analysis to its command: the fields of three dataclasses become options, written once for all commands."""
+"""Turn an analysis into a command: the fields of three dataclasses become its options."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -33,29 +33,31 @@ else:
     inputs, run = Lazy("attrib.analyses.inputs"), Lazy("attrib.analyses.run")
 
 SPEC = (
-    "A checkpoint, zoo:NAME, package.module:factory, or hf:, timm:, torchvision:, robustbench: and a NAME; repeat to"
-    " compare several. NAME=A.pt,B.pt,...: several seeds of one method."
+    "A checkpoint, zoo:NAME, package.module:factory, hf:NAME, timm:NAME, torchvision:NAME or robustbench:NAME; repeat"
+    " to compare several models. NAME=A.pt,B.pt,...: several seeds of one method."
 )
 PATHS = (Path, Path | None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Which models, and on which data."""
+    """The options for models and data."""
 
     models: list[str] | None = option(
-        None, "Models, as for --ckpt; a folder is a run. Pictures and a folder of pictures are data.",
+        None, "Models, as for --ckpt; a folder is a run. A picture or a folder of pictures is data.",
         metavar="[NAME=]SPEC...",
     )  # fmt: skip
     ckpt: list[str] | None = option(None, SPEC, metavar="[NAME=]SPEC")
     model: list[str] | None = option(None, "The same as --ckpt.", metavar="[NAME=]SPEC")
     run: list[str] | None = option(
-        None, "The saved epochs (epoch-*.pt) of a training run; under torchrun, which has a --run too: --run-dir.",
+        None, "Folder with the saved epochs (epoch-*.pt) of a training run; under torchrun, write --run-dir.",
         metavar="[NAME=]DIR",
     )  # fmt: skip
-    maps: list[str] | None = option(None, "Maps made elsewhere (arrays map, index).", metavar="[NAME=]FILE.npz")
+    maps: list[str] | None = option(
+        None, "Maps from a file (arrays map, index), measured instead of a model.", metavar="[NAME=]FILE.npz"
+    )
     weights: list[str] | None = option(
-        None, "Weights for what a factory makes; several files: seeds.", metavar="[NAME=]FILE[,FILE...]"
+        None, "Weights for a factory's model; several files are several seeds.", metavar="[NAME=]FILE[,FILE...]"
     )
     arch: str | None = option(None, "Architecture of a checkpoint that is a bare state dict.")
     mean: str | None = option(None, "Channel means that a factory's model expects, as 0.485,0.456,0.406.")
@@ -66,23 +68,23 @@ class Chosen:
         " (default: the checkpoint's own).",
     )  # fmt: skip
     classes: Path | None = option(
-        None, "Names of the model's classes, a line each: class folders are matched by name.", metavar="FILE"
+        None, "Names of the model's classes, one per line, to match class folders by name.", metavar="FILE"
     )
-    data_root: Path | None = option(None, "Where the data lies (else ATTRIB_DATA, then the user cache).", metavar="DIR")
-    split: str = option("test", "test or train, where the data is split.")
-    limit: int | None = option(None, "Only the first so many images.")
+    data_root: Path | None = option(None, "Folder of data (default: ATTRIB_DATA, else the user cache).", metavar="DIR")
+    split: str = option("test", "test or train, if the data is split.")
+    limit: int | None = option(None, "Number of images to use: the first ones of the data.")
 
     def load(self, kind: "Kind") -> "tuple[Sequence[Model], Dataset | None]":
-        """The models, and the data, if the analysis needs or the user names any. Raises InputError."""
+        """The models, and the data if the analysis needs or the user names any. Raises InputError for bad options."""
         if (self.mean is None) != (self.std is None):
             raise InputError(f"--mean and --std go together: {'--mean' if self.mean is None else '--std'} is missing")
         if self.data == "":
             raise InputError("--data: expected the name of a data set, got none")
         positional = self.models or ()
-        shown = [] if kind.takes == ("runs",) else [text for text in positional if folders.is_data(text)]
-        if shown and self.data:
-            raise InputError(f"--data {self.data} and {shown[0]}: name the data once")
-        positional = [text for text in positional if text not in shown]
+        data_paths = [] if kind.takes == ("runs",) else [text for text in positional if folders.is_data(text)]
+        if data_paths and self.data:
+            raise InputError(f"--data {self.data} and {data_paths[0]}: name the data once")
+        positional = [text for text in positional if text not in data_paths]
         given = [*positional, *(self.ckpt or ()), *(self.model or ()), *(self.run or ())]
         if not given and not self.maps:
             what = "a run: attrib evolve RUN_DIR" if kind.takes == ("runs",) else "a model: a PATH or zoo:NAME"
@@ -99,10 +101,10 @@ class Chosen:
         for name, (path, *_) in map(named_files, self.maps or ()):
             pairs.append((name, specs.map_file(name, Path(path))))
         models = several.named_models(pairs, device="cpu")
-        return models, self._dataset(kind, models, shown)
+        return models, self._dataset(kind, models, data_paths)
 
     def _models(self, name: str, files: Sequence[str], weights: Sequence[str] | None) -> "Sequence[Model | Path]":
-        """The files behind a name; of a factory with weights a model for each file of weights."""
+        """The files behind a name, or, for a factory with weights, a model for each file of weights."""
         if weights:
             return [self._model(name, files[0], each) for each in weights]
         return [self._model(name, spec, None) for spec in files]
@@ -115,12 +117,12 @@ class Chosen:
             return specs.model(spec, name=name, mean=mean, std=std, size=self.size, weights=weights)
         return specs.model(spec, name=name, arch=self.arch)
 
-    def _dataset(self, kind: "Kind", models: "Sequence[Model]", shown: list[str]) -> "Dataset | None":
-        if self.data is None and not shown and not kind.needs_data:
+    def _dataset(self, kind: "Kind", models: "Sequence[Model]", paths: list[str]) -> "Dataset | None":
+        if self.data is None and not paths and not kind.needs_data:
             return None
-        name: str | list[str] = shown or self.data or inputs.known_data(models)
-        if len(shown) == 1:
-            name = f"folder:{shown[0]}" if Path(shown[0]).is_dir() else shown[0]
+        name: str | list[str] = paths or self.data or inputs.known_data(models)
+        if len(paths) == 1:
+            name = f"folder:{paths[0]}" if Path(paths[0]).is_dir() else paths[0]
         pictures = not isinstance(name, str) or name.startswith("folder:") or folders.is_picture(Path(name))
         if self.size and not pictures and all(model.checkpoint for model in models):
             raise InputError(
@@ -157,11 +159,11 @@ def command(kind: type[Analysis]) -> Callable[..., None]:
 
 
 def derived(
-    kind: "Kind", places: type, work: "Callable[[Any, Sequence[Model], Dataset | None, Any], None]"
+    kind: "Kind", places: type, action: "Callable[[Any, Sequence[Model], Dataset | None, Any], None]"
 ) -> Callable[..., None]:
     """A command whose options are the fields of Chosen, of ``kind`` (what to compute), and of ``places``.
 
-    work: called with what was chosen: an object of ``kind``, models, data, and an object of ``places``.
+    action: called with an object of ``kind``, the models, the data, and an object of ``places``.
     """
     parameters = {each.name: each for group in (Chosen, kind, places) for each in _parameters(group, kind)}
 
@@ -169,7 +171,7 @@ def derived(
         try:
             chosen, where = Chosen(**_of(Chosen, given)), places(**_of(places, given))
             settings = kind(**_settings(kind, given))
-            work(settings, *chosen.load(kind), where)
+            action(settings, *chosen.load(kind), where)
         except InputError as error:
             raise InputError(_with_option(str(error), parameters)) from None
 
@@ -194,8 +196,8 @@ def _run(analysis: Analysis, models: "Sequence[Model]", data: "Dataset | None", 
 ATTACK_OPTIONS = {
     "attack": (str | None, ""),
     "eps": (str | None, "Radius of the attack, as 0.03 or 8/255 (default: the data set's)."),
-    "step_size": (str | None, "Step of the attack, as 0.01 or 2/255."),
-    "steps": (int | None, "Steps of the attack."),
+    "step_size": (str | None, "Step size of the attack, as 0.01 or 2/255."),
+    "steps": (int | None, "Number of steps of the attack."),
 }
 
 
@@ -222,14 +224,14 @@ _NEEDS = {
     "weights": "models",
     "run": "runs", "maps": "map files",
 }  # fmt: skip
-"""What a command must take (``Analysis.takes``) to have this option."""
+"""The input that a command must accept (``Analysis.takes``) to have this option."""
 _OF_IMAGES = ("limit", "batch_size", "seed", "precision")
-"""Options that say nothing where no model is run on images."""
+"""Options without effect if no model is run on images."""
 
 
 def _option(name: str, type_: Any, default: Any, rules: Mapping[str, Any]) -> Parameter:
     flags = [f"--{name.replace('_', '-')}"] + (["--run-dir"] if name == "run" else [])
-    if rules["parse"] or type_ in PATHS:  # of which typer takes "" for the current folder
+    if rules["parse"] or type_ in PATHS:  # typer would read an empty path as the current folder
         type_ = str if default is not None else str | None
         default = rules["show"](default) if default is not None else None
     elif type_ is Any:
@@ -268,7 +270,7 @@ def _settings(kind: "Kind", given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _attack(given: Mapping[str, Any], own: Collection[str]) -> Attack | None:
-    """The attack; own: the options that are fields of what is computed, and belong to no attack."""
+    """The attack; own: the options that are fields of the analysis itself, not of its attack."""
     strength = {name: given[name] for name in ("eps", "step_size", "steps") if name not in own}
     if given["attack"] in (None, "none"):
         if any(value is not None for value in strength.values()):
@@ -283,13 +285,13 @@ def _attack(given: Mapping[str, Any], own: Collection[str]) -> Attack | None:
 
 
 def _with_option(message: str, parameters: Mapping[str, Parameter]) -> str:
-    """The message with the option's name where it begins with the field's."""
+    """The message with the option's name, if it begins with the field's."""
     name, separator, rest = message.partition(": ")
     return f"--{name.replace('_', '-')}: {rest}" if separator and name in parameters else message
 
 
 def named_files(text: str) -> tuple[str, list[str]]:
-    """NAME=A,B: the name and the files behind it; without a name the path gives one."""
+    """Split NAME=A,B into the name and its files; without NAME= the name comes from the path."""
     name, separator, value = text.partition("=")
     # A path may itself hold an equals sign; a name holds no slash.
     if not separator or "/" in name:
@@ -303,9 +305,9 @@ def named_files(text: str) -> tuple[str, list[str]]:
 
 
 def _weights(given: Sequence[str], chosen: Sequence[tuple[str, list[str]]]) -> dict[str, list[str]]:
-    """The files of weights by the name of their factory; without a name those of the only one."""
+    """The files of weights by the name of their factory; files without a name belong to the only factory."""
     factories = [name for name, files in chosen if len(files) == 1 and names.is_code(files[0])]
-    found: dict[str, list[str]] = {}
+    weights: dict[str, list[str]] = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator or "/" in name:  # as in named_files
@@ -313,26 +315,26 @@ def _weights(given: Sequence[str], chosen: Sequence[tuple[str, list[str]]]) -> d
         if name not in factories:
             listed = ", ".join(factories) or "none is given"
             raise InputError(f"--weights: expected NAME=FILE with the name of a factory ({listed}), got {text!r}")
-        if name in found:
+        if name in weights:
             raise InputError(f"--weights: given twice for {name}; several seeds are NAME=FILE,FILE")
-        found[name] = files_of(value)
-    return found
+        weights[name] = files_of(value)
+    return weights
 
 
 def files_of(text: str) -> list[str]:
-    """The files behind a name, separated by commas; one whose own name holds commas is known by its being there.
+    """Split a list of files at its commas; an existing file may have commas in its name.
 
-    Raises InputError for an empty one.
+    Raises InputError for an empty name.
     """
-    found, parts = [], text.split(",")
+    files, parts = [], text.split(",")
     while parts:
         counts = (count for count in range(len(parts), 0, -1) if Path(",".join(parts[:count])).exists())
         count = next(counts, 1)
-        found.append(",".join(parts[:count]))
+        files.append(",".join(parts[:count]))
         del parts[:count]
-    if not all(found):
+    if not all(files):
         raise InputError(f"expected files separated by single commas, got {text!r}")
-    return found
+    return files
 
 
 def _floats(text: str | None, name: str) -> list[float] | None:

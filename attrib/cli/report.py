@@ -26,7 +26,7 @@ class Places:
 
     out: Path = option(Path("report.html"), "The page to write.", metavar="FILE")
     results: Path | None = option(
-        None, "Folder for the numbers behind it (default: beside the page, NAME-results).", metavar="DIR"
+        None, "Folder for the numbers of the page (default: NAME-results beside the page).", metavar="DIR"
     )  # fmt: skip
     device: str = same_option(Where, "device")
 

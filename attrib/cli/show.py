@@ -1,4 +1,4 @@
-"""A result on a terminal."""
+"""Print a result on a terminal."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ else:
 
 
 def show(result: "Result", written: list[Path], *, as_json: bool) -> None:
-    """Print the tables and the files written, or one JSON object; one process of several does."""
+    """Print the tables and the files written, or one JSON object, in the first process only."""
     if not parallel.is_first():
         return
     if as_json:
@@ -31,6 +31,6 @@ def show(result: "Result", written: list[Path], *, as_json: bool) -> None:
 
 
 def width() -> int:
-    """Characters of a line: the terminal's, else COLUMNS of the environment, else 200."""
+    """Characters per line: the terminal's, else COLUMNS of the environment, else 200."""
     console = Console()
     return console.width if console.is_terminal else int(os.environ.get("COLUMNS", 200))

@@ -18,7 +18,7 @@ else:
 
 
 def zoo(json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False) -> None:
-    """The models that come with the package, for --ckpt zoo:NAME, and what was measured of them."""
+    """The models that come with the package, for --ckpt zoo:NAME, with their accuracies."""
     cards = [_card(name, checkpoint.read(f"{models.PREFIX}{name}")) for name in models.names()]
     if json:
         typer.echo(files.to_json({"models": cards}))
@@ -33,9 +33,9 @@ def zoo(json: Annotated[bool, typer.Option("--json", help="Print one JSON object
         for card in cards
     ]  # fmt: skip
     caption = (
-        "Accuracy on the first so many test images, measured by python -m train.zoo with these half-precision weights;"
-        " robust: after the attack from one random start; each is one file: another training run of its method can"
-        " differ"
+        "Accuracy on the first test images, as many as in the column images, measured by python -m train.zoo with these"
+        " half-precision weights; robust: after the attack from one random start; each row is one training run: another"
+        " run of its method can differ"
     )
     typer.echo(Table("Models that come with attrib", rows, caption).to_text(width()), nl=False)
 
