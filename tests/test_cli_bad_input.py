@@ -152,7 +152,7 @@ BAD = [
     (("span", "--maps", "{bad}/halves.npz", "--data", "glyphs"), "whole numbers, each once, got float64"),
     (("span", "--maps", "{bad}/twice.npz", "--data", "glyphs"), "whole numbers, each once, got int64"),
     (("span", *A, "--seed", "-1"), "--seed"),
-    (("span", "--model", "own_bad:small"), "--data: name one"),
+    (("span", "--model", "own_bad:small"), "--data: expected the name of a data set"),
     (("span", "--model", "own_bad:fails", "--data", "glyphs"), "no weights"),
     (("span", "--model", "own_bad:number", "--data", "glyphs"), "int"),
     (("span", "--model", "own_bad:nothing", "--data", "glyphs"), "nothing"),

@@ -281,7 +281,7 @@ def test_last_layer_of_models_from_outside(run: Any, tmp_path: Path) -> None:
     assert LastLayer().run(module, attrib.dataset("glyphs", limit=1)).table["features"].tolist() == [3072]
     model, _ = attrib.load("a.pt")  # whose last layer is known
     assert LastLayer().run(model).table["valid_mean"].tolist() == LastLayer().run("a.pt").table["valid_mean"].tolist()
-    with pytest.raises(InputError, match="found by running one image of data"):
+    with pytest.raises(InputError, match="the last layer is unknown"):
         LastLayer().run(module)
 
 
@@ -289,20 +289,20 @@ A = ("--ckpt", "a.pt")
 FEW = ("--limit", "3")
 BAD = [
     (("contrib", *A, "--multiple", "nan"), "--multiple: expected a number above 0"),
-    (("contrib", *A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
-    (("contrib", "--model", "mine:small"), "--data: name one"),
+    (("contrib", *A, "--fc", "fc"), "--fc: expected a model that is not a checkpoint"),
+    (("contrib", "--model", "mine:small"), "--data: expected the name of a data set"),
     (("contrib", "--model", "mine:small", "--data", "glyphs", "--fc", "9"), "--fc: Sequential has no '9'"),
     (("contrib", "--model", "mine:convolutional", "--data", "glyphs", *FEW), "linear layer"),
     (("contrib", "--model", "mine:seven", "--data", "glyphs", *FEW), "expected logits of shape (N,10)"),
     (("fc", "maps.npz"), "expected a model, got saved epochs or maps"),
     (("fc", "run"), "expected a model, got saved epochs or maps"),
     (("fc", *A, "--rule", "median"), "--rule: expected one of mean, class-mean, absolute"),
-    (("fc", *A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
+    (("fc", *A, "--fc", "fc"), "--fc: expected a model that is not a checkpoint"),
     (("fc", *A, "--data", "imagenet"), "expected one of glyphs"),
     (("fc", *A, "--limit", "3"), "--limit: no such option"),
     (("fc", *A, "--seed", "3"), "--seed: no such option"),
     (("fc", "--ckpt", "five.pt", "--data", "glyphs"), "10 classes"),
-    (("fc", "--model", "mine:small"), "or named with fc (--fc NAME)"),
+    (("fc", "--model", "mine:small"), "name it with fc (--fc NAME)"),
     (("fc", "--model", "mine:small", "--fc", "0.0"), "expected a last layer with a weight of shape (K,D), got Conv2d"),
     (("fc", "--model", "mine:small", "--fc", "1"), "a last layer with a weight of shape (K,D), got Sequential"),
     (("fc", "--model", "mine:small", "--fc", "head"), "--fc: Sequential has no 'head'"),

@@ -41,7 +41,7 @@ def test_class_folders_are_matched_by_name(tmp_path: Path) -> None:
     ("folders", "names", "labels", "words"),
     [
         # As many as the model's classes, but one is called otherwise: in their order, with a word.
-        (("bird", "car", "ship"), ("bird", "automobile", "ship"), [0, 1, 2], "car have none), so they are taken in"),
+        (("bird", "car", "ship"), ("bird", "automobile", "ship"), [0, 1, 2], "taken in their order: bird is bird"),
         (("ship", "bird", "automobile"), ("bird", "automobile", "ship"), [1, 0, 2], ""),
         (("2", "0", "1"), ("bird", "automobile", "ship"), [0, 1, 2], "from 0: 0 is bird"),
         (("0", "1", "2"), None, [0, 1, 2], ""),

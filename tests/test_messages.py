@@ -8,7 +8,7 @@ from pathlib import Path
 import attrib
 
 HERE = Path(attrib.__file__).parent
-HELP = {"option", "attacked_option", "fc_option"}
+HELP = {"option", "fc_option"}
 """What is given to them is the help of a command's option."""
 
 

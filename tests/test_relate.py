@@ -237,7 +237,7 @@ BAD = [
     ((*A, "--map", "lime"), "--map: expected one of"),
     ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),
     ((*A, "--precision", "fp8"), "precision: expected"),
-    ((*A, "--fc", "fc"), "--fc: names the last layer of a model that is no checkpoint"),
+    ((*A, "--fc", "fc"), "--fc: expected a model that is not a checkpoint"),
     (("--run", "{bad}/model.pt"), "model.pt, found a file"),
 ]  # fmt: skip
 

@@ -72,7 +72,7 @@ def test_models_of_different_classes_each_explain_their_prediction(models: Path)
     assert set(attrib.Maps(map="gradient").run(given, images).rows.query("model == 'few'")["prediction"]) <= {
         "cat", "dog", "emu",
     }  # fmt: skip
-    with pytest.raises(InputError, match="have 3 and 10 classes"):
+    with pytest.raises(InputError, match="the same number of classes, got 3 and 10"):
         attrib.Span(map="gradient").run(given, (images, torch.arange(4)))
 
 

@@ -1,15 +1,15 @@
-"""The analyses: one frozen dataclass each, whose fields are the options of the Python call and of the command."""
+"""The list of analyses. Each is a frozen dataclass; its fields are the options of the Python call and the command."""
 
 from typing import NamedTuple
 
 
 class Listed(NamedTuple):
-    """An analysis, which is in ``attrib/analyses/NAME.py``."""
+    """An analysis in ``attrib/analyses/NAME.py``."""
 
     kind: str
     """Its class, a public name of ``attrib``."""
     question: str
-    """What it answers: a line of ``attrib --help``, and the title of its section in the report."""
+    """Its line in ``attrib --help`` and the title of its section in the report."""
 
 
 ANALYSES = {
@@ -20,7 +20,7 @@ ANALYSES = {
     "fc": Listed("LastLayer", "How many weights of the last layer are valid?"),
     "robust": Listed("Robustness", "How accurate is each model under attack?"),
     "check": Listed("Checks", "Can the maps be trusted?"),
-    "evolve": Listed("Evolution", "How does all of that change along the epochs of a run?"),
+    "evolve": Listed("Evolution", "How do accuracy, maps and contributions change over the epochs of a run?"),
     "relate": Listed("Relation", "Does coverage go with robustness?"),
 }
-"""Every analysis by its name, which is that of its command and of its files."""
+"""The analyses by name: that of the command and of the files."""

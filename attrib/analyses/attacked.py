@@ -1,4 +1,4 @@
-"""What ``relate`` and ``evolve`` share: what a model makes of every image before and after an attack."""
+"""The base of ``relate`` and ``evolve``: margins, losses, spans and contributions before and after an attack."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from attrib.analyses.explaining import View, grid_of
 from attrib.analyses.floored import Floored
 from attrib.analyses.last_layer import last_layer_of
 from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
-from attrib.analyses.options import Attack, attacked_option
+from attrib.analyses.options import Attack, option
 from attrib.errors import InputError
 from attrib.lazy import Lazy
 
@@ -29,12 +29,12 @@ else:
 class Attacked(Floored):
     """An analysis of margins, losses, coverage and contributions, image by image, clean and attacked.
 
-    It takes saved epochs of training runs: one of them is in memory at a time.
+    Saved epochs of training runs are loaded one at a time.
     """
 
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "epoch", "index")
 
-    attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
+    attack: Attack | None = option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +42,7 @@ class Attacked(Floored):
             raise InputError("attack: expected fgsm, pgd or cw, got none")
 
     def named(self, found: Findings) -> Mapping[str, Files]:
-        """The models; where there are only saved epochs, the last one of every run."""
+        """The models, or, if there are only saved epochs, the last epoch of every run."""
         return found.files or {name: epochs[-1] for name, epochs in found.epochs.items()}
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
@@ -60,13 +60,13 @@ class Attacked(Floored):
         return Measured({CLEAN: {"grid": [grid_of(clean)] * len(batch.label), **exact}}, examples=examples)
 
     def last_layer(self, model: "Model", batch: "Batch") -> "features.Features":
-        """What happens at the last layer on the clean images."""
+        """The last layer's features and their contributions on the clean images."""
         with inputs.naming(model):
             fc = last_layer_of(model, getattr(self, "fc", None))
             return features.last_layer(model.opened_module, batch.image, batch.label, fc=fc)
 
     def settings(self, found: Findings) -> dict[str, Any]:
-        """Map, rule, class explained and attack, for the summary."""
+        """Map, threshold, class explained and attack, for the summary."""
         context = found.context
         return {
             "map": self.map_name, "threshold": self.threshold, "target": self.target, "seed": self.seed,
@@ -75,7 +75,7 @@ class Attacked(Floored):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Different grids, models at chance, and models whose maps are all empty."""
+        """Warn of different grids, models at chance, missing floors and models whose maps are all empty."""
         grids = sorted(found.rows["grid"].unique())
         if len(grids) > 1:
             yield f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage"

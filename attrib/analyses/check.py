@@ -1,7 +1,7 @@
-"""Can the maps be trusted? Sanity and faithfulness, each beside a control that does not know the model.
+"""Can the maps be trusted? Checks of sanity and faithfulness, each beside a control that does not know the model.
 
-Randomisation of the layers (Adebayo et al. 2018), insertion and deletion (Petsiuk et al. 2018), deletion of the span,
-where the span lies, and whether it stays there under an attack.
+The checks: randomisation of the layers (Adebayo et al. 2018), insertion and deletion (Petsiuk et al. 2018), deletion of
+the span, position of the span, and its stability under an attack.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from attrib import formatting as text
 from attrib import stats, targets, thresholds
 from attrib.analyses.explaining import Explaining, View
 from attrib.analyses.measured import CLEAN, Context, Files, Findings, Measured
-from attrib.analyses.options import Attack, attacked_option, option
+from attrib.analyses.options import Attack, option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -41,7 +41,7 @@ SIGNED = (-1, 1)
 
 
 class Check(NamedTuple):
-    """A line of the table: two columns of the table of images, the check's value and its control's."""
+    """A line of the table. ``value`` and ``control`` are columns of the table of images."""
 
     key: str
     says: str
@@ -66,23 +66,23 @@ CHECKS = (
 CONTROLS = {
     "similarity": "similarity_edges", "ssim": "ssim_edges", "inside": "inside_edges", "pointing": "pointing_edges",
 }  # fmt: skip
-"""Where the edge detector has a value of its own: the others need a model."""
+"""The checks that the edge detector can take itself; the others need a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checks(Explaining):
-    """Sanity and faithfulness of the maps: a line per check and model, each beside a control without the model."""
+    """Sanity and faithfulness of the maps: a line per check and model, with a control that does not know the model."""
 
     name: ClassVar[str] = "check"
     needs_labels: ClassVar[bool] = False
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
-    attack: Attack | None = attacked_option(Attack("pgd"), "Attack of the stability check: fgsm, pgd, cw or none.")
+    attack: Attack | None = option(Attack("pgd"), "Attack of the stability check: fgsm, pgd, cw or none.")
     curve_steps: int = option(20, "Steps of the insertion and deletion curves.", low=1)
-    stages: int = option(8, "At how many stages of the cascade of re-initialised layers maps are compared.", low=1)
+    stages: int = option(8, "Stages of the randomisation of layers at which maps are compared.", low=1)
     baseline: str = option(
-        "mean", "What a removed pixel shows: mean (the image's colour) or black.", choices=("mean", "black")
+        "mean", "Value of a removed pixel: mean (the image's mean colour) or black.", choices=("mean", "black")
     )
 
     def resolved(self, data: "Dataset | None") -> Self:
@@ -103,7 +103,7 @@ class Checks(Explaining):
         """The value of every check and control for every image."""
         views = self.views(model, batch, context)
         clean = views[CLEAN]
-        # The class explained is the trained model's, also where the randomised one would predict another.
+        # The class explained stays that of the trained model, even if a randomised copy predicts another.
         explained = batch._replace(label=targets.explained(self.target, batch.label, clean.prediction))
         columns = {
             "label": self.known_labels(batch, context),
@@ -112,7 +112,7 @@ class Checks(Explaining):
             **self._curves(model, explained, clean.map),
             **self._spans(model, explained, views),
         }
-        # A hundred columns an image: single precision is enough, at half the memory.
+        # There are a hundred columns: float32 is precise enough and halves the memory.
         return Measured(
             {
                 CLEAN: {
@@ -131,10 +131,10 @@ class Checks(Explaining):
             other, _ = self.map_of(copied, batch.image, batch.label, batch.index, context)
             columns["similarity"] = columns[f"similarity_{stage.layers}"] = randomisation.spearman(maps, other)
             columns["ssim"] = columns[f"ssim_{stage.layers}"] = randomisation.ssim(maps, other)
-        # The last copy is random altogether; on noise it knows of the image as little as of the training.
+        # The last copy has random weights only: on noise images its map depends on the architecture alone.
         noise = randomisation.noise_images(batch.image, batch.index, seed=self.seed)
         random, _ = self.map_of(copied, noise, batch.label, batch.index, context)
-        # Computed from the image again, as for any map: this one does not depend on the model.
+        # Computed twice, as maps are before and after randomisation: both are equal, since they do not use the model.
         before, after = randomisation.edges(batch.image), randomisation.edges(batch.image)
         return columns | {
             "similarity_floor": randomisation.spearman(maps, random),
@@ -158,7 +158,7 @@ class Checks(Explaining):
         return columns
 
     def _spans(self, model: "Model", batch: "Batch", views: Mapping[str, View]) -> "dict[str, Tensor]":
-        """How much the prediction rests on the span, where it lies, and whether it stays there under the attack."""
+        """How much the prediction depends on the span, where the span lies, and whether it stays there under attack."""
         maps = views[CLEAN].map
         mask = spans.span(maps, threshold=self.threshold)
         drops = faithfulness.span_deletion(
@@ -239,7 +239,7 @@ class Checks(Explaining):
                 yield {"quantity": f"{check.key}_margin", **stats.paired(left, right, seed=self.seed).entry()}
 
     def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Map, rule, class explained, attack, the points of the curves, and the edge detector's own lines."""
+        """Map, threshold, class explained, attack, the points of the curves, and the edge detector's own lines."""
         context, pixels = found.context, found.context.images.shape[1] * found.context.images.shape[2]
         first = next(iter(found.files.values())).only(0)  # the edge detector is the same for every model
         return {
@@ -261,7 +261,7 @@ class Checks(Explaining):
         ]  # fmt: skip
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
-        """A row per image and model; columns that hold nothing for any model are left out."""
+        """A row per image and model; columns without any value are left out."""
         parts = [rows.dropna(axis=1, how="all") for files in found.files.values() for rows in files.rows]
         return {"": pd.concat(parts, ignore_index=True)}
 
@@ -276,7 +276,7 @@ class Checks(Explaining):
         return tables
 
     def papers(self, result: "Result") -> dict[str, Table]:
-        """The checks, in the columns that a paper has room for."""
+        """The checks, with fewer columns."""
         return {"": Table(TITLE, _rows(result.summary, plain=True), _caption(result.summary))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
@@ -291,7 +291,7 @@ def _number(value: float | None) -> str:
 
 
 def _rows(summary: Mapping[str, Any], *, plain: bool = False) -> list[dict[str, str]]:
-    """A row per check and model; ``plain`` leaves out what a paper's column has no room for."""
+    """A row per check and model; plain: with fewer columns, for a paper."""
     rows = []
     for check in CHECKS:
         for entry in (*summary["models"], summary["control"]):

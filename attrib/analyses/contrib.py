@@ -2,7 +2,8 @@
 
     C = mean_n |dL/dA_fc|,    R = mean_n |dL/dA_fc * A_fc|
 
-and C with |p - onehot(y)| divided out of every image. The statistics ask how evenly each is distributed over features.
+C/e is C with |p - onehot(y)| divided out of every image. The statistics tell how evenly a quantity is distributed over
+the features.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from attrib import stats
 from attrib.analyses.base import Analysis
 from attrib.analyses.last_layer import check_last_layers, fc_option, last_layer_of
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
-from attrib.analyses.options import Attack, attacked_option, option
+from attrib.analyses.options import Attack, option
 from attrib.analyses.table import Table, differences
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -41,12 +42,12 @@ else:
     pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.contrib"), Lazy("torch")
 
 QUANTITIES = {"contribution": "C", "relevance": "R", "scale_free": "C_scale_free"}
-"""What is measured: its name in the summary, and its column in the CSVs."""
+"""The quantities: name in the summary to column in the CSVs."""
 SHOWN = {"contribution": "C", "relevance": "R", "scale_free": "C/e"}
 STATISTICS = {"mean": "1000 × mean", "gini": "Gini", "participation_ratio": "participation ratio", "high": "high"}
-"""The statistics of a quantity over features, and what the tables call them."""
+"""The statistics of a quantity over features: name in the summary to name in the tables."""
 NUMBERS = list(product(enumerate(QUANTITIES), enumerate(STATISTICS)))
-"""Every statistic of every quantity: its place in arrays (3,4), and its names."""
+"""Every statistic of every quantity: position in arrays (3,4), and names."""
 
 
 def _check_multiple(multiple: float) -> None:
@@ -61,12 +62,12 @@ class Contributions(Analysis):
     name: ClassVar[str] = "contrib"
     images_table: ClassVar[str] = "images"
 
-    multiple: float = option(2.0, "A high contribution exceeds so many times the median.", check=_check_multiple)
+    multiple: float = option(2.0, "A contribution is high above this multiple of the median.", check=_check_multiple)
     fc: str | None = fc_option()
-    attack: Attack | None = attacked_option(None, "Measure adversarial images too: fgsm, pgd or cw.")
+    attack: Attack | None = option(None, "Measure adversarial images too: fgsm, pgd or cw.")
 
     def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
-        """The models given; raises InputError where ``fc`` names no layer of theirs."""
+        """The models given; raises InputError if ``fc`` is not a layer of theirs."""
         check_last_layers(models, self.fc)
         return models
 
@@ -94,7 +95,7 @@ class Contributions(Analysis):
                 f"all {kind}": wide.sum(1), f"correct {kind}": (wide * correct[None, :, None]).sum(1),
                 f"images {kind}": torch.tensor([len(image), int(correct.sum())]),
             }  # fmt: skip
-            # A batch's part is float32, so that hardly a bit is lost.
+            # Within a batch, float32 is precise enough; batches are added in float64.
             resampled |= {
                 f"resampled {kind}": (weights.T @ values.float()).double(), f"drawn {kind}": weights.sum(0).double()
             }  # fmt: skip
@@ -105,35 +106,35 @@ class Contributions(Analysis):
         with inputs.naming(model):
             fc = last_layer_of(model, self.fc)
             view = features.last_layer(module, image, label, fc=fc, precision=precision)
-        if precision != "fp32":  # predictions are those of the deployed model, as in every analysis
+        if precision != "fp32":  # as in every analysis, predictions are those in fp32
             view = view._replace(prediction=inference.logits(module, image).argmax(1))
         return view
 
     def condense(self, sums: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Of each kind of images the statistics (3,4), in the resamples (3,4,R), and the features' means (2,3,D)."""
+        """For each kind of images: statistics (3,4), the same in resamples (3,4,R), and the features' means (2,3,D)."""
         condensed: dict[str, Array] = {}
         for kind in (CLEAN, self.attack.name) if self.attack else (CLEAN,):
             images, correct = sums[f"images {kind}"]
-            of_all, of_correct = sums[f"all {kind}"], sums[f"correct {kind}"]
+            total, total_correct = sums[f"all {kind}"], sums[f"correct {kind}"]
             resampled = self._statistics(sums[f"resampled {kind}"], sums[f"drawn {kind}"])
-            if images < 2:  # one image drawn again and again varies in nothing
+            if images < 2:  # resamples of one image are all the same
                 resampled = np.full_like(resampled, np.nan)
             with np.errstate(invalid="ignore"):
-                means = np.stack([of_all / images, of_correct / correct])
+                means = np.stack([total / images, total_correct / correct])
             condensed |= {
-                f"value {kind}": self._statistics(of_all, images), f"resampled {kind}": resampled,
-                f"correct {kind}": self._statistics(of_correct, correct), f"features {kind}": means,
+                f"value {kind}": self._statistics(total, images), f"resampled {kind}": resampled,
+                f"correct {kind}": self._statistics(total_correct, correct), f"features {kind}": means,
             }  # fmt: skip
         return condensed
 
     def _statistics(self, sums: Array, images: Any) -> Array:
-        """Sums of the quantities (3,...,D) over so many images (...) to each statistic, (3,4,...); NaN over none."""
+        """Every statistic of every quantity, (3,4,...), from sums (3,...,D) over images; images: how many, (...)."""
         return np.stack([self._statistics_of_one(torch.from_numpy(quantity), images) for quantity in sums])
 
     def _statistics_of_one(self, sums: "Tensor", images: Any) -> Array:
         with np.errstate(invalid="ignore"):
             mean = sums.mean(-1).numpy() / images
-        # The others do not change under a common factor, so sums stand for means.
+        # The other statistics do not depend on scale, so sums do instead of means.
         high = features.high_contribution(sums, multiple=self.multiple).double().numpy()
         return np.stack(
             [mean, features.gini(sums).numpy(), features.participation_ratio(sums).numpy(),
@@ -148,13 +149,14 @@ class Contributions(Analysis):
         return summary
 
     def _numbers(self, files: Files, kind: str) -> dict[str, Any]:
-        at = files.where(images=kind)
-        most = {"mean": np.inf, "gini": 1.0}  # the others count features
-        entry: dict[str, Any] = {"n": at.n, "accuracy": at.mean("correct"), **{name: {} for name in QUANTITIES}}
+        selected = files.where(images=kind)
+        highest = {"mean": np.inf, "gini": 1.0}  # the others count features
+        entry: dict[str, Any] = {"n": selected.n, "accuracy": selected.mean("correct")}
+        entry |= {name: {} for name in QUANTITIES}
         for (row, quantity), (column, statistic) in NUMBERS:
             value, resampled = _values(files, kind, row, column)
-            # Of few images or seeds an interval may lie beyond what the statistic can be.
-            ends = stats.basic_interval(value, resampled, within=(0, most.get(statistic, _width(files))))
+            # With few images or seeds, an interval may exceed the range of the statistic.
+            ends = stats.basic_interval(value, resampled, within=(0, highest.get(statistic, _width(files))))
             correct = files.sum(f"correct {kind}")[:, row, column]
             entry[quantity] |= {
                 statistic: float(value.mean()), f"{statistic}_ci": list(ends),
@@ -163,7 +165,7 @@ class Contributions(Analysis):
         return entry
 
     def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
-        """The difference of every statistic, paired by image: both models meet the same resamples."""
+        """The difference of every statistic, paired by image: both models use the same resamples."""
         for kind, ((row, quantity), (column, statistic)) in product(a.kinds(), NUMBERS):
             first, second = _values(a, kind, row, column), _values(b, kind, row, column)
             difference = stats.basic_paired(first[0], second[0], first[1], second[1])
@@ -173,7 +175,7 @@ class Contributions(Analysis):
             }  # fmt: skip
 
     def corrected(self, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The differences with ``p_holm``, statistic by statistic."""
+        """The differences with ``p_holm``, ordered by statistic."""
         numbers = [(quantity, statistic) for (_, quantity), (_, statistic) in NUMBERS]
 
         def place(pair: Mapping[str, Any]) -> tuple[bool, int]:
@@ -189,7 +191,7 @@ class Contributions(Analysis):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Different numbers of features, models at chance."""
+        """Warn of different numbers of features and of models at chance."""
         widths = {entry["name"]: entry["features"] for entry in summary["models"]}
         if len(set(widths.values())) > 1:
             listed = ", ".join(f"{name} {width}" for name, width in widths.items())
@@ -197,7 +199,7 @@ class Contributions(Analysis):
         yield from self.at_chance(found)
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
-        """A row per feature: means over images and over those classified correctly; and a row per image."""
+        """A row per feature (means over all images and over those classified correctly), and a row per image."""
         names = [f"{column}{suffix}" for suffix in ("", "_correct") for column in QUANTITIES.values()]
         tables = []
         for name, files in found.files.items():
@@ -210,8 +212,8 @@ class Contributions(Analysis):
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""
         summary = result.summary
-        shows = "Feature contributions: their size, and how evenly the features share them"
-        table = Table(shows, _model_rows(summary), _caption(summary))
+        title = "Feature contributions: their size, and how evenly the features share them"
+        table = Table(title, _model_rows(summary), _caption(summary))
         test = "two-sided, from the bootstrap (below 0.01 of a normal distribution), paired by image"
         return [table, *differences(summary, _pair_rows(summary), test)]
 
@@ -227,7 +229,7 @@ class Contributions(Analysis):
 
 @lru_cache(maxsize=1)
 def _weights(index: tuple[int, ...], seed: int) -> "Tensor":
-    """``stats.image_weights`` (N,R), kept for the next model, which meets the same images."""
+    """``stats.image_weights`` (N,R), cached: the next model gets the same images."""
     return torch.from_numpy(stats.image_weights(np.array(index), seed=seed))
 
 
@@ -242,7 +244,7 @@ def _values(files: Files, kind: str, row: int, column: int) -> tuple[Array, Arra
 
 
 def _model_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The models below one another in each statistic of each quantity."""
+    """A row per quantity, statistic, model and kind of images."""
     rows = []
     for quantity, statistic in product(QUANTITIES, STATISTICS):
         for entry in summary["models"]:
@@ -292,7 +294,7 @@ def _interval(statistic: str, ends: Sequence[float], *, signed: bool = False) ->
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
-    """What the columns are, and of how many images."""
+    """The meaning of the columns, and the number of images."""
     caption = (
         "C: mean absolute gradient of the loss before the last layer; R: times the activation; C/e: C with the size of"
         f" p − onehot(y) divided out; high: features above {summary['multiple']:g} × the model's median;"

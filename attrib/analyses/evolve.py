@@ -1,4 +1,4 @@
-"""Accuracy, loss, contributions and maps along the saved epochs of a training run, or two (AALP, Figures 9, 12)."""
+"""Accuracy, loss, contributions and maps over the saved epochs of one or two training runs (AALP, Figures 9, 12)."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ SHARES = ("accuracy", "robust_accuracy")
 MEANS = ("loss", "loss_adversarial", *SHARES, "asc")
 """Means over images."""
 CONCENTRATION = ("participation_ratio", "gini", "participation_ratio_scale_free", "gini_scale_free")
-"""Of the mean contribution C over all images, and of C with |p - onehot(y)| divided out."""
+"""Concentration of the mean contribution C over all images, and of C with |p - onehot(y)| divided out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class Evolution(Attacked):
     name: ClassVar[str] = "evolve"
     takes: ClassVar[tuple[str, ...]] = ("runs",)
 
-    images: int = option(5, "How many images to show maps of: the first of each class.", low=1)
+    images: int = option(5, "Images in the figure of maps: the first of each class.", low=1)
 
     def pictured(self) -> int:
-        """How many images the picture of maps shows."""
+        """The number of images in the figure of maps."""
         return self.images
 
     def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
@@ -71,7 +71,7 @@ class Evolution(Attacked):
         return models
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
-        """The columns of every image; maps for the picture where it shows this epoch."""
+        """The columns of every image; examples only for the epochs in the figure of maps."""
         measured = super().measure(model, batch, context)
         shown = evenly_spaced([each.epoch for each in context.models if each.name == model.name])
         return measured if model.epoch in shown else measured._replace(examples={})
@@ -80,8 +80,8 @@ class Evolution(Attacked):
         """The epoch's mean contributions and how concentrated they are.
 
         ``contributions``: (2,D), C and its scale-free form; ``resampled``: (4,R), CONCENTRATION in resamples of the
-        images, the same for every epoch. Of the resampled contributions nothing else is kept, or memory would grow
-        with the number of epochs. Not kept on disk: contributions need no attack, and are quickly made again.
+        images, the same for every epoch. The resampled contributions are dropped, or memory would grow with the
+        number of epochs. Nothing is saved to disk: contributions need no attack and are quickly computed again.
         """
         total = resampled = None
         for batch in context.images.batches(context.batch_size, device=context.device):
@@ -89,10 +89,10 @@ class Evolution(Attacked):
             values = torch.stack([layer.contribution, layer.scale_free]).float()
             weights = torch.from_numpy(stats.image_weights(batch.index.cpu().numpy(), seed=self.seed))
             part = partial.exact(values.double().sum(1)).cpu()
-            # A batch's part is float32, and so precise that hardly a bit is lost.
-            of_resamples = (weights.to(values.device).T @ values).double().cpu()
+            # Within a batch, float32 is precise enough; batches are added in float64.
+            resampled_part = (weights.to(values.device).T @ values).double().cpu()
             total = part if total is None else partial.added(total, part)
-            resampled = of_resamples if resampled is None else resampled + of_resamples
+            resampled = resampled_part if resampled is None else resampled + resampled_part
         assert total is not None
         assert resampled is not None
         return super().describe(model, context) | {
@@ -120,7 +120,7 @@ class Evolution(Attacked):
             entry[f"{name}_ci"] = list(ends)
         for name, value, resampled in _concentrations(files):
             entry[name] = value
-            # One image drawn again and again varies in nothing.
+            # Resamples of one image are all the same.
             entry[f"{name}_ci"] = list(stats.basic_interval(value, resampled)) if files.n > 1 else [float("nan")] * 2
         return entry | {"train_loss": fact["train_loss"]} | self.floor_entry(files)
 
@@ -133,9 +133,10 @@ class Evolution(Attacked):
                 else stats.paired(*columns, seed=self.seed)
             )  # fmt: skip
             yield {"quantity": name, "n": a.n, **paired.entry()}
-        for (name, first, of_a), (_, second, of_b) in zip(_concentrations(a), _concentrations(b), strict=True):
-            resamples = (of_a, of_b) if a.n > 1 else (np.full_like(of_a, np.nan),) * 2
-            yield {"quantity": name, "n": a.n, **stats.basic_paired(first, second, *resamples).entry()}
+        concentrations = zip(_concentrations(a), _concentrations(b), strict=True)
+        for (name, first, resampled_a), (_, second, resampled_b) in concentrations:
+            both = (resampled_a, resampled_b) if a.n > 1 else (np.full_like(resampled_a, np.nan),) * 2
+            yield {"quantity": name, "n": a.n, **stats.basic_paired(first, second, *both).entry()}
 
     def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Settings, and the numbers of every epoch of every run."""
@@ -145,7 +146,7 @@ class Evolution(Attacked):
         return {"n": len(found.context.images), **self.settings(found), "runs": runs}
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
-        """A row per run and epoch; and C of every feature of every epoch."""
+        """A row per run and epoch, and a row per run, epoch and feature."""
         contributions = [
             pd.DataFrame({"run": name, "epoch": epoch.models[0].epoch, "feature": range(values.shape[1]),
                           "C": values[0], "C_scale_free": values[1]})
@@ -155,7 +156,7 @@ class Evolution(Attacked):
         return {"": _epoch_frame(summary), "contrib": pd.concat(contributions, ignore_index=True)}
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """What the picture of maps shows: a column for every epoch shown."""
+        """The figure of maps: a column for every epoch shown."""
         models = [
             epochs[place].models[0]
             for epochs in found.epochs.values() for place in evenly_spaced(range(len(epochs)))
@@ -166,8 +167,8 @@ class Evolution(Attacked):
     def tables(self, result: "Result") -> list[Table]:
         """Epochs, then pairs."""
         summary = result.summary
-        shows = "Losses, accuracy, coverage and contributions along the epochs"
-        table = Table(shows, _epoch_rows(summary), _caption(summary))
+        title = "Losses, accuracy, coverage and contributions along the epochs"
+        table = Table(title, _epoch_rows(summary), _caption(summary))
         test = (
             "permutation test, of accuracies an exact test (McNemar), of PR and Gini the bootstrap (below 0.01 of a"
             " normal distribution); all by image"
@@ -180,7 +181,7 @@ class Evolution(Attacked):
         summary = result.summary
         images = f"{text.data_words(summary)}, {summary['n']:,} images"
         epochs = [{entry["epoch"] for entry in run["epochs"]} for run in summary["runs"]]
-        # Two runs are seen beside each other at the epochs that both have, if there are such.
+        # Two runs are compared at the epochs that both have, if there are any.
         numbers = sorted(set.intersection(*epochs) or set.union(*epochs))
         skipped = f"; at most {SHOWN} epochs of a run, evenly spaced" if max(map(len, epochs)) > SHOWN else ""
         return {
@@ -198,17 +199,17 @@ class Evolution(Attacked):
 
 
 def _training_losses(model: "Model") -> dict[int | None, float]:
-    """Epoch to the training loss in the log.jsonl beside the epoch's file, if there is one.
+    """The training loss of each epoch in the log.jsonl beside the epoch's file; empty if there is no log.
 
     Raises InputError for a log that cannot be read.
     """
-    place = Path(model.path).parent / "log.jsonl"
+    log = Path(model.path).parent / "log.jsonl"
     try:
-        lines = place.read_text().splitlines() if place.exists() else []
+        lines = log.read_text().splitlines() if log.exists() else []
         records = [json.loads(line) for line in lines if line.strip()]
         return {int(record["epoch"]): float(record["loss"]) for record in records}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        raise InputError(f"{place}: expected one JSON object with epoch and loss per line") from None
+        raise InputError(f"{log}: expected one JSON object with epoch and loss per line") from None
 
 
 def evenly_spaced(epochs: Sequence[Any]) -> list[Any]:
@@ -219,13 +220,13 @@ def evenly_spaced(epochs: Sequence[Any]) -> list[Any]:
 
 
 def _concentration(values: "Tensor") -> "dict[str, Tensor]":
-    """Contributions (2,...,D), C and scale-free, to every one of CONCENTRATION, (...)."""
+    """Every measure in CONCENTRATION, (...), of contributions (2,...,D): C and its scale-free form."""
     ratio, inequality = features.participation_ratio(values), features.gini(values)  # scale does not change them
     return dict(zip(CONCENTRATION, (ratio[0], inequality[0], ratio[1], inequality[1]), strict=True))
 
 
 def _concentrations(files: Files) -> Iterator[tuple[str, float, Array]]:
-    """Every one of CONCENTRATION: its name, its value, and its values in resamples (R,)."""
+    """Every measure in CONCENTRATION: name, value, and values in resamples (R,)."""
     fact = files.facts[0]
     values = _concentration(torch.from_numpy(fact["contributions"]))
     for (name, value), resampled in zip(values.items(), fact["resampled"], strict=True):
@@ -233,7 +234,7 @@ def _concentrations(files: Files) -> Iterator[tuple[str, float, Array]]:
 
 
 def _column(files: Files, name: str) -> Array:
-    """What a mean is taken of, (N,)."""
+    """The values (N,) of one of MEANS."""
     if name == "robust_accuracy":
         return np.asarray(files["margin_adversarial"][0] > 0, float)
     return np.asarray(files[{"accuracy": "correct", "asc": "coverage"}.get(name, name)][0])
@@ -278,7 +279,7 @@ QUANTITIES = {
     "participation_ratio": ("PR of C", "+.1f", 1), "gini": ("Gini of C", "+.3f", 1),
     "participation_ratio_scale_free": ("PR of C/e", "+.1f", 1), "gini_scale_free": ("Gini of C/e", "+.3f", 1),
 }  # fmt: skip
-"""How the table of differences calls and writes each quantity."""
+"""The name, number format and scale of each quantity in the table of differences."""
 
 
 def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The few images that a picture shows: kept batch by batch, put together for ``attrib.plots.map_grid``."""
+"""The images in the figure of examples: collected batch by batch, then joined for ``attrib.plots.map_grid``."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ PARTS = ("image", "map", "span", "prediction", "probability")
 
 
 def display_images(image: "Tensor") -> "Tensor":
-    """Images (N,C,H,W) as a picture shows them: (N,H,W,3) floats on the CPU, grey repeated."""
+    """Images (N,C,H,W) as a figure shows them: (N,H,W,3) floats on the CPU, grey repeated."""
     rgb = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
     return rgb.permute(0, 2, 3, 1).cpu()
 
@@ -25,7 +25,7 @@ def display_images(image: "Tensor") -> "Tensor":
 def kept_examples(
     model: "Model", batch: "Batch", views: "Mapping[str, View]", masks: "Mapping[str, Tensor]", context: "Context"
 ) -> dict[int, dict[str, Any]]:
-    """Of the images that the picture shows those in this batch: position to what the model makes of it."""
+    """The images of this batch that the figure shows: position to the image and the model's maps and predictions."""
     classes = context.classes_of(model)
     kept: dict[int, dict[str, Any]] = {}
     for row, position in enumerate(batch.index.tolist()):
@@ -46,9 +46,9 @@ def kept_examples(
 
 
 def arrays_of(found: "Findings", names: "Sequence[str] | None" = None) -> "dict[str, Array]":
-    """What ``attrib.plots.map_grid`` takes: images in rows; of every name the first file's maps.
+    """The arrays for ``attrib.plots.map_grid``: images in rows; for every name the maps of its first file.
 
-    names: the models to show (default: all that are no saved epochs).
+    names: the models to show (default: all but saved epochs).
     """
     names = list(found.files) if names is None else list(names)
     positions = sorted(found.examples)

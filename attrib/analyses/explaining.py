@@ -9,7 +9,7 @@ import numpy as np
 from attrib import map_table, targets
 from attrib.analyses.base import Analysis
 from attrib.analyses.measured import CLEAN, Context, Findings
-from attrib.analyses.options import Attack, attacked_option, option
+from attrib.analyses.options import Attack, option
 from attrib.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ else:
 
 
 class View(NamedTuple):
-    """A model's map of a batch, with what it says of the images."""
+    """A model's maps and predictions of a batch."""
 
     image: "Tensor"
-    """(N,C,H,W): the batch's, or what the attack made of them."""
+    """(N,C,H,W), clean or attacked"""
     prediction: "Tensor"
     """(N,)"""
     map: "Tensor"
     """(N,H,W)"""
     grid: "Tensor | None"
-    """(N,h,w) where the map was brought up from a layer's grid."""
+    """(N,h,w): the map before it was upsampled from a layer's grid, if it was"""
     probability: "Tensor"
-    """(N,), of the prediction; NaN where that is not known."""
+    """(N,), of the predicted class; NaN if unknown"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Explaining(Analysis):
         "label", "The class explained: label (true class), prediction, or a class by its name or number.",
         check=targets.check_target, parse=str,
     )  # fmt: skip
-    attack: Attack | None = attacked_option(None, "Explain adversarial images too: fgsm, pgd or cw.")
+    attack: Attack | None = option(None, "Explain adversarial images too: fgsm, pgd or cw.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,11 +71,11 @@ class Explaining(Analysis):
         return str(self.options()["map"])
 
     def map_precision(self, device: "torch.device") -> "Precision":
-        """Maps are thresholded, so ``auto`` keeps them in fp32; over SmoothGrad's many passes rounding evens out."""
+        """The precision of maps: ``auto`` is fp32, but not for SmoothGrad, which averages rounding errors out."""
         return self.attack_precision(device) if self.map == "smoothgrad" else self.exact_precision(device)
 
     def views(self, model: "Model", batch: "Batch", context: Context) -> dict[str, View]:
-        """The model's maps of the batch, under clean and, where an attack is set, under its name."""
+        """The model's view of the batch by kind of images: clean and, if there is an attack, the attack's name."""
         images = {CLEAN: batch.image}
         if self.attack:
             images[self.attack.name] = self.attack.images(
@@ -84,7 +84,7 @@ class Explaining(Analysis):
         return {kind: self.view(model, batch, image, context) for kind, image in images.items()}
 
     def view(self, model: "Model", batch: "Batch", image: "Tensor", context: Context) -> View:
-        """The model's map of the batch's images, or of what an attack made of them."""
+        """The model's view of the batch; image (N,C,H,W): its images, clean or attacked."""
         logits = self.answers(model, image, context)
         prediction = logits.argmax(1)
         target = targets.explained(self.target, batch.label, prediction)
@@ -92,7 +92,7 @@ class Explaining(Analysis):
         return View(image, prediction, *self.map_of(model, image, target, batch.index, context), probability)
 
     def resolved(self, data: "Dataset | None") -> Self:
-        """With the class to explain as a number where it was named; of unlabelled data the prediction."""
+        """Turn the name of the class to explain into its number; for unlabelled data, explain the prediction."""
         if data is None:
             return super().resolved(data)
         target = targets.target_class(self.target, data.classes)
@@ -101,34 +101,33 @@ class Explaining(Analysis):
         return replace(super().resolved(data), target=target)
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Models at chance, and models whose maps are all empty."""
+        """Warn of models at chance, and of models whose maps are all empty."""
         yield from super().objections(summary, found)
         yield from self.all_empty(found)
 
     def all_empty(self, found: Findings, *, images: str = CLEAN) -> Iterator[str]:
-        """A sentence for every model, or run, of which all maps are empty (the column ``empty``).
+        """Warn of every model or run whose maps are all empty (the column ``empty``).
 
-        images: which were measured, where the rows do not say it.
+        images: the kind of images, if the rows have no such column.
         """
-        each = {name: [files] for name, files in found.files.items()} | found.epochs
-        for name, files in each.items():
+        groups = {name: [files] for name, files in found.files.items()} | found.epochs
+        for name, files in groups.items():
             for kind in files[0].kinds() if "images" in self.keys else [images]:
                 of_kind = [part.where(images=kind) if "images" in self.keys else part for part in files]
                 if all(part["empty"].all() for part in of_kind):
                     yield (
-                        f"{name}: every map of the {kind} images is empty, so what is measured of them means nothing;"
-                        " does the layer looked at have an effect on the class explained (--layer), or does its map of"
-                        " another kind (--map) show something?"
+                        f"{name}: every map of the {kind} images is empty, so its numbers mean nothing; choose a"
+                        " layer that has an effect on the class explained (--layer), or another map (--map)"
                     )
 
     def target_words(self, data: "Dataset") -> str:
-        """The class explained, as captions say it."""
+        """The class explained, for captions."""
         return data.classes[self.target] if isinstance(self.target, int) else self.target
 
     def map_of(
         self, model: "Model", image: "Tensor", target: "Tensor", index: "Tensor", context: Context
     ) -> "tuple[Tensor, Tensor | None]":
-        """The map of the target classes (N,), (N,H,W), and on its own grid where it has one."""
+        """The map (N,H,W) of the target classes (N,), and the map on its layer's grid, if it has one."""
         with inputs.naming(model):
             return maps.attribution(
                 self.map, model.opened_module, image, target, layer=model.layer, reshape=model.reshape, seed=self.seed,
@@ -137,14 +136,14 @@ class Explaining(Analysis):
 
 
 def grid_of(view: View) -> str:
-    """The size of the grid that the map was made on, as 8x8."""
+    """The size of the map's grid, such as 8x8."""
     return "x".join(map(str, (view.map if view.grid is None else view.grid).shape[1:]))
 
 
 def map_file_view(model: "Model", batch: "Batch") -> View:
-    """The maps of the batch's images that were made elsewhere; what was predicted is not known (-1)."""
+    """The maps of the batch's images from a map file; the predictions are unknown (-1)."""
     assert model.maps is not None
     rows = [model.maps[position] for position in batch.index.tolist()]
     unknown = torch.full_like(batch.index, -1)
-    made = torch.from_numpy(np.stack(rows)).to(batch.image.device)
-    return View(batch.image, unknown, made, None, torch.full_like(made[:, 0, 0], torch.nan))
+    loaded = torch.from_numpy(np.stack(rows)).to(batch.image.device)
+    return View(batch.image, unknown, loaded, None, torch.full_like(loaded[:, 0, 0], torch.nan))

@@ -1,6 +1,6 @@
 """Valid values of the last layer's weights (AGAIN supplement, 4.4, Table 2, Figure 3).
 
-An entry of the weight matrix W (K,D) is valid where it is greater than the mean of W.
+An entry of the weight matrix W (K,D) is valid if it is greater than the mean of W.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ else:
 
 TITLE = "Valid values of the last layer's weight matrix W per class"
 PRINTED = 30
-"""With more classes than these, the table for people shows the means only; the CSV holds all."""
+"""With more classes, the printed table shows only the means; the CSV has all classes."""
 SYMMETRIC = {"mean": 0.5, "class-mean": 0.5, "absolute": None}
 """Share of valid values if weights are distributed symmetrically about their mean; of |W| it depends on the shape."""
 RULES = {
@@ -52,7 +52,8 @@ RULES = {
 class LastLayer(Analysis):
     """Valid values of the last layer's weights, per class and on average, and their picture in red and white.
 
-    One image of the data finds the last layer of a model that is no checkpoint; the data also names the classes.
+    If a model is not a checkpoint, its last layer is found by running one image of the data. The data also names the
+    classes.
     """
 
     name: ClassVar[str] = "fc"
@@ -66,16 +67,16 @@ class LastLayer(Analysis):
     fc: str | None = fc_option()
 
     def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
-        """The models given; raises InputError where ``fc`` names no layer of theirs."""
+        """The models given; raises InputError if ``fc`` is not a layer of theirs."""
         check_last_layers(models, self.fc)
         return models
 
     def passes(self, models: "Sequence[Model]", data: "Dataset") -> list[Pass]:
-        """No images: the weights are all that is looked at."""
+        """No images: only the weights are used."""
         return []
 
     def describe(self, model: "Model", context: Context) -> dict[str, Any]:
-        """Which values of the last layer's weight are valid, bool (K,D), and the names of the K classes."""
+        """The valid values of the last layer's weight, bool (K,D), and the names of the K classes."""
         weight = self._weight(model, context)
         valid = features.valid_values(weight, rule=self.rule).cpu().numpy()
         return {"valid": valid, "classes": _class_names(model, context.data, len(valid))}
@@ -86,8 +87,8 @@ class LastLayer(Analysis):
         if layer is None:
             if context.data is None:
                 raise InputError(
-                    f"{model.label}: the last layer of a model that is no checkpoint is found by running one image of"
-                    " data (--data NAME), or named with fc (--fc NAME)"
+                    f"{model.label}: the last layer is unknown, since the model is not a checkpoint; name it with fc"
+                    " (--fc NAME), or name data (--data NAME), of which one image is run"
                 )
             image = next(context.data.batches(1, device=context.device)).image
             try:
@@ -104,7 +105,7 @@ class LastLayer(Analysis):
         return weight.detach().flatten(1)
 
     def summarise(self, files: Files) -> dict[str, Any]:
-        """Valid values per class and on average; of several seeds their means, the average with its interval."""
+        """Valid values per class and on average; over several seeds their means, and the interval of the average."""
         counts, width = _counts(files), files.facts[0]["valid"].shape[1]
         summary = {
             "features": width, "classes": files.facts[0]["classes"],
@@ -124,7 +125,7 @@ class LastLayer(Analysis):
         pair: dict[str, Any] = {
             "quantity": "valid_mean", "difference": float(first.mean() - second.mean()),
             "more": int((first > second).sum()), "fewer": int((first < second).sum()), "classes": len(first),
-            "p": float("nan"),  # files of one seed each allow no test
+            "p": float("nan"),  # two single files allow no test
         }  # fmt: skip
         if max(len(a), len(b)) > 1:
             pair |= stats.paired(*map(_without_images, counts)).entry()
@@ -135,7 +136,7 @@ class LastLayer(Analysis):
         return {"rule": self.rule, "expected_symmetric": SYMMETRIC[self.rule]}
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """None: no model is run."""
+        """No warnings: no model is run."""
         return ()
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
@@ -153,7 +154,7 @@ class LastLayer(Analysis):
         return {"": pd.concat(tables, ignore_index=True)}
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """What the picture shows: of every name the first file's valid values, (K,D), by the name's position."""
+        """The valid values (K,D) of every name's first file, by the name's position, for the figure."""
         return {"": {f"valid_{place}": each.facts[0]["valid"] for place, each in enumerate(found.files.values())}}
 
     def tables(self, result: "Result") -> list[Table]:
@@ -186,7 +187,7 @@ class LastLayer(Analysis):
 
 
 def _class_names(model: "Model", data: "Dataset | None", count: int) -> list[str]:
-    """The classes of the data, else of what the checkpoint was trained on, else their numbers."""
+    """The class names of the data, else of the checkpoint's training data, else numbers."""
     known: tuple[str, ...] = ()
     if data:
         known = data.classes or model.classes or ()
@@ -196,12 +197,12 @@ def _class_names(model: "Model", data: "Dataset | None", count: int) -> list[str
 
 
 def _counts(files: Files) -> Array:
-    """How many values are valid, of every file and class, (S,K)."""
+    """The number of valid values in every file and class, (S,K)."""
     return np.array([facts["valid"].sum(1) for facts in files.facts])
 
 
 def _without_images(counts: Array) -> Array:
-    """One number per seed as ``attrib.stats`` takes it, (S,2): there are no images, so all of them agree."""
+    """The mean of every seed, twice (S,2): ``attrib.stats`` expects several images."""
     return np.repeat(counts.mean(1)[:, None], 2, 1)
 
 

@@ -1,4 +1,4 @@
-"""Data made to fit the models: the size and channels of pictures, and which class a folder's name means."""
+"""Fit data to the models: the size and channels of pictures, and the class of each class folder."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,24 +20,24 @@ from attrib.models.outside import Normalized
 from attrib.models.specs import Model
 
 DARK = 0.01
-"""Pixels that are all below it are hardly meant."""
-LOOKED_AT = 16
-"""Images that are looked at for dark pixels, spread over the data."""
+"""If all pixels are below this, the data is probably in other units."""
+DARK_SAMPLE = 16
+"""Images that are checked for dark pixels, spread over the data."""
 
 
 def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: Callable[[str], None]) -> Dataset:
-    """The data as the models take it, with the classes that they know.
+    """The data in the form that the models expect, with their classes.
 
-    Pictures become grey for models of grey images and get the models' size; unlabelled data gets the models' classes;
-    class folders that are fewer than the models' classes, or ordered differently, are matched by name, and are taken
-    as unlabelled where the names say nothing. Raises InputError for a list of names that does not fit.
+    Pictures get the models' size, and become grey for models of grey images. Unlabelled data gets the models' classes.
+    Class folders are matched to the classes by name if they are fewer or in another order; if no name matches, the data
+    becomes unlabelled. Raises InputError for a list of class names that does not fit.
     """
     for note in data.notes:
         warn(note)
     data = _pictures(data, models, device)
     if isinstance(data.images, Pictures) and data.images.by_default:
         warn(
-            f"the pictures of {data.name} share no size of up to 2 megapixels: they are resized and cropped to"
+            f"the pictures of {data.name} differ in size or exceed 2 megapixels: they are resized and cropped to"
             f" {DEFAULT_SIZE}x{DEFAULT_SIZE}; name another size with size (--size)"
         )
     _warn_dark(data, warn)
@@ -49,7 +49,7 @@ def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: C
 
 
 def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> Dataset:
-    """Pictures with the channels and the size that all models name."""
+    """Pictures with the channels and the size that all models expect."""
     images = data.images
     if not isinstance(images, Pictures) or not models:
         return data
@@ -59,7 +59,7 @@ def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> D
         images = replace(images, channels=1)
     (size,) = sizes if len(sizes) == 1 else (None,)
     given = data.source is not None and data.source.size is not None
-    # What a Normalized shrinks, or a checkpoint refuses; pictures that are smaller a Normalized may enlarge by itself.
+    # Resize what a Normalized would shrink, or a checkpoint refuse. A Normalized may enlarge smaller pictures itself.
     needed = all(model.checkpoint for model in models) or images.by_default or min(images.size) > min(size or (1,))
     if size and not given and needed:
         images = replace(images, size=size, by_default=False)
@@ -67,7 +67,7 @@ def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> D
 
 
 def _input_of(model: Model) -> tuple[int | None, tuple[int, int] | None]:
-    """The channels and the size (H,W) of a model's images, where they are known."""
+    """The channels and the size (H,W) of a model's images; None if unknown."""
     if model.checkpoint:
         channels, height, width = model.checkpoint.input_shape
         return channels, (height, width)
@@ -78,7 +78,7 @@ def _input_of(model: Model) -> tuple[int | None, tuple[int, int] | None]:
 
 
 def _takes_only_grey(data: Dataset, models: Sequence[Model], device: torch.device) -> bool:
-    """Whether modules that say nothing of their input refuse colour and take grey."""
+    """Whether the models, of unknown input shape, refuse colour images and accept grey ones."""
     if not isinstance(data.images, Pictures) or any(model.checkpoint or model.module is None for model in models):
         return False
     if any(_count_of(model, data, device) for model in models):
@@ -88,10 +88,10 @@ def _takes_only_grey(data: Dataset, models: Sequence[Model], device: torch.devic
 
 
 def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
-    """Warn of pixels that are all nearly black, as those of a file with other units are."""
+    """Warn if all pixels are nearly black, as they are in a file with other units."""
     if not len(data):
         return
-    order = torch.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).long()
+    order = torch.linspace(0, len(data) - 1, min(DARK_SAMPLE, len(data))).long()
     brightest = max(float(batch.image.max()) for batch in data.batches(len(order), order=order))
     if brightest < DARK:
         warn(
@@ -103,7 +103,7 @@ def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
 def _classes_of(
     data: Dataset, models: Sequence[Model], device: torch.device
 ) -> tuple[tuple[str, ...] | None, int | None]:
-    """The names of the models' classes, where they are known, and how many there are; None where that differs."""
+    """The names and the number of the models' classes; None if unknown, or if the models differ."""
     given = data.source.classes if data.source else None
     known = {names for model in models if (names := _names_of(model))}
     counts = [count for model in models if (count := _count_of(model, data, device))]
@@ -113,7 +113,7 @@ def _classes_of(
         if len(set(counts)) > 1:
             listed = " and ".join(map(str, sorted(set(counts))))
             raise InputError(
-                f"the models have {listed} classes, of which a label means one; look at them one by one, or at images"
+                f"expected models with the same number of classes, got {listed}; analyse them one by one, or use images"
                 " without labels"
             )
         if len(known) > 1:
@@ -129,13 +129,13 @@ def _classes_of(
 
 
 def with_classes(model: Model, count: int) -> Model:
-    """The model with a name for each of its ``count`` classes, a number where they are not known."""
+    """The model with a name for each of its ``count`` classes; numbers if the names are unknown."""
     names = _names_of(model)
     return replace(model, classes=names if names and len(names) == count else tuple(map(str, range(count))))
 
 
 def _names_of(model: Model) -> tuple[str, ...] | None:
-    """The class names that a model brings, or those of the data set that it was trained on."""
+    """The model's own class names, or those of its training data; None if unknown."""
     if names := getattr(model, "classes", None):
         return tuple(names)
     trained_on = CATALOG.get(model.trained_on or "")
@@ -143,7 +143,7 @@ def _names_of(model: Model) -> tuple[str, ...] | None:
 
 
 def check_names(model: Model, count: int) -> None:
-    """Raise InputError where the names that a model brings are not one for each of so many classes."""
+    """Raise InputError if the model has class names, but not ``count`` of them."""
     if model.classes is not None and len(model.classes) != count:
         raise InputError(
             f"{model.label}: classes: expected {count} names, one per class of the model, got {len(model.classes)}"
@@ -151,7 +151,7 @@ def check_names(model: Model, count: int) -> None:
 
 
 def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
-    """How many classes a model has; None where it has no module, or does not take the images."""
+    """How many classes a model has; None if it has no module or does not accept the images."""
     if model.checkpoint:
         check_names(model, model.checkpoint.num_classes)
         return model.checkpoint.num_classes
@@ -160,7 +160,7 @@ def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
     (batch,) = data.batches(1, order=torch.tensor([0]), device=device)
     try:
         logits = inference.logits(model.module, batch.image)
-    except Exception:  # somebody else's model: what is wrong is said where the models are checked
+    except Exception:  # a user's model may raise anything; check_models reports it
         return None
     check_names(model, logits.shape[1])
     return logits.shape[1]
@@ -168,38 +168,38 @@ def _count_of(model: Model, data: Dataset, device: torch.device) -> int | None:
 
 def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Callable[[str], None]) -> Dataset:
     """The data with the models' classes."""
-    usual = names or tuple(map(str, range(count)))
+    classes = names or tuple(map(str, range(count)))
     if not data.labelled or data.numbered:
-        return replace(data, classes=usual) if count >= len(data.classes) else data
+        return replace(data, classes=classes) if count >= len(data.classes) else data
     assert data.folders is not None
     folders = list(data.folders)
     positions = (matched(folders, names) if names else None) or by_wordnet_id(folders, count)
     if positions is None and (positions := by_position(folders, count)) and (names or len(folders) < count):
         warn(
-            f"the class folders of {data.name} are called by numbers, which are taken as the positions of the model's"
-            f" classes, from 0{f': {folders[0]} is {names[positions[0]]}' if names else ''}"
+            f"the class folders of {data.name} have numbers as names, which are taken as the positions of the"
+            f" model's classes, from 0{f': {folders[0]} is {names[positions[0]]}' if names else ''}"
         )
     if positions is not None:
-        if positions == list(data.folders.values()) and (len(folders) == count or data.classes == usual):
-            return data if names is None else replace(data, classes=usual)  # as they are, or matched before
+        if positions == list(data.folders.values()) and (len(folders) == count or data.classes == classes):
+            return data if names is None else replace(data, classes=classes)  # in order already, or matched before
         labels = torch.tensor(positions)[data.labels]
-        return replace(data, classes=usual, labels=labels, folders=dict(zip(folders, positions, strict=True)))
-    strangers = _few([folder for folder in folders if folded(folder) not in meanings(names)]) if names else ""
+        return replace(data, classes=classes, labels=labels, folders=dict(zip(folders, positions, strict=True)))
+    unmatched = _few([folder for folder in folders if folded(folder) not in meanings(names)]) if names else ""
     if len(folders) >= count:
         if names and len(folders) == count:
             warn(
-                f"not all class folders of {data.name} have a name of the model's classes ({strangers} have none), so"
-                f" they are taken in their order: {folders[0]} is {names[0]}, ..., {folders[-1]} is {names[-1]}"
+                f"no class of the model is called {unmatched}, so the class folders of {data.name} are taken in their"
+                f" order: {folders[0]} is {names[0]}, ..., {folders[-1]} is {names[-1]}"
             )
         return data
-    reason = f"none is called {strangers}" if strangers else "the names do not say which is which"
+    reason = f"none is called {unmatched}" if unmatched else "the names do not say which is which"
     of_imagenet = count >= 1000 and re.fullmatch(r"n\d{8}", folders[0])
     advice = " or install timm, which knows these WordNet ids" if of_imagenet else ""
     warn(
         f"{data.name} has {len(folders)} class folder{'s' * (len(folders) > 1)} ({_few(folders)}), the model {count}"
         f" classes, and {reason}: taken as unlabelled; name the model's classes with classes (--classes FILE){advice}"
     )
-    return replace(data, classes=usual, labels=None, folders=None)
+    return replace(data, classes=classes, labels=None, folders=None)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -207,15 +207,15 @@ def _few(names: Sequence[str]) -> str:
 
 
 BYTES = 2 * 10**9
-"""Of activations that a pass keeps at a time."""
+"""Bytes of activations that one pass may keep."""
 KEPT = 160
-"""How many times an image's bytes a ResNet-50 keeps for its gradient, about."""
+"""Bytes that a ResNet-50 keeps for its gradient per byte of an image, about."""
 
 
 def batch_size_for(usual: int, data: Dataset | None, models: Sequence[Model] = ()) -> int:
-    """The usual number of images at a time, or as many as keep about 2 GB of activations: 250 of 64x64, 20 of 224x224.
+    """The usual batch size, or a smaller one that keeps about 2 GB of activations: 250 at 64x64, 20 at 224x224.
 
-    What counts is the size of the data, or the larger one to which a model resizes it.
+    The size of an image is that of the data, or the larger size to which a model resizes it.
 
     >>> from attrib.data import dataset
     >>> batch_size_for(250, dataset("glyphs", limit=1)), batch_size_for(250, dataset(torch.zeros(1, 3, 224, 224)))
@@ -229,7 +229,7 @@ def batch_size_for(usual: int, data: Dataset | None, models: Sequence[Model] = (
 
 
 def with_labels(analysis: Analysis, model: Model, batch: Batch, context: Context) -> Batch:
-    """The batch; of unlabelled data with the model's predictions (-1 of maps made elsewhere) in the labels' place."""
+    """The batch; if it is unlabelled, with the model's predictions as labels (-1 for map files)."""
     if batch.label is not None:
         return batch
     unknown = model.module is None
@@ -239,7 +239,7 @@ def with_labels(analysis: Analysis, model: Model, batch: Batch, context: Context
 
 
 def about_data(data: Dataset) -> dict[str, Any]:
-    """What a summary says of the data; of class folders also which class each is."""
+    """The data in a summary, with the class of each class folder."""
     about: dict[str, Any] = {"data": data.name, "split": data.split}
     if not data.labelled:
         about["unlabelled"] = True
@@ -251,7 +251,7 @@ def about_data(data: Dataset) -> dict[str, Any]:
 
 
 def data_card(name: str, models: Sequence[Model]) -> dict[str, Any]:
-    """What is known of data, or of a folder of pictures; with models, as they take it."""
+    """Facts about a data set or folder of pictures, fitted to the models."""
     notes: list[str] = []
     data = fitted(dataset(f"folder:{name}" if Path(name).is_dir() else name), models, torch.device("cpu"), notes.append)
     about = about_data(data)

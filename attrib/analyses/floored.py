@@ -1,4 +1,4 @@
-"""Analyses that print ASC: beside it stands its floor, the ASC of the same network with random weights."""
+"""Analyses that report ASC beside its floor, the ASC of the same network with random weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Floored(Explaining):
     """An analysis of spans, with the floor of their coverage (``attrib.floor``)."""
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
-    floor: int = option(200, "Images for the floor, the ASC of the same network with random weights; 0: none.", low=0)
+    floor: int = option(200, "Images for the floor (ASC of the same network with random weights); 0: no floor.", low=0)
 
     def describe(self, model: "Model", context: Context) -> dict[str, Any]:
-        """Coverage on re-initialised copies of the model, (R,N), or why there is none."""
+        """Coverage of re-initialised copies of the model, (R,N), or why it cannot be measured."""
         if not self.floor or model.maps is not None:
             return {}
         try:
@@ -52,22 +52,22 @@ class Floored(Explaining):
             return {}
         if not all("floor" in fact for fact in files.facts):
             return dict.fromkeys(("asc_floor", "asc_floor_ci", "asc_floor_range", "asc_floor_empty"))
-        each = np.array([fact["floor"] for fact in files.facts])
-        values = each.mean(0)
+        coverage = np.array([fact["floor"] for fact in files.facts])
+        values = coverage.mean(0)
         networks = values.mean(1)
         return {
             "asc_floor": float(networks.mean()),
             "asc_floor_ci": list(stats.interval(values, seed=self.seed, within=(0, 1))),
             "asc_floor_range": [float(networks.min()), float(networks.max())],
-            "asc_floor_empty": float((each == 0).mean()),  # only an empty map covers nothing
+            "asc_floor_empty": float((coverage == 0).mean()),  # only an empty map covers nothing
         }
 
     def about_floor(self, data: "Dataset") -> dict[str, Any]:
-        """On how many images and networks floors were measured, for the summary."""
+        """The numbers of images and networks behind the floors, for the summary."""
         return {"floor": {"images": min(self.floor, len(data)), "networks": floors.SEEDS} if self.floor else None}
 
     def without_floor(self, files: Files) -> Iterator[str]:
-        """A sentence for every file whose floor cannot be measured."""
+        """Warn of every file whose floor cannot be measured."""
         for model, fact in zip(files.models, files.facts, strict=True):
             if "no_floor" in fact:
                 yield f"{model.label}: no floor of ASC can be measured: {fact['no_floor']}"
@@ -76,7 +76,7 @@ class Floored(Explaining):
 def floor_column(
     entry: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool = False
 ) -> dict[str, str]:
-    """The column "floor %", where any of the models has a floor; the mean alone for a paper's column."""
+    """The column "floor %", if any model has a floor; plain: the mean without its range."""
     if all(other.get("asc_floor") is None for other in models):
         return {}
     if plain or entry["asc_floor"] is None:
@@ -85,7 +85,7 @@ def floor_column(
 
 
 def floor_words(summary: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool = False) -> str:
-    """What a caption says of that column; nothing where there is none."""
+    """The caption of the column "floor %"; empty if there is none."""
     if all(entry.get("asc_floor") is None for entry in models):
         return ""
     return (

@@ -1,4 +1,4 @@
-"""What an analysis is given, checked before any work: the data, and whether every model fits it."""
+"""Check the input of an analysis before any work: the data, and whether every model fits it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +28,9 @@ PROBED = 3
 
 
 def dataset_of(data: Any, models: Sequence[Model]) -> Dataset:
-    """The data of an analysis: a ``Dataset``, or what ``attrib.dataset`` takes; None: what the models know.
+    """The data of an analysis; data: a ``Dataset``, an argument of ``attrib.dataset``, or None: the models' own.
 
-    Raises InputError where no data set is known, or more than one, and for anything else.
+    Raises InputError for anything else, and if the models' training data is unknown or differs.
     """
     if isinstance(data, Dataset):
         return data
@@ -38,29 +38,29 @@ def dataset_of(data: Any, models: Sequence[Model]) -> Dataset:
 
 
 def known_data(models: Sequence[Model]) -> str:
-    """The data set that the checkpoints were trained on; raises InputError where they name none or several."""
+    """The data set that the checkpoints were trained on; raises InputError if they name none or several."""
     known = {model.name: model.trained_on for model in models if model.trained_on}
     if not known:
-        raise InputError("data: name one, since no model given says what it was trained on")
+        raise InputError("data: expected the name of a data set, since the models do not name their training data")
     if len(set(known.values())) > 1:
         listed = ", ".join(f"{name} on {trained_on}" for name, trained_on in known.items())
-        raise InputError(f"the models were trained on different data ({listed}); name the data to look at")
+        raise InputError(f"the models were trained on different data ({listed}); name the data to use")
     return str(next(iter(known.values())))
 
 
 def check_labels(analysis: Analysis, data: Dataset | None) -> None:
-    """Raise InputError where an analysis needs labels that the data lacks."""
+    """Raise InputError if an analysis needs labels that the data lacks."""
     if analysis.needs_labels and data is not None and not data.labelled:
         raise InputError(
             f"{analysis.name}: needs labels, and {data.name} is unlabelled; put the pictures of every class into a"
-            " folder called by its name, or take span, maps or robust, which explain and attack the prediction"
+            " folder with the name of the class, or use span, maps or robust, which explain and attack the prediction"
         )
 
 
 def check_models(
     analysis: Analysis, models: Sequence[Model], data: Dataset | None, group: World, warn: Warn
 ) -> list[Model]:
-    """The models with the layer that maps look at; every model is run on a few images of the data, one epoch of a run.
+    """Run every model (one epoch of each run) on a few images, and return the models with the layer for maps.
 
     Raises InputError for a model that does not fit the data or has no such layer.
     """
@@ -75,14 +75,14 @@ def check_models(
         return list(models)
     maps = [model.label for model in models if model.maps is not None]
     if maps and (analysis.name != "span" or getattr(analysis, "attack", None)):
-        raise InputError(f"{maps[0]}: maps made elsewhere can be measured by span, and without an attack")
+        raise InputError(f"{maps[0]}: expected a model, got a map file, which only span can measure, without an attack")
     runs_taken = "runs" in analysis.takes
     for model in models:
         if model.epoch is not None and not runs_taken:
-            raise InputError(f"{model.name}: {analysis.name} takes no runs; name one of its files, as {model.path}")
+            raise InputError(f"{model.name}: {analysis.name} takes no runs; name one file of it, as {model.path}")
         check_fit(model, data)
         if model.trained_on not in (None, data.name):
-            warn(f"{model.name} was trained on {model.trained_on}, and is looked at on {data.name}")
+            warn(f"{model.name} was trained on {model.trained_on}, but is analysed on {data.name}")
     if not analysis.needs_data:  # no model is run on it
         return list(models)
     attack = getattr(analysis, "attack", None)
@@ -92,7 +92,7 @@ def check_models(
     few = next(data.batches(PROBED, order=torch.arange(min(PROBED, len(data))), device=group.device)).image
     checked, runs = [], set()
     for model in models:
-        # Where one epoch of a run fits the data, the others do.
+        # If one epoch of a run fits the data, the others do.
         if model.maps is None and (model.epoch is None or model.name not in runs):
             with model.opened(group.device) as opened:
                 count = _check_answer(opened, data, few, analysis, warn)
@@ -129,12 +129,12 @@ def check_fit(model: Model, data: Dataset) -> None:
 
 
 def _check_maps(model: Model, data: Dataset) -> None:
-    """Whether maps made elsewhere have the images' size, and there is one for every image."""
+    """Raise InputError if a map file lacks a map for an image, or has maps of another size."""
     assert model.maps is not None
-    came = next(iter(model.maps.values())).shape if model.maps else data.shape[1:]
-    if tuple(came) != tuple(data.shape[1:]):
-        found, wanted = ("x".join(map(str, shape)) for shape in (came, data.shape[1:]))
-        raise InputError(f"{model.label}: expected maps of the images' size {wanted}, got {found}")
+    shape = next(iter(model.maps.values())).shape if model.maps else data.shape[1:]
+    if tuple(shape) != tuple(data.shape[1:]):
+        got, expected = ("x".join(map(str, sides)) for sides in (shape, data.shape[1:]))
+        raise InputError(f"{model.label}: expected maps of the images' size {expected}, got {got}")
     lacking = [position for position in range(len(data)) if position not in model.maps]
     if lacking:
         raise InputError(
@@ -144,9 +144,9 @@ def _check_maps(model: Model, data: Dataset) -> None:
 
 
 def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysis, warn: Warn) -> int:
-    """Run the model on a few images (N,C,H,W) of the data: its answers must fit, and warn where they are no logits.
+    """Run the model on a few images (N,C,H,W); returns the number of classes. Warns of output that is no logits.
 
-    Returns the number of classes.
+    Raises InputError if the output does not fit the data.
     """
     count = len(data.classes)
     advice = {
@@ -161,28 +161,28 @@ def _check_answer(model: Model, data: Dataset, images: Tensor, analysis: Analysi
             warn(f"{model.label} {sentence}")
     if not takes_autocast(model.opened_module):
         warn(
-            f"{model.label} is quantised or not in float32, and runs in its own precision, whatever precision the"
+            f"{model.label} is quantised or not in float32: it runs in its own precision, not in the one that the"
             " result names"
         )
     if getattr(analysis, "attack", None) and isinstance(model.module, GatedClassifier):
         warn(
             f"{model.label} is gated, and its gates hide part of the gradient: an attack on the final logits alone"
-            " flatters it; see attrib robust for the worst of its attacks"
+            " overestimates its accuracy; attrib robust reports the worst of several attacks"
         )
     return logits.shape[1]
 
 
 def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor:
-    """The model's answer to every image, in exact float32; raises InputError where that is not (N,K) finite logits.
+    """The model's logits (N,K) in exact float32; raises InputError for other output, and for NaN or infinity.
 
-    classes: K; 0: any. data: what the error calls the data that has so many classes.
+    classes: K; 0: any number. data: the name of the data in the error's message.
     """
     try:
         with naming(model):
             logits = inference.logits(model.opened_module, image)
     except InputError:
         raise
-    except Exception as error:  # of the model's own code, which may raise anything
+    except Exception as error:  # the model's own code may raise anything
         shape = "x".join(map(str, image.shape[1:]))
         raise InputError(
             f"{model.label}: the model does not take {shape} images ({one_line(error)}); see size (--size)"
@@ -193,8 +193,7 @@ def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor
         )
     if not logits.isfinite().all():
         raise InputError(
-            f"{model.label}: expected finite logits, got NaN or infinity; are its weights broken, or what it expects of"
-            " its input (mean, std)?"
+            f"{model.label}: expected finite logits, got NaN or infinity; check its weights, and its input (mean, std)"
         )
     return logits
 

@@ -14,11 +14,11 @@ from attrib.analyses.partial import Part, Row
 from attrib.models.specs import Model
 
 KEYS = ("split", "model", "seed", "epoch", "images", "index")
-"""The columns that begin a row; an analysis names those that it needs."""
+"""The possible first columns of a table; ``Analysis.keys`` names those that an analysis has."""
 
 
 def pairs_of_files(models: Sequence[Model]) -> list[tuple[int, int]]:
-    """The positions of every two models that have different names."""
+    """The positions of every two models with different names, without saved epochs."""
     return [
         (a, b) for (a, one), (b, other) in combinations(enumerate(models), 2)
         if one.name != other.name and one.epoch is None and other.epoch is None
@@ -35,11 +35,11 @@ def joined(
     rows = _table(part.rows, heads, splits)
     names = [{"a": models[a].name, "b": models[b].name} for a, b in pairs_of_files(models)]
     across = _table(part.across, names, splits)
-    of_model = dict(iter(rows.groupby(["model", "seed", "epoch"], sort=False))) if len(rows) else {}
-    kept = [column for column in rows if column not in KEYS or column in analysis.keys]
+    rows_of = dict(iter(rows.groupby(["model", "seed", "epoch"], sort=False))) if len(rows) else {}
+    columns = [column for column in rows if column not in KEYS or column in analysis.keys]
     files = [
         Files(
-            [model], [of_model[key][kept] if key in of_model else rows],
+            [model], [rows_of[key][columns] if key in rows_of else rows],
             [analysis.condense(
                 {name: total.sum(0).numpy() for name, total in part.sums.get(place, {}).items()}
                 | {name: total.numpy() for name, total in part.resampled.get(place, {}).items()}
@@ -48,21 +48,21 @@ def joined(
         )
         for place, (model, key) in enumerate(zip(models, keys, strict=True))
     ]  # fmt: skip
-    of_name: dict[str, Files] = {}
+    by_name: dict[str, Files] = {}
     epochs: dict[str, list[Files]] = {}
     for file in files:
         model = file.models[0]
         if model.epoch is not None:
             epochs.setdefault(model.name, []).append(file)
         else:
-            of_name[model.name] = of_name[model.name].joined(file) if model.name in of_name else file
-    return Findings(context, of_name, epochs, rows[kept], across, part.examples)
+            by_name[model.name] = by_name[model.name].joined(file) if model.name in by_name else file
+    return Findings(context, by_name, epochs, rows[columns], across, part.examples)
 
 
 def _table(
     rows: Mapping[int, Sequence[Row]], heads: Sequence[Mapping[str, Any]], splits: Mapping[int, str]
 ) -> pd.DataFrame:
-    """The rows of all batches as one table: by model, seed, epoch and image; of one image as they come."""
+    """The rows of all batches as one table, in the order of ``ordered``."""
     frames = []
     for number in sorted(rows):
         for place, kind, columns in rows[number]:
@@ -76,9 +76,9 @@ def _table(
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by split and model (in the order they come), seed, epoch and image; of one image as they come.
+    """Sort rows by split and model (in order of appearance), seed, epoch and image; rows of one image keep their order.
 
-    Batch by batch, a batch's rows of all models would follow one another: an order that says how large batches were.
+    Unsorted rows go batch by batch, so their order would depend on the batch size.
     """
     first = [pd.factorize(table[name])[0] for name in ("b", "a", "model", "split") if name in table]
     keys = [table[name].to_numpy() for name in ("index", "epoch", "seed") if name in table]

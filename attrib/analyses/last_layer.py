@@ -1,4 +1,4 @@
-"""Where the last layer of a model is: known of a checkpoint, named by the user, or found by running one image."""
+"""Find a model's last layer: known for a checkpoint, else named by the user, else found by running one image."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,15 +19,15 @@ else:
 def fc_option() -> Any:
     """The field ``fc`` of an analysis."""
     return option(
-        None, "Last layer of a model that is no checkpoint, by its dotted name (default: the last linear).",
+        None, "Last layer of a model that is not a checkpoint, by its dotted name (default: the last linear).",
         metavar="NAME",
     )  # fmt: skip
 
 
 def last_layer_of(model: "Model", name: str | None) -> "nn.Module | None":
-    """The last layer of an opened model; None: it has to be found by running an image.
+    """The last layer of an opened model; None if it must be found by running an image.
 
-    name: that of a model that is no checkpoint, by its dotted name. Raises InputError where there is no such layer.
+    name: the layer's dotted name; it has no effect on a checkpoint. Raises InputError if there is no such layer.
     """
     module = model.opened_module
     if name is not None and model.checkpoint is None:
@@ -39,7 +39,7 @@ def last_layer_of(model: "Model", name: str | None) -> "nn.Module | None":
 
 
 def check_last_layers(models: "Sequence[Model]", name: str | None) -> None:
-    """Raise InputError for saved epochs and map files, and where ``fc`` names no layer, or all are checkpoints."""
+    """Raise InputError for saved epochs and map files, and if ``fc`` names no layer or all models are checkpoints."""
     for model in models:
         if model.module is None:
             raise InputError(f"{model.name}: expected a model, got saved epochs or maps; name one file of the run")
@@ -47,6 +47,6 @@ def check_last_layers(models: "Sequence[Model]", name: str | None) -> None:
         return
     outside = [model for model in models if model.checkpoint is None]
     if not outside:
-        raise InputError("fc: names the last layer of a model that is no checkpoint; that of a checkpoint is known")
+        raise InputError("fc: expected a model that is not a checkpoint; the last layer of a checkpoint is known")
     for model in outside:
         last_layer_of(model, name)

@@ -1,4 +1,4 @@
-"""Heat maps of a few images under every model, of the clean images or of what an attack makes of them."""
+"""Heat maps of a few images under every model, clean or attacked."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,20 +51,20 @@ class Maps(Explaining):
     needs_labels: ClassVar[bool] = False
 
     threshold: str = option(
-        "mean", f"Rule of the spans saved beside the maps: {thresholds.HELP}", check=thresholds.parse_threshold
+        "mean", f"Threshold of the spans saved with the maps: {thresholds.HELP}", check=thresholds.parse_threshold
     )  # fmt: skip
-    images: int = option(8, "How many images to show: the first of each class.", low=1)
+    images: int = option(8, "Images to show: the first of each class, then the next.", low=1)
     index: tuple[int, ...] | None = option(
         None, "Show the images at these positions instead, as 3,17,42.", check=_check_index, parse=_positions,
         show=lambda index: ",".join(map(str, index)),
     )  # fmt: skip
 
     overlay: bool = option(
-        False, "Also a figure maps-overlay: maps laid over their images. Without labels the figure maps is always that."
+        False, "Also draw a figure maps-overlay: maps over their images. For unlabelled data, maps is that figure."
     )  # fmt: skip
 
     def pictured(self) -> int:
-        """How many images are shown where no positions are given."""
+        """The number of images to show if no positions are given."""
         return self.images
 
     def shown(self, data: "Dataset") -> tuple[int, ...]:
@@ -118,11 +118,11 @@ class Maps(Explaining):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Models whose maps are all empty; the images shown are too few to judge a model otherwise."""
+        """Warn of models whose maps are all empty. The images shown are too few for other warnings."""
         return self.all_empty(found, images=self.attack.name if self.attack else CLEAN)
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """The maps and spans of every file, and what the picture shows."""
+        """The maps and spans of every file, and the figure's arrays."""
         positions = sorted(found.examples)
         arrays: dict[str, dict[str, Array]] = {}
         for model in (model for files in found.files.values() for model in files.models):
@@ -155,11 +155,11 @@ class Maps(Explaining):
         return [Table("Attribution maps", rows, caption)]
 
     def papers(self, result: "Result") -> dict[str, Table]:
-        """None: a paper shows the picture."""
+        """No table: a paper shows the figure."""
         return {}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
-        """Maps beside their images; over them where asked for, and where there are no labels."""
+        """Maps beside their images; over them with ``overlay``, and for unlabelled data."""
         title = _words(result.summary) + text.first_seeds(result.summary["models"])
         examples = result.arrays["examples"]
         if result.summary.get("unlabelled"):

@@ -1,4 +1,4 @@
-"""Maps and spans of all images, streamed to an NPZ file, and read back."""
+"""Stream the maps and spans of all images to an NPZ file, and read them."""
 
 import math
 import zipfile
@@ -21,12 +21,12 @@ class _Part(NamedTuple):
 
     path: Path
     start: int
-    """Of the numbers, in bytes."""
+    """Offset of the numbers, in bytes"""
     kind: np.dtype[Any]
 
 
 def _begun(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> _Part:
-    """The file, made where it is not there yet."""
+    """The file, created if it is missing."""
     size = math.prod(shape) * kind.itemsize
     if not path.exists():
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
@@ -39,8 +39,8 @@ def _begun(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> _Part:
 class MapWriter:
     """Streams the maps and spans of one model to NAME.npz (arrays ``index, map, span``), batch by batch.
 
-    The arrays lie in ``folder`` until ``finish``, so that a later start can fill in what is missing. They are
-    written as files: in mapped memory a full disk would be no error, but the end of the process.
+    The arrays stay in ``folder`` until ``finish``, so that a later start can fill in the missing maps. They are not
+    written through mapped memory: there a full disk raises no error, but kills the process.
     """
 
     def __init__(self, folder: Path, name: str, *, images: int, size: tuple[int, int]) -> None:
@@ -52,7 +52,7 @@ class MapWriter:
         ]
 
     def add(self, index: NDArray[Any], maps: NDArray[Any], spans: NDArray[Any]) -> None:
-        """Write a batch: index (n,), maps (n,H,W), spans bool (n,H,W). Raises WriteError where the disk is full."""
+        """Write a batch: index (n,), maps (n,H,W), spans bool (n,H,W). Raises WriteError if the disk is full."""
         for part, values in zip(self._parts, (index, maps, spans), strict=True):
             try:
                 with part.path.open("r+b") as file:
@@ -72,30 +72,30 @@ class MapWriter:
 
 
 def read_maps(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The arrays ``index`` (N,) and ``map`` (N,H,W) of an NPZ that we or somebody else wrote, or an NPY of maps.
+    """Read ``index`` (N,) and ``map`` (N,H,W) from an NPZ, or the maps alone from an NPY.
 
-    Without ``index`` the maps are taken to be those of the first N images. Raises InputError for another file.
+    Without ``index``, the maps are those of the first N images. Raises InputError for another file.
     """
-    wanted = f"{path}: expected an NPZ with an array 'map' of shape (N,H,W) and 'index' (N,)"
-    if (there := found_at(path)) != "a file":
-        raise InputError(f"maps: {wanted}; found {there}")
+    expected = f"{path}: expected an NPZ with an array 'map' of shape (N,H,W) and 'index' (N,)"
+    if (kind := found_at(path)) != "a file":
+        raise InputError(f"maps: {expected}; found {kind}")
     try:
-        found = np.load(path, allow_pickle=False)
-        with found if isinstance(found, np.lib.npyio.NpzFile) else nullcontext({"map": found}) as arrays:
+        loaded = np.load(path, allow_pickle=False)
+        with loaded if isinstance(loaded, np.lib.npyio.NpzFile) else nullcontext({"map": loaded}) as arrays:
             if "map" not in arrays:
-                raise InputError(f"{wanted}; it has no 'map'")
-            if isinstance(found, np.lib.npyio.NpzFile):
+                raise InputError(f"{expected}; it has no 'map'")
+            if isinstance(loaded, np.lib.npyio.NpzFile):
                 check_unpacked(path, ARRAYS)
             maps = arrays["map"]
             index = arrays["index"] if "index" in arrays else np.arange(len(maps))
     except InputError:
         raise
     except Exception as error:  # numpy meets arbitrary bytes here and raises anything
-        raise InputError(f"{wanted}; it cannot be read ({one_line(error)})") from None
+        raise InputError(f"{expected}; it cannot be read ({one_line(error)})") from None
     if not np.issubdtype(index.dtype, np.integer) or len(np.unique(index)) < index.size:
-        raise InputError(f"{wanted}; expected 'index' to hold whole numbers, each once, got {index.dtype}")
+        raise InputError(f"{expected}; expected 'index' to hold whole numbers, each once, got {index.dtype}")
     if maps.ndim != 3 or index.shape != maps.shape[:1] or maps.dtype.kind not in "fiub":
-        raise InputError(f"{wanted}; got map {maps.dtype} {maps.shape} and index {index.shape}")
+        raise InputError(f"{expected}; got map {maps.dtype} {maps.shape} and index {index.shape}")
     if not np.isfinite(maps).all():
-        raise InputError(f"{wanted}; the maps hold NaN or infinity")
+        raise InputError(f"{expected}; the maps hold NaN or infinity")
     return index.astype(np.int64), maps.astype(np.float32)

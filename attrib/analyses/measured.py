@@ -1,4 +1,4 @@
-"""What is measured: of one batch by one model, of the files behind a name, of everything. No torch until it runs."""
+"""Measurements: of a batch by a model, of the files behind a name, and of everything. No torch until it runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from attrib.models.specs import Model
 
 CLEAN = "clean"
-"""The kind of images that nobody attacked; the other kind is called after its attack."""
+"""The kind of images without an attack; attacked images are called after their attack."""
 Array = NDArray[Any]
 
 
 class Measured(NamedTuple):
-    """What one model makes of one batch of N images."""
+    """The measurements of one model on one batch of N images."""
 
     columns: "Mapping[str, Mapping[str, Tensor | list[str]]]"
     """Kind of images (clean, or the attack's name) to columns (N,)."""
     sums: "Mapping[str, Tensor]" = MappingProxyType({})
-    """Added over all batches, exactly in whatever order (float64)."""
+    """Sums (float64) that are added over all batches, exactly in any order."""
     resampled: "Mapping[str, Tensor]" = MappingProxyType({})
-    """Added over all batches as they come (float64): sums in resamples, which are too large to add exactly."""
+    """Sums in resamples (float64) that are added over all batches; too large to add exactly."""
     examples: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
-    """Position in the data to arrays and words for a picture."""
+    """Position in the data to the arrays and texts for the figure of examples."""
     maps: "tuple[Tensor, Tensor] | None" = None
     """Maps (N,H,W) and spans (N,H,W) to write to a file while the analysis runs."""
     keep: Any = None
-    """Handed to ``Analysis.across`` with those of the other models, then dropped."""
+    """Passed to ``Analysis.across`` with those of the other models, then dropped."""
 
 
 class Pass(NamedTuple):
@@ -52,50 +52,50 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """Where and on what an analysis runs."""
+    """The device, data and models of a running analysis."""
 
     device: "torch.device"
     data: "Dataset | None"
     batch_size: int
     shown: tuple[int, ...] = ()
-    """Positions of the images that the pictures show."""
+    """Positions of the images in the figure of examples."""
     models: "tuple[Model, ...]" = ()
-    """All that are measured."""
+    """All models to measure."""
     partial: Path | None = None
     """The folder of partial results, if there is one."""
 
     @property
     def images(self) -> "Dataset":
-        """The data of an analysis that cannot do without."""
+        """The data, for an analysis that needs data."""
         assert self.data is not None
         return self.data
 
     def classes_of(self, model: "Model") -> tuple[str, ...]:
-        """The names of the classes: the data's, or of unlabelled data the model's, where models have different ones."""
+        """The class names: the data's, else the model's own (the models may differ if the data is unlabelled)."""
         return self.images.classes or model.classes or ()
 
 
 @dataclass(frozen=True)
 class Files:
-    """What was measured of the S files behind a name, all on the same N images of one kind."""
+    """The measurements of the S files behind a name, all on the same N images."""
 
     models: "Sequence[Model]"
     rows: "Sequence[pd.DataFrame]"
-    """Of every file, a row per image."""
+    """For every file, a row per image."""
     sums: Sequence[Mapping[str, Array]]
-    """Of every file, by name: what ``Analysis.condense`` made of its ``sums`` and ``resampled``."""
+    """For every file, the result of ``Analysis.condense``, by name."""
     facts: Sequence[Mapping[str, Any]]
-    """Of every file, what ``Analysis.describe`` returned."""
+    """For every file, the result of ``Analysis.describe``."""
 
     def where(self, **equal: object) -> "Files":
-        """The rows in which a column has this value."""
+        """Only the rows whose columns have these values."""
         rows = self.rows
         for name, value in equal.items():
             rows = [part[part[name] == value] for part in rows]
         return replace(self, rows=rows)
 
     def joined(self, other: "Files") -> "Files":
-        """These files and those."""
+        """These files and the others."""
         return Files(
             [*self.models, *other.models], [*self.rows, *other.rows], [*self.sums, *other.sums],
             [*self.facts, *other.facts],
@@ -106,7 +106,7 @@ class Files:
         return Files([self.models[number]], [self.rows[number]], [self.sums[number]], [self.facts[number]])
 
     def identity(self) -> dict[str, Any]:
-        """What a result says of the files: name, checkpoint, fingerprint and file of maps, of several as lists."""
+        """Name, checkpoint, fingerprint and map file, for a result; lists if there are several files."""
         each = [model.identity() for model in self.models]
         if len(each) == 1:
             return each[0]
@@ -125,7 +125,7 @@ class Files:
         return any(column in rows and not rows[column].isna().all() for rows in self.rows)
 
     def __getitem__(self, column: str) -> Values:
-        """A column of every file, (S,N), which ``attrib.stats`` takes; NaN where a file has no such column."""
+        """A column of every file, (S,N), as ``attrib.stats`` takes it; NaN for a file without the column."""
         missing = (np.full(len(rows), np.nan) for rows in self.rows)
         return np.array(
             [
@@ -140,16 +140,16 @@ class Files:
         return len(self.rows[0])
 
     def mean(self, column: str, *, among: "Array | None" = None) -> float:
-        """The mean of a column; among: bool (S,N), only there."""
+        """The mean of a column; among: bool (S,N), the images to use."""
         values = self[column]
         return stats.mean(values if among is None else np.where(among, values, np.nan))
 
     def interval(self, column: str, *, seed: int, within: tuple[float, float] = ANYTHING) -> list[float]:
-        """The 95 % interval of that mean: over images, of several files over seeds and images (``attrib.stats``)."""
+        """The 95 % interval of a column's mean: over images or, for several files, over seeds and images."""
         return list(stats.interval(self[column], seed=seed, within=within))
 
     def count(self, column: str) -> int | float:
-        """How many images a bool column holds; of several files the mean."""
+        """The number of images for which a bool column is true; for several files the mean."""
         counts = self[column].sum(1)
         return int(counts[0]) if len(counts) == 1 else float(counts.mean())
 
@@ -159,7 +159,7 @@ class Files:
 
 
 class Findings(NamedTuple):
-    """All that was measured, for one process."""
+    """All measurements, joined in the first process."""
 
     context: Context
     files: dict[str, Files]
@@ -171,4 +171,4 @@ class Findings(NamedTuple):
     across: "pd.DataFrame"
     """Rows about pairs of files: a, b, images, index and the columns of ``Analysis.across``; may be empty."""
     examples: Mapping[int, Mapping[str, Mapping[str, Any]]]
-    """Position in the data to model (``Model.shown_as``) to what the picture shows of it."""
+    """Position in the data to model (``Model.shown_as``) to its arrays in the figure of examples."""

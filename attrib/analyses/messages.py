@@ -1,4 +1,4 @@
-"""What a running analysis says: warnings, and how far it is."""
+"""The warnings and the progress bar of a running analysis."""
 
 import sys
 from collections.abc import Callable
@@ -33,6 +33,6 @@ class Messages:
 
 
 def progress(total: int, title: str, *, unit: str, first: bool) -> "tqdm[NoReturn]":
-    """A bar with the time left on stderr in a terminal, or in a notebook; first: whether this process shows it."""
+    """A progress bar on stderr, in a terminal or notebook only; first: whether this is the process that shows it."""
     shown = first and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(total=total, desc=title, unit=unit, leave=False, delay=DELAY, disable=not shown)

@@ -1,4 +1,4 @@
-"""Fields that describe themselves, and the attack: what the Python call, the command and the JSON share. No torch."""
+"""Option fields and the attack, shared by the Python call, the command and the JSON. No torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,19 +26,19 @@ def option(
     check: Callable[[Any], object] | None = None, parse: Callable[[str], Any] | None = None,
     show: Callable[[Any], str] = str, metavar: str | None = None,
 ) -> Any:  # fmt: skip
-    """A dataclass field that an option of the command is made of.
+    """A dataclass field that becomes an option of the command.
 
-    choices: the values allowed; low: the smallest number; check: raises InputError for a bad value; parse: from the
-    text of the command line to the value, and show: back; metavar: how the help names the value.
+    choices: the values allowed; low: the smallest number; check: raises InputError for a bad value; parse: turns the
+    text of the command line into the value; show: turns the value into text; metavar: the value's name in the help.
     """
-    described = {
+    metadata = {
         "help": help, "choices": choices, "low": low, "check": check, "parse": parse, "show": show, "metavar": metavar,
     }  # fmt: skip
-    return field(default=default, metadata=described)
+    return field(default=default, metadata=metadata)
 
 
 def same_option(kind: type, name: str) -> Any:
-    """The field of another dataclass, with its default and its words."""
+    """A copy of a field of another dataclass, with its default and help."""
     other = kind.__dataclass_fields__[name]  # type: ignore[attr-defined]
     return field(default=other.default, metadata=other.metadata)
 
@@ -59,7 +59,7 @@ def check_options(settings: Any) -> None:
 
 
 def check_type(name: str, value: Any, type_: Any) -> None:
-    """Raise InputError for text where a number is expected, and the like; int stands for float too."""
+    """Raise InputError for a value of the wrong type; an int is accepted as a float."""
     types = set(get_args(type_)) if isinstance(type_, UnionType) else {type_}
     kinds = types & {int, float, str, bool}
     if not kinds or types - kinds - {type(None)}:
@@ -77,11 +77,11 @@ def check_type(name: str, value: Any, type_: Any) -> None:
 
 @dataclass(frozen=True)
 class Attack:
-    """Which attack, and how strong; what is None comes from the data set's record.
+    """An attack and its strength; None means the data set's default.
 
-    name: fgsm, pgd or cw; eps: L-infinity radius, step_size: of one step, both in pixels of [0,1]; steps: how many.
-    Raises InputError for another name, a radius or step outside [0,1], fewer than one step, and for a step size or
-    steps of fgsm, which takes one step of eps.
+    name: fgsm, pgd or cw; eps: L-infinity radius, step_size: size of a step, both for pixels in [0,1]; steps: their
+    number. fgsm takes one step of eps and ignores the other two. Raises InputError for another name, a radius or step
+    size outside [0,1], and fewer than one step.
     """
 
     name: str = "pgd"
@@ -104,7 +104,7 @@ class Attack:
             raise InputError(f"steps: expected at least 1, got {self.steps}")
 
     def resolved(self, data: str) -> "Attack":
-        """The attack with what is None taken from the data set's usual attack."""
+        """The attack with every None replaced by the data set's default."""
         usual = catalog.default_attack(data)
         missing = {name: getattr(usual, name) for name in usual._fields if getattr(self, name) is None}
         return replace(self, **missing)
@@ -123,13 +123,8 @@ class Attack:
         )  # fmt: skip
 
     def entry(self, precision: "Precision") -> dict[str, Any]:
-        """What a result says of its attack, the precision that it ran in included."""
+        """The attack and its precision, for a result."""
         return asdict(self) | {"precision": precision}
-
-
-def attacked_option(default: Attack | None, help: str) -> Any:
-    """The field ``attack`` of an analysis."""
-    return option(default, help)
 
 
 def fraction(text: str, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Partial results: what finished batches gave, in memory and on disk, so that the same call continues."""
+"""Partial results: the measurements of finished batches, in memory and on disk, so that the same call continues."""
 
 import shutil
 import time
@@ -17,7 +17,7 @@ from attrib.models.weights import content_of
 from attrib.parallel import World, broadcast
 
 WORTH = 50
-"""Partial results are saved when so many times as much time has passed as saving takes."""
+"""Between two saves of partial results, wait this many times as long as a save takes."""
 
 Row = tuple[int, str, dict[str, Any]]
 """The position of a model, or of a pair of models; the kind of images; columns (N,), tensors or lists of words."""
@@ -25,20 +25,20 @@ Row = tuple[int, str, dict[str, Any]]
 
 @dataclass
 class Part:
-    """What a process has measured."""
+    """The measurements of one process."""
 
     rows: dict[int, list[Row]] = field(default_factory=dict)
-    """The number of the batch to the rows of every model and kind of images."""
+    """Number of the batch to the rows of every model and kind of images."""
     across: dict[int, list[Row]] = field(default_factory=dict)
-    """The same of every pair of models."""
+    """The same for every pair of models."""
     sums: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    """The position of the model to sums, (2,...): each with what rounding lost."""
+    """Position of the model to sums (2,...): each sum and its rounding error (``exact``)."""
     resampled: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     examples: dict[int, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    """Position in the data to the model's name to what a picture shows."""
+    """Position in the data to the model's name to its arrays in the figure of examples."""
 
     def merge(self, other: "Part") -> None:
-        """Take in what another process, or an earlier start, has measured."""
+        """Add the measurements of another process, or of an earlier start."""
         self.rows |= other.rows
         self.across |= other.across
         for model, sums in other.sums.items():
@@ -60,19 +60,19 @@ def _add(total: dict[str, Tensor], parts: Mapping[str, Tensor], plus: Any) -> No
 
 
 def exact(part: Tensor) -> Tensor:
-    """The beginning of a sum that ``added`` continues: (...) float64 to (2,...), the sum and what rounding lost."""
+    """Start a sum for ``added``: from (...) float64 to (2,...), the sum and its rounding error."""
     return torch.stack([part, torch.zeros_like(part)])
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
-    """Two sums of ``exact`` as one (Knuth's two-sum); ``.sum(0)`` of it is the same in whatever order one adds."""
+    """Add two sums of ``exact`` (Knuth's two-sum); ``.sum(0)`` of the result is the same in any order."""
     high = a[0] + b[0]
     back = high - a[0]
     return torch.stack([high, a[1] + b[1] + ((a[0] - (high - back)) + (b[0] - back))])
 
 
 class Store:
-    """What a process has measured, and a file of it below the folder of partial results, one for every start."""
+    """The measurements of one process, saved in the folder of partial results, in one file for every start."""
 
     def __init__(self, folder: Path | None, group: World) -> None:
         self.folder = folder
@@ -80,13 +80,13 @@ class Store:
         names = broadcast([path.name for path in parts])
         self._path = folder / f"{len(names) + group.rank}.part" if folder else None
         self.earlier = [_read(folder / name) for name in names] if folder else []
-        """What earlier starts of the same work have measured."""
+        """The measurements of earlier starts of the same call"""
         self.part = Part()
         self._whole = True
         self._due = 0.0
 
     def add(self, batch: Part) -> None:
-        """Take in a batch, and write everything to the disk unless too little time has passed since."""
+        """Add a batch, and save everything unless the last save was too recent."""
         self._whole = False  # an interrupted merge would hold half a batch
         self.part.merge(batch)
         self._whole = True
@@ -94,7 +94,7 @@ class Store:
             self.save()
 
     def save(self) -> None:
-        """Write what has been measured, if there is a folder."""
+        """Write the measurements to disk, if there is a folder."""
         if self._path is None or not self._whole or not self.part.rows:
             return
         started = time.monotonic()
@@ -106,21 +106,21 @@ class Store:
 def _read(path: Path) -> Part:
     """The part in a file. Raises InputError for anything else."""
     try:
-        part = Part(**content_of(path))  # type: ignore[arg-type]  # looked at below
+        part = Part(**content_of(path))  # type: ignore[arg-type]  # checked below
         whole = all(isinstance(each, dict) for each in vars(part).values())
-        broken = "" if whole and all(len(row) == 3 for rows in part.rows.values() for row in rows) else "of other parts"
+        fault = "" if whole and all(len(row) == 3 for rows in part.rows.values() for row in rows) else "of other parts"
     except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
-        broken = one_line(error)[:100]
-    if broken:
-        raise InputError(f"{path}: not partial results that can be continued ({broken}); remove {path.parent}")
+        fault = one_line(error)[:100]
+    if fault:
+        raise InputError(f"{path}: not partial results that can be continued ({fault}); remove {path.parent}")
     return part
 
 
 @contextmanager
 def partial_results(out: Path | None, name: str, key: str, group: World) -> Iterator[Store]:
-    """The store of partial results below ``out``, which is deleted when the body is through; without ``out`` none.
+    """A store of partial results in a folder of ``out``, deleted on success; without ``out`` in memory.
 
-    key: a hash of what the results depend on. Raises ``Stopped`` where the user interrupts what can be continued.
+    key: a hash of all that the results depend on. Raises ``Stopped`` if the user interrupts work that can continue.
     """
     if out is None:
         yield Store(None, group)
@@ -144,7 +144,7 @@ def partial_results(out: Path | None, name: str, key: str, group: World) -> Iter
 
 
 def unused(out: Path, name: str, key: str) -> str:
-    """What is to be said of unfinished work with another key; "" where there is none."""
+    """A warning about unfinished work with another key; "" if there is none."""
     left = sorted(path.name for path in out.glob(f".{name}-*") if path.name != f".{name}-{key}")
     if not left:
         return ""

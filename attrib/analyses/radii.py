@@ -1,4 +1,4 @@
-"""How strong and how long an attack is, as it is written: 8/255, a sweep FROM:TO:COUNT, the steps 10,20."""
+"""Parse radii and steps of attacks: a radius 8/255, a sweep FROM:TO:COUNT, steps 10,20."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,14 @@ from attrib.errors import InputError
 
 
 class Radius(NamedTuple):
-    """A radius and the step of the attacks there."""
+    """A radius and the step size of the attacks at it."""
 
     eps: float
     step_size: float
 
 
 def parse_eps(given: str) -> float | tuple[float, ...]:
-    """A radius, as 0.03 or 8/255, or those of a sweep FROM:TO:COUNT. Raises InputError for anything else."""
+    """A radius (0.03 or 8/255), or the radii of a sweep FROM:TO:COUNT. Raises InputError for anything else."""
     if ":" not in given:
         return fraction(given, "eps")
     first, _, rest = given.partition(":")

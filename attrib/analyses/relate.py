@@ -1,4 +1,4 @@
-"""Does what a model looks at go with its robustness: image by image, from model to model, over the epochs of a run?
+"""Is what a model looks at related to its robustness: over images, over models, over the epochs of a run?
 
 An image is broken if it is classified correctly and its adversarial margin, z_y - max_{j != y} z_j after the attack, is
 not above 0. Robust accuracy is the share of images whose adversarial margin is above 0.
@@ -37,20 +37,20 @@ MEASURES = {
     "participation_ratio": "participation ratio",
     "span_iou": "span IoU, clean and adversarial",
 }
-"""What is set against robustness: the column, and how tables and axes call it."""
+"""The measures to relate to robustness: column to name in tables and on axes."""
 COUNTS = ("participation_ratio",)
-"""Those of them that are no shares."""
+"""The measures that are not shares."""
 ACCURACY = "robust_accuracy"
 CORRELATION = "rho_"
-"""Begins the name of a measure's rank correlation with the adversarial margin, in comparisons of two models."""
+"""In comparisons of two models, this precedes a measure: its rank correlation with the adversarial margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relation(Attacked):
-    """Whether coverage, participation ratio and span IoU go with robustness, over images and across models.
+    """Whether coverage, participation ratio and span IoU are related to robustness, over images and across models.
 
-    The saved epochs of a run are further points across models; without other models the last epoch of each run is
-    looked at image by image.
+    Across models, the saved epochs of a run are further points. If there are no other models, the last epoch of each
+    run is analysed image by image.
     """
 
     name: ClassVar[str] = "relate"
@@ -59,21 +59,21 @@ class Relation(Attacked):
     fc: str | None = fc_option()
 
     def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
-        """The models and epochs given; raises InputError where ``fc`` names no layer."""
+        """The models and epochs given; raises InputError if ``fc`` names no layer."""
         check_last_layers([model for model in models if model.module is not None], self.fc)
         return models
 
     def summarise(self, files: Files) -> dict[str, Any]:
-        """How many images are what, and how every measure goes with robustness on them."""
+        """The numbers of correct and broken images, and how every measure relates to robustness."""
         return self._entries(files)[-1]
 
     def entry(self, files: Files) -> dict[str, Any]:
-        """The numbers of a name; of several seeds also of each, which come from the same resamples."""
+        """The numbers of a name and, if it has several seeds, of each seed, from the same resamples."""
         *seeds, entry = self._entries(files)
         return entry | {"seeds": seeds} if seeds else entry
 
     def _entries(self, files: Files) -> list[dict[str, Any]]:
-        """The numbers of every file and, of several, behind them those of the method."""
+        """The numbers of every file; if there are several, those of the method come last."""
         parts = [files.only(place) for place in range(len(files))] + ([files] if len(files) > 1 else [])
         entries = [_counts(part) | self.floor_entry(part) for part in parts]
         for measure in MEASURES:
@@ -88,9 +88,9 @@ class Relation(Attacked):
         return entries
 
     def completed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """With Holm's correction over models and measures.
+        """Add Holm's correction over models and measures.
 
-        The other correlations of a measure test the same question once more and are not counted; nor are single seeds.
+        It does not count single seeds, nor the other correlations of a measure, which test the same question again.
         """
         tests = [
             entry[measure][part] for entry in entries for measure in MEASURES for part in ("broken", "margin")
@@ -108,11 +108,11 @@ class Relation(Attacked):
         for measure in MEASURES:
             (rho_a, resampled_a), (rho_b, resampled_b) = (self._correlations(files, measure) for files in (a, b))
             paired = stats.basic_paired(rho_a, rho_b, resampled_a, resampled_b)
-            ends = {"ci": np.clip([paired.low, paired.high], -2, 2).tolist()}  # of a difference of correlations
+            ends = {"ci": np.clip([paired.low, paired.high], -2, 2).tolist()}  # the range of such a difference
             yield {"quantity": f"{CORRELATION}{measure}", "n": a.n, **paired.entry(), **ends}
 
     def _correlations(self, files: Files, measure: str) -> tuple[stats.Values, stats.Values]:
-        """The rank correlation of a measure with the adversarial margin, of every file (S,) and in resamples (S,R)."""
+        """The rank correlation of a measure with the adversarial margin: of every file (S,), and in resamples (S,R)."""
         columns = zip(files[measure], files["margin_adversarial"], strict=True)
         each = [resampled_correlation(*rows, seed=self.seed) for rows in columns]
         return np.array([correlation.rho for correlation, _ in each]), np.array([resampled for _, resampled in each])
@@ -143,7 +143,7 @@ class Relation(Attacked):
         return {"points": points, "correlations": correlations, "note": _note_across(len(points), bool(found.epochs))}
 
     def _point(self, files: Files) -> dict[str, Any]:
-        """The means of a model or saved epoch, of several seeds also of each."""
+        """The means of a model or saved epoch; if there are several seeds, also of each."""
         model = files.models[0]
         point = {"name": model.name, "epoch": model.epoch, **self._means(files), **self.floor_entry(files)}
         if len(files) > 1:
@@ -162,15 +162,15 @@ class Relation(Attacked):
         return means
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
-        """A row per image and file; the column ``epoch`` is empty where a file is no saved epoch."""
+        """A row per image and file; the column ``epoch`` is empty for files that are not saved epochs."""
         epoch = found.rows["epoch"]
         return {"": found.rows.assign(epoch=epoch.where(epoch >= 0).astype("Int64"))}
 
     def tables(self, result: "Result") -> list[Table]:
         """Image by image, across models, and pairs."""
         summary = result.summary
-        shows = "Coverage and features used against robustness, image by image"
-        tables = [Table(shows, _model_rows(summary), _caption(summary))]
+        title = "Coverage and features used against robustness, image by image"
+        tables = [Table(title, _model_rows(summary), _caption(summary))]
         if len(summary["across"]["points"]) > 1:
             tables.append(Table("Across models", _across_rows(summary), _across_caption(summary)))
         test = (
@@ -188,13 +188,13 @@ class Relation(Attacked):
 
 
 def _outcomes(files: Files) -> dict[str, Array]:
-    """Which images are broken, and which are correct and stay so, bool (S,N) each."""
+    """Which images are broken, and which stay correct, bool (S,N) each."""
     correct, accurate = files["correct"] > 0, files["margin_adversarial"] > 0
     return {"broken": correct & ~accurate, "stood": correct & accurate}
 
 
 def _counts(files: Files) -> dict[str, Any]:
-    """Which files, and how many images are what; of several files the mean."""
+    """The files, and the numbers of correct and broken images; for several files the means."""
     model, masks = files.models[0], {"correct": files["correct"] > 0, **_outcomes(files)}
     means = {name: float(mask.sum(1).mean()) for name, mask in masks.items()}
     counts = means if len(files) > 1 else {name: int(mean) for name, mean in means.items()}
@@ -206,7 +206,7 @@ def _counts(files: Files) -> dict[str, Any]:
 
 
 def _note(broken: float, stood: float) -> str | None:
-    """Why there is no difference between the broken images and the others, where there is none."""
+    """Why broken images cannot be compared with the others; None if they can."""
     if broken + stood == 0:
         return "no image is classified correctly"
     if broken == 0:
@@ -217,7 +217,7 @@ def _note(broken: float, stood: float) -> str | None:
 
 
 def _note_across(points: int, epochs: bool) -> str | None:
-    """What limits the intervals and p over models."""
+    """Why intervals and p over models are missing or too optimistic, if they are."""
     if points < associations.FEWEST_MODELS:
         return f"{points} models: an interval over models needs at least {associations.FEWEST_MODELS}"
     return "epochs of one run are no independent models: p and intervals are too sure" if epochs else None
@@ -242,7 +242,7 @@ def _model_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
                     **(floor_column(entry, summary["models"]) if measure == "coverage" else {}),
                     "difference": _with_interval(broken, "difference", measure), **text.p_columns(broken),
                     "ρ with margin": _with_interval(margin, "rho"),
-                    # Other headers, since a row has both tests.
+                    # A row has two tests, so they need different headers.
                     **{f"{header} of ρ": p for header, p in text.p_columns(margin).items()},
                     "ρ given clean": _with_interval(partial, "rho"),
                 }
@@ -255,7 +255,7 @@ def _across_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     across = summary["across"]
     rows = [
         {"model": _name(point), "robust accuracy %": text.percent(point[ACCURACY]),
-         MEASURES["coverage"]: "", **floor_column(point, across["points"]),  # beside each other
+         MEASURES["coverage"]: "", **floor_column(point, across["points"]),  # side by side
          **{words: _number(point[measure], measure) for measure, words in MEASURES.items()}}
         for point in across["points"]
     ]  # fmt: skip
@@ -296,7 +296,7 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None, measure: str | None = None, *, signed: bool = False) -> str:
-    """Shares in percent; a participation ratio as it is; without a measure a rank correlation with two decimals."""
+    """A share in percent, or a participation ratio; without a measure, a rank correlation with two decimals."""
     scale, digits = {"participation_ratio": (1, 1), None: (1, 2)}.get(measure, (100, 1))
     return text.number(value, f"{'+' if signed else ''}.{digits}f", scale=scale)
 

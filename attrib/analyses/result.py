@@ -1,4 +1,4 @@
-"""What every analysis returns: numbers, tables, figures; shown in a notebook, printed, saved and loaded. No torch."""
+"""The result of an analysis: numbers, tables, figures; shown in a notebook, printed, saved and loaded. No torch."""
 
 import json
 import re
@@ -34,8 +34,9 @@ else:
     drawing = Lazy("attrib.plots.base")
 
 COLUMN = WIDTHS["column"] + 0.1
+"""Inches: a wider figure spans both columns of a paper."""
 WIDTH = 200
-"""Characters of a printed table, where there is no terminal that says."""
+"""Characters per line of a printed table, unless a terminal has another width."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,15 +50,15 @@ class Result:
     summary: dict[str, Any]
     """The numbers, key for key what ``--json`` prints; fractions, not percent."""
     frames: dict[str, pd.DataFrame]
-    """The tables of numbers by what follows NAME in the file's name; "" is NAME.csv."""
+    """The tables of numbers by the suffix of their file: "" is NAME.csv, "x" is NAME-x.csv."""
     arrays: dict[str, dict[str, NDArray[Any]]]
-    """Arrays by what follows NAME in the file's name."""
+    """Arrays by the suffix of their file."""
     style: Style = USUAL
-    """How its figures look."""
+    """The look of its figures."""
 
     @property
     def warnings(self) -> list[str]:
-        """What a careful reader should know, a sentence each."""
+        """Warnings about the numbers, a sentence each."""
         return list(self.summary["warnings"])
 
     @property
@@ -82,7 +83,7 @@ class Result:
         return _numbers(rows) if rows else pd.DataFrame(columns=list(first))
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        """The summary of the model called so; raises InputError where there is none."""
+        """A model's entry in the summary, by name; raises InputError if there is none."""
         for entry in self.summary["models"]:
             if entry["name"] == name:
                 return dict(entry)
@@ -100,15 +101,15 @@ class Result:
 
     @property
     def captions(self) -> dict[str, str]:
-        """What stands above each figure, or, without titles, belongs below it in a paper."""
+        """The caption of each figure. It stands above the figure unless the style omits titles."""
         return {name: str(figure.get_label()) for name, figure in self.figures.items()}
 
     def styled(self, style: Style) -> "Result":
-        """The result as the style shows it: its names and order of models, its images, the look of its figures."""
+        """The result in a style: with its names and order of models, its images, and its look of figures."""
         return styled(self, style)
 
     def plot(self, name: str | None = None, *, style: Style | None = None) -> "Figure":
-        """One figure: the first, or the one whose name is, or ends in, ``name``. Raises InputError for another."""
+        """One figure: the first, or the one called ``name`` or ANALYSIS-``name``; raises InputError if none is."""
         figures = (self.styled(style) if style else self).figures
         for known, figure in figures.items():
             if name in (None, known, known.removeprefix(f"{self.analysis.name}-")):
@@ -116,7 +117,7 @@ class Result:
         raise refused("plot", name, figures)
 
     def to_latex(self, name: str | None = None) -> str:
-        """The tables for a paper in LaTeX, or another by its title. Raises InputError where there is no such."""
+        """A LaTeX file: the first for a paper, or the one of a name or table title; raises InputError if none is."""
         texts = self._latex() | {each.title: self._file_of(each.title, [each]) for each in self.tables()}
         named = {known or self.analysis.name: text for known, text in texts.items()}
         if name is not None and name not in named:
@@ -124,22 +125,22 @@ class Result:
         return named[name] if name is not None else next(iter(named.values()))
 
     def _latex(self) -> dict[str, str]:
-        """The tables for a paper, by what follows NAME in the file's name; the first file has the differences too."""
+        """The tables for a paper in LaTeX, by the suffix of their file; the first file also has the differences."""
         pairs = [table for table in self.tables() if table.pairs]
         papers = self.analysis.papers(self)
-        if "" in papers and self.warnings:  # they change how the numbers are to be read
+        if "" in papers and self.warnings:  # they change how to read the numbers
             caption = ". ".join([papers[""].caption.rstrip(". "), *self.warnings])
             papers[""] = replace(papers[""], caption=caption)
         return {part: self._file_of(part, [table, *([] if part else pairs)]) for part, table in papers.items()}
 
     def _file_of(self, part: str, tables: Sequence[Table]) -> str:
-        """Tables in LaTeX, labelled NAME-PART, those below the first by their titles."""
+        """Tables in LaTeX; the first is labelled NAME-PART, the others NAME-TITLE."""
         parts = [part, *(table.title for table in tables[1:])]
         labels = [re.sub("[^a-z0-9]+", "-", f"{self.analysis.name} {each}".lower()).strip("-") for each in parts]
         return latex.file(table.to_latex(label) for table, label in zip(tables, labels, strict=True))
 
     def to_text(self, width: int = WIDTH) -> str:
-        """The tables as lines of at most so many characters."""
+        """The tables as text; width: the most characters of a line."""
         return "".join(table.to_text(width) for table in self.tables())
 
     def __repr__(self) -> str:
@@ -153,16 +154,16 @@ class Result:
     def save(self, out: str | Path, *, style: Style | None = None, keep: Iterable[Path] = ()) -> list[Path]:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
-        Nothing is replaced before everything is written, and the JSON comes last: where it is, the others belong to
-        it. What an earlier result of the same analysis left there is removed. style: of figures and LaTeX; CSV and
-        JSON keep the models' names. keep: files that belong to this one already. Raises WriteError where the folder
-        cannot be written to.
+        No file is replaced before all are written. The JSON comes last: if it is there, the other files belong to it.
+        Other files of an earlier result of the same analysis are removed. style: for figures and LaTeX; CSV and
+        JSON keep the models' names. keep: files in the folder that belong to this result already. Raises WriteError if the
+        folder cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
         shown = self.styled(style) if style else self
         figures = shown.figures
         written: list[Path] = []
-        with ExitStack() as stack:  # which replaces files from the last to the first
+        with ExitStack() as stack:  # it replaces files from the last to the first
 
             def temporary(file: str) -> Path:
                 written.append(place / file)
@@ -191,9 +192,9 @@ class Result:
 
     @classmethod
     def load(cls, out: str | Path, name: str | None = None) -> "Result":
-        """The result that was saved in a folder; name: of the analysis, where the folder holds several.
+        """Load a result from a folder; name: the analysis, if the folder holds several results.
 
-        A function that stood for a map is its qualified name. Raises InputError where there is no such result.
+        A map that was a function is loaded as its qualified name. Raises InputError if there is no such result.
         """
         place = Path(out)
         present = [known for known in ANALYSES if (place / f"{known}.json").is_file()]
@@ -208,10 +209,10 @@ class Result:
             summary = json.loads((place / f"{name}.json").read_text())
             return cls(_analysis(name, summary["options"]), *_read(place, name, summary))
         except Exception as error:  # the parsers meet arbitrary bytes here and raise anything
-            raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); make it anew") from None
+            raise InputError(f"{place / name}.json: cannot be read ({one_line(error)}); run it again") from None
 
     def replaces(self, place: Path) -> str:
-        """What is to be said of the earlier result in the folder that ``save`` removes; "" where there is none."""
+        """A warning that ``save`` replaces an earlier result in the folder; "" if there is none."""
         earlier = _summary(place, self.analysis.name)
         if not earlier or earlier.get("key") == self.summary["key"]:
             return ""
@@ -220,22 +221,22 @@ class Result:
 
     @classmethod
     def saved(cls, analysis: "Analysis", out: Path, key: str) -> "Result | None":
-        """The result of this analysis that was saved in a folder, if there is one with this key."""
+        """Load the result of this analysis with this key from a folder; None if there is none."""
         summary = _summary(out, analysis.name)
         if summary is None or summary.get("key") != key:
             return None
         try:
             return cls(analysis, *_read(out, analysis.name, summary))
-        except Exception:  # as in ``load``; it is made anew
+        except Exception:  # as in ``load``; the analysis runs again
             return None
 
 
 def _summary(place: Path, name: str) -> dict[str, Any] | None:
-    """The summary of a saved result; None where there is none, or it is no summary."""
+    """The summary of a saved result; None if it is missing or invalid."""
     try:
         summary = json.loads((place / f"{name}.json").read_text())
-        whole = all("name" in entry for entry in summary["models"]) and isinstance(summary.get("files", []), list)
-        return summary if whole else None
+        valid = all("name" in entry for entry in summary["models"]) and isinstance(summary.get("files", []), list)
+        return summary if valid else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -245,29 +246,29 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame], dict[str, dict[str, NDArray[Any]]]]:
     """The summary, the tables of numbers and the arrays of a saved result; stored: its JSON.
 
-    Maps that were saved beside it are none of them: they may take gigabytes.
+    Files of maps are not read: they may take gigabytes.
     """
     summary = dict(stored)
     summary.pop("files", None)
-    types, own = summary.pop("columns", {}), summary.pop("arrays", None)  # older results lack them
+    types, listed = summary.pop("columns", {}), summary.pop("arrays", None)  # older results lack them
     frames = {part: _read_rows(path, types.get(part, {})) for part, path in _parts(place, name, ".csv")}
     arrays = {}
     for part, path in _parts(place, name, ".npz"):
-        if own is None or part in own:
+        if listed is None or part in listed:
             with np.load(path, allow_pickle=False) as archive:
                 arrays[part] = {key: archive[key] for key in archive.files}
     return summary, frames, arrays
 
 
 def _types(frame: pd.DataFrame) -> dict[str, str]:
-    """The types of the columns, which a CSV does not tell: float32, names that are numbers."""
+    """The types of the columns, which a CSV does not record: float32, names that look like numbers."""
     named = {str(name): "str" if infer_dtype(frame[name], skipna=False) == "string" else str(frame[name].dtype)
              for name in frame}  # fmt: skip
     return {name: kind for name, kind in named.items() if kind != "object"}
 
 
 def _read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
-    """Rows as they were written: a model may be called 1 or NA."""
+    """Read rows with the types that they were written in: a model may be called 1 or NA."""
     kinds = {"model": "str", "run": "str", **types}
     # To the last bit, which is pandas' default from 3.1 on.
     rows = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
@@ -277,13 +278,13 @@ def _read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def analysis_class(name: str) -> "type[Analysis]":
-    """The class of the analysis called so."""
+    """The class of an analysis, by the analysis's name."""
     kind: type[Analysis] = getattr(import_module(f"attrib.analyses.{name}"), ANALYSES[name].kind)
     return kind
 
 
 def _analysis(name: str, options: Mapping[str, Any]) -> "Analysis":
-    """The analysis that these options describe. They were checked when it ran: a function's name is no map's."""
+    """The analysis with these options, unchecked: the name of a function would be refused as a map."""
     kind = analysis_class(name)
     analysis = object.__new__(kind)
     for each in fields(kind):
@@ -299,7 +300,7 @@ def _file(name: str, part: str, suffix: str) -> str:
 
 
 def discard(place: Path, name: str, *, keep: Collection[str] = ()) -> None:
-    """Remove the files of the result that was saved in a folder, the JSON, which lists them, included."""
+    """Remove a saved result from a folder: the files that its JSON lists, and the JSON."""
     summary = _summary(place, name) or {}
     for file in map(str, summary.get("files", [f"{name}.json"])):
         if Path(file).name == file and file not in keep and (place / file).is_file():
@@ -307,7 +308,7 @@ def discard(place: Path, name: str, *, keep: Collection[str] = ()) -> None:
 
 
 def _parts(place: Path, name: str, suffix: str) -> Iterator[tuple[str, Path]]:
-    """The files of a result with this suffix, and what follows NAME in their names."""
+    """The files NAME-PART.suffix of a result, each with its PART."""
     for path in sorted(place.glob(f"{name}*{suffix}")):
         part = path.stem.removeprefix(name)
         if not part or part.startswith("-"):
@@ -315,7 +316,7 @@ def _parts(place: Path, name: str, suffix: str) -> Iterator[tuple[str, Path]]:
 
 
 def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The numbers and words of an entry of the summary in one level; curves, lists and single seeds are left out."""
+    """Flatten the numbers and texts of an entry of the summary; curves, lists and single seeds are left out."""
     flat: dict[str, Any] = {}
     for key, value in entry.items():
         name = f"{prefix}{key}"
@@ -331,7 +332,7 @@ def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A table whose columns of numbers are numbers, NaN where there is none."""
+    """A table in which columns of numbers are numeric, with NaN for a missing number."""
     frame = pd.DataFrame(list(rows))
     for name in map(str, frame):
         values = [row.get(name) for row in rows]

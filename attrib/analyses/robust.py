@@ -42,7 +42,7 @@ COLUMNS = (
     "gradient",
 )  # fmt: skip
 SQUARE_SHARE = 0.002
-"""Square alone should break no larger share of the images: pyautoattack's own threshold."""
+"""If Square alone breaks a larger share of the images, warn (pyautoattack's own threshold)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +56,22 @@ class Robustness(Analysis):
 
     eps: float | Sequence[float] | None = option(
         None, "Radius, as 0.03 or 8/255 (default: the data set's), or a sweep FROM:TO:COUNT, as 0:16/255:9;"
-        " the steps of a sweep grow with its radius unless --step-size fixes them.", parse=parse_eps,
+        " the step size of a sweep grows with the radius unless --step-size is given.", parse=parse_eps,
     )  # fmt: skip
     step_size: float | None = option(
-        None, "Step of the attacks, as 0.01 or 2/255.", parse=lambda given: fraction(given, "step_size")
+        None, "Step size of the attacks, as 0.01 or 2/255.", parse=lambda given: fraction(given, "step_size")
     )
     steps: Sequence[int] = option(
         (10, 20, 40, 100), "The k of PGD-k and CW-k, snapshots of one run each.", parse=parse_steps,
         show=lambda steps: ",".join(map(str, steps)),
     )  # fmt: skip
-    worst: bool = option(False, "An image that any step breaks, or that is wrong when clean, is broken.")
+    worst: bool = option(False, "Count an image as broken if it is wrong when clean or after any step.")
     restarts: int = option(1, "Random starts of PGD and CW; the worst counts, image by image.", low=1)
     autoattack: bool = option(
-        False, "AutoAttack too (standard version, fp32; its draws depend on --batch-size).",
+        False, "Run AutoAttack too (standard version, fp32; its random draws depend on --batch-size).",
         check=lambda wanted: strongest.require() if wanted else None,
     )  # fmt: skip
-    gap: bool = option(False, "As many images that all models were trained on, and how much better they do.")
+    gap: bool = option(False, "Measure as many training images too, and the gap: training less test accuracy.")
 
     def __post_init__(self) -> None:
         """Sort radii and steps, and keep a single radius as a number; then check every option."""
@@ -87,18 +87,18 @@ class Robustness(Analysis):
         super().__post_init__()
 
     def usual_batch(self, device: "torch.device") -> int:
-        """Images at a time, and between two savings of unfinished work."""
+        """The default batch size. It is small, since unfinished work is saved batch by batch."""
         return 500 if device.type == "cuda" else 100
 
     def resolved(self, data: "Dataset | None") -> "Robustness":
-        """With the data set's radius and step, except that the steps of a sweep grow with its radius."""
+        """With the data set's radius and step size, but not for a sweep, whose step size grows with the radius."""
         assert data is not None
         attack = Attack("pgd").resolved(data.name)
         step_size = attack.step_size if self.step_size is None and not isinstance(self.eps, tuple) else self.step_size
         return replace(self, eps=attack.eps if self.eps is None else self.eps, step_size=step_size)
 
     def radii(self, data: str) -> list[Radius]:
-        """By rising eps: one, or those of a sweep. The analysis must be ``resolved``."""
+        """One radius, or those of a sweep, rising. The analysis must be ``resolved``."""
         usual = Attack("pgd").resolved(data)
         assert usual.step_size is not None
         assert usual.eps is not None
@@ -114,12 +114,12 @@ class Robustness(Analysis):
         return [Pass(data), training_images(models, data)] if self.gap else [Pass(data)]
 
     def describe(self, model: "Model", context: Context) -> dict[str, Any]:
-        """The outputs that are attacked, and the radii."""
+        """The outputs to attack, and the radii."""
         paths = accuracy.attack_paths(model.opened_module)
         return {"attacked": [path.name for path in paths], "radii": self.radii(context.images.name)}
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
-        """Every answer, clean and under every attack at every radius; to training images at the largest radius only."""
+        """Predictions, clean and under every attack at every radius; for training images at the largest radius only."""
         module, image, label, data = model.opened_module, batch.image, batch.label, context.images
         names = [path.name for path in accuracy.attack_paths(module)]
         gradient = accuracy.gradient_size(module, image, label)
@@ -157,16 +157,17 @@ class Robustness(Analysis):
 
     def correct(self, files: Files, *, split: str, eps: float) -> dict[str, Array]:
         """Attack to whether each image is classified correctly, bool (S,N), at one radius; clean comes first."""
-        each = []
+        by_attack = []
         for rows in files.rows:
-            near = rows[rows["eps"].isin((0.0, eps))]  # of a long sweep few rows: comparing their words is slow
-            taken = near[(near["split"] == split) & ((near["eps"] == eps) | (near["attack"] == CLEAN))]
-            each.append({str(attack): part.to_numpy(bool) for attack, part in taken.groupby("attack")["correct"]})
+            near = rows[rows["eps"].isin((0.0, eps))]  # comparing strings is slow: first drop most rows
+            rows_at_eps = near[(near["split"] == split) & ((near["eps"] == eps) | (near["attack"] == CLEAN))]
+            groups = rows_at_eps.groupby("attack")["correct"]
+            by_attack.append({str(attack): correct.to_numpy(bool) for attack, correct in groups})
         attacks = [CLEAN, *accuracy.columns(self.steps)]
-        correct = {attack: np.array([of_file[attack] for of_file in each]) for attack in attacks}
+        correct = {attack: np.array([of_file[attack] for of_file in by_attack]) for attack in attacks}
         correct[WORST] = correct[f"pgd-{max(self.steps)}"] & correct[f"cw-{max(self.steps)}"]
         if self.autoattack:
-            correct[AUTOATTACK] = np.array([of_file[AUTOATTACK] for of_file in each])
+            correct[AUTOATTACK] = np.array([of_file[AUTOATTACK] for of_file in by_attack])
         return correct
 
     def summarise(self, files: Files) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class Robustness(Analysis):
         at_radius = [(radius, self.correct(files, split=split, eps=radius.eps)) for radius in facts["radii"]]
         largest, test = at_radius[-1]
         entry = {"n": test[CLEAN].shape[1], "attacked": facts["attacked"], **_accuracies(test)}
-        if bool((files["label"] < 0).any()):  # unlabelled: what is counted is not accuracy
+        if bool((files["label"] < 0).any()):  # unlabelled: the share of unchanged predictions is not accuracy
             entry["accuracy"] = None
         if len(at_radius) > 1:
             entry["sweep"] = [{**radius._asdict(), **_accuracies(correct)} for radius, correct in at_radius]
@@ -201,7 +202,7 @@ class Robustness(Analysis):
             }  # fmt: skip
 
     def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The strength of the attacks; where there is a sweep, its largest radius."""
+        """The strength of the attacks; of a sweep, that at its largest radius."""
         context = found.context
         most = max(len(context.classes_of(model)) for model in context.models)
         parts = strongest.parts(most) if self.autoattack else ()
@@ -212,7 +213,7 @@ class Robustness(Analysis):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterator[str]:
-        """Attacks that cannot reach the radius, and signs that an attack fails or a model is at chance."""
+        """Warn of attacks that cannot reach the radius, and of signs that an attack fails or a model is at chance."""
         data = found.context.images
         radii = self.radii(data.name)
         yield from objections.warn_short_attack(*radii[-1], max(self.steps))
@@ -242,19 +243,19 @@ class Robustness(Analysis):
         """Attacks in rows, so that several models fit side by side; then the sweep, the pairs and the gap."""
         summary = result.summary
         models = summary["models"]
-        shown = [Table(words.title(summary), words.accuracy_rows(models), words.caption(summary))]
+        tables = [Table(words.title(summary), words.accuracy_rows(models), words.caption(summary))]
         if "sweep" in models[0]:
             caption = "the first table: the largest radius"
-            shown.append(Table("Accuracy by radius (%)", words.sweep_rows(models), caption))
-        shown += differences(summary, words.pair_rows(summary), "exact paired test (McNemar)")
+            tables.append(Table("Accuracy by radius (%)", words.sweep_rows(models), caption))
+        tables += differences(summary, words.pair_rows(summary), "exact paired test (McNemar)")
         if self.gap:
             caption = (
                 f"{models[0]['gap']['n_train']:,} training images that every model was trained on (of a checkpoint of"
                 " python -m train, without those held out for choosing the epoch; of others, any)"
             )
             title = "Robust generalisation gap: training less test accuracy (points)"
-            shown.append(Table(title, words.gap_rows(models), caption))
-        return shown
+            tables.append(Table(title, words.gap_rows(models), caption))
+        return tables
 
     def papers(self, result: "Result") -> dict[str, Table]:
         """AALP's Table 2: a row per model (and radius of a sweep), a column per attack, below each its interval."""
@@ -306,7 +307,7 @@ def _with_intervals(values: Mapping[str, float], intervals: Mapping[str, Sequenc
 
 
 def _about_square(rows: "pd.DataFrame") -> Iterator[str]:
-    """A sentence where Square breaks images that AutoAttack's other parts do not; rows: AutoAttack's of one file."""
+    """Warn if Square breaks images that AutoAttack's other parts do not; rows: AutoAttack's rows of one file."""
     share = float((rows["via"] == "square").mean()) if len(rows) else 0.0
     if share > SQUARE_SHARE:
         yield (

@@ -83,13 +83,13 @@ def paper_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def title(summary: Mapping[str, Any]) -> str:
-    """What the tables of accuracies show; without labels, the predictions stand in their place."""
+    """The title of the tables of accuracies; for unlabelled data it names predictions instead."""
     counted = "Predictions that do not change" if summary.get("unlabelled") else "Accuracy"
     return f"{counted} under attack (%), with 95 % intervals"
 
 
 def caption(summary: Mapping[str, Any]) -> str:
-    """Everything that the numbers rest on."""
+    """The settings behind the numbers."""
     models, longest = summary["models"], max(summary["steps"])
     parts = [
         text.images_words(summary, models[0]["n"]),

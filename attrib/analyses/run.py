@@ -1,8 +1,8 @@
-"""How an analysis runs: once for all of them, what each gets beside its own steps.
+"""Run an analysis: what all analyses share.
 
-Models and data are checked before any work; batches are shared over the processes of torchrun, and finished ones kept
-on disk, so that the same call continues. Rows are joined in the data's order, so that no result depends on batch size,
-order or number of processes (sums are exact; other numbers hold to rounding).
+Models and data are checked before any work. Batches are shared among the processes of torchrun. Finished batches are
+kept on disk, so that the same call continues. Rows are joined in the data's order, so that no result depends on batch
+size, order or number of processes (sums are exact; other numbers agree up to rounding).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,10 +44,10 @@ def execute(
 ) -> tuple[Result, list[Path]]:  # fmt: skip
     """Run an analysis; returns the result and, with ``out``, the files written. See ``Analysis.run``.
 
-    A result of the same settings, models and data that was saved in ``out`` is read, said with a warning, and nothing
-    is written. Models that are no checkpoints are measured anew, since their code may have changed; but not with
-    ``reuse``, which also says nothing. style: of the figures written, which are drawn anew for it. warn: called with
-    every warning, in the first process of several.
+    If ``out`` holds a result of the same settings, models and data, it is read, with a warning, and nothing is written.
+    This holds for checkpoints and map files; other models are measured again, since their code may have changed. reuse:
+    read the result of any model, without a warning. style: for the figures, which are drawn again if the result was
+    read. warn: called with every warning, in the first process only.
     """
     if batch_size is not None:
         check_type("batch_size", batch_size, int)
@@ -68,7 +68,7 @@ def execute(
             check_style(style, [model.name for model in loaded], context.shown)
         known = reuse or all(model.checkpoint or model.maps is not None for model in loaded)
         earlier = saved_result(analysis, place, key, group) if known and place else None
-        if earlier and place and (reuse or analysis.images_table in earlier.frames):  # or the user deleted the rows
+        if earlier and place and (reuse or analysis.images_table in earlier.frames):  # else the user deleted the rows
             if not reuse:
                 for message in (read_words(analysis, place), *earlier.warnings):
                     messages.add(message)
@@ -78,30 +78,30 @@ def execute(
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)
-            work = _work(passes, context)
+            tasks = _tasks(passes, context)
             facts = _describe(analysis, loaded, context, group)
-            measured = _measure(analysis, loaded, work, context, group, store)
-            answer = None
+            measured = _measure(analysis, loaded, tasks, context, group, store)
+            outcome = None
             if measured is not None and facts is not None:
-                splits = {each.number: each.of.data.split for each in work}
-                found = joined(analysis, loaded, measured, facts, splits, context)
-                result = _summed_up(analysis, found, messages, key)
+                splits = {task.number: task.source.data.split for task in tasks}
+                findings = joined(analysis, loaded, measured, facts, splits, context)
+                result = _result_from(analysis, findings, messages, key)
                 if place and (sentence := result.replaces(place)):
                     warn(sentence)
-                answer = (
+                outcome = (
                     result,
                     (result.save(place, style=style, keep=_maps_of(analysis, loaded, place)) if place else []),
                 )
-            answer = broadcast(answer)
-    assert answer is not None
-    return answer
+            outcome = broadcast(outcome)
+    assert outcome is not None
+    return outcome
 
 
 class Ready(NamedTuple):
-    """An analysis with all that it runs on, checked."""
+    """An analysis and its input, checked."""
 
     analysis: Analysis
-    """With what its options leave to the data."""
+    """With the data's defaults filled in."""
     context: Context
     passes: Sequence[Pass]
     key: str
@@ -112,7 +112,7 @@ def prepare(
     analysis: Analysis, models: Sequence[Model], data: Any, batch_size: int | None, group: World,
     warn: Callable[[str], None],
 ) -> Ready:  # fmt: skip
-    """Check models, which are on the device, and data before any work; raises InputError where they do not fit."""
+    """Check the models (already on the device) and the data; raises InputError if they do not fit."""
     images = dataset_of(data, models) if data is not None or analysis.needs_data else None
     if images is not None:
         images = fitted(images, models, group.device, warn)
@@ -132,15 +132,15 @@ def _check_save_maps(out: Path | None, group: World) -> None:
         raise InputError("save_maps: writes from one process; run it without torchrun")
 
 
-class _Work(NamedTuple):
+class _Task(NamedTuple):
     """One batch to measure."""
 
     number: int
-    of: Pass
+    source: Pass
     positions: Tensor
 
 
-def _work(passes: Sequence[Pass], context: Context) -> list[_Work]:
+def _tasks(passes: Sequence[Pass], context: Context) -> list[_Task]:
     """The batches of all passes, numbered."""
     batches = [
         (each, positions)
@@ -149,20 +149,20 @@ def _work(passes: Sequence[Pass], context: Context) -> list[_Work]:
             context.batch_size
         )
     ]
-    return [_Work(number, *batch) for number, batch in enumerate(batches)]
+    return [_Task(number, *batch) for number, batch in enumerate(batches)]
 
 
 def _measure(
-    analysis: Analysis, models: Sequence[Model], work: Sequence[_Work], context: Context, group: World, store: Store
+    analysis: Analysis, models: Sequence[Model], tasks: Sequence[_Task], context: Context, group: World, store: Store
 ) -> Part | None:
-    """Measure every batch with every model; what all processes measured for the first, None for the others."""
-    left = missing(range(len(work)), store.earlier)[group.rank :: group.size]
+    """Measure every batch with every model; returns all measurements in the first process, None in the others."""
+    pending = missing(range(len(tasks)), store.earlier)[group.rank :: group.size]
     # A bar counts a batch under one model: a batch of several large models may take minutes.
-    bar = progress(len(left) * len(models), analysis.name, unit="batch", first=group.rank == 0)
+    bar = progress(len(pending) * len(models), analysis.name, unit="batch", first=group.rank == 0)
     with _map_files(analysis, models, context, store) as writers, bar:
-        for number, batch in _batches(work, left, context):
-            of_pass = replace(context, data=work[number].of.data)
-            store.add(_measure_batch(analysis, models, number, batch, of_pass, writers, bar.update))
+        for number, batch in _batches(tasks, pending, context):
+            pass_context = replace(context, data=tasks[number].source.data)
+            store.add(_measure_batch(analysis, models, number, batch, pass_context, writers, bar.update))
     parts = gather(store.part)
     if parts is None:
         return None
@@ -172,21 +172,21 @@ def _measure(
     return first
 
 
-def _batches(work: Sequence[_Work], numbers: Sequence[int], context: Context) -> Iterator[tuple[int, Batch]]:
-    """The batches of these numbers, in order, with their numbers."""
-    for _, of_pass in groupby(numbers, key=lambda number: id(work[number].of)):
-        taken = list(of_pass)
-        order = torch.cat([work[number].positions for number in taken])
+def _batches(tasks: Sequence[_Task], numbers: Sequence[int], context: Context) -> Iterator[tuple[int, Batch]]:
+    """The batches with these numbers, in order, each with its number."""
+    for _, group in groupby(numbers, key=lambda number: id(tasks[number].source)):
+        of_pass = list(group)
+        order = torch.cat([tasks[number].positions for number in of_pass])
         # Only the last batch may be smaller, so that splitting the order again gives the same batches.
-        batches = work[taken[0]].of.data.batches(context.batch_size, order=order, device=context.device)
-        yield from zip(taken, batches, strict=True)
+        batches = tasks[of_pass[0]].source.data.batches(context.batch_size, order=order, device=context.device)
+        yield from zip(of_pass, batches, strict=True)
 
 
 def _measure_batch(
     analysis: Analysis, models: Sequence[Model], number: int, batch: Batch, context: Context,
     writers: Mapping[int, MapWriter], advance: Callable[[], object],
 ) -> Part:  # fmt: skip
-    """What every model, and every two of them, make of a batch; advance: called after every model."""
+    """Measure a batch with every model, and compare every two models; advance: called after every model."""
     part, kept = Part(rows={number: []}, across={number: []}), []
     index = batch.index.cpu()
     files = context.images.files
@@ -216,7 +216,7 @@ def _on_cpu(columns: Mapping[str, Tensor | list[str]]) -> dict[str, Tensor | lis
 def _describe(
     analysis: Analysis, models: Sequence[Model], context: Context, group: World
 ) -> list[dict[str, Any]] | None:
-    """What is known of every model beside its batches, for the first process; None for the others."""
+    """The facts about every model, in the first process; None in the others."""
     facts = {}
     own = range(group.rank, len(models), group.size)
     with progress(len(own), f"{analysis.name}, models", unit="model", first=group.rank == 0) as bar:
@@ -227,12 +227,12 @@ def _describe(
     parts = gather(facts)
     if parts is None:
         return None
-    joined = {place: fact for of_rank in parts for place, fact in of_rank.items()}
-    return [joined[place] for place in range(len(models))]
+    all_facts = {place: fact for part in parts for place, fact in part.items()}
+    return [all_facts[place] for place in range(len(models))]
 
 
-def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
-    """From what was measured to the result: the numbers of every name, the differences of every two."""
+def _result_from(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
+    """The result of the measurements: the numbers of every name, and the differences of every two names."""
     named = analysis.named(found)
     entries = analysis.completed([analysis.entry(files) for files in named.values()])
     pairs = [
@@ -253,7 +253,7 @@ def _summed_up(analysis: Analysis, found: Findings, messages: Messages, key: str
 
 
 def _maps_of(analysis: Analysis, models: Sequence[Model], place: Path) -> list[Path]:
-    """The files of maps that were measured, or written."""
+    """The map files that were measured or written."""
     written = models if getattr(analysis, "save_maps", False) else ()
     return [
         *(Path(model.maps_file) for model in models if model.maps_file),
@@ -265,11 +265,11 @@ def _maps_of(analysis: Analysis, models: Sequence[Model], place: Path) -> list[P
 def _map_files(
     analysis: Analysis, models: Sequence[Model], context: Context, store: Store
 ) -> Iterator[dict[int, MapWriter]]:
-    """A writer of maps for every model, where the analysis asks for them; the files appear when the body is through."""
+    """A writer of maps for every model, if the analysis saves maps; the files appear after the body."""
     if not getattr(analysis, "save_maps", False):
         yield {}
         return
-    assert store.folder is not None  # or the analysis was refused
+    assert store.folder is not None  # else the analysis was refused
     data = context.images
     writers = {
         place: MapWriter(store.folder, f"{analysis.name}-{model.stem}", images=len(data), size=data.shape[1:])

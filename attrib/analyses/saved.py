@@ -1,4 +1,4 @@
-"""What a result depends on, and whether a folder holds the result of the same call already."""
+"""The key of a result, and the saved result of the same call."""
 
 import hashlib
 import platform
@@ -19,7 +19,7 @@ from attrib.parallel import World, broadcast
 
 
 def provenance() -> dict[str, str]:
-    """The versions that made a result."""
+    """The versions of the software that computed a result."""
     return {
         "attrib": attrib.__version__, "torch": torch.__version__, "captum": captum.__version__,
         "python": platform.python_version(),
@@ -33,23 +33,23 @@ def key_of(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], 
         "analysis": analysis.name, **options, "models": [model.key() for model in models],
         "data": [[*each.data.key, None if each.positions is None else each.positions.tolist()] for each in passes],
         "batch_size": context.batch_size, "versions": provenance(),
-        # What "auto" stands for: rows in bfloat16 and in float32 must not be joined.
+        # The precisions that "auto" stands for: rows in bf16 and in fp32 must not be joined.
         "precision": [analysis.attack_precision(context.device), analysis.exact_precision(context.device)],
     }  # fmt: skip
     return hashlib.sha256(to_json(described).encode()).hexdigest()[:12]
 
 
 def saved_result(analysis: Analysis, place: Path, key: str, group: World) -> Result | None:
-    """The result with this key in the folder; None where a function is a setting: its code may have changed.
+    """The result with this key in the folder; None if there is none.
 
-    None also where maps are saved: they are no part of what is read.
+    Also None if a setting is a function, whose code may have changed, and if maps are saved: they are not read.
     """
-    by_name = not any(callable(getattr(analysis, each.name)) for each in fields(analysis))
-    by_name = by_name and not getattr(analysis, "save_maps", False)
-    return broadcast(Result.saved(analysis, place, key) if by_name and group.rank == 0 else None)
+    reusable = not any(callable(getattr(analysis, each.name)) for each in fields(analysis))
+    reusable = reusable and not getattr(analysis, "save_maps", False)
+    return broadcast(Result.saved(analysis, place, key) if reusable and group.rank == 0 else None)
 
 
 def read_words(analysis: Analysis, place: Path) -> str:
-    """What is said of a result that was read."""
+    """The warning that a saved result was read."""
     file = place / f"{analysis.name}.json"
     return f"{file} holds this result already: it was read, not computed again; delete the file to compute it anew"

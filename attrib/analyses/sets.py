@@ -1,7 +1,7 @@
 """Consistent and inconsistent sets (AALP, section 2.2, Tables 1 and 4, Figures 4 and 5).
 
-Consistent: right on the clean and on the attacked image. Inconsistent: right on the clean image only. The rest is
-wrong already on the clean image, and is reported too.
+Consistent: right on the clean and on the attacked image. Inconsistent: right on the clean image only. The other
+images are wrong already when clean; they are reported too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from attrib import stats
 from attrib.analyses.base import Analysis
 from attrib.analyses.examples import display_images
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured
-from attrib.analyses.options import Attack, attacked_option
+from attrib.analyses.options import Attack, option
 from attrib.analyses.table import Table, differences
 from attrib.lazy import Lazy
 
@@ -35,9 +35,9 @@ else:
     pd, plots, torch = Lazy("pandas"), Lazy("attrib.plots.sets"), Lazy("torch")
 
 EXAMPLES = 4
-"""Pictures per set in the figure of examples."""
+"""Images per set in the figure of examples."""
 COMPARED = ("consistent", "inconsistent")
-"""The paper's two sets; what is in neither is counted, but neither compared nor followed over epochs."""
+"""The paper's two sets. Images in neither set are counted, but not compared and not followed over epochs."""
 QUANTITIES = {
     "share": "share of the images, %",
     "probability_clean": "true-class probability, clean, %",
@@ -49,12 +49,12 @@ QUANTITIES = {
     "alp_share_of_total": "ALP loss in the set's total loss, %",
     "alp_share": "the same, mean over images, %",
 }
-"""The quantities of a set, and what the table for people calls them."""
+"""The quantities of a set, and their names in the printed table."""
 PAPER = {
     "share": "share %", "probability_clean": "p clean %", "probability_adversarial": "p adv %",
     "ce_clean": "CE clean", "ce_adversarial": "CE adv", "alp": "ALP loss", "alp_share_of_total": "ALP %",
 }  # fmt: skip
-"""The columns of the paper's table; the sum of the two CE beside it would make it wider than a page."""
+"""The columns of the paper's table. With the sum of both CE, it would be wider than a page."""
 PERCENT = {"share", "probability_clean", "probability_adversarial", "alp_share", "alp_share_of_total"}
 
 
@@ -62,25 +62,25 @@ PERCENT = {"share", "probability_clean", "probability_adversarial", "alp_share",
 class Sets(Analysis):
     """Consistent and inconsistent sets of every model: their shares, confidences and losses (AALP, section 2.2).
 
-    With the saved epochs of a run among the models (a folder with epoch-*.pt), the ALP loss of the two sets is followed
-    over the epochs; the sets are those of the last epoch, which without other models is the model.
+    For the saved epochs of a run (a folder with epoch-*.pt), the ALP loss of both sets is measured at every epoch. The
+    sets are those of the last epoch. If there are no other models, the last epoch is analysed as the model.
     """
 
     name: ClassVar[str] = "sets"
     keys: ClassVar[tuple[str, ...]] = ("model", "seed", "index")
     takes: ClassVar[tuple[str, ...]] = ("models", "runs")
 
-    attack: Attack = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
+    attack: Attack = option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
 
     def looked_at(self, models: "Sequence[Model]") -> "Sequence[Model]":
-        """The models; where there are only saved epochs, the last one of each run is a model."""
+        """The models; if there are only saved epochs, the last epoch of each run is added as a model."""
         if any(model.epoch is None for model in models):
             return models
         lasts = {model.name: model for model in models}
         return [*(replace(last, epoch=None) for last in lasts.values()), *models]
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
-        """The set that every image is in, with confidences and losses."""
+        """The set of every image, with confidences and losses."""
         _, pairs, _ = self._attacked(model, batch, context)
         columns = pairs._asdict()
         membership = np.array(consistency.SETS)[columns.pop("membership").cpu().numpy()]
@@ -89,7 +89,7 @@ class Sets(Analysis):
     def _attacked(
         self, model: "Model", batch: "Batch", context: Context
     ) -> "tuple[torch.Tensor, consistency.LogitPairs, torch.Tensor]":
-        """The adversarial images, what the logits say, and the logits (2,N,K) of clean and adversarial images."""
+        """The adversarial images, the measures of the logit pairs, and the logits (2,N,K), clean and adversarial."""
         adversarial = self.attack.images(
             model.opened_module, batch, seed=self.seed, precision=self.attack_precision(context.device)
         )
@@ -132,10 +132,10 @@ class Sets(Analysis):
         history, epochs = _history(found, name), [files.models[0] for files in found.epochs[name]]
         entries = []
         for model in epochs:
-            at = history[history["epoch"] == model.epoch]
+            rows = history[history["epoch"] == model.epoch]
             sets = {}
             for kind in COMPARED:
-                alp = at.loc[at["set"] == kind, "alp"].to_numpy(float)
+                alp = rows.loc[rows["set"] == kind, "alp"].to_numpy(float)
                 ends = stats.interval(alp, seed=self.seed)
                 sets[kind] = {"n": len(alp), "alp": stats.mean(alp), "alp_ci": list(ends)}
             entries.append({"epoch": model.epoch, "checkpoint": model.path, "sets": sets})
@@ -143,7 +143,7 @@ class Sets(Analysis):
         return {"run": run, "fixed_at": epochs[-1].epoch, "epochs": entries}
 
     def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
-        """The models' rows, and those of the epochs, every image in the set that it is in at the last epoch."""
+        """The rows of the models, and those of the epochs, in which an image's set is that at the last epoch."""
         models = [rows for files in found.files.values() for rows in files.rows]
         frames = {"": pd.concat(models, ignore_index=True)}
         if found.epochs:
@@ -151,9 +151,9 @@ class Sets(Analysis):
         return frames
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """What the picture of examples shows: of each model and set the first images of each class.
+        """The figure of examples: for each model and set, the first images of each class.
 
-        The attack is run again for these few, since keeping the adversarial images of all would fill the memory.
+        The attack runs again on these images, since all adversarial images would fill the memory.
         """
         data, device = found.context.images, found.context.device
         shape = len(found.files), len(COMPARED), EXAMPLES
@@ -249,7 +249,7 @@ def _runs(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _history(found: Findings, run: str) -> "pd.DataFrame":
-    """The epochs' rows, epoch by epoch, with every image in the set that it is in at the last (AALP, Figure 4)."""
+    """The rows of all epochs, with every image's set at the last epoch (AALP, Figure 4)."""
     epochs = found.epochs[run]
     last = epochs[-1].rows[0].set_index("index")["set"]
     parts = [
@@ -268,7 +268,7 @@ def _first_of_each_class(rows: "pd.DataFrame", count: int) -> list[int]:
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
-    """On what, under which attack, with which intervals."""
+    """The data, the attack and the intervals."""
     images = text.images_words(summary, summary["models"][0]["n"])
     intervals = f"{text.interval_words(summary['models'])} (of shares: Wilson)"
     return f"{images}, {text.attack_words(summary['attack'])}; {intervals}"
@@ -338,7 +338,7 @@ def _with_interval(quantity: str, means: Mapping[str, Any]) -> str:
 
 
 def _interval(quantity: str, ends: Sequence[float]) -> str:
-    """Nothing where there is no interval (fewer than two images)."""
+    """An interval; empty if there is none (fewer than two images)."""
     return "" if text.missing(ends[0]) else text.interval(ends, lambda value: _number(quantity, value))
 
 

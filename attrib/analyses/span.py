@@ -54,7 +54,7 @@ class Span(Floored):
     save_maps: bool = option(False, "Write every map and span to OUT/span-NAME.npz.")
 
     def pictured(self) -> int:
-        """How many images the picture shows."""
+        """The number of images in the figure of examples."""
         return 4 if self.attack else 6
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
@@ -96,7 +96,7 @@ class Span(Floored):
         return {kind: {"iou": spans.iou(a[kind], b[kind]).double()} for kind in a if kind in b}
 
     def summarise(self, files: Files) -> dict[str, Any]:
-        """ASC and what stands beside it, on clean images and, under ``attacked``, on adversarial ones."""
+        """ASC and related means, on clean images and, under ``attacked``, on adversarial ones."""
         grid = files.rows[0]["grid"].iloc[0]
         summary = {"grid": grid or None, **self._means(files, CLEAN)}
         for kind in files.kinds()[1:]:
@@ -104,17 +104,17 @@ class Span(Floored):
         return summary | self.floor_entry(files)
 
     def _means(self, files: Files, kind: str) -> dict[str, Any]:
-        at = files.where(images=kind)
-        known = bool((at["prediction"] >= 0).all()) and "correct" in at
+        selected = files.where(images=kind)
+        known = bool((selected["prediction"] >= 0).all()) and "correct" in selected
         return {
-            "n": at.n,
-            "accuracy": at.mean("correct") if known else None,
-            "asc": at.mean("coverage"),
-            "asc_ci": at.interval("coverage", seed=self.seed, within=(0, 1)),
-            "asc_correct": at.mean("coverage", among=at["correct"] > 0) if known else None,
-            "curve_area": at.mean("curve_area"),
-            "empty": at.count("empty"),
-            **{name: at.mean(name) for name in WHERE_KNOWN if name in at},
+            "n": selected.n,
+            "accuracy": selected.mean("correct") if known else None,
+            "asc": selected.mean("coverage"),
+            "asc_ci": selected.interval("coverage", seed=self.seed, within=(0, 1)),
+            "asc_correct": selected.mean("coverage", among=selected["correct"] > 0) if known else None,
+            "curve_area": selected.mean("curve_area"),
+            "empty": selected.count("empty"),
+            **{name: selected.mean(name) for name in WHERE_KNOWN if name in selected},
             "curve": (files.sum(f"curve {kind}").mean(0) / files.sum(f"pixels {kind}").mean()).tolist(),
         }
 
@@ -125,14 +125,14 @@ class Span(Floored):
             if kind not in b.kinds():
                 continue
             left, right = (files.where(images=kind)["coverage"] for files in (a, b))
-            seen = (np.vstack([left, right]) > 0).all(0)  # an empty map is the only one that covers nothing
+            filled = (np.vstack([left, right]) > 0).all(0)  # only an empty map covers nothing
             both = stats.paired(left, right, seed=self.seed)
-            rest = both if seen.all() else stats.paired(left[:, seen], right[:, seen], seed=self.seed)
+            rest = both if filled.all() else stats.paired(left[:, filled], right[:, filled], seed=self.seed)
             pairs = found.across[(found.across["a"] == names[0]) & (found.across["b"] == names[1])]
             iou = pairs.loc[pairs["images"] == kind, "iou"].to_numpy(float)
             yield {
                 "images": kind, "quantity": "coverage", "n": left.shape[1], **both.entry(),
-                "without_empty": {"n": int(seen.sum()), **rest.entry()},
+                "without_empty": {"n": int(filled.sum()), **rest.entry()},
                 "iou": stats.mean(iou.reshape(left.shape[1], -1).mean(1)),  # over pairs of seeds, then over images
             }  # fmt: skip
 
@@ -143,7 +143,7 @@ class Span(Floored):
         return [pair | {"without_empty": without} for pair, without in zip(both, rest, strict=True)]
 
     def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Map, rule, class explained, attack and floor."""
+        """Map, threshold, class explained, attack and floor."""
         context, images = found.context, found.context.images
         made_here = any(files.models[0].maps is None for files in found.files.values())
         return {
@@ -154,7 +154,7 @@ class Span(Floored):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
-        """Different grids, missing floors, models at chance, empty maps, differences that rest on them."""
+        """Warn of different grids, missing floors, models at chance, empty maps, and differences that rest on them."""
         grids = {entry["name"]: entry["grid"] for entry in summary["models"] if entry["grid"]}
         if len(set(grids.values())) > 1:
             listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
@@ -163,12 +163,12 @@ class Span(Floored):
             yield from self.without_floor(files)
         yield from super().objections(summary, found)
         for pair in summary["pairs"]:
-            n = pair["without_empty"]["n"]  # 0: a model's maps are all empty, which has been said
+            n = pair["without_empty"]["n"]  # 0: all maps of a model are empty, which has its own warning
             if n and pair["p_holm"] < LEVEL and not stands_without_empty(pair):
                 yield _resting_on_empty(pair)
 
     def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
-        """What the picture of examples shows."""
+        """The figure of examples."""
         return {"examples": arrays_of(found)}
 
     def tables(self, result: "Result") -> list[Table]:
@@ -180,7 +180,7 @@ class Span(Floored):
         return [table, *differences(summary, _pair_rows(summary), test, title=title)]
 
     def papers(self, result: "Result") -> dict[str, Table]:
-        """The models, in the columns that a paper has room for."""
+        """The models, with fewer columns."""
         summary = result.summary
         return {"": Table(TITLE, _model_rows(summary, plain=True), _caption(summary, plain=True))}
 
@@ -206,13 +206,13 @@ class Span(Floored):
 
 
 def _pixels_above(maps: "Tensor") -> "Tensor":
-    """How many pixels of all images lie above every level, (T,): whole numbers, whose sum is exact."""
+    """The number of pixels of all images above every level, (T,): whole numbers, so that sums are exact."""
     pixels = maps.shape[1] * maps.shape[2]
     return (spans.coverage_curve(maps, LEVELS.tolist()).double() * pixels).round().sum(0)
 
 
 def stands_without_empty(pair: Mapping[str, Any]) -> bool:
-    """Whether a difference in coverage is there, and in the same direction, where neither model's map is empty."""
+    """Whether a difference in coverage is significant, with the same sign, where neither model's map is empty."""
     rest = pair["without_empty"]
     real = not text.missing(rest["p_holm"]) and rest["p_holm"] < LEVEL
     return bool(real and rest["difference"] * pair["difference"] > 0)
@@ -229,7 +229,7 @@ def _resting_on_empty(pair: Mapping[str, Any]) -> str:
 
 
 def _model_rows(summary: Mapping[str, Any], *, plain: bool = False) -> list[dict[str, str]]:
-    """A row per model and kind of images; ``plain`` leaves out what a paper's column has no room for."""
+    """A row per model and kind of images; plain: with fewer columns, for a paper."""
     rows = []
     for entry in summary["models"]:
         kinds = [(CLEAN, entry)]
@@ -250,7 +250,7 @@ def _model_rows(summary: Mapping[str, Any], *, plain: bool = False) -> list[dict
 
 
 def _more_columns(summary: Mapping[str, Any], entry: Mapping[str, Any], means: Mapping[str, Any]) -> dict[str, str]:
-    """The columns that only the table for people has."""
+    """The columns that a paper's table leaves out."""
     columns = {}
     if entry["grid"]:
         columns[f"on {entry['grid']} grid %"] = text.percent(means["coverage_on_grid"])

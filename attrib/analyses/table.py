@@ -1,4 +1,4 @@
-"""A table of words: printed, shown in a notebook, or written for a paper. No torch."""
+"""A table of texts: printed, shown in a notebook, or written for a paper. No torch."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ else:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of words for people."""
+    """A table of texts for people."""
 
     title: str
     rows: Sequence[Mapping[str, str]]
     caption: str = ""
     pairs: bool = False
-    """Whether it compares the models; a paper has it below its first table."""
+    """Whether it compares models; a paper shows it below the first table."""
 
     @property
     def frame(self) -> "pd.DataFrame":
-        """As a DataFrame of texts; a dash where a row lacks a column."""
+        """As a DataFrame of texts; a dash if a row lacks a column."""
         return pd.DataFrame(list(self.rows)).fillna("–").astype(str)
 
     def to_latex(self, label: str) -> str:
@@ -46,7 +46,7 @@ class Table:
         return f"<h4>{escape(self.title)}</h4>\n{body}\n<p><small>{escape(self.caption)}</small></p>"
 
     def to_text(self, width: int) -> str:
-        """As lines of at most so many characters."""
+        """As text; width: the most characters of a line."""
         # In a notebook rich would otherwise display the lines itself, and with FORCE_COLOR add colour codes.
         console = Console(
             file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False, force_jupyter=False,
@@ -64,8 +64,8 @@ class Table:
 def differences(
     summary: Mapping[str, Any], rows: Sequence[Mapping[str, str]], test: str, *, title: str = "Paired differences"
 ) -> list[Table]:
-    """The table of the differences between names, with how their p-values come about; none where there is no pair.
+    """The table of differences, with the test in its caption; no table if there are no pairs.
 
-    rows: of ``summary["pairs"]``; test: that of two files.
+    rows: from ``summary["pairs"]``; test: the test that compares two single files.
     """
     return [Table(title, rows, formatting.p_words(summary["models"], test), pairs=True)] if summary["pairs"] else []

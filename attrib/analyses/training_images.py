@@ -1,4 +1,4 @@
-"""Training images to compare test images with: those that every model was trained on."""
+"""Training images to compare with test images: those that every model was trained on."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,9 +20,9 @@ else:
 def training_images(models: "Sequence[Model]", test: "Dataset") -> Pass:
     """As many training images as there are test images, of those that every model was trained on.
 
-    A checkpoint of ``python -m train`` on this data says which images it held out and how many it was limited to. Of
-    other models nothing is known, and all training images count. Raises InputError where data has no such split, and
-    where fewer than two images are left.
+    A checkpoint of ``python -m train`` on this data records which images it held out, and its limit. Other models do
+    not, so all training images count. Raises InputError if the data has no such split, or if fewer than two images are
+    left.
     """
     if test.split == "train":
         raise InputError("gap: compares the training with the test images; leave out split (--split)")
@@ -31,7 +31,7 @@ def training_images(models: "Sequence[Model]", test: "Dataset") -> Pass:
     if test.source is None:
         raise InputError("gap: expected a data set's name or attrib.dataset(...), which finds the training images too")
     splits = [split for model in models if (split := _split_of(model, test.name))]
-    # Which images were held out depends on how many there are in all.
+    # Which images were held out depends on the number of all images: with such checkpoints, load them all.
     limit, source = None if splits else len(test), test.source
     train = datasets.dataset(
         test.name, split="train", root=source.root, limit=limit, size=source.size, seed=source.seed

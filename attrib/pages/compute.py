@@ -16,7 +16,7 @@ from attrib.analyses.contrib import Contributions
 from attrib.analyses.explaining import Explaining
 from attrib.analyses.fc import LastLayer
 from attrib.analyses.messages import Messages, print_warning
-from attrib.analyses.options import Attack, attacked_option, check_options, option, same_option
+from attrib.analyses.options import Attack, check_options, option, same_option
 from attrib.analyses.radii import parse_steps
 from attrib.analyses.relate import Relation
 from attrib.analyses.result import discard
@@ -79,7 +79,7 @@ class Report:
     map: Any = same_option(Explaining, "map")
     threshold: str = same_option(Span, "threshold")
     target: str = same_option(Explaining, "target")
-    attack: Attack | None = attacked_option(Attack("pgd"), "The attack beside clean images: fgsm, pgd or cw.")
+    attack: Attack | None = option(Attack("pgd"), "The attack beside clean images: fgsm, pgd or cw.")
     steps: Sequence[int] | None = option(
         None, "The k of PGD-k and CW-k; the largest k is also for all other attacks on the page (default: 10 and 20, or"
         " the data set's usual steps if these are more; other attacks: the usual steps).", parse=parse_steps,

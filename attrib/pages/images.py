@@ -18,7 +18,7 @@ from PIL import Image
 from attrib.analyses.examples import display_images
 from attrib.analyses.explaining import Explaining
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
-from attrib.analyses.options import Attack, attacked_option, option
+from attrib.analyses.options import Attack, option
 from attrib.analyses.table import Table
 from attrib.lazy import Lazy
 from attrib.search import DISAGREEMENT, SEARCHES
@@ -50,7 +50,7 @@ class Browsed(Explaining):
 
     name: ClassVar[str] = "images"
 
-    attack: Attack | None = attacked_option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
+    attack: Attack | None = option(Attack("pgd"), "The attack: fgsm, pgd or cw.")
     index: tuple[int, ...] | None = option(None, "Positions of the images (default: all).")
 
     def usual_batch(self, device: "torch.device") -> int:
