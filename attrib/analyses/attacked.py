@@ -41,9 +41,9 @@ class Attacked(Floored):
         if self.attack is None:
             raise InputError("attack: expected fgsm, pgd or cw, got none")
 
-    def named(self, found: Findings) -> Mapping[str, Files]:
+    def named(self, findings: Findings) -> Mapping[str, Files]:
         """The models, or, if there are only saved epochs, the last epoch of every run."""
-        return found.files or {name: epochs[-1] for name, epochs in found.epochs.items()}
+        return findings.files or {name: epochs[-1] for name, epochs in findings.epochs.items()}
 
     def measure(self, model: "Model", batch: "Batch", context: Context) -> Measured:
         """Margins z_y - max_{j != y} z_j, losses, spans and the participation ratio of every image."""
@@ -65,23 +65,23 @@ class Attacked(Floored):
             fc = last_layer_of(model, getattr(self, "fc", None))
             return features.last_layer(model.opened_module, batch.image, batch.label, fc=fc)
 
-    def settings(self, found: Findings) -> dict[str, Any]:
+    def settings(self, findings: Findings) -> dict[str, Any]:
         """Map, threshold, class explained and attack, for the summary."""
-        context = found.context
+        context = findings.context
         return {
             "map": self.map_name, "threshold": self.threshold, "target": self.target, "seed": self.seed,
             "attack": self.attack_entry(context), "precision": self.map_precision(context.device),
             **self.about_floor(context.images),
         }  # fmt: skip
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """Warn of different grids, models at chance, missing floors and models whose maps are all empty."""
-        grids = sorted(found.rows["grid"].unique())
+        grids = sorted(findings.rows["grid"].unique())
         if len(grids) > 1:
             yield f"the models' maps lie on different grids ({', '.join(grids)}), which alone changes coverage"
-        for files in (*found.files.values(), *(epoch for epochs in found.epochs.values() for epoch in epochs)):
+        for files in (*findings.files.values(), *(epoch for epochs in findings.epochs.values() for epoch in epochs)):
             yield from self.without_floor(files)
-        yield from super().objections(summary, found)
+        yield from super().objections(summary, findings)
 
 
 def _answers(model: "Model", batch: "Batch", clean: View, attacked: View) -> "dict[str, Tensor]":

@@ -113,9 +113,9 @@ class Analysis(ABC):
         """Reduce a file's sums to what the later steps need. The sums themselves are dropped."""
         return sums
 
-    def named(self, found: Findings) -> Mapping[str, Files]:
+    def named(self, findings: Findings) -> Mapping[str, Files]:
         """The files by name. Each name gets an entry in the summary; every two names are compared."""
-        return found.files
+        return findings.files
 
     @abstractmethod
     def summarise(self, files: Files) -> dict[str, Any]:
@@ -137,23 +137,23 @@ class Analysis(ABC):
         """A name's row in the table of models; keys of intervals end in ``_ci``."""
         return entry
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterable[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterable[dict[str, Any]]:
         """The differences a - b, each with ``quantity``, ``difference``, ``ci`` and ``p`` (uncorrected)."""
         return ()
 
     @abstractmethod
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The rest of the summary: settings, and results about all models together."""
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """Warnings about the numbers, a sentence each."""
-        return self.at_chance(found)
+        return self.at_chance(findings)
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """The tables of numbers by the suffix of their file: "" is NAME.csv, "x" is NAME-x.csv."""
-        return {"": found.rows}
+        return {"": findings.rows}
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """Arrays by the suffix of their file: "examples" is NAME-examples.npz."""
         return {}
 
@@ -192,16 +192,17 @@ class Analysis(ABC):
         """
         return running.execute(self, models, data, out=out, batch_size=batch_size, device=device)[0]
 
-    def at_chance(self, found: Findings) -> Iterator[str]:
+    def at_chance(self, findings: Findings) -> Iterator[str]:
         """Warn of every file whose clean accuracy is no better than chance, if there are enough images to tell."""
-        for files in found.files.values():
+        for files in findings.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):
                 if len(rows) < FEWEST_IMAGES or (rows["prediction"] < 0).any():  # maps made elsewhere predict nothing
                     continue
                 label = rows["label"].to_numpy(int)
                 correct = (rows["prediction"] == label).to_numpy(bool)
-                classes, causes = len(found.context.classes_of(model)), objections.causes(model, found.context.images)
+                classes = len(findings.context.classes_of(model))
+                causes = objections.causes(model, findings.context.images)
                 for sentence in objections.warn_chance_accuracy(correct, label, classes=classes, causes=causes):
                     yield f"{model.label}: {sentence}"
 

@@ -231,20 +231,20 @@ class Checks(Explaining):
             }  # fmt: skip
         return row
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference in value - control of every check, paired by image."""
         for check in CHECKS:
             if check.control in a and check.control in b:
                 left, right = (files[check.value] - files[check.control] for files in (a, b))
                 yield {"quantity": f"{check.key}_margin", **stats.paired(left, right, seed=self.seed).entry()}
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Map, threshold, class explained, attack, the points of the curves, and the edge detector's own lines."""
-        context, pixels = found.context, found.context.images.shape[1] * found.context.images.shape[2]
-        first = next(iter(found.files.values())).only(0)  # the edge detector is the same for every model
+        context, pixels = findings.context, findings.context.images.shape[1] * findings.context.images.shape[2]
+        first = next(iter(findings.files.values())).only(0)  # the edge detector is the same for every model
         return {
             "map": self.map_name, "threshold": self.threshold, "target": self.target,
-            "target_class": self.target_words(found.context.images), "baseline": self.baseline,
+            "target_class": self.target_words(findings.context.images), "baseline": self.baseline,
             "seed": self.seed, "attack": self.attack_entry(context), "precision": self.map_precision(context.device),
             "fractions": faithfulness.fractions(pixels, self.curve_steps),
             "control": {"name": EDGES, "checks": self._control_lines(first)},
@@ -260,9 +260,9 @@ class Checks(Explaining):
             for check in CHECKS if (column := CONTROLS.get(check.key, "")) in files
         ]  # fmt: skip
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per image and model; columns without any value are left out."""
-        parts = [rows.dropna(axis=1, how="all") for files in found.files.values() for rows in files.rows]
+        parts = [rows.dropna(axis=1, how="all") for files in findings.files.values() for rows in files.rows]
         return {"": pd.concat(parts, ignore_index=True)}
 
     def tables(self, result: "Result") -> list[Table]:

@@ -164,7 +164,7 @@ class Contributions(Analysis):
             }  # fmt: skip
         return entry
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference of every statistic, paired by image: both models use the same resamples."""
         for kind, ((row, quantity), (column, statistic)) in product(a.kinds(), NUMBERS):
             first, second = _values(a, kind, row, column), _values(b, kind, row, column)
@@ -183,31 +183,31 @@ class Contributions(Analysis):
 
         return super().corrected(sorted(pairs, key=place))
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The multiple of the median, attack and precision."""
         return {
-            "multiple": self.multiple, "seed": self.seed, "attack": self.attack_entry(found.context),
-            "precision": self.exact_precision(found.context.device),
+            "multiple": self.multiple, "seed": self.seed, "attack": self.attack_entry(findings.context),
+            "precision": self.exact_precision(findings.context.device),
         }  # fmt: skip
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """Warn of different numbers of features and of models at chance."""
         widths = {entry["name"]: entry["features"] for entry in summary["models"]}
         if len(set(widths.values())) > 1:
             listed = ", ".join(f"{name} {width}" for name, width in widths.items())
             yield f"the models have different numbers of features ({listed}), which alone changes the counts"
-        yield from self.at_chance(found)
+        yield from self.at_chance(findings)
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per feature (means over all images and over those classified correctly), and a row per image."""
         names = [f"{column}{suffix}" for suffix in ("", "_correct") for column in QUANTITIES.values()]
         tables = []
-        for name, files in found.files.items():
+        for name, files in findings.files.items():
             for (model, sums), kind in product(zip(files.models, files.sums, strict=True), files.kinds()):
                 means = sums[f"features {kind}"].reshape(len(names), -1)
                 head = {"model": name, "seed": model.seed, "images": kind, "feature": np.arange(means.shape[1])}
                 tables.append(pd.DataFrame({**head, **dict(zip(names, means, strict=True))}))
-        return {"": pd.concat(tables, ignore_index=True), "images": found.rows}
+        return {"": pd.concat(tables, ignore_index=True), "images": findings.rows}
 
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""

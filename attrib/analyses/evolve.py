@@ -124,7 +124,7 @@ class Evolution(Attacked):
             entry[f"{name}_ci"] = list(stats.basic_interval(value, resampled)) if files.n > 1 else [float("nan")] * 2
         return entry | {"train_loss": fact["train_loss"]} | self.floor_entry(files)
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The differences between the last epochs of two runs, paired by image."""
         for name in MEANS:
             columns = [_column(files, name) for files in (a, b)]
@@ -138,31 +138,32 @@ class Evolution(Attacked):
             both = (resampled_a, resampled_b) if a.n > 1 else (np.full_like(resampled_a, np.nan),) * 2
             yield {"quantity": name, "n": a.n, **stats.basic_paired(first, second, *both).entry()}
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Settings, and the numbers of every epoch of every run."""
         runs = [
-            {"name": name, "epochs": [self._epoch(epoch) for epoch in epochs]} for name, epochs in found.epochs.items()
+            {"name": name, "epochs": [self._epoch(epoch) for epoch in epochs]}
+            for name, epochs in findings.epochs.items()
         ]
-        return {"n": len(found.context.images), **self.settings(found), "runs": runs}
+        return {"n": len(findings.context.images), **self.settings(findings), "runs": runs}
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per run and epoch, and a row per run, epoch and feature."""
         contributions = [
             pd.DataFrame({"run": name, "epoch": epoch.models[0].epoch, "feature": range(values.shape[1]),
                           "C": values[0], "C_scale_free": values[1]})
-            for name, epochs in found.epochs.items() for epoch in epochs
+            for name, epochs in findings.epochs.items() for epoch in epochs
             for values in [epoch.facts[0]["contributions"]]
         ]  # fmt: skip
         return {"": _epoch_frame(summary), "contrib": pd.concat(contributions, ignore_index=True)}
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The figure of maps: a column for every epoch shown."""
         models = [
             epochs[place].models[0]
-            for epochs in found.epochs.values() for place in evenly_spaced(range(len(epochs)))
+            for epochs in findings.epochs.values() for place in evenly_spaced(range(len(epochs)))
         ]  # fmt: skip
         names = np.array([f"{model.name}\nepoch {model.epoch}" for model in models])
-        return {"maps": arrays_of(found, [model.label for model in models]) | {"model": names}}
+        return {"maps": arrays_of(findings, [model.label for model in models]) | {"model": names}}
 
     def tables(self, result: "Result") -> list[Table]:
         """Epochs, then pairs."""

@@ -45,21 +45,21 @@ def kept_examples(
     return kept
 
 
-def arrays_of(found: "Findings", names: "Sequence[str] | None" = None) -> "dict[str, Array]":
+def arrays_of(findings: "Findings", names: "Sequence[str] | None" = None) -> "dict[str, Array]":
     """The arrays for ``attrib.plots.map_grid``: images in rows; for every name the maps of its first file.
 
     names: the models to show (default: all but saved epochs).
     """
-    names = list(found.files) if names is None else list(names)
-    positions = sorted(found.examples)
-    examples = [found.examples[position] for position in positions]
+    names = list(findings.files) if names is None else list(names)
+    positions = sorted(findings.examples)
+    examples = [findings.examples[position] for position in positions]
     shown = [[list(example[name]["kinds"].values()) for example in examples] for name in names]
     arrays: dict[str, Array] = {
         "image": np.stack([example[names[0]]["image"] for example in examples]),
         "label": np.array([example[names[0]]["label"] for example in examples]),
         "index": np.array(positions), "model": np.array(names),
     }  # fmt: skip
-    if files := found.context.images.files:
+    if files := findings.context.images.files:
         arrays["path"] = np.array([files[position] for position in positions])
     for number, prefix in enumerate(("", "attacked_")[: len(shown[0][0])]):
         for part in PARTS if number else PARTS[1:]:

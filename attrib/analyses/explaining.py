@@ -100,17 +100,17 @@ class Explaining(Analysis):
             target = "prediction"
         return replace(super().resolved(data), target=target)
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """Warn of models at chance, and of models whose maps are all empty."""
-        yield from super().objections(summary, found)
-        yield from self.all_empty(found)
+        yield from super().objections(summary, findings)
+        yield from self.all_empty(findings)
 
-    def all_empty(self, found: Findings, *, images: str = CLEAN) -> Iterator[str]:
+    def all_empty(self, findings: Findings, *, images: str = CLEAN) -> Iterator[str]:
         """Warn of every model or run whose maps are all empty (the column ``empty``).
 
         images: the kind of images, if the rows have no such column.
         """
-        groups = {name: [files] for name, files in found.files.items()} | found.epochs
+        groups = {name: [files] for name, files in findings.files.items()} | findings.epochs
         for name, files in groups.items():
             for kind in files[0].kinds() if "images" in self.keys else [images]:
                 of_kind = [part.where(images=kind) if "images" in self.keys else part for part in files]

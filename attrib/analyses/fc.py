@@ -116,7 +116,7 @@ class LastLayer(Analysis):
             summary["valid_mean_ci"] = list(stats.interval(_without_images(counts), within=(0, width)))
         return summary
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference of two models with as many classes and features; with seeds its interval and p."""
         if a.facts[0]["valid"].shape != b.facts[0]["valid"].shape:
             return
@@ -131,15 +131,15 @@ class LastLayer(Analysis):
             pair |= stats.paired(*map(_without_images, counts)).entry()
         yield pair
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The rule, and the share of valid values that it gives for symmetric weights."""
         return {"rule": self.rule, "expected_symmetric": SYMMETRIC[self.rule]}
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """No warnings: no model is run."""
         return ()
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per file and class."""
         tables = [
             pd.DataFrame(
@@ -148,14 +148,14 @@ class LastLayer(Analysis):
                     "total": facts["valid"].shape[1],
                 }
             )
-            for name, files in found.files.items()
+            for name, files in findings.files.items()
             for model, facts in zip(files.models, files.facts, strict=True)
         ]  # fmt: skip
         return {"": pd.concat(tables, ignore_index=True)}
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The valid values (K,D) of every name's first file, by the name's position, for the figure."""
-        return {"": {f"valid_{place}": each.facts[0]["valid"] for place, each in enumerate(found.files.values())}}
+        return {"": {f"valid_{place}": each.facts[0]["valid"] for place, each in enumerate(findings.files.values())}}
 
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""

@@ -108,31 +108,31 @@ class Maps(Explaining):
         """The means over the images shown of each map's highest and mean value."""
         return {"n": files.n, "highest": files.mean("highest"), "mean": files.mean("mean")}
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Map, class explained and attack; under ``images`` a row per model and image."""
-        context = found.context
+        context = findings.context
         return {
             "map": self.map_name, "target": self.target,
             "target_class": self.target_words(context.images), "seed": self.seed, "attack": self.attack_entry(context),
-            "precision": self.map_precision(context.device), "images": found.rows.to_dict("records"),
+            "precision": self.map_precision(context.device), "images": findings.rows.to_dict("records"),
         }  # fmt: skip
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """Warn of models whose maps are all empty. The images shown are too few for other warnings."""
-        return self.all_empty(found, images=self.attack.name if self.attack else CLEAN)
+        return self.all_empty(findings, images=self.attack.name if self.attack else CLEAN)
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The maps and spans of every file, and the figure's arrays."""
-        positions = sorted(found.examples)
+        positions = sorted(findings.examples)
         arrays: dict[str, dict[str, Array]] = {}
-        for model in (model for files in found.files.values() for model in files.models):
-            examples = [found.examples[position][model.shown_as] for position in positions]
+        for model in (model for files in findings.files.values() for model in files.models):
+            examples = [findings.examples[position][model.shown_as] for position in positions]
             (views,) = zip(*(example["kinds"].values() for example in examples), strict=True)
             arrays[model.stem] = {
                 "index": np.array(positions), "map": np.stack([view["map"].numpy() for view in views]),
                 "span": np.stack([view["span"].numpy() for view in views]),
             }  # fmt: skip
-        return arrays | {"examples": arrays_of(found)}
+        return arrays | {"examples": arrays_of(findings)}
 
     def tables(self, result: "Result") -> list[Table]:
         """A row per model and image."""

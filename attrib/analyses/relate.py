@@ -99,7 +99,7 @@ class Relation(Attacked):
             test["p_holm"] = p
         return entries
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """Differences in robust accuracy and in every measure, paired by image, and in its correlation with margins."""
         accurate = [files["margin_adversarial"] > 0 for files in (a, b)]
         yield {"quantity": ACCURACY, "n": a.n, **stats.paired_shares(*accurate).entry()}
@@ -117,16 +117,16 @@ class Relation(Attacked):
         each = [resampled_correlation(*rows, seed=self.seed) for rows in columns]
         return np.array([correlation.rho for correlation, _ in each]), np.array([resampled for _, resampled in each])
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Settings, and the relation across models."""
-        return self.settings(found) | {"across": self._across(found)}
+        return self.settings(findings) | {"across": self._across(findings)}
 
-    def _across(self, found: Findings) -> dict[str, Any]:
+    def _across(self, findings: Findings) -> dict[str, Any]:
         """The means of every model and saved epoch, and their rank correlations with robust accuracy.
 
         A correlation has two intervals: ``ci`` over models and ``ci_images`` over images (``attrib.relate``).
         """
-        files = [*found.files.values(), *(epoch for epochs in found.epochs.values() for epoch in epochs)]
+        files = [*findings.files.values(), *(epoch for epochs in findings.epochs.values() for epoch in epochs)]
         points = [self._point(each) for each in files]
         accuracy = np.array([point[ACCURACY] for point in points])
         over_models = {
@@ -140,7 +140,8 @@ class Relation(Attacked):
         for (measure, each), p in zip(over_models.items(), corrected, strict=True):
             over_images = associations.order_over_images([part[measure] for part in files], accurate, seed=self.seed)
             correlations[measure] = _as_dict(each) | {"p_holm": p, "ci_images": list(over_images)}
-        return {"points": points, "correlations": correlations, "note": _note_across(len(points), bool(found.epochs))}
+        note = _note_across(len(points), bool(findings.epochs))
+        return {"points": points, "correlations": correlations, "note": note}
 
     def _point(self, files: Files) -> dict[str, Any]:
         """The means of a model or saved epoch; if there are several seeds, also of each."""
@@ -161,10 +162,10 @@ class Relation(Attacked):
             means[f"{measure}_ci"] = files.interval(measure, seed=self.seed, within=bounds)
         return means
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per image and file; the column ``epoch`` is empty for files that are not saved epochs."""
-        epoch = found.rows["epoch"]
-        return {"": found.rows.assign(epoch=epoch.where(epoch >= 0).astype("Int64"))}
+        epoch = findings.rows["epoch"]
+        return {"": findings.rows.assign(epoch=epoch.where(epoch >= 0).astype("Int64"))}
 
     def tables(self, result: "Result") -> list[Table]:
         """Image by image, across models, and pairs."""

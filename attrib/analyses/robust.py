@@ -190,9 +190,9 @@ class Robustness(Analysis):
         gap = {"gap": _with_intervals(entry["gap"]["difference"], entry["gap"]["intervals"])} if self.gap else {}
         return others | {"accuracy": _with_intervals(entry["accuracies"], entry["intervals"])} | gap
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference in accuracy under every attack at the largest radius, paired by image."""
-        data = found.context.images
+        data = findings.context.images
         eps = self.radii(data.name)[-1].eps
         left, right = (self.correct(files, split=data.split, eps=eps) for files in (a, b))
         for attack, correct in left.items():
@@ -201,9 +201,9 @@ class Robustness(Analysis):
                 "n": correct.shape[1], **stats.paired_shares(correct, right[attack]).entry(),
             }  # fmt: skip
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The strength of the attacks; of a sweep, that at its largest radius."""
-        context = found.context
+        context = findings.context
         most = max(len(context.classes_of(model)) for model in context.models)
         parts = strongest.parts(most) if self.autoattack else ()
         return {
@@ -212,12 +212,12 @@ class Robustness(Analysis):
             "autoattack": {"version": "standard", "parts": list(parts)} if self.autoattack else None,
         }  # fmt: skip
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterator[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterator[str]:
         """Warn of attacks that cannot reach the radius, and of signs that an attack fails or a model is at chance."""
-        data = found.context.images
+        data = findings.context.images
         radii = self.radii(data.name)
         yield from objections.warn_short_attack(*radii[-1], max(self.steps))
-        for files in found.files.values():
+        for files in findings.files.values():
             for number, model in enumerate(files.models):
                 file = files.only(number)
                 rows = file.rows[0][file.rows[0]["split"] == data.split]
@@ -229,15 +229,15 @@ class Robustness(Analysis):
                 ]
                 sentences = objections.objections(
                     clean["correct"].to_numpy(bool), clean["label"].to_numpy(int), clean["gradient"].to_numpy(float),
-                    points, classes=len(found.context.classes_of(model)), steps=self.steps,
+                    points, classes=len(findings.context.classes_of(model)), steps=self.steps,
                     causes=objections.causes(model, data),
                 )  # fmt: skip
                 for sentence in (*sentences, *_about_square(rows[rows["attack"] == AUTOATTACK])):
                     yield f"{model.label}: {sentence}"
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """A row per split, model, image, attack and radius."""
-        return {"": found.rows[[name for name in COLUMNS if name in found.rows]]}
+        return {"": findings.rows[[name for name in COLUMNS if name in findings.rows]]}
 
     def tables(self, result: "Result") -> list[Table]:
         """Attacks in rows, so that several models fit side by side; then the sweep, the pairs and the gap."""

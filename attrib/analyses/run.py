@@ -231,25 +231,25 @@ def _describe(
     return [all_facts[place] for place in range(len(models))]
 
 
-def _result_from(analysis: Analysis, found: Findings, messages: Messages, key: str) -> Result:
+def _result_from(analysis: Analysis, findings: Findings, messages: Messages, key: str) -> Result:
     """The result of the measurements: the numbers of every name, and the differences of every two names."""
-    named = analysis.named(found)
+    named = analysis.named(findings)
     entries = analysis.completed([analysis.entry(files) for files in named.values()])
     pairs = [
         {"a": a, "b": b, **difference}
         for a, b in combinations(named, 2)
-        for difference in analysis.compare(named[a], named[b], found)
+        for difference in analysis.compare(named[a], named[b], findings)
     ]
-    data = found.context.data
+    data = findings.context.data
     summary: dict[str, Any] = {
         **(about_data(data) if data else {}),
-        **analysis.about(found, entries), "models": entries, "pairs": analysis.corrected(pairs),
+        **analysis.about(findings, entries), "models": entries, "pairs": analysis.corrected(pairs),
         "versions": provenance(), "options": {"analysis": analysis.name, **analysis.options()}, "key": key,
     }  # fmt: skip
-    for sentence in analysis.objections(summary, found):
+    for sentence in analysis.objections(summary, findings):
         messages.add(sentence)
     summary["warnings"] = messages.all
-    return Result(analysis, summary, analysis.frames(found, summary), analysis.arrays(found, summary))
+    return Result(analysis, summary, analysis.frames(findings, summary), analysis.arrays(findings, summary))
 
 
 def _maps_of(analysis: Analysis, models: Sequence[Model], place: Path) -> list[Path]:

@@ -113,23 +113,23 @@ class Sets(Analysis):
             "sets": consistency.summary(*pairs, seed=self.seed),
         }
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference of each set's share, paired by image."""
         for kind in COMPARED:
             in_a, in_b = (np.array([rows["set"] == kind for rows in files.rows]) for files in (a, b))
             yield {"set": kind, "quantity": f"share {kind}", "n": a.n, **stats.paired_shares(in_a, in_b).entry()}
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The attack, and the mean ALP loss of either set at every epoch."""
-        runs = [self._run(found, name) for name in found.epochs]
+        runs = [self._run(findings, name) for name in findings.epochs]
         return {
-            "seed": self.seed, "attack": self.attack_entry(found.context),
-            "precision": self.attack_precision(found.context.device), "epochs": runs[0] if runs else None,
+            "seed": self.seed, "attack": self.attack_entry(findings.context),
+            "precision": self.attack_precision(findings.context.device), "epochs": runs[0] if runs else None,
             **({"runs": runs} if len(runs) > 1 else {}),
         }  # fmt: skip
 
-    def _run(self, found: Findings, name: str) -> dict[str, Any]:
-        history, epochs = _history(found, name), [files.models[0] for files in found.epochs[name]]
+    def _run(self, findings: Findings, name: str) -> dict[str, Any]:
+        history, epochs = _history(findings, name), [files.models[0] for files in findings.epochs[name]]
         entries = []
         for model in epochs:
             rows = history[history["epoch"] == model.epoch]
@@ -142,35 +142,35 @@ class Sets(Analysis):
         run = str(Path(epochs[-1].path).parent)
         return {"run": run, "fixed_at": epochs[-1].epoch, "epochs": entries}
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """The rows of the models, and those of the epochs, in which an image's set is that at the last epoch."""
-        models = [rows for files in found.files.values() for rows in files.rows]
+        models = [rows for files in findings.files.values() for rows in files.rows]
         frames = {"": pd.concat(models, ignore_index=True)}
-        if found.epochs:
-            frames["epochs"] = pd.concat([_history(found, name) for name in found.epochs], ignore_index=True)
+        if findings.epochs:
+            frames["epochs"] = pd.concat([_history(findings, name) for name in findings.epochs], ignore_index=True)
         return frames
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The figure of examples: for each model and set, the first images of each class.
 
         The attack runs again on these images, since all adversarial images would fill the memory.
         """
-        data, device = found.context.images, found.context.device
-        shape = len(found.files), len(COMPARED), EXAMPLES
+        data, device = findings.context.images, findings.context.device
+        shape = len(findings.files), len(COMPARED), EXAMPLES
         height, width = data.shape[1:]
         arrays = {
-            "model": np.array(list(found.files)), "set": np.array(COMPARED), "index": np.full(shape, -1),
+            "model": np.array(list(findings.files)), "set": np.array(COMPARED), "index": np.full(shape, -1),
             "image": np.zeros((*shape, 2, height, width, 3), np.float32),
             "classes": np.full((*shape, 2), "", "U64"), "probability": np.zeros((*shape, 2, 2)),
         }  # fmt: skip
-        for m, files in enumerate(found.files.values()):
+        for m, files in enumerate(findings.files.values()):
             with files.models[0].opened(device) as model:
                 for s, kind in enumerate(COMPARED):
                     rows = files.rows[0]
                     order = _first_of_each_class(rows[rows["set"] == kind], EXAMPLES)
                     for batch in data.batches(EXAMPLES, order=torch.tensor(order, dtype=torch.int64), device=device):
                         place = m, s, slice(len(order))
-                        for name, values in self._example(model, batch, found.context).items():
+                        for name, values in self._example(model, batch, findings.context).items():
                             arrays[name][place] = values
         return {"examples": arrays}
 
@@ -248,9 +248,9 @@ def _runs(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return summary.get("runs") or ([summary["epochs"]] if summary["epochs"] else [])
 
 
-def _history(found: Findings, run: str) -> "pd.DataFrame":
+def _history(findings: Findings, run: str) -> "pd.DataFrame":
     """The rows of all epochs, with every image's set at the last epoch (AALP, Figure 4)."""
-    epochs = found.epochs[run]
+    epochs = findings.epochs[run]
     last = epochs[-1].rows[0].set_index("index")["set"]
     parts = [
         files.rows[0][["index", "label", "set", "alp"]].assign(set=files.rows[0]["index"].map(last))

@@ -118,7 +118,7 @@ class Span(Floored):
             "curve": (files.sum(f"curve {kind}").mean(0) / files.sum(f"pixels {kind}").mean()).tolist(),
         }
 
-    def compare(self, a: Files, b: Files, found: Findings) -> Iterator[dict[str, Any]]:
+    def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference in coverage, paired by image, with empty maps and without."""
         names = a.models[0].name, b.models[0].name
         for kind in a.kinds():
@@ -128,7 +128,7 @@ class Span(Floored):
             filled = (np.vstack([left, right]) > 0).all(0)  # only an empty map covers nothing
             both = stats.paired(left, right, seed=self.seed)
             rest = both if filled.all() else stats.paired(left[:, filled], right[:, filled], seed=self.seed)
-            pairs = found.across[(found.across["a"] == names[0]) & (found.across["b"] == names[1])]
+            pairs = findings.across[(findings.across["a"] == names[0]) & (findings.across["b"] == names[1])]
             iou = pairs.loc[pairs["images"] == kind, "iou"].to_numpy(float)
             yield {
                 "images": kind, "quantity": "coverage", "n": left.shape[1], **both.entry(),
@@ -142,10 +142,10 @@ class Span(Floored):
         both = super().corrected(pairs)
         return [pair | {"without_empty": without} for pair, without in zip(both, rest, strict=True)]
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Map, threshold, class explained, attack and floor."""
-        context, images = found.context, found.context.images
-        made_here = any(files.models[0].maps is None for files in found.files.values())
+        context, images = findings.context, findings.context.images
+        made_here = any(files.models[0].maps is None for files in findings.files.values())
         return {
             "map": self.map_name if made_here else "from files", "threshold": self.threshold, "target": self.target,
             "target_class": self.target_words(images), "seed": self.seed, "attack": self.attack_entry(context),
@@ -153,23 +153,23 @@ class Span(Floored):
             **self.about_floor(images),
         }  # fmt: skip
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """Warn of different grids, missing floors, models at chance, empty maps, and differences that rest on them."""
         grids = {entry["name"]: entry["grid"] for entry in summary["models"] if entry["grid"]}
         if len(set(grids.values())) > 1:
             listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
             yield f"the models' maps lie on different grids ({listed}), which alone changes coverage"
-        for files in found.files.values():
+        for files in findings.files.values():
             yield from self.without_floor(files)
-        yield from super().objections(summary, found)
+        yield from super().objections(summary, findings)
         for pair in summary["pairs"]:
             n = pair["without_empty"]["n"]  # 0: all maps of a model are empty, which has its own warning
             if n and pair["p_holm"] < LEVEL and not stands_without_empty(pair):
                 yield _resting_on_empty(pair)
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The figure of examples."""
-        return {"examples": arrays_of(found)}
+        return {"examples": arrays_of(findings)}
 
     def tables(self, result: "Result") -> list[Table]:
         """Models, then pairs."""

@@ -80,10 +80,10 @@ class Browsed(Explaining):
         }
         return Measured({CLEAN: {"label": batch.label, "prediction": clean.prediction}}, examples=examples)
 
-    def arrays(self, found: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
+    def arrays(self, findings: Findings, summary: Mapping[str, Any]) -> dict[str, dict[str, Array]]:
         """The arrays that ``payload`` takes."""
-        positions = sorted(found.examples)
-        rows = [[found.examples[position][name] for position in positions] for name in found.files]
+        positions = sorted(findings.examples)
+        rows = [[findings.examples[position][name] for position in positions] for name in findings.files]
 
         def stacked(part: str) -> Array:
             return np.array([[values[part].numpy() for values in row] for row in rows])  # (M,N,...)
@@ -98,15 +98,15 @@ class Browsed(Explaining):
         """How many images there are."""
         return {"n": files.n}
 
-    def about(self, found: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def about(self, findings: Findings, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Map, class explained and attack."""
-        return {"map": self.map_name, "target": self.target, "attack": self.attack_entry(found.context)}
+        return {"map": self.map_name, "target": self.target, "attack": self.attack_entry(findings.context)}
 
-    def objections(self, summary: Mapping[str, Any], found: Findings) -> Iterable[str]:
+    def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
         """None: the other analyses raise them."""
         return ()
 
-    def frames(self, found: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
+    def frames(self, findings: Findings, summary: Mapping[str, Any]) -> "dict[str, pd.DataFrame]":
         """None: the other analyses write these numbers."""
         return {}
 
