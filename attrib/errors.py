@@ -44,7 +44,7 @@ def printable(message: str) -> str:
     line = " ".join(message.split())
     if len(line) > LONGEST_LINE:
         line = f"{line[: LONGEST_LINE // 2]} [...] {line[-LONGEST_LINE // 2 :]}"
-    return _ODD.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
+    return _ODD.sub(lambda match: match[0].encode("unicode_escape").decode(), line)
 
 
 LONGEST_LINE, LONGEST_NAME, LONGEST_PATH = 2000, 200, 4096

@@ -63,6 +63,6 @@ def examples(seen: Seen, count: int) -> tuple[int, ...]:
     groups = [np.flatnonzero(mask) for masks in matches(seen).values() for mask in masks]
     if len(seen.coverage) > 1:
         groups.append(np.argsort(-disagreement(seen), kind="stable"))
-    each = count // (2 * len(groups))
-    found = [position for group in groups for position in group[:each].tolist()]
-    return tuple(sorted(list(dict.fromkeys([*found, *range(len(seen.label))]))[:count]))
+    share = count // (2 * len(groups))
+    positions = [position for group in groups for position in group[:share].tolist()]
+    return tuple(sorted(list(dict.fromkeys([*positions, *range(len(seen.label))]))[:count]))

@@ -126,8 +126,8 @@ class Analysis(ABC):
         entry = files.identity() | self.summarise(files)
         if len(files) == 1:
             return entry
-        each = [files.only(place) for place in range(len(files))]
-        return entry | {"seeds": [file.identity() | self.summarise(file) for file in each]}
+        singles = [files.only(place) for place in range(len(files))]
+        return entry | {"seeds": [file.identity() | self.summarise(file) for file in singles]}
 
     def completed(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Add to the entries what depends on all of them, such as Holm's correction."""
@@ -197,7 +197,7 @@ class Analysis(ABC):
         for files in findings.files.values():
             clean = files.where(images=CLEAN) if "images" in self.keys else files
             for model, rows in zip(clean.models, clean.rows, strict=True):
-                if len(rows) < FEWEST_IMAGES or (rows["prediction"] < 0).any():  # maps made elsewhere predict nothing
+                if len(rows) < FEWEST_IMAGES or (rows["prediction"] < 0).any():  # map files have no predictions
                     continue
                 label = rows["label"].to_numpy(int)
                 correct = (rows["prediction"] == label).to_numpy(bool)

@@ -96,7 +96,7 @@ class LastLayer(Analysis):
             except InputError as error:
                 raise InputError(f"{model.label}: {error}") from None
         weight = getattr(layer, "weight", None)
-        # A 1x1 convolution holds such a matrix too.
+        # A 1x1 convolution has a matrix as its weight, too.
         if not isinstance(weight, torch.Tensor) or weight.ndim < 2 or weight.shape[2:].numel() != 1:
             raise InputError(
                 f"{model.label}: expected a last layer with a weight of shape (K,D), got {type(layer).__name__}; see fc"

@@ -107,11 +107,11 @@ class Files:
 
     def identity(self) -> dict[str, Any]:
         """Name, checkpoint, fingerprint and map file, for a result; lists if there are several files."""
-        each = [model.identity() for model in self.models]
-        if len(each) == 1:
-            return each[0]
-        keys = [key for key in ("checkpoint", "fingerprint", "maps") if all(key in identity for identity in each)]
-        lists = {key: [identity[key] for identity in each] for key in keys}
+        identities = [model.identity() for model in self.models]
+        if len(identities) == 1:
+            return identities[0]
+        keys = [key for key in ("checkpoint", "fingerprint", "maps") if all(key in entry for entry in identities)]
+        lists = {key: [entry[key] for entry in identities] for key in keys}
         return {"name": self.models[0].name, **lists}
 
     def kinds(self) -> list[str]:
@@ -155,7 +155,7 @@ class Files:
 
     def sum(self, name: str) -> Array:
         """A sum of every file, (S,...)."""
-        return np.array([each[name] for each in self.sums])
+        return np.array([sums[name] for sums in self.sums])
 
 
 class Findings(NamedTuple):

@@ -188,7 +188,7 @@ class Sets(Analysis):
         }
 
     def tables(self, result: "Result") -> list[Table]:
-        """Table 1 of every model, Table 4 with the paired differences, and the epochs where there are any."""
+        """Table 1 of every model, Table 4 with the paired differences, and the epochs, if there are any."""
         summary = result.summary
         tables = [
             Table(

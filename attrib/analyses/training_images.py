@@ -52,7 +52,7 @@ def training_images(models: "Sequence[Model]", test: "Dataset") -> Pass:
 
 
 def _split_of(model: "Model", data: str) -> tuple[int, int, int | None] | None:
-    """How many images a training run on this data held out, its seed, and its limit; None where that is not known."""
+    """How many images a training run on this data held out, its seed, and its limit; None if unknown."""
     ckpt = model.checkpoint
     if not ckpt or ckpt.data != data:
         return None

@@ -69,8 +69,8 @@ def function_of(place: str) -> Callable[..., None]:
     target: Any = getattr(import_module(module), name)
     from attrib.cli.options import command  # imports numpy, which attrib --help does not need
 
-    made: Callable[..., None] = command(target) if isinstance(target, type) else target
-    return made
+    function: Callable[..., None] = command(target) if isinstance(target, type) else target
+    return function
 
 
 app = typer.Typer(

@@ -92,8 +92,8 @@ class Chosen:
         for text in given if kind.takes == ("runs",) else self.run or ():
             if not (place := Path(named_files(text)[1][0])).is_dir():
                 option_name = "RUN_DIR" if kind.takes == ("runs",) else "run"
-                found = found_at(place)
-                raise InputError(f"{option_name}: expected the folder of a training run at {place}, found {found}")
+                present = found_at(place)
+                raise InputError(f"{option_name}: expected the folder of a training run at {place}, found {present}")
         specs_given = [named_files(text) for text in given]
         weights = _weights(self.weights or (), specs_given)
         named = [(name, self._models(name, files, weights.get(name))) for name, files in specs_given]
