@@ -79,8 +79,8 @@ class Checks(Explaining):
 
     threshold: str = option("mean", thresholds.HELP, check=thresholds.parse_threshold)
     attack: Attack | None = option(Attack("pgd"), "Attack of the stability check: fgsm, pgd, cw or none.")
-    curve_steps: int = option(20, "Steps of the insertion and deletion curves.", low=1)
-    stages: int = option(8, "Stages of the randomisation of layers at which maps are compared.", low=1)
+    curve_steps: int = option(20, "Number of steps of the insertion and deletion curves.", low=1)
+    stages: int = option(8, "Number of stages in the randomisation of layers; maps are compared at each.", low=1)
     baseline: str = option(
         "mean", "Value of a removed pixel: mean (the image's mean colour) or black.", choices=("mean", "black")
     )

@@ -45,11 +45,11 @@ class Explaining(Analysis):
     """An analysis of maps: which map, of which class, on clean and on attacked images."""
 
     map: Any = option("gradcam", map_table.HELP, check=map_table.check_map)
-    samples: int | None = option(None, "Noisy copies of smoothgrad (default: 32).", low=1)
+    samples: int | None = option(None, "Number of noisy copies for smoothgrad (default: 32).", low=1)
     sigma: float | None = option(None, "Noise of smoothgrad, a share of the pixels' range (default: 0.15).", low=0)
     window: int | None = option(None, "Window of occlusion in pixels (default: an eighth of the image).", low=1)
-    integration_steps: int | None = option(None, "Steps of integrated-gradients (default: 32).", low=1)
-    layer: str | None = option(None, "Layer of Grad-CAM and Eq. 6, by its dotted name (default: the last stage).")
+    integration_steps: int | None = option(None, "Number of steps of integrated-gradients (default: 32).", low=1)
+    layer: str | None = option(None, "Dotted name of the layer of Grad-CAM, Eq. 6 etc. (default: the last stage).")
     target: str | int = option(
         "label", "The class explained: label (true class), prediction, or a class by its name or number.",
         check=targets.check_target, parse=str,

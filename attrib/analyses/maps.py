@@ -12,7 +12,7 @@ from attrib import thresholds
 from attrib.analyses.examples import arrays_of, kept_examples
 from attrib.analyses.explaining import Explaining, View
 from attrib.analyses.measured import CLEAN, Array, Context, Files, Findings, Measured, Pass
-from attrib.analyses.options import option
+from attrib.analyses.options import Attack, option
 from attrib.analyses.table import Table
 from attrib.errors import InputError
 from attrib.lazy import Lazy
@@ -59,6 +59,7 @@ class Maps(Explaining):
         show=lambda index: ",".join(map(str, index)),
     )  # fmt: skip
 
+    attack: Attack | None = option(None, "Explain adversarial images instead of clean ones: fgsm, pgd or cw.")
     overlay: bool = option(
         False, "Also draw a figure maps-overlay: maps over their images. For unlabelled data, maps is that figure."
     )  # fmt: skip

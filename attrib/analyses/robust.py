@@ -62,7 +62,7 @@ class Robustness(Analysis):
         None, "Step size of the attacks, as 0.01 or 2/255.", parse=lambda given: fraction(given, "step_size")
     )
     steps: Sequence[int] = option(
-        (10, 20, 40, 100), "The k of PGD-k and CW-k, snapshots of one run each.", parse=parse_steps,
+        (10, 20, 40, 100), "The k of PGD-k and CW-k: steps of one run, each with a snapshot.", parse=parse_steps,
         show=lambda steps: ",".join(map(str, steps)),
     )  # fmt: skip
     worst: bool = option(False, "Count an image as broken if it is wrong when clean or after any step.")
