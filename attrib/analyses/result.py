@@ -155,8 +155,8 @@ class Result:
         """Write everything into a folder: CSV, JSON, LaTeX, NPZ, and the figures as PDF and PNG; returns the paths.
 
         No file is replaced before all are written. The JSON comes last: if it is there, the other files belong to it.
-        Other files of an earlier result of the same analysis are removed. style: for figures and LaTeX; CSV and
-        JSON keep the models' names. keep: files in the folder that belong to this result already. Raises WriteError if the
+        Other files of an earlier result of the same analysis are removed. style: for figures and LaTeX; CSV and JSON
+        keep the models' names. keep: files in the folder that belong to this result already. Raises WriteError if the
         folder cannot be written to.
         """
         place, name = folder(Path(out)), self.analysis.name
