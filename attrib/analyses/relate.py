@@ -221,7 +221,9 @@ def _note_across(points: int, epochs: bool) -> str | None:
     """Why intervals and p over models are missing or too optimistic, if they are."""
     if points < associations.FEWEST_MODELS:
         return f"{points} models: an interval over models needs at least {associations.FEWEST_MODELS}"
-    return "epochs of one run are no independent models: p and intervals are too sure" if epochs else None
+    return (
+        "epochs of one run are not independent models: p is too small and intervals are too narrow" if epochs else None
+    )
 
 
 def _as_dict(answer: Any) -> dict[str, Any]:
@@ -315,13 +317,12 @@ def _caption(summary: Mapping[str, Any]) -> str:
     caption = (
         f"{text.images_words(summary, summary['models'][0]['n'])}; {text.map_words(summary)}, threshold"
         f" {summary['threshold']}; {text.attack_words(summary['attack'])}. Means and differences of coverage and IoU in"
-        " percent, among the images that are right when clean: those that are not robust (wrong under"
-        " attack) less those that are. ρ:"
-        " Spearman's rank correlation with the adversarial margin over all images; given clean: with the clean margin"
-        f" held fixed. {text.interval_words(summary['models'])}; p: permutation test"
+        " percent, among the images that are right when clean: the mean over those that the attack turns minus the mean"
+        " over those that it does not. ρ: Spearman's rank correlation with the adversarial margin over all images;"
+        f" given clean: with the clean margin held fixed. {text.interval_words(summary['models'])}; p: permutation test"
         f"{', of several seeds t test over seeds and images' if several else ''},"
         " p (Holm): corrected for all comparisons of the table."
-        " Span IoU is measured on the attacked image, so it is no cause of what it goes with. –, or no interval: too"
+        " Span IoU is measured on the attacked image, so it cannot be a cause. –, or no interval: too"
         " few images, or too many with the same value"
     )
     caption += floor_words(summary, summary["models"])

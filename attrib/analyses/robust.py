@@ -250,8 +250,8 @@ class Robustness(Analysis):
         tables += differences(summary, words.pair_rows(summary), "exact paired test (McNemar)")
         if self.gap:
             caption = (
-                f"{models[0]['gap']['n_train']:,} training images that every model was trained on (of a checkpoint of"
-                " python -m train, without those held out for choosing the epoch; of others, any)"
+                f"{models[0]['gap']['n_train']:,} training images that every model was trained on; for"
+                " checkpoints of python -m train without the images held out for choosing the epoch"
             )
             title = "Robust generalisation gap: training less test accuracy (points)"
             tables.append(Table(title, words.gap_rows(models), caption))
