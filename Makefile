@@ -23,9 +23,9 @@ demo: $(READY)
 demo-%: $(READY)
 	$(BIN)/python -m train --recipe $* --recipe demo --out runs/demo/$*
 
-# the tests of a file in one process, since they share fixtures
+# neighbours stay in one process, since the tests of a file share fixtures
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 notebooks: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute notebooks/*.ipynb

@@ -270,7 +270,8 @@ def _types(frame: pd.DataFrame) -> dict[str, str]:
 def _read_rows(path: Path, types: Mapping[str, str]) -> pd.DataFrame:
     """Read rows with the types that they were written in: a model may be called 1 or NA."""
     kinds = {"model": "str", "run": "str", **types}
-    rows = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    # Numbers are exact to the last bit, which is pandas' default from 3.1 on; before, the last digit may differ.
+    rows = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
     if lost := types.keys() - set(rows):
         raise InputError(f"{path}: no column {min(lost)}")
     return rows.fillna({name: "" for name, kind in types.items() if kind == "str"})
