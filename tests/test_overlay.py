@@ -131,7 +131,7 @@ def test_empty_maps_mean_nothing(analysis: Analysis, images: list[str]) -> None:
         models = {"blind": Blind(), "other": attrib.build("lenet", num_classes=10, input_shape=(3, 32, 32))}
     result = analysis.run(models, attrib.dataset("glyphs", limit=6))
     empty = [warning for warning in result.warnings if "empty" in warning]
-    assert [warning.partition(", so what")[0] for warning in empty] == [
+    assert [warning.partition(", so its numbers")[0] for warning in empty] == [
         f"blind: every map of the {kind} images is empty" for kind in images
     ]
     assert result.figures
