@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
+    from forked import Forks
     from selenium.webdriver import Chrome
 
 # Tests run side by side, each on one thread; set before anything imports torch, and inherited by subprocesses.
@@ -58,13 +59,19 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_processes() -> Iterator[Callable[..., Any]]:
-    """Run ``attrib`` with some arguments in two gloo processes, as under torchrun; returns the JSON it prints."""
-    from torchrun import Pair
+def forks() -> "Iterator[Forks]":
+    """Runs commands in processes of their own, without importing torch in each."""
+    from forked import Forks
 
-    pair = Pair()
-    yield pair
-    pair.close()
+    started = Forks()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def two_processes(forks: "Forks") -> Callable[..., Any]:
+    """Run ``attrib`` with some arguments in two gloo processes, as under torchrun; returns the JSON it prints."""
+    return forks.run_pair
 
 
 @pytest.fixture(scope="session")

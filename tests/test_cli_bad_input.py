@@ -1,13 +1,10 @@
 """Bad input to the command line: one line that says what to do, status 2, and nothing written."""
 
 import gzip
-import json
 import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forks
 from PIL import Image
 
 import attrib
@@ -310,39 +308,12 @@ ALONE = [
     case for case in BAD
     if case[0] in KINDS.values() or re.search("expanded|aliases|pairs|memo|zip|cifar-|field-|half", " ".join(case[0]))
 ]  # fmt: skip
-LIMITED = """
-import json, os, resource, sys, tempfile
-from attrib import cli
-from attrib.analyses import run, span
-
-for arguments in json.load(sys.stdin):
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        if (child := os.fork()) == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
-            resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            sys.argv = ["attrib", *arguments]
-            try:
-                cli.main()
-            except SystemExit as stop:  # without the second that Python takes to let go of torch
-                sys.stdout.flush(), sys.stderr.flush()
-                os._exit(stop.code)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        out.seek(0), err.seek(0)
-        print(json.dumps([status, out.read(), err.read()]))
-"""
-"""Every command in a process of its own that may take 5 seconds of a processor and 2 GB."""
 
 
-def test_bad_input_takes_neither_time_nor_memory(bad: Path, models: Path) -> None:
-    lines = [[argument.format(models=models, bad=bad) for argument in arguments] for arguments, _ in ALONE]
+def test_bad_input_takes_neither_time_nor_memory(bad: Path, models: Path, forks: Forks) -> None:
     assert {*KINDS.values()} <= {arguments for arguments, _ in ALONE}
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED], cwd=bad, env=os.environ | {"PYTHONPATH": str(ROOT)}, input=json.dumps(lines),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for line, (_, words), answer in zip(lines, ALONE, done.stdout.splitlines(), strict=True):
-        status, out, err = json.loads(answer)
+    for arguments, words in ALONE:
+        line = [argument.format(models=models, bad=bad) for argument in arguments]
+        statuses, out, err = forks.run(line, cwd=bad, limited=True)
         said = [each for each in err.splitlines() if "warning" not in each]
-        assert (status, out, len(said), words.format(bad=bad) in err) == (2, "", 1, True), (line, status, err)
+        assert (statuses, out, len(said), words.format(bad=bad) in err) == ([2], "", 1, True), (line, statuses, err)
