@@ -127,7 +127,7 @@ def write_log(history: list[dict[str, float]], out: Path) -> None:
 
 
 def write_curves(record: dict[str, float], out: Path) -> None:
-    """A file for TensorBoard for every epoch: one that grows would lose what a full disk stopped."""
+    """Write an epoch's curves for TensorBoard to a file of their own; a full disk then loses no earlier epoch."""
     # here, since tensorboard is optional
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary

@@ -88,10 +88,8 @@ def execute(
                 result = _result_from(analysis, findings, messages, key)
                 if place and (sentence := result.replaces(place)):
                     warn(sentence)
-                outcome = (
-                    result,
-                    (result.save(place, style=style, keep=_maps_of(analysis, loaded, place)) if place else []),
-                )
+                keep = _maps_of(analysis, loaded, place) if place else []
+                outcome = result, result.save(place, style=style, keep=keep) if place else []
             outcome = broadcast(outcome)
     assert outcome is not None
     return outcome

@@ -94,8 +94,8 @@ def _extract(archive: Path, target: Path) -> None:
 
 def _cause(error: BaseException) -> str:
     """Why a download failed: a library's error ends with the system's own."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return one_line(error)[:200]
 
 

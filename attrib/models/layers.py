@@ -29,7 +29,7 @@ def locate(module: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Linear]:
     if isinstance(module, Classifier):
         return module.stages[-1], module.fc
     trace = run(module, example)
-    return _feature_layer(module, example, trace), _last_linear(trace)
+    return trace.calls[_feature_call(module, example, trace)].module, _last_linear(trace)
 
 
 def feature_layer(module: nn.Module, example: Tensor) -> nn.Module:
@@ -44,7 +44,8 @@ def feature_layer(module: nn.Module, example: Tensor) -> nn.Module:
     module = bare(module)
     if isinstance(module, Classifier):
         return module.stages[-1]
-    return _feature_layer(module, example, run(module, example))
+    trace = run(module, example)
+    return trace.calls[_feature_call(module, example, trace)].module
 
 
 def last_linear(module: nn.Module, example: Tensor) -> nn.Linear:
@@ -78,7 +79,8 @@ def layout_of(module: nn.Module, layer: nn.Module, example: Tensor) -> Layout:
     )
 
 
-def _feature_layer(module: nn.Module, example: Tensor, trace: Trace) -> nn.Module:
+def _feature_call(module: nn.Module, example: Tensor, trace: Trace) -> int:
+    """Position among the calls of the one whose output ``feature_layer`` describes."""
     # Tensors are compared by identity, since a container that ends in pooling returns the pooled tensor itself.
     pooled = {id(call.output) for call in trace.calls if _is_pooling(call.module)}
     call_layouts = layouts(trace)
@@ -96,14 +98,13 @@ def _feature_layer(module: nn.Module, example: Tensor, trace: Trace) -> nn.Modul
             f" with layer= (--layer), or take a map that needs none: {', '.join(WITHOUT_LAYER)}"
         )
     if trace.calls[last].output.ndim == 4:
-        return trace.calls[last].module
+        return last
     # After the last attention, nothing reads the tokens beside the class token.
     start = max((position for position in maps if trace.calls[position].output.ndim == 4), default=maps[0])
     candidates = [position for position in maps if position >= start]
     prefixes = [layout.prefix if (layout := call_layouts[position]) else 0 for position in candidates]
     matters = depends_on(module, example, list(zip(candidates, prefixes, strict=True)))
-    chosen = [position for position, does in zip(candidates, matters, strict=True) if does][-1]
-    return trace.calls[chosen].module
+    return [position for position, does in zip(candidates, matters, strict=True) if does][-1]
 
 
 WITHOUT_LAYER = tuple(name for name in MAPS if name not in LAYER_MAPS)
@@ -168,9 +169,8 @@ def map_layers(module: nn.Module, example: Tensor) -> list[str]:
     """
     try:
         trace = run(module, example)
-        last = _feature_layer(module, example, trace)
+        last = _feature_call(module, example, trace)
     except InputError:
         return []
-    pairs = list(zip(trace.calls, layouts(trace), strict=True))
-    end = max(position for position, (call, _) in enumerate(pairs) if call.module is last)
-    return list(dict.fromkeys(call.name for call, layout in pairs[: end + 1] if layout and has_places(call)))
+    pairs = list(zip(trace.calls, layouts(trace), strict=True))[: last + 1]
+    return list(dict.fromkeys(call.name for call, layout in pairs if layout and has_places(call)))
