@@ -24,7 +24,7 @@ COMMON = [
 ]  # fmt: skip
 
 LOSS = """
-import sys, torch
+import sys, time, torch
 from attrib.data import Batch
 from attrib.data.glyphs import render
 from attrib.models.architectures import build
@@ -50,6 +50,8 @@ with world("cpu") as here:
         module(loss, batch, attack).backward()
         if here.rank == 0:
             torch.save([p.grad for p in model.parameters()], f"{sys.argv[1]}/{method}.pt")
+# A gloo thread frees the Python objects of the last backward pass. If Python ends first, torch aborts the process.
+time.sleep(1)
 """
 
 
