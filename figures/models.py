@@ -85,18 +85,16 @@ SWEEPS = [
     *(Row(RESNET32, f"aalp-alpha-{alpha}", (FAST32, "aalp"), ("--weight", alpha, "--epochs", "10"))
       for alpha in ("0", "0.1", "0.5", "1", "2", "5")),
 ]  # fmt: skip
-_EVERY = ("--save-every", "1")
+FAST_MNIST = "mnist-lenet-fast"
 SHORT = [
-    *_rows(MNIST, "mnist-lenet-short", ("raw", "pgd-at", "pgd-at-smooth", "again-logit", "alp", "aalp", "aalp-gd",
-                                        "aalp-sw", "madry", "trades", "raw-gd", "adv-gd"), *_EVERY),
-    *_rows(RESNET32, "cifar10-resnet32-short", ("raw", "pgd-at", "alp", "aalp", "again-logit", "again", "trades"),
-           *_EVERY),
+    *_saving(_rows(MNIST, FAST_MNIST, (*TABLE2, "pgd-at", "adv-gd", "raw-gd", "pgd-at-smooth", "again-logit")), 2),
+    *_saving(_rows(RESNET32, "cifar10-resnet32-short", ("raw", "pgd-at", "alp", "aalp", "again-logit", "again",
+                                                        "trades")), 1),
 ]  # fmt: skip
 SHORT_SWEEPS = [
-    *(Row(MNIST, f"aalp-alpha-{alpha}", ("mnist-lenet-short", "aalp"), ("--weight", alpha, "--epochs", "2"))
-      for alpha in ("0", "1", "5")),
-    *(Row(MNIST, f"again-logit-alpha-{alpha}", ("mnist-lenet-short", "again-logit"),
-          ("--alpha", alpha, "--epochs", "2")) for alpha in ("0.4", "0.6", "1")),
+    *(Row(MNIST, f"aalp-alpha-{alpha}", (FAST_MNIST, "aalp"), ("--weight", alpha)) for alpha in ("0", "1", "5")),
+    *(Row(MNIST, f"again-logit-alpha-{alpha}", (FAST_MNIST, "again-logit"), ("--alpha", alpha))
+      for alpha in ("0.4", "0.6", "1")),
 ]  # fmt: skip
 
 

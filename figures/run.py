@@ -5,14 +5,17 @@ DIR holds a folder per model with ``model.pt`` in it and, for the figures about 
 pgd-at, alp, trades, aalp-gd, aalp-sw, aalp, again, again-logit, again-no-hff, ...); other names are further models.
 NAME-seed1, NAME-seed2 are further seeds of NAME; aalp-alpha-0.5 and the like make the sweeps over alpha.
 
-Analyses that are done for the same weights and options are skipped; interrupted ones continue.
+Analyses that are done for the same weights and options are skipped; interrupted ones continue. Results of weights that
+are no longer in DIR are removed.
 """
 
 import argparse
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +88,9 @@ def make(
     words = re.sub(r"[^\w.]+", "-", name)  # folder:pictures is no name of a folder
     place = folder((out or shared.DATA) / f"{words}-{arch}")
     _write({model.name: [_card(path) for path in model.files] for model in models}, place / "models.json")
-    for entry in manifest.entries(
-        models, name, count=count, attacked=min(attacked or count, count), autoattack=autoattack
-    ):
+    entries = manifest.entries(models, name, count=count, attacked=min(attacked or count, count), autoattack=autoattack)
+    _remove_stale(place, models, planned=[entry.name for entry in entries])
+    for entry in entries:
         record, chosen = entry.record(name), images(entry.limit) if entry.images else None
         if _is_done(entry, record, place, chosen):
             print(f"{entry.name}: done already")
@@ -144,6 +147,18 @@ def _is_done(entry: Entry, record: dict[str, Any], place: Path, data: Dataset | 
     kept = shared.read_json(place / f"{entry.name}.json").get("options")
     options = {"analysis": entry.analysis.name, **entry.analysis.resolved(data).options()}
     return kept is None or kept == trim.rounded(options)
+
+
+def _remove_stale(place: Path, models: Sequence[Trained], *, planned: Sequence[str]) -> None:
+    """Remove results of weights that are gone, which would stand beside those of the new ones."""
+    known = {fingerprint for model in models for fingerprint in (*model.files.values(), *model.epochs.values())}
+    done = shared.manifest(place)
+    for name, record in list(done.items()):
+        if name not in planned and not known.issuperset(chain.from_iterable(record["models"].values())):
+            print(f"{name}: removed, its models are no longer there")
+            for file in done.pop(name)["files"]:
+                (place / file).unlink(missing_ok=True)
+            _write(done, place / shared.MANIFEST)
 
 
 def _precisions(summary: dict[str, Any]) -> dict[str, str]:

@@ -138,7 +138,7 @@ def test_run_leaves_small_files_and_says_where_they_come_from(ckpts: Path, data:
     assert not any((data / "work" / "glyphs-lenet").iterdir())
 
 
-def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
+def test_run_skips_what_is_done_repeats_what_has_other_weights_and_drops_what_has_none(
     ckpts: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fewer(monkeypatch)
@@ -175,6 +175,12 @@ def test_run_skips_what_is_done_and_repeats_what_has_other_weights(
     summary.write_text(json.dumps(other))
     _make(moved, out)
     assert len(asked) == 2
+    for alpha in ("0.5", "1"):
+        shutil.rmtree(moved / f"aalp-alpha-{alpha}")
+    _make(moved, out)
+    assert len(asked) == 2
+    assert shared.manifest(data / "glyphs-lenet").keys() - shared.manifest(out / "glyphs-lenet") == {"alpha-aalp"}
+    assert not (out / "glyphs-lenet" / "alpha-aalp.json").exists()
     _save(moved / "raw" / "model.pt", 77)
     with pytest.raises(StoppedError):
         _make(moved, out)
@@ -531,9 +537,7 @@ def test_reproduce_prints_what_it_would_train(capsys: pytest.CaptureFixture[str]
     assert reproduce.main(["--dry-run", "--short", "--sweeps"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(models.SHORT) + len(models.SHORT_SWEEPS)
-    assert lines[0] == (
-        "python -m train --recipe mnist-lenet-short --recipe raw --save-every 1 --seed 0 --out runs/mnist-lenet/raw"
-    )
+    assert lines[0] == ("python -m train --recipe mnist-lenet-fast --recipe raw --seed 0 --out runs/mnist-lenet/raw")
 
 
 def test_results_are_plain_json(data: Path) -> None:
