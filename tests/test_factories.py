@@ -48,11 +48,25 @@ def test_the_users_code_sees_no_command_line(folder: Path, monkeypatch: pytest.M
             "import argparse\np = argparse.ArgumentParser()\np.add_argument('--root', required=True)\np.parse_args()\n",
             r"importing ends ended the program \(ends.py: error: the following arguments are required: --root\)",
         ),
-        ("import sys\nsys.exit('no GPU')\n", r"importing ends ended the program \(sys.exit\('no GPU'\)\)"),
-        ("def build():\n    raise SystemExit(3)\n", r"calling it ended the program \(sys.exit\(3\)\)"),
+        (
+            "import sys\nsys.exit('no GPU')\n",
+            r"importing ends ended the program \(sys.exit\('no GPU'\) in .*ends.py, line 2\)",
+        ),
+        (
+            "def build():\n    raise SystemExit(3)\n",
+            r"calling it ended the program \(sys.exit\(3\) in .*ends.py, line 2\)",
+        ),
+        # A library that fails is no help: named is the line that calls it.
+        (
+            "import json\n\ndef build():\n    json.loads('{')\n",
+            r"calling it failed: JSONDecodeError: .*ends.py, line 4$",
+        ),
+        ("x = 1\ny = z\n", r"cannot import ends: NameError: name 'z' is not defined in .*ends.py, line 2$"),
     ],
 )
-def test_code_that_ends_the_program(text: str, words: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_code_that_fails_or_ends_the_program(
+    text: str, words: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write(folder, "ends", text)
     with pytest.raises(InputError, match=words) as caught:
         load_factory("ends:build")

@@ -5,6 +5,8 @@ import importlib
 import importlib.util
 import io
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.machinery import PathFinder
@@ -16,6 +18,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import attrib
 from attrib.bounds import LARGEST_SIDE
 from attrib.errors import InputError, meant, one_line
 from attrib.models.classifier import normalise, statistics
@@ -56,7 +59,7 @@ def made_by(factory: Callable[[], object], name: str) -> nn.Module:
     except SystemExit as stop:
         raise InputError(f"model {name}: calling it ended the program ({_exit(stop)})") from None
     except Exception as error:  # the user's code may raise anything
-        raise InputError(f"model {name}: calling it failed: {one_line(error)}") from error
+        raise InputError(f"model {name}: calling it failed: {one_line(error)}{_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"model {name}: expected it to return an nn.Module, got {type(module).__name__}")
     return module
@@ -96,7 +99,8 @@ def _imported(spec: str, source: str) -> object:
         if isinstance(error, ModuleNotFoundError) and error.name == source.partition(".")[0]:
             others = [path.stem for path in Path(folder).glob("*.py")]
             near = meant(source, ["zoo", *HUBS, *others], after=spec.removeprefix(source))
-        raise InputError(f"model {spec}: cannot import {source}: {one_line(error)}{near}") from error
+        reason = f"{one_line(error)}{_line(error)}{near}"
+        raise InputError(f"model {spec}: cannot import {source}: {reason}") from error
     sys.stderr.write(printed.getvalue())
     return module
 
@@ -116,7 +120,15 @@ def _import_from(folder: str, name: str) -> None:
 
 
 def _exit(stop: SystemExit) -> str:
-    return f"sys.exit({stop.code!r})"
+    return f"sys.exit({stop.code!r}){_line(stop)}"
+
+
+def _line(error: BaseException) -> str:
+    """`` in FILE, line N``: the last line of the user's own code in the traceback; empty if it has none."""
+    others = [str(Path(attrib.__file__).parent), *sysconfig.get_paths().values()]
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [place for place in places if Path(place[0]).is_file() and not place[0].startswith(tuple(others))]
+    return f" in {own[-1][0]}, line {own[-1][1]}" if own else ""
 
 
 class Normalized(nn.Module):
