@@ -35,6 +35,8 @@ from attrib.errors import InputError, Stopped
 from attrib.files import to_json
 from attrib.latex import latex_escape
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
@@ -144,7 +146,6 @@ def test_a_result_shows_saves_and_loads(analysis: Analysis, data: Dataset, files
         (Robustness(steps=(1,)), True),
     ],
 )  # fmt: skip
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_what_is_loaded_has_the_types_of_what_was_saved(
     analysis: Analysis, labelled: bool, data: Dataset, files: list[Path], tmp_path: Path
@@ -221,7 +222,6 @@ def test_a_stopped_analysis_continues_and_gives_the_same(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_saved_result_is_used_again_where_nothing_has_changed(
     data: Dataset, files: list[Path], tmp_path: Path
 ) -> None:
@@ -274,7 +274,6 @@ def test_the_same_call_reads_what_it_has_saved(
     assert len(again.rows) == len(first.rows)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_may_have_changed_is_computed_anew(data: Dataset, files: list[Path], tmp_path: Path) -> None:
     warned: list[str] = []
 

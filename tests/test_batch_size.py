@@ -33,6 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return given
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("command", "options"),
     [

@@ -28,6 +28,8 @@ from attrib.models.specs import Model
 from train.config import Config
 from train.loop import _split
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ATTACKS = ["clean", "fgsm", "pgd-4", "pgd-8", "cw-4", "cw-8", "worst"]
 USUAL = Robustness(eps=0.02, step_size=0.005, steps=(4, 8), precision="fp32")
 

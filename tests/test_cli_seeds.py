@@ -141,6 +141,7 @@ def test_two_names_are_not_the_same(run: Any, place: Path) -> None:
     assert "two models are called 'at'" in done.err
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("command", ["maps", "relate"])
 def test_two_processes_say_what_one_says(
     run: Any, place: Path, tmp_path: Path, two_processes: Any, command: str

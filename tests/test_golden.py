@@ -35,6 +35,8 @@ def test_a_command_gives_what_was_recorded(
 ) -> None:
     if "--autoattack" in CASES[name]:
         pytest.importorskip("pyautoattack")
+    if not name.startswith("report"):  # a page shows its figures
+        request.getfixturevalue("undrawn")
     data = request.getfixturevalue("real_data") if "DATA" in CASES[name] else None
     expected = json.loads((RECORDS / f"{name}.json").read_text())
     found = run(CASES[name], place=place, out=tmp_path, data=data)

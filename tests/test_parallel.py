@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import Out
 from torchrun import torchrun
 
 import attrib
@@ -55,17 +58,16 @@ time.sleep(1)
 """
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_gradients_equal_those_of_one_process_on_the_joined_batch(processes: int, tmp_path: Path) -> None:
+def test_gradients_equal_those_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
     """LeNet has no batch norm; Guided Dropout's mask (aalp, standard) is one for all processes."""
     methods = ["standard", "pgd-at", "alp", "aalp", "trades", "mart"]
     script = tmp_path / "loss.py"
     script.write_text(LOSS)
-    for count in (1, processes):
+    for count in (1, 3):
         (tmp_path / str(count)).mkdir()
         torchrun(count, str(script), str(tmp_path / str(count)), *methods)
     for method in methods:
-        alone, joined = (torch.load(tmp_path / str(count) / f"{method}.pt") for count in (1, processes))
+        alone, joined = (torch.load(tmp_path / str(count) / f"{method}.pt") for count in (1, 3))
         assert any(gradient.abs().max() > 0 for gradient in alone)
         for one, other in zip(alone, joined, strict=True):
             torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
@@ -161,8 +163,11 @@ def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
     assert torchrun(2, "--max-restarts", "1", str(script)) == "2.0\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("command", ["span", "contrib"])
-def test_two_processes_write_the_bytes_that_one_writes(command: str, tmp_path: Path) -> None:
+def test_two_processes_write_the_bytes_that_one_writes(
+    command: str, tmp_path: Path, run: Callable[..., Out], two_processes: Callable[..., Any]
+) -> None:
     """At one batch size and number of threads; sums over images are the same in whatever order they are made."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -173,9 +178,9 @@ def test_two_processes_write_the_bytes_that_one_writes(command: str, tmp_path: P
     )  # fmt: skip
     attrib.save(made, tmp_path / "a.pt")
     given = ["--ckpt", f"a={tmp_path}/a.pt", "--ckpt", f"b={tmp_path}/a.pt", "--limit", "45", "--batch-size", "10"]
-    for count in (1, 2):
-        out = str(tmp_path / str(count))
-        torchrun(count, "-m", "attrib.cli", command, *given, "--attack", "fgsm", "--device", "cpu", "--out", out)
+    given += ["--attack", "fgsm", "--json", "--out"]
+    two = two_processes(command, *given, tmp_path / "2")
+    assert json.loads(run(command, *given, tmp_path / "1", "--device", "cpu").out) == two
     names = (f"{command}.json", f"{command}.csv")
-    one, two = ([(tmp_path / str(count) / name).read_bytes() for name in names] for count in (1, 2))
-    assert one == two
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()

@@ -21,6 +21,8 @@ from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

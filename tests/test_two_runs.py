@@ -15,6 +15,8 @@ from test_train import run as train
 from attrib.analyses import ANALYSES
 from attrib.files import TEMPORARY, atomic, folder, locked
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HOLDS = """
 import sys
 from pathlib import Path
