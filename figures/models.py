@@ -91,9 +91,10 @@ SHORT = [
     *_saving(_rows(RESNET32, "cifar10-resnet32-short", ("raw", "pgd-at", "alp", "aalp", "again-logit", "again",
                                                         "trades")), 1),
 ]  # fmt: skip
+FEW = ("--epochs", "3")
 SHORT_SWEEPS = [
-    *(Row(MNIST, f"aalp-alpha-{alpha}", (FAST_MNIST, "aalp"), ("--weight", alpha)) for alpha in ("0", "1", "5")),
-    *(Row(MNIST, f"again-logit-alpha-{alpha}", (FAST_MNIST, "again-logit"), ("--alpha", alpha))
+    *(Row(MNIST, f"aalp-alpha-{alpha}", (FAST_MNIST, "aalp"), ("--weight", alpha, *FEW)) for alpha in ("0", "1", "5")),
+    *(Row(MNIST, f"again-logit-alpha-{alpha}", (FAST_MNIST, "again-logit"), ("--alpha", alpha, *FEW))
       for alpha in ("0.4", "0.6", "1")),
 ]  # fmt: skip
 
