@@ -27,8 +27,6 @@ from attrib.models.several import models_of
 from train.config import Config
 from train.loop import train
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHORT = Attack("pgd", step_size=4 / 255, steps=2)
 ENDS = ["difference", "low", "high", "p"]
 
