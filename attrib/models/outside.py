@@ -125,10 +125,13 @@ def _exit(stop: SystemExit) -> str:
 
 def _line(error: BaseException) -> str:
     """`` in FILE, line N``: the last line of the user's own code in the traceback; empty if it has none."""
-    others = [str(Path(attrib.__file__).parent), *sysconfig.get_paths().values()]
-    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [place for place in places if Path(place[0]).is_file() and not place[0].startswith(tuple(others))]
-    return f" in {own[-1][0]}, line {own[-1][1]}" if own else ""
+    paths = sysconfig.get_paths()
+    libraries = [str(Path(attrib.__file__).parent), paths["stdlib"], paths["purelib"], paths["platlib"]]
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = Path(frame.f_code.co_filename)
+        if file.is_file() and not any(file.is_relative_to(library) for library in libraries):
+            return f" in {file}, line {line}"
+    return ""
 
 
 class Normalized(nn.Module):
