@@ -61,7 +61,7 @@ def _saving(rows: Sequence[Row], every: int) -> list[Row]:
 
 
 RESNET18, RESNET32, MNIST = "cifar10-resnet18", "cifar10-resnet32", "mnist-lenet"
-FAST18, FAST32 = "cifar10-resnet18-fast", "cifar10-resnet32-fast"
+FAST18, FAST32, FAST_MNIST = "cifar10-resnet18-fast", "cifar10-resnet32-fast", "mnist-lenet-fast"
 A = ("pgd-at", "again-release", "pgd-at-awp", "again-logit-plain", "pgd-at-smooth", "again-own", "again", "raw")
 B = ("madry", "alp", "trades", "aalp", "aalp-gd", "aalp-sw", "raw", "pgd-at")
 TABLE2 = ("raw", "madry", "alp", "trades", "aalp-gd", "aalp-sw", "aalp")
@@ -85,16 +85,16 @@ SWEEPS = [
     *(Row(RESNET32, f"aalp-alpha-{alpha}", (FAST32, "aalp"), ("--weight", alpha, "--epochs", "10"))
       for alpha in ("0", "0.1", "0.5", "1", "2", "5")),
 ]  # fmt: skip
-FAST_MNIST = "mnist-lenet-fast"
 SHORT = [
     *_saving(_rows(MNIST, FAST_MNIST, (*TABLE2, "pgd-at", "adv-gd", "raw-gd", "pgd-at-smooth", "again-logit")), 2),
     *_saving(_rows(RESNET32, "cifar10-resnet32-short", ("raw", "pgd-at", "alp", "aalp", "again-logit", "again",
                                                         "trades")), 1),
 ]  # fmt: skip
-FEW = ("--epochs", "3")
+_BRIEF = ("--epochs", "3")
 SHORT_SWEEPS = [
-    *(Row(MNIST, f"aalp-alpha-{alpha}", (FAST_MNIST, "aalp"), ("--weight", alpha, *FEW)) for alpha in ("0", "1", "5")),
-    *(Row(MNIST, f"again-logit-alpha-{alpha}", (FAST_MNIST, "again-logit"), ("--alpha", alpha, *FEW))
+    *(Row(MNIST, f"aalp-alpha-{alpha}", (FAST_MNIST, "aalp"), ("--weight", alpha, *_BRIEF))
+      for alpha in ("0", "1", "5")),
+    *(Row(MNIST, f"again-logit-alpha-{alpha}", (FAST_MNIST, "again-logit"), ("--alpha", alpha, *_BRIEF))
       for alpha in ("0.4", "0.6", "1")),
 ]  # fmt: skip
 

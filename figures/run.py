@@ -153,12 +153,16 @@ def _remove_stale(place: Path, models: Sequence[Trained], *, planned: Sequence[s
     """Remove results of weights that are gone, which would stand beside those of the new ones."""
     known = {fingerprint for model in models for fingerprint in (*model.files.values(), *model.epochs.values())}
     done = shared.manifest(place)
-    for name, record in list(done.items()):
-        if name not in planned and not known.issuperset(chain.from_iterable(record["models"].values())):
-            print(f"{name}: removed, its models are no longer there")
-            for file in done.pop(name)["files"]:
-                (place / file).unlink(missing_ok=True)
-            _write(done, place / shared.MANIFEST)
+    stale = {
+        name: record for name, record in done.items()
+        if name not in planned and not known.issuperset(chain.from_iterable(record["models"].values()))
+    }  # fmt: skip
+    if stale:
+        _write({name: record for name, record in done.items() if name not in stale}, place / shared.MANIFEST)
+    for name, record in stale.items():
+        print(f"{name}: removed, its models are no longer there")
+        for file in record["files"]:
+            (place / file).unlink(missing_ok=True)
 
 
 def _precisions(summary: dict[str, Any]) -> dict[str, str]:
