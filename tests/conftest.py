@@ -1,5 +1,6 @@
 """Fixtures of several test files."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -54,8 +55,17 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are saved as empty files, since drawing them takes most of the time."""
-    monkeypatch.setattr("attrib.plots.base.drawn", lambda _figure, _suffix: b"")
+    """Figures are saved as a black pixel, since drawing them takes most of the time."""
+    monkeypatch.setattr("attrib.plots.base.drawn", black_pixel)
+
+
+def black_pixel(_figure: object, _suffix: str) -> bytes:
+    """A PNG, for ``attrib.plots.base.drawn``."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 import pytest
+from conftest import black_pixel
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {resource.RLIMIT_CPU: 5, resource.RLIMIT_DATA: 2**31}
@@ -85,7 +86,7 @@ def _serve() -> None:
     from attrib.analyses import check, contrib, evolve, fc, maps, relate, robust, run, sets, span  # noqa: F401
     from attrib.plots import base
 
-    pytest.MonkeyPatch().setattr(base, "drawn", lambda _figure, _suffix: b"")  # as the fixture "undrawn"
+    pytest.MonkeyPatch().setattr(base, "drawn", black_pixel)  # as the fixture "undrawn"
     for line in sys.stdin:
         arguments, folder, limited, environments = json.loads(line)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -29,14 +29,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", CASES)
 def test_a_command_gives_what_was_recorded(
     name: str, place: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if "--autoattack" in CASES[name]:
         pytest.importorskip("pyautoattack")
-    if not name.startswith("report"):  # a page shows its figures
-        request.getfixturevalue("undrawn")
     data = request.getfixturevalue("real_data") if "DATA" in CASES[name] else None
     expected = json.loads((RECORDS / f"{name}.json").read_text())
     found = run(CASES[name], place=place, out=tmp_path, data=data)

@@ -115,12 +115,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory, untrained: Callable[..., Pa
     return lines
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", [*ANALYSES, "report"])
-def test_a_killed_command_leaves_nothing_half_written(
-    name: str, killed: dict[str, list[str]], run: Any, request: pytest.FixtureRequest
-) -> None:
-    if name != "report":  # a page shows its figures
-        request.getfixturevalue("undrawn")
+def test_a_killed_command_leaves_nothing_half_written(name: str, killed: dict[str, list[str]], run: Any) -> None:
     line = killed[name]
     out = Path(line[-1]) if name != "report" else Path(line[-1]).with_name("page-results") / "span"
     assert not (out / f"{name}.json").exists()

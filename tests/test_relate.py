@@ -21,8 +21,6 @@ from attrib.models.checkpoint import Checkpoint
 from train.config import Config
 from train.loop import train
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -154,7 +152,7 @@ def test_rows_and_summary_are_what_the_library_gives_by_hand(data: Dataset, trai
     assert points == [("standard", None), ("way", 1), ("way", 2)]
     assert "3 models" in across["note"]
     for suffix in ("csv", "json", "tex", "pdf", "png"):
-        assert (tmp_path / f"relate.{suffix}").is_file()
+        assert (tmp_path / f"relate.{suffix}").stat().st_size > 0
     assert not list(tmp_path.glob(".*"))
 
 
