@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | None = None, look: Style = PRINT) -> int:
     """Draw everything and write the pages; figures without results are skipped, and listed at the end.
 
+    Files of figures that no longer have results are removed.
+
     Raises InputError if there are no results at all.
     """
     if not shared.places(data):
@@ -62,6 +64,9 @@ def draw(data: Path = shared.DATA, out: Path = shared.RENDERED, page: Path | Non
             drawn[drawing.name] = drawing.write(data, out, look)
         except Missing as error:
             drawn[drawing.name] = error
+        files = drawn[drawing.name]
+        for path in set(drawing.files(out)).difference(files if isinstance(files, list) else []):
+            path.unlink()
     readme.write(data, page, drawn)
     missing = {name: reason for name, reason in drawn.items() if isinstance(reason, Missing)}
     print(f"{len(drawn) - len(missing)} figures and tables in {out}, and {page}")

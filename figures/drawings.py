@@ -23,6 +23,8 @@ PRINT = Style(title=False)
 """Style of the figures: no titles, since the pages show the captions."""
 Drawn = Figure | Table | dict[str, Figure]
 """Several figures: from the suffix of the file's name to a figure."""
+SUFFIXES = (".tex", ".md", ".pdf", ".png")
+"""Of the files of a drawing."""
 
 
 class Drawing(NamedTuple):
@@ -63,6 +65,12 @@ class Drawing(NamedTuple):
             for suffix, text in ((".tex", environment), (".md", f"{caption}\n")):
                 written.append(write(place.with_suffix(suffix), partial(_write, text)))
         return written
+
+    def files(self, out: Path) -> list[Path]:
+        """Its files in a folder, from this and from earlier results."""
+        name = self.name.replace("_", "-")
+        found = [*out.glob(f"{name}.*"), *out.glob(f"{name}-*")]
+        return [path for path in found if path.suffix in SUFFIXES]
 
     def panels(self, data: Path) -> list[Panel]:
         """The results to draw; raises Missing if it needs an analysis and there are none."""

@@ -397,6 +397,23 @@ def test_one_figure_is_drawn_by_its_name(data: Path, tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"aalp-table4{end}") for end in (".tex", ".md")]
 
 
+def test_files_of_a_figure_that_lost_its_results_are_removed(data: Path, tmp_path: Path) -> None:
+    place, out = tmp_path / "data" / "glyphs-lenet", tmp_path / "out"
+    place.mkdir(parents=True)
+    out.mkdir()
+    records = shared.manifest(data / "glyphs-lenet")
+    (place / shared.MANIFEST).write_text(json.dumps({"fc": records["fc"]}))
+    for name in ("fc.json", "fc.npz", "models.json"):
+        shutil.copy(data / "glyphs-lenet" / name, place)
+    old = ("again-figure2.png", "again-figure3-mnist-lenet.pdf", "aalp-figure10.tex")
+    for name in (*old, "again-figure10.png", "again-figure2.txt", "notes.md"):  # the last three are none of ours
+        (out / name).write_text("of earlier results")
+    assert draw_figures(["--data", str(tmp_path / "data"), "--out", str(out)]) == 0
+    left = {path.name for path in out.iterdir()}
+    assert not left.intersection(old)
+    assert {"again-figure3-glyphs-lenet.pdf", "again-figure10.png", "again-figure2.txt", "notes.md"} <= left
+
+
 def test_a_figure_is_drawn_in_a_style(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     style, out = tmp_path / "style.toml", tmp_path / "out"
     arguments = ["again_figure1", "--data", str(data), "--out", str(out), "--style", str(style)]
