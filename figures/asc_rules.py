@@ -26,6 +26,11 @@ def distance(summary: dict[str, Any], models: Sequence[str]) -> float:
     return float(sum(errors) / len(errors))
 
 
+def orders(panel: Panel, models: Sequence[str]) -> list[str]:
+    """The order of these models by ASC, under every map and rule that was measured."""
+    return [order(panel.json(task), models) for task in rules(panel._replace(models=list(models)))]
+
+
 def order(summary: dict[str, Any], models: Sequence[str]) -> str:
     """The models by falling ASC, ``standard > AGAIN > PGD-AT``: the order of the estimates, without a test."""
     return order_of(sorted(models, key=lambda model: entry(summary, model)["asc"], reverse=True))

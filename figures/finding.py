@@ -10,7 +10,6 @@ from figures.verdicts import POINT, Part
 
 WORST = "worst"
 """The primary endpoint of claims about accuracy: the share of images right under PGD-100 and under CW-100."""
-STEPS = 100
 
 
 class Finding(NamedTuple):
@@ -68,31 +67,8 @@ def part(
     return Part(f"{words} {', '.join(written)}".strip(), known, seeds, point, tuple(missing))
 
 
-def accuracy(summary: Summary, a: str, b: str, *columns: str, missing: Sequence[str] = ()) -> Part:
-    """Accuracy of model a minus that of model b, clean or under attack, paired by image.
-
-    columns: of the results; several are readings that must agree. Not tested if the results do not compare the two,
-    since unpaired intervals would be too wide.
-    """
-    answers = [(names.attack(column), compare.between(summary["pairs"], a, b, attack=column)) for column in columns]
+def accuracy(summary: Summary, a: str, b: str, column: str = WORST, *, missing: Sequence[str] = ()) -> Part:
+    """Accuracy of model a minus that of model b, clean or under an attack, paired by image."""
+    answer = compare.between(summary["pairs"], a, b, attack=column)
     words = f"{names.label(a)} − {names.label(b)}, points:"
-    if all(answer for _, answer in answers):
-        return part(words, *answers, seeds=seeds(summary, a, b), digits=1, missing=missing)
-    first, second = (entry(summary, name)["accuracies"] for name in (a, b))
-    numbers = [f"{100 * (first[each] - second[each]):+.1f}".replace("-", "−") for each in columns]
-    plain = ", ".join(f"{names.attack(each)} {number}" for each, number in zip(columns, numbers, strict=True))
-    unpaired = "the results do not compare these two image by image"
-    return part(f"{words} {plain}", seeds=seeds(summary, a, b), missing=[*missing, unpaired])
-
-
-def gain(summary: Summary, a: str, b: str, *, missing: Sequence[str] = ()) -> Part:
-    """The part "a is more accurate than b under attack", by the primary endpoint.
-
-    If the results have no ``worst``, the part is not tested, and the longest PGD and CW are shown instead.
-    """
-    columns = entry(summary, a)["accuracies"]
-    if WORST in columns and max(summary["steps"]) == STEPS:
-        return accuracy(summary, a, b, WORST, missing=missing)
-    longest = [[each for each in columns if each.startswith(kind)][-1] for kind in ("pgd-", "cw-")]
-    lacking = f"the results lack the share of images right under both PGD-{STEPS} and CW-{STEPS} (column worst)"
-    return accuracy(summary, a, b, *longest, missing=[*missing, lacking])
+    return part(words, (names.attack(column), answer), seeds=seeds(summary, a, b), digits=1, missing=missing)

@@ -12,7 +12,7 @@ import numpy as np
 from attrib import stats
 from figures import compare, curves, names, precondition, shared
 from figures.compare import Difference
-from figures.finding import Finding, Judge, Summary, accuracy, basis, cards, gain, part, seeds
+from figures.finding import Finding, Judge, Summary, accuracy, basis, cards, part, seeds
 from figures.shared import Panel, entry, percent, pick
 from figures.verdicts import POINT, Part
 
@@ -51,10 +51,7 @@ def _contribution(
     panel: Panel, summary: Summary, a: str, b: str, *, images: str, statistic: str, scale: float,
     point: float | None,
 ) -> Part:  # fmt: skip
-    missing = []
-    if images != "clean":
-        attack = summary["attack"]
-        missing = _section2(attack, panel) if attack else ["contrib.json has no attacked images"]
+    missing = [] if images == "clean" else _section2(summary["attack"], panel)
     answer = compare.between(summary["pairs"], a, b, images=images, of="contribution", statistic=statistic)
     words = f"{names.label(a)} − {names.label(b)}, {'clean' if images == 'clean' else 'attacked'}:"
     return part(words, ("", answer), seeds=seeds(summary, a, b), scale=scale, point=point, missing=missing)
@@ -99,7 +96,7 @@ def gains(*pairs: tuple[str, str]) -> Judge:
     def judge(panel: Panel, summary: Summary) -> list[Finding]:
         known = [(a, b) for a, b in pairs if {a, b} <= set(panel.models)]
         models = dict.fromkeys(model for pair in known for model in pair)
-        return [Finding([gain(summary, a, b) for a, b in known], basis(summary, *models))] if known else []
+        return [Finding([accuracy(summary, a, b) for a, b in known], basis(summary, *models))] if known else []
 
     return judge
 
@@ -111,7 +108,7 @@ def alpha_trade(_: Panel, summary: Summary) -> list[Finding]:
     if not {0, chosen} <= at.keys():
         return []
     low, high = at[0], at[chosen]
-    return [Finding([gain(summary, high, low), accuracy(summary, low, high, "clean")], basis(summary, low, high))]
+    return [Finding([accuracy(summary, high, low), accuracy(summary, low, high, "clean")], basis(summary, low, high))]
 
 
 def consistent(panel: Panel, summary: Summary) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from figures import asc_rules, compare, curves, names, shared
 from figures.compare import Difference
-from figures.finding import Finding, Summary, basis, gain, part, seeds
+from figures.finding import WORST, Finding, Summary, accuracy, basis, part, seeds
 from figures.shared import Panel, entry, percent, pick
 from figures.verdicts import POINT, Part
 
@@ -25,13 +25,12 @@ def asc_order(panel: Panel, summary: Summary) -> list[Finding]:
         of_models = [entry(summary, model) for model in models]
         values = ", ".join(f"{names.label(each['name'])} {percent(each['asc'])}" for each in of_models)
         empty = ", ".join(f"{names.label(each['name'])} {percent(each['empty'] / each['n'])}" for each in of_models)
-        tasks = asc_rules.rules(panel._replace(models=models))
-        orders = [asc_rules.order(panel.json(task), models) for task in tasks]
+        orders = asc_rules.orders(panel, models)
         paper = asc_rules.order_of([standard, form, baseline])
         numbers = (
             f"ASC, empty maps counted as 0: {values} %; empty maps: {empty} %; Grad-CAM, threshold mean;"
             f" {basis(summary, *models)}; the paper's order of the three values holds under"
-            f" {orders.count(paper)} of {len(tasks)} maps and rules, which give {len(set(orders))} orders"
+            f" {orders.count(paper)} of {len(orders)} maps and rules, which give {len(set(orders))} orders"
         )
         findings.append(Finding(parts, numbers))
     return findings
@@ -113,7 +112,7 @@ def best_alpha(_: Panel, summary: Summary) -> list[Finding]:
     at = {curves.alpha_of(each["name"]): each["name"] for each in summary["models"]}
     if best not in at:
         return []
-    parts = [gain(summary, at[best], name) for alpha, name in sorted(at.items()) if alpha != best]
+    parts = [accuracy(summary, at[best], name) for alpha, name in sorted(at.items()) if alpha != best]
     return [Finding(parts, basis(summary, *at.values()))]
 
 
@@ -122,15 +121,14 @@ def gap(_: Panel, summary: Summary) -> list[Finding]:
     findings = []
     for model, base in shared.forms([each["name"] for each in summary["models"]]):
         a, b = (entry(summary, name)["gap"] for name in (base, model))
-        column, missing = ("worst", []) if "worst" in a["difference"] else ("pgd-10", ["the results lack worst"])
         answer = compare.apart(
-            a["difference"][column], a["intervals"][column], b["difference"][column], b["intervals"][column],
+            a["difference"][WORST], a["intervals"][WORST], b["difference"][WORST], b["intervals"][WORST],
             degrees=seeds(summary, base, model) - 1,
         )  # fmt: skip
-        gaps = ", ".join(f"{names.label(m)} {percent(g['difference'][column])}" for m, g in ((base, a), (model, b)))
-        numbers = f"gap under {names.attack(column)}: {gaps} points; {basis(summary, base, model)}"
+        gaps = ", ".join(f"{names.label(m)} {percent(g['difference'][WORST])}" for m, g in ((base, a), (model, b)))
+        numbers = f"gap under {names.attack(WORST)}: {gaps} points; {basis(summary, base, model)}"
         words = f"gap of {names.label(base)} − gap of {names.label(model)}, points:"
-        each = part(words, ("", answer), seeds=seeds(summary, base, model), missing=missing)
+        each = part(words, ("", answer), seeds=seeds(summary, base, model))
         findings.append(Finding([each], numbers))
     return findings
 
@@ -147,6 +145,6 @@ def smoothing(panel: Panel, summary: Summary) -> list[Finding]:
         ("again-logit", "pgd-at-smooth"): ["the control lacks ramp and feature fusion"],
     }  # fmt: skip
     return [
-        Finding([gain(summary, a, b, missing=missing)], basis(summary, a, b))
+        Finding([accuracy(summary, a, b, missing=missing)], basis(summary, a, b))
         for (a, b), missing in pairs.items() if {a, b} <= set(panel.models)
     ]  # fmt: skip

@@ -20,7 +20,7 @@ def full_radius(panel: Panel, model: str, epochs: Sequence[dict[str, Any]]) -> t
     card = cards(panel).get(model, [{}])[0]
     share, total = card.get("eps warmup"), card.get("epochs")
     if share is None or total is None:
-        return list(epochs), ["models.json lacks eps warmup: make it anew with figures.run"]
+        return list(epochs), ["its checkpoint does not say over which share of the epochs eps grew"]
     later = [each for each in epochs if each["epoch"] - 1 >= share * total]
     if len(later) < 2:
         return list(epochs), [f"fewer than two saved epochs of {names.label(model)} at full eps"]

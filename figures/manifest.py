@@ -1,6 +1,5 @@
 """The analyses behind the figures: their models, their number of images, and which results are kept."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -93,12 +92,6 @@ class Entry(NamedTuple):
                 parts.append(f"--{each.name.replace('_', '-')}")
                 parts += [] if value is True else [each.metadata["show"](value)]
         return shlex.join(parts)
-
-
-def same_command(old: str, new: str) -> bool:
-    """Whether two commands are the same, apart from the folders of checkpoints and the default ``--threshold mean``."""
-    parts = [{part for part in shlex.split(text) if os.sep not in part} for text in (old, new)]
-    return parts[0] ^ parts[1] <= {"--threshold", "mean"}
 
 
 def entries(

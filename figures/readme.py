@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from attrib.files import atomic
-from figures import claims, names, precondition, shared, verdicts
+from figures import asc_rules, claims, names, precondition, shared, verdicts
 from figures.claims import Claim, Judged
 from figures.drawings import DRAWINGS, Drawing
 from figures.finding import cards, summary_of
@@ -36,7 +36,7 @@ def write(data: Path, page: Path, drawn: Drawn) -> list[Path]:
     overview = {
         "trained": _trained(data), "fit": f"{_fit(data, 'again')}\n{_fit(data, 'aalp')}",
         "claims": _claims(judged, shared.places(data)),
-        "power": _power(judged, data), "crossing": _table(drawn["crossing"], page),
+        "power": _power(judged, data), "crossing": _table(drawn["crossing"], page), "orders": _orders(data),
         "pictures": "\n\n".join(_captioned(each, drawn[each.name], page) for each in DRAWINGS if each.name in SHOWN),
     }  # fmt: skip
     more = {
@@ -79,15 +79,13 @@ def _trained(data: Path) -> str:
                     "training images": f"{card['limit']:,}" if card.get("limit") else "all",
                     "test images": f"{each['n']:,}", "clean %": shared.percent(accuracies["clean"], 1),
                     "attack": names.attack(longest),
-                    "accuracy %": shared.bound(each) + shared.percent(accuracies[longest], 1),
+                    "accuracy %": shared.with_ends(accuracies[longest], each["intervals"][longest], 1),
                     "paper %": "–" if printed is None else f"{printed:.1f}", "difference": short or "–",
                 }
             )  # fmt: skip
     if not rows:
         return "No results of `attrib robust`."
-    bounded = any("≤" in str(row["accuracy %"]) for row in rows)
-    note = "\n\n≤: an upper bound. The model is gated, and was not attacked through each of its heads separately."
-    return shared.markdown(pd.DataFrame(rows)) + note * bounded
+    return shared.markdown(pd.DataFrame(rows))
 
 
 def _fit(data: Path, paper: str) -> str:
@@ -128,14 +126,33 @@ def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
     error = 100 * spread * (2 / verdicts.SEEDS) ** 0.5
     half, third = (verdicts.detectable(claims=parts * count) for parts in (2, 3))
     number = f"{tested} claims are" if tested > 1 else "one claim is" if tested else "no claim is"
+    condition = f"With {count} claims tested" if tested else f"If all {count} were"
     return fill(
-        f"Three seeds per side show only large differences. On this page {number} tested with three or more seeds. With"
-        f" {count} claims tested, a claim of one part is called *reproduced* or *contrary* if the observed difference"
-        f" is at least {observed:.1f} standard errors. A true difference of {true:.1f} standard errors is found in 80 %"
+        f"Three seeds per side show only large differences. On this page {number} tested with three or more seeds."
+        f" {condition}, a claim of one part is called *reproduced* or *contrary* if the observed difference"
+        f" is at least {observed:.1f} standard errors (Student's t with 4 degrees of freedom, Holm's first step). A true difference of {true:.1f} standard errors is found in 80 %"
         f" of cases (for a claim of two parts {half:.1f}, of three {third:.1f}). The standard error is s √(2/3), where"
         f" s is the standard deviation between seeds. With s = {100 * spread:.2f} points, {source}, these are"
         f" {observed * error:.1f} and {true * error:.1f} points."
     )
+
+
+def _orders(data: Path) -> str:
+    """How often the order of AGAIN's three methods by ASC changes with map and rule, a line per form of AGAIN."""
+    lines = []
+    for place in shared.places(data):
+        panel = claims.panel_of(place)
+        standard = shared.pick(panel.models, names.STANDARD)
+        for form, baseline in shared.forms(panel.models) if standard else []:
+            orders = asc_rules.orders(panel, [standard, baseline, form])
+            paper = asc_rules.order_of([standard, form, baseline])
+            lines.append(
+                _bullet(
+                    f"{panel.title}, {names.label(form)}: {len(orders)} maps and rules give {len(set(orders))} orders;"
+                    f" {paper}, as in the paper, under {orders.count(paper)} of them."
+                )
+            )  # fmt: skip
+    return "\n".join(lines)
 
 
 def _spread(data: Path) -> tuple[float, int]:

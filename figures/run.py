@@ -139,14 +139,12 @@ def _card(path: Path) -> dict[str, Any]:
 def _is_done(entry: Entry, record: dict[str, Any], place: Path, data: Dataset | None) -> bool:
     """Whether this analysis was made with these weights, from any folder."""
     old = shared.manifest(place).get(entry.name)
-    if not old or old["models"] != record["models"] or not all((place / file).exists() for file in old["files"]):
+    if not old or any(old[key] != record[key] for key in ("models", "images")):
         return False
-    if not manifest.same_command(old["command"], record["command"]):
+    if not all((place / file).exists() for file in old["files"]):
         return False
-    # Older results have the command only, without options.
-    kept = shared.read_json(place / f"{entry.name}.json").get("options")
     options = {"analysis": entry.analysis.name, **entry.analysis.resolved(data).options()}
-    return kept is None or kept == trim.rounded(options)
+    return bool(shared.read_json(place / f"{entry.name}.json").get("options") == trim.rounded(options))
 
 
 def _remove_stale(place: Path, models: Sequence[Trained], *, planned: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,11 +161,6 @@ def markdown(table: pd.DataFrame) -> str:
     """A table of texts in Markdown."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-def bound(entry: Mapping[str, Any]) -> str:
-    """``≤`` before the accuracy of a gated model that was not attacked through each head; it looks too robust."""
-    return "≤ " if len(entry["attacked"]) > 1 and "head 1" not in entry["attacked"] else ""
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -152,8 +152,6 @@ def aalp_table2(panels: Sequence[Panel]) -> Table:
     caption = f"Accuracy, %. {'; '.join(notes)}; no restarts; the last step counts"
     for attacked in sorted(paths):
         caption += f"; for a gated model: the worst, image by image, of the attacks on {attacked}"
-        if "head 1" not in attacked:
-            caption += " (heads: the mean of both; an upper bound, since separate attacks on each head are stronger)"
     return Table(table, caption)
 
 

@@ -13,7 +13,7 @@ from scipy.stats import norm, ttest_1samp, ttest_ind
 from scipy.stats import t as student
 
 from attrib import stats
-from figures import claims, compare, finding, judge_aalp, judge_training, precondition, readme, shared, verdicts
+from figures import claims, compare, judge_aalp, judge_training, precondition, readme, shared, verdicts
 from figures.compare import Difference
 from figures.verdicts import Part, Verdict
 
@@ -279,26 +279,6 @@ def test_claims_about_accuracy_are_judged_by_the_worst_of_two_attacks(tmp_path: 
     assert _of(judged, "AALP, section 4.2") == [["contrary"]]
     assert "2 claims are tested" in " ".join(readme._power(judged, tmp_path).split())
     assert "s = 0.20 points, as the 4 methods" in " ".join(readme._power(judged, tmp_path).split())
-
-    robust = _robust(MNIST, accuracies)
-    for each in robust["models"]:
-        del each["accuracies"]["worst"]
-    _write(tmp_path / "lacking" / "mnist-lenet", {"robust": robust}, cards)
-    (lacking,) = (
-        each for claim, found in claims.judged(tmp_path / "lacking") if claim.source == "AALP, Table 2"
-        for each in found
-    )  # fmt: skip
-    assert str(lacking.verdicts[0]) == "not tested"
-    assert "both PGD-100 and CW-100" in lacking.finding.parts[0].missing[0]
-    assert "PGD-100 +1.0" in lacking.finding.parts[0].words
-
-
-def test_models_that_the_command_did_not_compare_are_not_tested() -> None:
-    robust = _robust(MNIST, {"alp": 0.92, "trades": 0.94, "aalp": 0.93})
-    robust["pairs"] = [pair for pair in robust["pairs"] if "alp" in (pair["a"], pair["b"])]
-    part = finding.gain(robust, "aalp", "trades")
-    assert "do not compare" in part.missing[0]
-    assert "worst −1.0" in part.words
 
 
 @pytest.mark.parametrize(
