@@ -60,7 +60,7 @@ def objections(
 
 
 def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int, causes: str) -> Iterator[str]:
-    """A warning if a model is no better than chance, as one that is untrained or gets wrong input.
+    """A warning if a model is not significantly better than chance, as one that is untrained or gets wrong input.
 
     clean: (N,) whether each clean image is classified correctly; label: (N,); causes: the question of ``causes``. There
     is no warning if all images have one class, or no labels (-1).
@@ -70,8 +70,8 @@ def warn_chance_accuracy(clean: "Correct", label: NDArray[Any], *, classes: int,
     chance = _chance(label, classes=classes)
     if len(np.unique(label)) > 1 and not share_interval(clean)[0] > chance:
         yield (
-            f"clean accuracy {clean.mean():.1%} is no better than always naming the commonest class ({chance:.1%});"
-            f" {causes}"
+            f"clean accuracy {clean.mean():.1%} is not significantly better than always naming the commonest class"
+            f" ({chance:.1%}); {causes}"
         )
 
 

@@ -307,8 +307,8 @@ def test_a_model_no_better_than_chance_is_told(
         return [line for line in done.err.splitlines() if "commonest" in line]
 
     expected = (
-        "attrib: warning: a: clean accuracy 10.0% is no better than always naming the commonest class (10.0%); is the"
-        " model trained?"  # a checkpoint knows its mean and std, and an .npz has no class folders
+        "attrib: warning: a: clean accuracy 10.0% is not significantly better than always naming the commonest class"
+        " (10.0%); is the model trained?"  # a checkpoint knows its mean and std, and an .npz has no class folders
     )
     assert doubts("black.npz", 60) == [expected]
     assert doubts("black.npz", 40) == []  # too few images to say so
