@@ -162,7 +162,10 @@ def p_words(models: Iterable[Mapping[str, Any]], test: str) -> str:
         return f"p: {test}. It compares two files, not two methods{exception}. {corrected}"
     words = "p: t test over seeds and images. It compares methods"
     if not all(several):
-        words += "; a name with one file borrows the other's spread over seeds"
+        words += (
+            "; a name with one file borrows the other's spread over seeds, which assumes that both spread alike, and"
+            " its own interval is over images only"
+        )
     if several.count(False) > 1:
         words += f". Between two single files: {test}; it compares two files, not two methods"
     return f"{words}. {corrected}"

@@ -259,7 +259,10 @@ def _signed(value: float) -> str:
 def _pair_caption(summary: Mapping[str, Any]) -> str:
     if not text.several_seeds(summary["models"]):
         return "Two files, not two methods, are compared, and there is no test without several seeds."
-    return "p: t test over seeds; a name with one file borrows the other's spread. p (Holm): corrected for all pairs."
+    return (
+        "p: t test over seeds; a name with one file borrows the other's spread, which assumes that both spread alike."
+        " p (Holm): corrected for all pairs."
+    )
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
