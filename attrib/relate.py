@@ -51,12 +51,14 @@ def relation(
 
 
 def relations(
-    values: Values, margin: Values, margin_adversarial: Values, correct: NDArray[np.bool_], *, seed: int = 0
-) -> list[dict[str, Any]]:
+    values: Values, margin: Values, margin_adversarial: Values, correct: NDArray[np.bool_], *, seed: int = 0,
+    within: tuple[float, float] = stats.ANYTHING,
+) -> list[dict[str, Any]]:  # fmt: skip
     """``relation`` of each of S files, with (S,N) instead of (N,), and, if S >= 2, last that of their method.
 
     The method's are the means over the files, its seeds, with intervals and p over seeds and images as in
     ``attrib.stats`` (also for ``partial``, which has no p for one file). Files without a value are left out.
+    within: the range of possible differences of the method's values, to which the interval of ``broken`` is clipped.
 
     >>> values, margin = np.array([[0.1, 0.2, 0.3], [0.1, 0.3, 0.2]]), np.array([[-2.0, -1.0, 1.0], [-1.0, 1.0, 2.0]])
     >>> *seeds, method = relations(values, margin + 3, margin, margin > -9)
@@ -72,7 +74,7 @@ def relations(
     if len(values) > 1:
         groups = [np.where(side, of_correct, np.nan) for side in (~robust, robust)]
         counts = (float((~np.isnan(group)).sum(1).mean()) for group in groups)
-        entries.append({"broken": Difference(*stats.groups_over_seeds(*groups), *counts)})
+        entries.append({"broken": Difference(*stats.groups_over_seeds(*groups, within=within), *counts)})
     questions = {
         "margin": (values, margin_adversarial),
         "margin_correct": (of_correct, margin_adversarial),

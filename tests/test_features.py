@@ -313,6 +313,17 @@ def test_paired_differences_and_their_p() -> None:
     assert far.p < 0.002
     assert near.low < 0 < near.high
     assert near.p > 0.5
+    # Resamples that lie 1 too high show a bias of 1: interval and p are those of a difference of 0 - 1.
+    for biased in (
+        stats.basic_paired(0, 0, noise + 1, np.zeros_like(noise)),
+        stats.basic_paired(np.zeros(2), np.zeros(2), np.tile(noise + 1, (2, 1)), np.zeros((2, len(noise)))),
+    ):
+        assert biased.difference == 0
+        assert (biased.low + biased.high) / 2 == pytest.approx(-1, abs=0.1)
+        assert biased.p == pytest.approx(0.317, abs=0.05)  # beyond 1 standard deviation
+        assert biased.low < -2
+    within = stats.basic_paired(0, 0, noise + 1, np.zeros_like(noise), within=(-1, 1))
+    assert within[1:3] == pytest.approx((-1, 0.96), abs=0.1)
     edge = stats.basic_paired(1.96, 0, 1.96 + noise, np.zeros_like(noise))
     assert edge.p == pytest.approx(0.05, abs=0.02)
     assert stats.basic_paired(2, 2, noise, noise) == (0, 0, 0, 1)

@@ -287,6 +287,20 @@ def test_the_gap_of_seeds_near_0_and_1_holds_what_one_file_s_does() -> None:
         assert near or found[1:] == pytest.approx(over_seeds[1:3])
 
 
+def test_differences_of_shares_over_seeds_stay_within_100_points() -> None:
+    """Two seeds that are 60 points apart: t(1) is 12.7, and the plain interval is 800 points wide to either side."""
+    draw = np.random.default_rng(8)
+    a, b = draw.random((2, 200)) < [[0.2], [0.8]], draw.random(200) < 0.9
+    plain, found = stats.paired(a.astype(float), b.astype(float)), stats.paired_shares(a, b)
+    assert plain.low < -5 < 5 < plain.high
+    assert found == plain._replace(low=-1, high=1)
+    assert stats.unpaired_shares(a, a[::-1, :100])[1:] == (-1, 1)
+    groups = np.where(draw.random((2, 200)) < 0.5, a, np.nan), np.where(a, 1.0, np.nan)
+    plain, found = (stats.groups_over_seeds(*groups, within=within) for within in (stats.ANYTHING, (-1, 1)))
+    assert plain.low < -1 or plain.high > 1
+    assert found == plain._replace(low=max(plain.low, -1), high=min(plain.high, 1))
+
+
 def test_no_p_rests_on_a_normal_distribution_s_far_tail() -> None:
     draw = np.random.default_rng(7)
     resampled = draw.normal(0, 1, (2, 2000))

@@ -7,7 +7,7 @@ the features.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,6 +48,8 @@ STATISTICS = {"mean": "1000 × mean", "gini": "Gini", "participation_ratio": "pa
 """The statistics of a quantity over features: name in the summary to name in the tables."""
 NUMBERS = list(product(enumerate(QUANTITIES), enumerate(STATISTICS)))
 """Every statistic of every quantity: position in arrays (3,4), and names."""
+CORRECTED = "95 % CI and p: of the difference corrected for its bias from noise; the difference shown is not corrected."
+"""The caption of differences of statistics whose bias ``stats.basic_paired`` subtracts."""
 
 
 def _check_multiple(multiple: float) -> None:
@@ -150,13 +152,12 @@ class Contributions(Analysis):
 
     def _numbers(self, files: Files, kind: str) -> dict[str, Any]:
         selected = files.where(images=kind)
-        highest = {"mean": np.inf, "gini": 1.0}  # the others count features
         entry: dict[str, Any] = {"n": selected.n, "accuracy": selected.mean("correct")}
         entry |= {name: {} for name in QUANTITIES}
         for (row, quantity), (column, statistic) in NUMBERS:
             value, resampled = _values(files, kind, row, column)
             # With few images or seeds, an interval may exceed the range of the statistic.
-            ends = stats.basic_interval(value, resampled, within=(0, highest.get(statistic, _width(files))))
+            ends = stats.basic_interval(value, resampled, within=(0, _highest(statistic, files)))
             correct = files.sum(f"correct {kind}")[:, row, column]
             entry[quantity] |= {
                 statistic: float(value.mean()), f"{statistic}_ci": list(ends),
@@ -168,7 +169,8 @@ class Contributions(Analysis):
         """The difference of every statistic, paired by image: both models use the same resamples."""
         for kind, ((row, quantity), (column, statistic)) in product(a.kinds(), NUMBERS):
             first, second = _values(a, kind, row, column), _values(b, kind, row, column)
-            difference = stats.basic_paired(first[0], second[0], first[1], second[1])
+            within = (-_highest(statistic, b), _highest(statistic, a))
+            difference = stats.basic_paired(first[0], second[0], first[1], second[1], within=within)
             yield {
                 "images": kind, "of": quantity, "statistic": statistic, "quantity": f"{quantity}_{statistic}",
                 "n": a.where(images=kind).n, **difference.entry(),
@@ -215,7 +217,8 @@ class Contributions(Analysis):
         title = "Feature contributions: their size, and how evenly the features share them"
         table = Table(title, _model_rows(summary), _caption(summary))
         test = "two-sided, from the bootstrap (below 0.01 of a normal distribution), paired by image"
-        return [table, *differences(summary, _pair_rows(summary), test)]
+        pairs = differences(summary, _pair_rows(summary), test)
+        return [table, *(replace(each, caption=f"{CORRECTED} {each.caption}") for each in pairs)]
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """How the features' contributions are distributed."""
@@ -236,6 +239,11 @@ def _weights(index: tuple[int, ...], seed: int) -> "Tensor":
 def _width(files: Files) -> int:
     """The number of features."""
     return int(files.sums[0][f"features {CLEAN}"].shape[-1])
+
+
+def _highest(statistic: str, files: Files) -> float:
+    """The largest possible value of a statistic; all but the mean and Gini count features."""
+    return {"mean": np.inf, "gini": 1.0}.get(statistic, _width(files))
 
 
 def _values(files: Files, kind: str, row: int, column: int) -> tuple[Array, Array]:

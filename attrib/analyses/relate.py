@@ -78,8 +78,9 @@ class Relation(Attacked):
         entries = [_counts(part) | self.floor_entry(part) for part in parts]
         for measure in MEASURES:
             answers = associations.relations(
-                files[measure], files["margin"], files["margin_adversarial"], files["correct"] > 0, seed=self.seed
-            )
+                files[measure], files["margin"], files["margin_adversarial"], files["correct"] > 0, seed=self.seed,
+                within=_differences(measure),
+            )  # fmt: skip
             for entry, part, answer in zip(entries, parts, answers, strict=True):
                 entry[measure] = {name: _as_dict(each) for name, each in answer.items()}
                 entry[measure]["broken"] |= {
@@ -104,12 +105,12 @@ class Relation(Attacked):
         accurate = [files["margin_adversarial"] > 0 for files in (a, b)]
         yield {"quantity": ACCURACY, "n": a.n, **stats.paired_shares(*accurate).entry()}
         for measure in MEASURES:
-            yield {"quantity": measure, "n": a.n, **stats.paired(a[measure], b[measure], seed=self.seed).entry()}
+            paired = stats.paired(a[measure], b[measure], seed=self.seed, within=_differences(measure))
+            yield {"quantity": measure, "n": a.n, **paired.entry()}
         for measure in MEASURES:
             (rho_a, resampled_a), (rho_b, resampled_b) = (self._correlations(files, measure) for files in (a, b))
-            paired = stats.basic_paired(rho_a, rho_b, resampled_a, resampled_b)
-            ends = {"ci": np.clip([paired.low, paired.high], -2, 2).tolist()}  # the range of such a difference
-            yield {"quantity": f"{CORRELATION}{measure}", "n": a.n, **paired.entry(), **ends}
+            paired = stats.basic_paired(rho_a, rho_b, resampled_a, resampled_b, within=(-2, 2))
+            yield {"quantity": f"{CORRELATION}{measure}", "n": a.n, **paired.entry()}
 
     def _correlations(self, files: Files, measure: str) -> tuple[stats.Values, stats.Values]:
         """The rank correlation of a measure with the adversarial margin: of every file (S,), and in resamples (S,R)."""
@@ -274,6 +275,11 @@ def _across_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         for header, cell in cells.items():
             lines.setdefault(header, {})[words] = cell
     return rows + [{"model": header, "robust accuracy %": "", **cells} for header, cells in lines.items()]
+
+
+def _differences(measure: str) -> tuple[float, float]:
+    """The range of a difference in the measure."""
+    return stats.ANYTHING if measure in COUNTS else stats.DIFFERENCE
 
 
 def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:

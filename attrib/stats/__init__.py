@@ -15,6 +15,7 @@ agree, the interval over images remains. p is the level at which the interval of
 """
 
 from attrib.stats.images import (
+    DIFFERENCE,
     basic_interval,
     basic_paired,
     image_weights,
@@ -29,7 +30,7 @@ from attrib.stats.permutation import RESAMPLES, Values, at_a_time
 from attrib.stats.seeds import ANYTHING, Paired, groups_over_seeds, mean, mean_over_seeds, over_seeds
 
 __all__ = [
-    "ANYTHING", "RESAMPLES", "Paired", "Values", "at_a_time", "basic_interval", "basic_paired", "groups_over_seeds",
-    "holm", "image_weights", "interval", "mean", "mean_over_seeds", "over_seeds", "paired", "paired_shares",
-    "share_interval", "unpaired_shares", "with_holm",
+    "ANYTHING", "DIFFERENCE", "RESAMPLES", "Paired", "Values", "at_a_time", "basic_interval", "basic_paired",
+    "groups_over_seeds", "holm", "image_weights", "interval", "mean", "mean_over_seeds", "over_seeds", "paired",
+    "paired_shares", "share_interval", "unpaired_shares", "with_holm",
 ]  # fmt: skip

@@ -27,6 +27,8 @@ from attrib.stats.seeds import (
 
 scipy_stats = Lazy("scipy.stats")
 
+DIFFERENCE = (-1.0, 1.0)
+"""The range of a difference of two shares."""
 RARE = 10
 """A share with fewer images on either side counts as near 0 or 1."""
 
@@ -92,7 +94,7 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
     return ends[0] if share > 0 else 0.0, ends[1] if share < 1 else 1.0
 
 
-def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
+def paired(a: Values, b: Values, *, seed: int = 0, within: tuple[float, float] = ANYTHING) -> Paired:
     """Mean of a - b over images with its 95 % interval and p-value (two-sided); NaN p below two images.
 
     a, b: (N,), or (S,N) for S seeds of a method, in the same order of images. Images that lack a value in any file are
@@ -101,7 +103,8 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
 
     With several files on a side, p compares methods. The seeds' variance is pooled over both sides with Sa + Sb - 2
     degrees of freedom; a side with one file takes the other side's. The images' variance is that of the difference
-    between the two sides' averages over seeds, image by image. Raises InputError for different numbers of images.
+    between the two sides' averages over seeds, image by image. within: the range of possible differences, to which the
+    interval over seeds is clipped; p does not depend on it. Raises InputError for different numbers of images.
 
     >>> paired(np.array([0.3, 0.5, 0.1, 0.9]), np.array([0.2, 0.4, 0.0, 0.8])).p  # 2 of 16 sign flips reach as far
     0.125
@@ -119,7 +122,8 @@ def paired(a: Values, b: Values, *, seed: int = 0) -> Paired:
     difference = rows_a.mean(0) - rows_b.mean(0)
     if max(len(rows_a), len(rows_b)) > 1:
         images = variance_of_mean(difference)
-        return compared(difference_of(rows_a.mean(1), rows_b.mean(1), images) if present.any() else NOTHING)
+        spread = difference_of(rows_a.mean(1), rows_b.mean(1), images) if present.any() else NOTHING
+        return compared(spread, within)
     low, high = interval(difference, seed=seed)
     if len(difference) < 2:
         return Paired(mean(difference), low, high, float("nan"))
@@ -141,7 +145,7 @@ def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
     (-0.045, 0.045, 1.0)
     """
     rows_a, rows_b = np.atleast_2d(a), np.atleast_2d(b)
-    result = paired(rows_a.astype(float), rows_b.astype(float))
+    result = paired(rows_a.astype(float), rows_b.astype(float), within=DIFFERENCE)
     count = rows_a.shape[1]
     if count < 2:
         return Paired(*[float("nan")] * 4)
@@ -149,7 +153,7 @@ def paired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Paired:
     more, less = float(difference.clip(0).sum()), float((-difference).clip(0).sum())
     first, second = (more + 1) / (count + 2), (less + 1) / (count + 2)
     half = float(scipy_stats.norm.isf(0.025)) * np.sqrt((first + second - (first - second) ** 2) / (count + 2))
-    low, high = within_bounds([first - second - half, first - second + half], (-1, 1))
+    low, high = within_bounds([first - second - half, first - second + half], DIFFERENCE)
     if max(len(rows_a), len(rows_b)) == 1:
         return result._replace(low=low, high=high)
     return result._replace(low=min(low, result.low), high=max(high, result.high)) if more + less < RARE else result
@@ -178,7 +182,7 @@ def unpaired_shares(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[float, 
     # No image is in both groups: put them side by side, NaN where an image is in the other group.
     first, second = (np.full((len(side), n + m), np.nan) for side in sides)
     first[:, :n], second[:, n:] = sides
-    result = groups_over_seeds(first, second)
+    result = groups_over_seeds(first, second, within=DIFFERENCE)
     if min(min(share_a, 1 - share_a) * n, min(share_b, 1 - share_b) * m) >= RARE:
         return result[:3]
     return difference, min(low, result.low), max(high, result.high)
@@ -228,7 +232,10 @@ def basic_interval(
     return within_bounds([2 * value - high, 2 * value - low], within)
 
 
-def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resampled_b: Values) -> Paired:
+def basic_paired(
+    a: float | Values, b: float | Values, resampled_a: Values, resampled_b: Values,
+    *, within: tuple[float, float] = ANYTHING,
+) -> Paired:  # fmt: skip
     """The difference a - b of a statistic between two models with its basic interval and the p-value that fits it.
 
     resampled_a, resampled_b: (R,), the statistic in the same resamples of images. p (two-sided) is the level at
@@ -236,7 +243,8 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
     never below LOWEST. A permutation test is impossible, since the features of two models are not exchangeable and may
     differ in number.
 
-    With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as for ``paired``, with the bias subtracted.
+    With seeds, a, b: (Sa,), (Sb,), and resampled (Sa,R), (Sb,R): as for ``paired``, with the bias subtracted. within:
+    the range of possible differences, to which the interval is clipped.
 
     >>> basic_paired(0.5, 0.2, np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.2, 0.2])).difference
     0.3
@@ -247,9 +255,9 @@ def basic_paired(a: float | Values, b: float | Values, resampled_a: Values, resa
     if max(len(values_a), len(values_b)) > 1:
         bias = bias_of(np.array([difference]), resamples)
         shifted = difference_of(values_a, values_b, variance_over_images(resamples))._replace(value=difference - bias)
-        return compared(shifted)._replace(difference=difference)
+        return compared(shifted, within)._replace(difference=difference)
     resampled = resamples[0]
-    low, high = basic_interval(difference, resampled)
+    low, high = basic_interval(difference, resampled, within=within)
     if not len(resampled):
         return Paired(difference, low, high, float("nan"))
     beyond = min(int((resampled >= 2 * difference).sum()), int((resampled <= 2 * difference).sum()))

@@ -91,9 +91,12 @@ def ends_of(spread: Spread, within: tuple[float, float] = ANYTHING) -> tuple[flo
     return within_bounds([spread.value - half, spread.value + half], within)
 
 
-def compared(spread: Spread) -> Paired:
-    """The difference with its 95 % interval, and as p the level at which the interval would just reach 0."""
-    low, high = ends_of(spread)
+def compared(spread: Spread, within: tuple[float, float] = ANYTHING) -> Paired:
+    """The difference with its 95 % interval, and as p the level at which the interval would just reach 0.
+
+    within: the range of possible differences, to which the interval is clipped.
+    """
+    low, high = ends_of(spread, within)
     if low != low:
         p = float("nan")
     elif spread.value == 0:
@@ -115,10 +118,11 @@ def mean_over_seeds(values: Values) -> Paired:
     return compared(spread_of(np.asarray(values, float)))
 
 
-def groups_over_seeds(a: Values, b: Values) -> Paired:
+def groups_over_seeds(a: Values, b: Values, *, within: tuple[float, float] = ANYTHING) -> Paired:
     """The difference of the means of two groups of images over S >= 2 seeds, with interval and p.
 
     a, b: (S,N) in the same order of images, NaN if an image is not in the group. Every seed may have other groups.
+    within: the range of possible differences, to which the interval is clipped.
 
     >>> a, b = np.array([[0.1, 0.2, np.nan], [0.2, np.nan, np.nan]]), np.array([[np.nan] * 2 + [0.4]] * 2)
     >>> round(groups_over_seeds(a, b).difference, 3)
@@ -131,7 +135,7 @@ def groups_over_seeds(a: Values, b: Values) -> Paired:
         first, second = (
             np.nan_to_num(group - mean) / count for group, mean, count in zip((a, b), means, counts, strict=True)
         )
-        return mean_over_seeds(means[0] - means[1] + a.shape[1] * (first - second))
+        return compared(spread_of(means[0] - means[1] + a.shape[1] * (first - second)), within)
 
 
 def over_seeds(estimates: Values, resampled: Values, *, within: tuple[float, float] = ANYTHING) -> Paired:
@@ -149,8 +153,7 @@ def over_seeds(estimates: Values, resampled: Values, *, within: tuple[float, flo
     if count < 2:
         return Paired(mean(estimates), np.nan, np.nan, np.nan)
     images = variance_over_images(complete(resampled[present]))
-    result = compared(Spread(float(values.mean()), float(values.var(ddof=1)) / count, count - 1, images))
-    return Paired(result.difference, *within_bounds([result.low, result.high], within), result.p)
+    return compared(Spread(float(values.mean()), float(values.var(ddof=1)) / count, count - 1, images), within)
 
 
 def complete(values: Values) -> Values:
