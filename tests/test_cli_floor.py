@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 import attrib
 from attrib import floor, stats
@@ -35,11 +36,44 @@ def test_the_floor_is_the_library_s(run: Any, models: Path, tmp_path: Path) -> N
         for shown in (f"{100 * entry['asc_floor']:.2f}", f"({100 * low:.2f}", f"{100 * high:.2f})"):
             assert shown in done.out.split()
         latex = (tmp_path / "span.tex").read_text()
-        assert f"{100 * entry['asc_floor']:.2f}" in latex
-        assert "mean of 3 re-initialisations" in latex  # its range is in no column
-    at = summary["models"][0]
+        assert f"{100 * entry['asc_floor']:.2f} ({100 * low:.2f} to {100 * high:.2f})" in latex
+        assert "mean (range) of 3 re-initialisations" in latex
+    at, wide = summary["models"]
+    reached = [
+        entry["name"] for entry in (at, wide)
+        if entry["asc_floor_range"][0] <= entry["asc"] <= entry["asc_floor_range"][1]
+    ]  # fmt: skip
+    assert warned(done.err) == ([floor_reached(", ".join(reached))] if reached else [])
     assert all({key: seed[key] for key in KEYS} == {key: at[key] for key in KEYS} for seed in at["seeds"])
     assert "mean (range) of 3 re-initialisations, first 8 clean images" in " ".join(done.out.split())
+
+
+def warned(err: str) -> list[str]:
+    return [line for line in err.splitlines() if "the range of its floor" in line]
+
+
+def floor_reached(names: str) -> str:
+    return f"attrib: warning: {names}: the ASC lies within the range of its floor, so random weights cover as much"
+
+
+@pytest.mark.parametrize(("shares", "names"), [((0.5, 0.5), "low, high"), ((0.5, 0.9), "low"), ((0.1, 0.9), "")])
+def test_coverage_within_the_range_of_its_floor_is_told(
+    capsys: pytest.CaptureFixture[str], shares: tuple[float, float], names: str
+) -> None:
+    """Floors of 25, 50 and 75 % by construction: the map's share depends on a weight, and so on its random draws."""
+    draws = iter([0.25, 0.5, 0.75] * len(shares))
+    given = dict(zip(("low", "high"), shares, strict=True))
+
+    def cover(model: nn.Module, image: Tensor, _label: Tensor) -> Tensor:
+        known = [share for share in shares if model is opened[share]]
+        covered = image.new_zeros(image.shape[0], *image.shape[2:])
+        covered[:, : round(32 * (known[0] if known else next(draws)))] = 1
+        return covered
+
+    opened = {share: nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)) for share in shares}
+    models = {name: opened[share] for name, share in given.items()}
+    attrib.Span(map=cover, floor=4).run(models, attrib.dataset("glyphs", limit=4))
+    assert warned(capsys.readouterr().err) == ([floor_reached(names)] if names else [])
 
 
 def test_no_floor_is_left_out(run: Any, models: Path) -> None:
@@ -64,7 +98,7 @@ def test_what_has_no_floor_has_null(run: Any, models: Path, tmp_path: Path, monk
     found = {entry["name"]: entry for entry in json.loads(done.out)["models"]}
     assert [found[name]["asc_floor"] is None for name in ("a", "bare", "mine")] == [False, True, True]
     assert all(found[name].keys() >= KEYS for name in found)
-    (line,) = [line for line in done.err.splitlines() if "floor" in line]
+    (line,) = [line for line in done.err.splitlines() if "no floor" in line]
     expected = "bare: no floor of ASC can be measured: model: Sequential has no parameters to randomise"
     assert line == f"attrib: warning: {expected}"
 

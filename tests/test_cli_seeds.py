@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from torch import Tensor, nn
 
 import attrib
 from attrib import stats
@@ -83,6 +84,12 @@ def test_a_name_s_numbers_are_the_means_of_its_files(run: Any, place: Path, tmp_
             assert value == pytest.approx(np.nanmean(values), rel=1e-6, abs=1e-9), at
     if command not in ("maps", "fc"):
         assert "t intervals over seeds and images" in " ".join(done.out.split())
+    if command != "maps":
+        assert "which assumes that both spread alike" in " ".join(done.out.split())
+    # What the interval of a statistic that is no mean is of.
+    assert ("of the difference corrected for its bias from noise" in " ".join(done.out.split())) == (
+        command == "contrib"
+    )
     with Image.open(tmp_path / f"{command}.png") as picture:
         assert picture.width > 300
 
@@ -102,12 +109,27 @@ def test_intervals_and_p_are_those_of_the_statistics_module(run: Any, place: Pat
     assert (len(x), len(y)) == (1, 2)
     assert summary["models"][1]["asc_ci"] == pytest.approx(stats.interval(y, within=(0, 1)))
     assert summary["models"][0]["asc_ci"] == pytest.approx(stats.interval(x[0]))
-    expected = stats.paired(x, y)
+    expected = stats.paired(x, y, within=(-1, 1))
     (pair,) = summary["pairs"]
     assert (pair["difference"], *pair["ci"], pair["p"]) == pytest.approx(tuple(expected))
     with np.load(tmp_path / "span-y-seed1.npz") as saved, np.load(tmp_path / "span-x.npz") as other:
         assert saved["map"].shape == other["map"].shape == (20, 32, 32)
         assert saved["span"].mean((1, 2)) == pytest.approx(y[1], abs=1e-6)
+
+
+def test_a_difference_in_coverage_stays_within_100_points() -> None:
+    """Of two seeds that cover 10 and 90 %: t(1) is 12.7."""
+    models = [nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)) for _ in range(3)]
+
+    def cover(model: nn.Module, image: Tensor, _label: Tensor) -> Tensor:
+        covered = image.new_zeros(image.shape[0], *image.shape[2:])
+        covered[:, : 3 if model is models[0] else 28] = 1
+        return covered
+
+    result = attrib.Span(map=cover, floor=0).run({"x": models[:2], "y": models[2]}, attrib.dataset("glyphs", limit=4))
+    (pair,) = result.summary["pairs"]
+    assert pair["difference"] == pytest.approx((3 - 28) / 2 / 32)
+    assert pair["ci"] == pair["without_empty"]["ci"] == [-1, 1]
 
 
 def test_a_file_whose_name_holds_a_comma(run: Any, place: Path, tmp_path: Path) -> None:

@@ -73,22 +73,20 @@ class Floored(Explaining):
                 yield f"{model.label}: no floor of ASC can be measured: {fact['no_floor']}"
 
 
-def floor_column(
-    entry: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool = False
-) -> dict[str, str]:
-    """The column "floor %", if any model has a floor; plain: the mean without its range."""
+def floor_column(entry: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The column "floor %", if any model has a floor."""
     if all(other.get("asc_floor") is None for other in models):
         return {}
-    if plain or entry["asc_floor"] is None:
-        return {"floor %": text.percent(entry["asc_floor"])}
+    if entry["asc_floor"] is None:
+        return {"floor %": text.percent(None)}
     return {"floor %": text.with_interval(entry["asc_floor"], entry["asc_floor_range"], text.percent)}
 
 
-def floor_words(summary: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, plain: bool = False) -> str:
+def floor_words(summary: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
     """The caption of the column "floor %"; empty if there is none."""
     if all(entry.get("asc_floor") is None for entry in models):
         return ""
     return (
-        f"; floor: ASC of the same network with random weights, mean{'' if plain else ' (range)'} of"
+        f"; floor: ASC of the same network with random weights, mean (range) of"
         f" {summary['floor']['networks']} re-initialisations, first {summary['floor']['images']:,} clean images"
     )

@@ -7,6 +7,7 @@ The span S_n of an image is the set of pixels whose attribution M_n lies above t
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -121,13 +122,14 @@ class Span(Floored):
     def compare(self, a: Files, b: Files, findings: Findings) -> Iterator[dict[str, Any]]:
         """The difference in coverage, paired by image, with empty maps and without."""
         names = a.models[0].name, b.models[0].name
+        paired = partial(stats.paired, seed=self.seed, within=stats.DIFFERENCE)
         for kind in a.kinds():
             if kind not in b.kinds():
                 continue
             left, right = (files.where(images=kind)["coverage"] for files in (a, b))
             filled = (np.vstack([left, right]) > 0).all(0)  # only an empty map covers nothing
-            both = stats.paired(left, right, seed=self.seed)
-            rest = both if filled.all() else stats.paired(left[:, filled], right[:, filled], seed=self.seed)
+            both = paired(left, right)
+            rest = both if filled.all() else paired(left[:, filled], right[:, filled])
             pairs = findings.across[(findings.across["a"] == names[0]) & (findings.across["b"] == names[1])]
             iou = pairs.loc[pairs["images"] == kind, "iou"].to_numpy(float)
             yield {
@@ -154,13 +156,19 @@ class Span(Floored):
         }  # fmt: skip
 
     def objections(self, summary: Mapping[str, Any], findings: Findings) -> Iterable[str]:
-        """Warn of different grids, missing floors, models at chance, empty maps, and differences that rest on them."""
+        """Warn of different grids, floors that are missing or reached, models at chance, and what empty maps decide."""
         grids = {entry["name"]: entry["grid"] for entry in summary["models"] if entry["grid"]}
         if len(set(grids.values())) > 1:
             listed = ", ".join(f"{name} {grid}" for name, grid in grids.items())
             yield f"the models' maps lie on different grids ({listed}), which alone changes coverage"
         for files in findings.files.values():
             yield from self.without_floor(files)
+        as_random = [
+            entry["name"] for entry in summary["models"]
+            if (ends := entry.get("asc_floor_range")) and ends[0] <= entry["asc"] <= ends[1]
+        ]  # fmt: skip
+        if as_random:
+            yield f"{', '.join(as_random)}: the ASC lies within the range of its floor, so random weights cover as much"
         yield from super().objections(summary, findings)
         for pair in summary["pairs"]:
             n = pair["without_empty"]["n"]  # 0: all maps of a model are empty, which has its own warning
@@ -182,7 +190,7 @@ class Span(Floored):
     def papers(self, result: "Result") -> dict[str, Table]:
         """The models, with fewer columns."""
         summary = result.summary
-        return {"": Table(TITLE, _model_rows(summary, plain=True), _caption(summary, plain=True))}
+        return {"": Table(TITLE, _model_rows(summary, plain=True), _caption(summary))}
 
     def figures(self, result: "Result") -> "dict[str, Figure]":
         """The examples with their spans, and the distribution of coverage."""
@@ -242,7 +250,7 @@ def _model_rows(summary: Mapping[str, Any], *, plain: bool = False) -> list[dict
             row |= {
                 "n": f"{means['n']:,}", "accuracy %": text.percent(means["accuracy"]),
                 "ASC %": text.percent(means["asc"]), "95 % CI": text.interval(means["asc_ci"], text.percent),
-                **floor_column(entry, summary["models"], plain=plain),
+                **floor_column(entry, summary["models"]),
                 "ASC % correct": text.percent(means["asc_correct"]),
             }  # fmt: skip
             rows.append(row if plain else row | _more_columns(summary, entry, means))
@@ -277,7 +285,7 @@ def _pair_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _caption(summary: Mapping[str, Any], *, plain: bool = False) -> str:
+def _caption(summary: Mapping[str, Any]) -> str:
     elsewhere = all("maps" in entry for entry in summary["models"])
     caption = (
         f"{text.map_words(summary)}, threshold {summary['threshold']},"
@@ -285,5 +293,5 @@ def _caption(summary: Mapping[str, Any], *, plain: bool = False) -> str:
         f"{'' if elsewhere else ', class explained: ' + text.target_words(summary)};"
         f" {text.interval_words(summary['models'])}"
     )
-    caption += floor_words(summary, summary["models"], plain=plain)
+    caption += floor_words(summary, summary["models"])
     return f"{caption}; {text.attack_words(summary['attack'])}" if summary["attack"] else caption
