@@ -245,7 +245,9 @@ def test_a_difference_is_real_where_its_p_value_says_so() -> None:
     span = {"models": models(0.3, 0.4), "pairs": [pair("a", "b", -0.1, 0.001)]}
     (said,) = answer(span)
     assert plain(said) == "Of these files, b uses more of the image (40.0 %) than a (30.0 %)."
-    assert "10.0 points (95 % CI 9.0 to 11.0, p = 0.001 with Holm's correction)" in said.numbers.replace("\u00a0", " ")
+    # As the table has it: a − b, with signs.
+    expected = "Difference a − b: −10.00 points (95 % CI −11.00 to −9.00, p = 0.001 with Holm's correction)."
+    assert expected in said.numbers.replace("\u00a0", " ")
     span["pairs"] = [pair("a", "b", -0.1, 0.06)]
     (said,) = answer(span)
     assert plain(said) == "Of these files, no difference in coverage was found between b and a (40.0 and 30.0 %)."
@@ -305,7 +307,7 @@ def test_the_answer_says_which_models_differ(p: tuple[float, float, float], expe
     pairs = [pair(*names, 0.1, each) for names, each in zip((("a", "b"), ("a", "c"), ("b", "c")), p, strict=True)]
     (said,) = answer({"models": models(0.4, 0.3, 0.2), "pairs": pairs})
     assert plain(said) == f"Of these files, {expected}"
-    assert ("a and b (10.0 points" in said.numbers) == (p[0] > 0.05)
+    assert ("a − b: +10.00 points (p" in said.numbers) == (p[0] > 0.05)
     seeds = [entry | {"seeds": []} for entry in models(0.4, 0.3, 0.2)]
     (said,) = answer({"models": seeds, "pairs": pairs})
     assert plain(said) == (f"N{expected[1:]}" if min(p) > 0.05 else expected)
@@ -313,9 +315,9 @@ def test_the_answer_says_which_models_differ(p: tuple[float, float, float], expe
 
 def test_two_models_are_ordered_only_where_both_differences_are_real() -> None:
     span: dict[str, Any] = {"models": models(0.4, 0.3), "pairs": [pair("a", "b", 0.1, 0.001)]}
-    known = [{"clean": 0.9, "pgd-20": accuracy} for accuracy in (0.2, 0.5)]
+    known = [{"clean": 0.9, "worst": accuracy} for accuracy in (0.2, 0.5)]
     robust = {
-        "eps": 0.1, "steps": [20], "pairs": [pair("a", "b", -0.3, 0.001) | {"attack": "pgd-20"}],
+        "eps": 0.1, "steps": [20], "pairs": [pair("a", "b", -0.3, 0.001) | {"attack": "worst"}],
         "models": [
             {"name": name, "accuracies": accuracies, "intervals": {attack: [0, 1] for attack in accuracies}}
             for name, accuracies in zip("ab", known, strict=True)
@@ -326,57 +328,48 @@ def test_two_models_are_ordered_only_where_both_differences_are_real() -> None:
     assert len(answer(span, robust)) == 2
 
 
-def check_line(key: str, better: str, low: float | None, high: float | None) -> dict[str, Any]:
+def check_line(
+    key: str, better: str, low: float | None, high: float | None, control: str = "random order"
+) -> dict[str, Any]:
     return {
-        "check": key, "says": f"{key} area", "control_is": "random order", "better": better, "value": 0.3,
-        "control": 0.25, "margin_ci": [low, high],
+        "check": key, "says": f"{key} area", "control_is": control, "better": better, "value": 0.3, "control": 0.25,
+        "margin_ci": [low, high],
     }  # fmt: skip
 
 
 def test_the_checks_that_fail_are_named() -> None:
     lines = [
         check_line("insertion", "higher", 0.1, 0.2), check_line("deletion", "lower", -0.1, 0.2),
-        check_line("pointing", "higher", None, None),
+        check_line("pointing", "higher", None, None), check_line("ssim", "lower", -0.9, -0.8, "edge detector"),
     ]  # fmt: skip
     check = {"models": [{"name": "a", "checks": lines}]}
     (said,) = words.answer(None, None, check=check, relation=None)
     assert said.answer == "The maps of the file a fail some of their checks."
-    assert "a 1 of 2 (all but deletion area against random order)" in said.numbers
+    assert "a 1 of 2 (failed: deletion area against random order)" in said.numbers
     assert key_line("check", check) == "checks passed: a 1 of 2"
 
 
-@pytest.mark.parametrize(
-    ("ends_of_b", "verdict", "counts"),
-    [
-        ((-0.1, 0.2), "The maps pass their checks.", "a 1 of 1, b 1 of 1"),
-        ((0.1, 0.2), "The maps of the file a fail some of their checks.", "a 1 of 2, b 2 of 2"),
-    ],
-)
-def test_a_check_that_every_map_fails_gives_no_verdict(
-    ends_of_b: tuple[float, float], verdict: str, counts: str
-) -> None:
-    every = {"a": (-0.1, 0.2), "b": ends_of_b}
-    models = [
+@pytest.mark.parametrize("floor_of_b", [(-0.1, 0.2), (0.1, 0.2)], ids=["fails", "passes"])
+def test_a_model_s_count_does_not_depend_on_its_neighbours(floor_of_b: tuple[float, float]) -> None:
+    a, b = (
         {"name": name, "checks": [check_line("insertion", "higher", 0.1, 0.2), check_line("floor", "higher", *ends)]}
-        for name, ends in every.items()
-    ]
-    check = {"models": models}
-    (said,) = words.answer(None, None, check=check, relation=None)
-    assert said.answer == verdict
-    assert key_line("check", check) == f"checks passed: {counts}"
-    without = (
-        "No model passes, so there is no verdict: floor area (in brackets random order): a 0.30 (0.25), b 0.30 (0.25)."
+        for name, ends in (("a", (-0.1, 0.2)), ("b", floor_of_b))
     )
-    assert (without in said.numbers) == (ends_of_b == every["a"])
+    of_b = "2 of 2" if floor_of_b[0] > 0 else "1 of 2"
+    assert key_line("check", {"models": [a]}) == "checks passed: a 1 of 2"
+    assert key_line("check", {"models": [a, b]}) == f"checks passed: a 1 of 2, b {of_b}"
+    (said,) = words.answer(None, None, check={"models": [a, b]}, relation=None)
+    assert said.answer.startswith("The maps of the file" + ("s a and b fail" if of_b == "1 of 2" else " a fail"))
+    assert f"a 1 of 2 (failed: floor area against random order), b {of_b}" in said.numbers
 
 
-def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> None:
+def test_the_accuracy_under_both_attacks_is_quoted() -> None:
     accuracies = [
-        {"clean": 0.9, "pgd-10": 0.1, "pgd-20": 0.5, "cw-20": 0.4},
-        {"pgd-10": 0, "pgd-20": 0.2, "cw-20": 0.25},
+        {"clean": 0.9, "pgd-10": 0.1, "pgd-20": 0.5, "cw-20": 0.42, "worst": 0.4},
+        {"clean": 0.9, "pgd-10": 0, "pgd-20": 0.26, "cw-20": 0.3, "worst": 0.25},
     ]
     robust = {
-        "eps": 0.1, "steps": [10, 20], "pairs": [pair("a", "b", 0.15, 0.001) | {"attack": "cw-20"}],
+        "eps": 0.1, "steps": [10, 20], "pairs": [pair("a", "b", 0.15, 0.001) | {"attack": "worst"}],
         "models": [
             {"name": name, "accuracies": known, "intervals": {attack: [0, 1] for attack in known}, "seeds": [{}, {}]}
             for name, known in zip("ab", accuracies, strict=True)
@@ -384,7 +377,17 @@ def test_several_seeds_compare_methods_and_the_strongest_attack_is_quoted() -> N
     }  # fmt: skip
     (said,) = answer(None, robust)
     assert plain(said) == "a withstands the attack better (40.0 %) than b (25.0 %)."
-    assert said.numbers.startswith("Accuracy under CW-20 (L-infinity, eps 0.1): a 40.0")
+    assert said.numbers.startswith(
+        "Accuracy under the worst of PGD-20 and CW-20, image by image (L-infinity, eps 0.1): a 40.0"
+    )
+    assert [line.robust for line in words.glance(None, robust, names="ab")] == [0.4, 0.25]
+    key = "accuracy under the worst of PGD-20 and CW-20: a 40.0 %, b 25.0 %"
+    assert key_line("robust", robust).replace("\u00a0", " ") == key
+
+
+def test_the_page_tells_its_two_attacks_apart(page: Page) -> None:
+    text = " ".join(page.text.split())
+    assert "attack of maps and sets: PGD-40, of accuracies: the worst of PGD-40 and CW-40, eps 0.3" in text
 
 
 def test_what_is_said_of_one_file_is_not_said_of_its_method() -> None:
@@ -412,16 +415,14 @@ def test_the_floor_stands_beside_the_asc(tmp_path: Path) -> None:
     assert first["asc"] > 0.21
     page = Page(results.page())
     text = " ".join(page.text.replace("\u00a0", " ").split())
-    assert "· floor 20.0 %" in text
+    assert "· floor 20.0 % (19.0 to 21.0 %)" in text
     assert "range of three draws): plain 20.0 % (19.0 to 21.0 %)." in text
     marks = [attributes for tag, attributes in page.elements if tag == "i" and attributes.get("class") == "floor"]
     assert [mark["style"] for mark in marks] == ["left: 20.00%"]
-    assert "random weights covers as much" not in text
     assert "What 2 model files look at" in text
     first["asc_floor_range"] = [0.1, 0.9]
     second |= {key: first[key] for key in ("asc_floor", "asc_floor_range")}
     assert "20.0\u00a0% (10.0 to 90.0\u00a0%) for every model." in answer(span)[0].numbers
-    assert "lies within the range of its floor (10.0 to 90.0 %)" in Page(results.page()).text.replace("\u00a0", " ")
 
 
 def test_a_single_model_and_images_without_intervals_are_described_too() -> None:

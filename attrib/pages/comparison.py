@@ -8,10 +8,10 @@ from attrib.analyses.span import LEVEL
 
 
 class Pair(NamedTuple):
-    """The difference of two models, ``more`` minus ``less``, in fractions."""
+    """The difference of two models, a - b, in fractions."""
 
-    more: str
-    less: str
+    a: str
+    b: str
     difference: float
     low: float
     high: float
@@ -19,6 +19,16 @@ class Pair(NamedTuple):
     """Holm's correction over all comparisons of the analysis."""
     real: bool
     """p < 0.05; for coverage, also over the images where neither model's map is empty."""
+
+    @property
+    def more(self) -> str:
+        """The model with the larger value."""
+        return self.a if self.difference >= 0 else self.b
+
+    @property
+    def less(self) -> str:
+        """The model with the smaller value."""
+        return self.b if self.difference >= 0 else self.a
 
 
 class Claim(NamedTuple):
@@ -42,7 +52,7 @@ def sentence(values: Mapping[str, float], pairs: Sequence[Pair], claim: Claim, *
     if 0 < len(files) < len(values):
         labels = {name: f"the file {name}" if name in files else name for name in values}
         values = {labels[name]: value for name, value in values.items()}
-        pairs = [pair._replace(more=labels[pair.more], less=labels[pair.less]) for pair in pairs]
+        pairs = [pair._replace(a=labels[pair.a], b=labels[pair.b]) for pair in pairs]
     names = sorted(values, key=lambda name: -values[name])
     real = {frozenset((pair.more, pair.less)) for pair in pairs if pair.real}
     if not real:

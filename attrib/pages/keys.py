@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from attrib.analyses.robust import WORST
 from attrib.pages import checked
-from attrib.pages.words import Summary, attack_title, percent, signed, strongest
+from attrib.pages.words import Summary, percent, signed, worst_words
 
 
 def key_line(command: str, summary: Summary) -> str:
@@ -19,13 +20,7 @@ def key_line(command: str, summary: Summary) -> str:
 
 
 def _robust(summary: Summary) -> tuple[str, Callable[[Any], str]]:
-    attack = strongest(summary)
-    return f"accuracy under {attack_title(attack)}", lambda entry: percent(entry["accuracies"][attack])
-
-
-def _check(summary: Summary) -> tuple[str, Callable[[Any], str]]:
-    passed = checked.passed(summary)
-    return "checks passed", lambda entry: checked.counted(passed[entry["name"]])
+    return f"accuracy under {worst_words(summary)}", lambda entry: percent(entry["accuracies"][WORST])
 
 
 def _rho(entry: Summary) -> str:
@@ -42,6 +37,6 @@ _KEYS: dict[str, Callable[[Summary], tuple[str, Callable[[Any], str]]]] = {
         lambda entry: f"{entry['contribution']['participation_ratio']:.0f} of {entry['features']}",
     ),
     "fc": lambda _: ("valid values", lambda entry: percent(entry["valid_share"])),
-    "check": _check,
+    "check": lambda _: ("checks passed", lambda entry: checked.counted(checked.passed(entry))),
     "relate": lambda _: ("rank correlation of coverage with the margin, clean margin held fixed", _rho),
 }

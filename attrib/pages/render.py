@@ -118,7 +118,7 @@ def render(about: Mapping[str, Any], parts: Mapping[str, Computed]) -> str:
         glance=glance,
         models_key=f"clean accuracy: {', '.join(f'{line.name} {words.percent(line.clean)}' for line in glance)}",
         images_key=f"{len(images['index'])} images to search, sort and open" if images else "",
-        attack=words.attack_title(words.strongest(robust)) if robust else "attack",
+        attack=words.worst_words(robust) if robust else "",
         picture=picture,
         sections=sections,
         images=images,

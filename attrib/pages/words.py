@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from attrib import formatting as text
+from attrib.analyses.robust import WORST
 from attrib.analyses.span import LEVEL, stands_without_empty
 from attrib.pages import checked
 from attrib.pages.comparison import Claim, Pair, joined, sentence
@@ -22,6 +24,7 @@ class Glance(NamedTuple):
     asc_ci: tuple[float, float] | None
     floor: float | None
     """ASC of the same network with random weights."""
+    floor_range: tuple[float, float] | None
     clean: float | None
     robust: float | None
     robust_ci: tuple[float, float] | None
@@ -30,7 +33,6 @@ class Glance(NamedTuple):
 def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]) -> list[Glance]:
     """The main numbers of every model."""
     spans, accuracies = _by_name(span), _by_name(robust)
-    attack = strongest(robust) if robust else ""
     lines = []
     for name in names:
         of_span, of_robust = spans.get(name), accuracies.get(name)
@@ -38,25 +40,22 @@ def glance(span: Summary | None, robust: Summary | None, *, names: Sequence[str]
         lines.append(
             Glance(
                 name, of_span["asc"] if of_span else None, _ends(of_span["asc_ci"]) if of_span else None,
-                of_span.get("asc_floor") if of_span else None, clean,
-                of_robust["accuracies"][attack] if of_robust else None,
-                _ends(of_robust["intervals"][attack]) if of_robust else None,
+                of_span.get("asc_floor") if of_span else None, of_span.get("asc_floor_range") if of_span else None,
+                clean, of_robust["accuracies"][WORST] if of_robust else None,
+                _ends(of_robust["intervals"][WORST]) if of_robust else None,
             )
         )  # fmt: skip
     return lines
 
 
-def strongest(robust: Summary) -> str:
-    """The attack of the headline: AutoAttack, longest PGD or longest CW, the one with the lowest mean accuracy."""
-    accuracies = [entry["accuracies"] for entry in robust["models"]]
+def worst_words(robust: Summary) -> str:
+    """The attacks behind the accuracy to quote, the share of images that are right under both.
+
+    >>> worst_words({"steps": [10, 20]})
+    'the worst of PGD-20 and CW-20'
+    """
     longest = max(robust["steps"])
-    known = [attack for attack in (f"pgd-{longest}", f"cw-{longest}", "autoattack") if attack in accuracies[0]]
-    return min(known, key=lambda attack: sum(of[attack] for of in accuracies))
-
-
-def attack_title(attack: str) -> str:
-    """The attack as papers write it."""
-    return "AutoAttack" if attack == "autoattack" else attack.upper()
+    return f"the worst of PGD-{longest} and CW-{longest}"
 
 
 class Paragraph(NamedTuple):
@@ -80,11 +79,12 @@ def answer(
         verdict = sentence(_known(values), pairs, USES, files=_single_files(span))
         paragraphs.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if robust:
-        attack = strongest(robust)
-        pairs = _pairs(robust, "attack", attack)
-        values = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
-        listed = _listed(values, {entry["name"]: entry["intervals"][attack] for entry in robust["models"]})
-        numbers = f"Accuracy under {attack_title(attack)} (L-infinity, eps {robust['eps']:.3g}): {listed}."
+        pairs = _pairs(robust, "attack", WORST)
+        values = {entry["name"]: entry["accuracies"][WORST] for entry in robust["models"]}
+        listed = _listed(values, {entry["name"]: entry["intervals"][WORST] for entry in robust["models"]})
+        numbers = (
+            f"Accuracy under {worst_words(robust)}, image by image (L-infinity, eps {robust['eps']:.3g}): {listed}."
+        )
         verdict = sentence(_known(values), pairs, WITHSTANDS, files=_single_files(robust))
         paragraphs.append(Paragraph(verdict, f"{numbers} {_evidence(pairs)}"))
     if span and robust and (together := _together(span, robust)):
@@ -103,12 +103,6 @@ def cautions(span: Summary | None) -> list[str]:
         models = span["models"]
         if files := _single_files(span):
             sentences.append(_one_file_each(files, of=len(models)))
-        sentences += [
-            f"The ASC of {entry['name']} lies within the range of its floor ({_range(ends)}): the same network with"
-            " random weights covers as much."
-            for entry in models
-            if (ends := entry.get("asc_floor_range")) and ends[0] <= entry["asc"] <= ends[1]
-        ]
         sentences += [
             f"{percent(entry['empty'] / entry['n'])} of the maps of {entry['name']} are empty (constant, or nowhere"
             " positive) and count as covering nothing."
@@ -159,7 +153,7 @@ def _listed(values: Mapping[str, float | None], intervals: Mapping[str, Sequence
 
 
 def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
-    """The pairs of one kind that have a p, the larger side first."""
+    """The pairs of one kind that have a p."""
     pairs = []
     for pair in summary["pairs"]:
         if pair[key] != value or pair["p_holm"] is None:
@@ -167,10 +161,7 @@ def _pairs(summary: Summary, key: str, value: str) -> list[Pair]:
         p = pair["p_holm"]
         low, high = _ends(pair["ci"]) or (float("nan"), float("nan"))
         real = p < LEVEL and ("without_empty" not in pair or stands_without_empty(pair))
-        if pair["difference"] >= 0:
-            pairs.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p, real))
-        else:
-            pairs.append(Pair(pair["b"], pair["a"], -pair["difference"], -high, -low, p, real))
+        pairs.append(Pair(pair["a"], pair["b"], pair["difference"], low, high, p, real))
     return pairs
 
 
@@ -210,16 +201,17 @@ def _evidence(pairs: Sequence[Pair]) -> str:
     if len(pairs) == 1:
         pair = pairs[0]
         return (
-            f"Difference: {100 * pair.difference:.1f} points (95\u00a0% CI {_points(pair.low)} to {_points(pair.high)},"
+            f"Difference {_difference(pair)} (95\u00a0% CI {text.interval((pair.low, pair.high), text.points)},"
             f" {_p(pair.p)} with Holm's correction)."
         )
-    unclear = [
-        f"{pair.more} and {pair.less} ({100 * pair.difference:.1f} points, {_p(pair.p)})"
-        for pair in pairs
-        if not pair.real
-    ]
+    unclear = [f"{_difference(pair)} ({_p(pair.p)})" for pair in pairs if not pair.real]
     which = f"No difference found: {'; '.join(unclear)}" if unclear else f"Largest {_p(max(pair.p for pair in pairs))}"
     return f"{which}; p with Holm's correction."
+
+
+def _difference(pair: Pair) -> str:
+    """The difference with its direction and sign, as in the tables."""
+    return f"{pair.a} − {pair.b}: {text.points(pair.difference)} points"
 
 
 def _looks(span: Summary) -> list[Paragraph]:
@@ -238,11 +230,10 @@ def _looks(span: Summary) -> list[Paragraph]:
 
 def _together(span: Summary, robust: Summary) -> str:
     """Whether the order by coverage is the order by robust accuracy; empty if no two models differ."""
-    attack = strongest(robust)
-    both = _pairs(span, "images", "clean"), _pairs(robust, "attack", attack)
+    both = _pairs(span, "images", "clean"), _pairs(robust, "attack", WORST)
     if not all(any(pair.real for pair in pairs) for pairs in both):
         return ""
-    accuracies = {entry["name"]: entry["accuracies"][attack] for entry in robust["models"]}
+    accuracies = {entry["name"]: entry["accuracies"][WORST] for entry in robust["models"]}
     by_coverage = sorted(span["models"], key=lambda entry: -(entry["asc"] or 0))
     ordered = [accuracies[entry["name"]] for entry in by_coverage]
     kind = "file" if len(_single_files(span)) == len(span["models"]) else "model"
@@ -289,24 +280,20 @@ def _checked(check: Summary) -> Paragraph:
     """How many sanity and faithfulness checks every model's maps pass."""
     says = {of["check"]: f"{of['says']} against {of['control_is']}" for e in check["models"] for of in e["checks"]}
     counts, failing = [], []
-    for name, passes in checked.passed(check).items():
+    for entry in check["models"]:
+        passes = checked.passed(entry)
         failed = "; ".join(says[key] for key, does_pass in passes.items() if not does_pass)
-        counts.append(f"{name} {checked.counted(passes)}" + (f" (all but {failed})" if failed else ""))
+        counts.append(f"{entry['name']} {checked.counted(passes)}" + (f" (failed: {failed})" if failed else ""))
         if failed:
-            failing.append(name)
+            failing.append(entry["name"])
     which = f"The maps of {_called(failing, _single_files(check))} fail some of" if failing else "The maps pass"
     why = " Where maps fail, coverage says less about what the model uses." if failing else ""
-    none = "".join(f" No model passes, so there is no verdict: {clause}." for clause in checked.left_out(check))
     return Paragraph(
         f"{which} their checks.",
         f"Passed at 95\u00a0%, each against a control that ignores what the model learned: {', '.join(counts)}."
-        f"{why}{none}",
+        f"{why} Not counted: similarity and SSIM against the edge detector, a control that is 1 by construction.",
     )
 
 
 def _p(value: float) -> str:
     return f"p\u00a0=\u00a0{value:.3f}" if value >= 0.001 else "p\u00a0<\u00a00.001"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}".replace("-", "−")
