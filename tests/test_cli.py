@@ -20,7 +20,8 @@ OWN = Path(__file__).with_name("own_models.py")
 
 
 def test_span_json_is_one_object_with_the_keys_of_the_design(run: Any, models: Path) -> None:
-    done = run("span", "--ckpt", f"first={models}/a.pt", "--ckpt", models / "b.pt", "--limit", 30, "--json")
+    given = ("--ckpt", f"first={models}/a.pt", "--ckpt", models / "b.pt", "--limit", 30, "--floor", 0)
+    done = run("span", *given, "--json")
     assert (done.status, done.err) == (0, "")
     summary = json.loads(done.out)
     assert summary.keys() >= {"data", "split", "map", "threshold", "models", "pairs"}
@@ -141,7 +142,7 @@ def test_a_command_that_is_stopped_says_how_it_continues(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    given = ("span", "--ckpt", models / "a.pt", "--limit", 5)
+    given = ("span", "--ckpt", models / "a.pt", "--limit", 5, "--floor", 0)
     with monkeypatch.context() as patched:
         patched.setattr("attrib.plots.maps.map_grid", stop)
         stopped = run(*given, "--out", tmp_path)
