@@ -26,7 +26,7 @@ from attrib.analyses.messages import Messages, print_warning, progress
 from attrib.analyses.options import check_type
 from attrib.analyses.partial import Part, Store, missing, partial_results, unused
 from attrib.analyses.result import Result
-from attrib.analyses.saved import key_of, provenance, read_words, saved_result
+from attrib.analyses.saved import anew_words, key_of, provenance, read_words, saved_result, why_anew
 from attrib.analyses.styled import check_style
 from attrib.data import Batch
 from attrib.errors import InputError
@@ -45,9 +45,9 @@ def execute(
     """Run an analysis; returns the result and, with ``out``, the files written. See ``Analysis.run``.
 
     If ``out`` holds a result of the same settings, models and data, it is read, with a warning, and nothing is written.
-    This holds for checkpoints and map files; other models are measured again, since their code may have changed. reuse:
-    read the result of any model, without a warning. style: for the figures, which are drawn again if the result was
-    read. warn: called with every warning, in the first process only.
+    This holds for checkpoints and map files; other models are measured again, with a warning, since their code may have
+    changed. reuse: read the result of any model, without a warning. style: for the figures, which are drawn again if
+    the result was read. warn: called with every warning, in the first process only.
     """
     if batch_size is not None:
         check_type("batch_size", batch_size, int)
@@ -66,15 +66,17 @@ def execute(
         loaded = context.models
         if style:
             check_style(style, [model.name for model in loaded], context.shown)
-        known = reuse or all(model.checkpoint or model.maps is not None for model in loaded)
-        earlier = saved_result(analysis, place, key, group) if known and place else None
+        reason = why_anew(analysis, [] if reuse else loaded)
+        earlier = saved_result(analysis, place, key, group) if place and not reason else None
         if earlier and place and (reuse or analysis.images_table in earlier.frames):  # else the user deleted the rows
             if not reuse:
                 for message in (read_words(analysis, place), *earlier.warnings):
                     messages.add(message)
             return earlier, earlier.save(place, style=style, keep=_maps_of(analysis, loaded, place)) if style else []
-        if place and group.rank == 0 and (sentence := unused(place, analysis.name, key)):
-            warn(sentence)
+        if place and group.rank == 0:
+            for sentence in (anew_words(analysis, place, key, reason), unused(place, analysis.name, key)):
+                if sentence:
+                    warn(sentence)
         stack.enter_context(keep_prepared(*(model.module for model in loaded if model.module is not None)))
         with partial_results(place, analysis.name, key, group) as store:
             context = replace(context, partial=store.folder)

@@ -40,13 +40,30 @@ def key_of(analysis: Analysis, models: Sequence[Model], passes: Sequence[Pass], 
 
 
 def saved_result(analysis: Analysis, place: Path, key: str, group: World) -> Result | None:
-    """The result with this key in the folder; None if there is none.
+    """The result with this key in the folder; None if there is none, or if it must be computed anew."""
+    return broadcast(Result.saved(analysis, place, key) if group.rank == 0 and not why_anew(analysis) else None)
 
-    Also None if a setting is a function, whose code may have changed, and if maps are saved: they are not read.
+
+def why_anew(analysis: Analysis, models: Sequence[Model] = ()) -> str:
+    """Why a saved result with the same key is not read; "" if it is. models: those whose code may have changed.
+
+    Weights and outputs are no proof that a user's code is as before: its gradients, and so its maps, may differ.
     """
-    reusable = not any(callable(getattr(analysis, each.name)) for each in fields(analysis))
-    reusable = reusable and not getattr(analysis, "save_maps", False)
-    return broadcast(Result.saved(analysis, place, key) if reusable and group.rank == 0 else None)
+    code = {each.name: None for each in fields(analysis) if callable(getattr(analysis, each.name))}
+    code |= {model.name: None for model in models if not model.checkpoint and model.maps is None}
+    if code:
+        return f"the code of {', '.join(code)} may have changed"
+    return "saved maps are not read" if getattr(analysis, "save_maps", False) else ""
+
+
+def anew_words(analysis: Analysis, place: Path, key: str, reason: str) -> str:
+    """The warning that a saved result is computed anew; "" if there is none with this key."""
+    if not reason or Result.saved(analysis, place, key) is None:
+        return ""
+    file = place / f"{analysis.name}.json"
+    return (
+        f"{file} holds this result already: it is computed again, since {reason}; attrib.Result.load reads it as it is"
+    )
 
 
 def read_words(analysis: Analysis, place: Path) -> str:
