@@ -232,7 +232,11 @@ def test_info_of_any_file(folder: Path, run: Any) -> None:
     assert (card["weights at"], card["prefix"], card["epoch"], card["metrics"]) == (
         "net", "module.", {"epoch": 12}, {"acc": 93.5},
     )  # fmt: skip
-    assert (card["tensors"], card["parameters"]) == (9, sum(tensor.numel() for tensor in state.values()))
+    parameters = sum(parameter.numel() for parameter in trained().parameters())
+    assert (card["tensors"], card["parameters"]) == (9, parameters)
+    torch.save(trained().state_dict(), folder / "bare.pt")
+    bare = json.loads(run("info", "bare.pt", "--json").out)["checkpoints"][0]
+    assert (bare["parameters"], bare["epoch"], bare["metrics"], bare["beside"]) == (parameters, {}, {}, [])
     assert card["shapes"]["conv.weight"] == "6x3x3x3"
     assert card["types"] == ["float16", "int64"]
     assert {"net", "args", "name"} == set(card["beside"])

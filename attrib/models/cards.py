@@ -13,6 +13,9 @@ from attrib.models.outside import unwrapped
 from attrib.models.specs import Model
 from attrib.models.weights import content_of, state_dict
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""The last part of the names of batch norm's statistics, which a state dict holds beside the parameters."""
+
 
 def card_of(model: Model) -> dict[str, Any]:
     """Facts about a model: the content of its checkpoint file, or its class if it has none."""
@@ -47,11 +50,13 @@ def weights_card(path: str) -> dict[str, Any]:
         weights = state_dict(names, strip=False)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    numbers = {str(key): plain for key, value in content.items() if (plain := _number(value)) is not None}
+    others = content.items() if at else [item for item in content.items() if item[0] not in state]
+    numbers = {str(key): plain for key, value in others if (plain := _number(value)) is not None}
     epochs = {key: value for key, value in numbers.items() if key.lower() in ("epoch", "epochs", "step", "global_step")}
     return {
         "path": path, "weights at": at or "the whole file", "note": note, "prefix": prefix,
-        "parameters": sum(tensor.numel() for tensor in weights.values()), "tensors": len(weights),
+        "parameters": sum(t.numel() for name, t in weights.items() if name.rpartition(".")[2] not in STATISTICS),
+        "tensors": len(weights),
         "epoch": epochs, "metrics": {key: value for key, value in numbers.items() if key not in epochs},
         "beside": [str(key) for key in content if not isinstance(content[key], Tensor) and str(key) not in numbers],
         "shapes": {name: "x".join(map(str, tensor.shape)) or "scalar" for name, tensor in weights.items()},
