@@ -72,8 +72,12 @@ def _naming(spec: str, known: Callable[[], Iterable[str]] = tuple) -> Iterator[N
     except KeyError as error:
         raise InputError(f"model {spec}: its collection does not know {error}") from None
     except Exception as error:  # their code downloads and reads files, and may raise anything
-        reason = " ".join(str(error).split())
-        if "trust_remote_code" in reason:
+        first = next(iter(str(error).strip().splitlines()), "")
+        # The first sentence says what is wrong, unless it only introduces a list.
+        reason = (
+            " ".join(str(error).split()) if first.endswith(":") else re.split(r"(?<=[a-z])\. ", first)[0].rstrip(".")
+        )
+        if "trust_remote_code" in str(error):
             reason = "it brings code of its own, which is not run here; name a factory that loads it, as my_code:build"
         (hub, _, name), names = spec.partition(":"), list(known())
         near = "" if name.partition(".")[0] in names else meant(name, names, before=f"{hub}:")
