@@ -82,6 +82,8 @@ def folder(path: Path) -> Path:
             process = left.name.removeprefix(TEMPORARY).partition("-")[0]
             if process.isdecimal() and not _runs(int(process)):
                 left.unlink(missing_ok=True)
+    except FileExistsError:
+        raise WriteError(f"out (--out): expected a folder, found {found_at(path)} at {path}") from None
     except OSError as error:
         raise WriteError(
             f"cannot write to the folder {path}: {error.strerror}; name another with out (--out)"

@@ -137,7 +137,7 @@ BAD = [
     (("span", *A, "--precision", "fp8"), "--precision: expected one of auto, fp32, bf16"),
     (("span", *A, "--layer", "stages.9"), "stages.1"),
     (("span", *A, "--batch-size", "0"), "--batch-size: expected at least 1"),
-    (("span", *A, "--out", "{bad}/file"), "cannot write to the folder"),
+    (("span", *A, "--out", "{bad}/file"), "out (--out): expected a folder, found a file at"),
     (("span", *A, "--out", "{bad}/file/below"), "cannot write to the folder"),
     (("span", *A, "--save-maps"), "--save-maps: needs a folder"),
     (("span", *A, "--speed", "3"), "--speed"),

@@ -391,7 +391,7 @@ BAD = [
     (("A", "--gap", "--data", "npz:easy.npz"), "into training and test images, which npz:easy.npz is not"),
     (("A", "--precision", "fp8"), "precision: expected one of auto, fp32, bf16"),
     (("A", "--device", "tpu"), "device: expected auto"),
-    (("A", "--out", "easy.npz"), "cannot write to the folder"),
+    (("A", "--out", "easy.npz"), "out (--out): expected a folder, found a file at"),
     (("A", "--ckpt", "missing.pt"), "no such file"),
 ]
 

@@ -281,7 +281,7 @@ BAD = [
     ((*A, "--batch-size", "0"), "--batch-size: expected at least 1"),
     ((*A, "--precision", "fp8"), "--precision: expected one of auto, fp32, bf16"),
     ((*A, "--data", "cifar100", "--data-root", "{bad}/empty"), "cifar"),
-    ((*A, "--out", "{bad}/file"), "cannot write to the folder"),
+    ((*A, "--out", "{bad}/file"), "out (--out): expected a folder, found a file at"),
     ((*A, *A), "two models are called 'bad"),
 ]  # fmt: skip
 
