@@ -295,6 +295,9 @@ def test_what_may_have_changed_is_computed_anew(data: Dataset, files: list[Path]
     (tmp_path / "span.csv").unlink()
     assert [read(files[0]), read(files[0])] == [False, True]
     assert sum("was read" in each for each in warned) == 3
+    anew = [each for each in warned if "it is computed again" in each]
+    reasons = ["of Own may have changed", "of map may have changed", "maps are not read"]
+    assert [next(reason for reason in reasons if reason in each) for each in anew] == reasons
 
 
 @pytest.mark.parametrize("change", ["data", "weights", "settings"])
@@ -344,7 +347,8 @@ def test_two_processes_give_what_one_gives(files: list[Path], two_processes: Any
         ([attrib.model(Own(), name="a"), attrib.model(Own(), name="a")], "expected different names, got a, a"),
         ({"a": [OWN, OWN]}, r"a: seeds 0 and 1 are one network, with the same weights \(Own\)"),
         ({"a": [Own(), OWN, copy.deepcopy(OWN)]}, "a: seeds 1 and 2 are one network"),
-        ({"a": Own(), "b": nn.Linear(3, 3)}, "b: the model does not take"),
+        ({"a": Own(), "b": nn.Linear(3, 3)}, r"b: the model does not take .*; see size \(--size\)"),
+        ({"a": nn.Conv2d(1, 10, 32)}, "a: the model does not take .*; it takes 1-channel images: convert them"),
     ],
 )
 def test_models_that_are_none_are_one_line(models: Any, words: str, data: Dataset) -> None:
@@ -409,6 +413,9 @@ def test_a_function_that_gives_no_maps_is_refused(wrong: Any, data: Dataset, fil
         ({"floor": 2.5}, "floor: expected a whole number, got 2.5"),
         ({"sigma": "0.1", "map": "smoothgrad"}, "sigma: expected a number, got '0.1'"),
         ({"map": 3}, "map: expected one of gradient"),
+        ({"threshold": 0.5}, r"threshold: expected mean, max:t .*, got 0\.5"),
+        ({"precision": 32}, "precision: expected one of auto, fp32, bf16, got 32"),
+        ({"layer": 3}, "layer: expected text, got 3"),
         ({"attack": "pdg"}, "attack: expected fgsm, pgd or cw, got 'pdg'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Check the input of an analysis before any work: the data, and whether every model fits it."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,7 +54,8 @@ def check_labels(analysis: Analysis, data: Dataset | None) -> None:
     if analysis.needs_labels and data is not None and not data.labelled:
         raise InputError(
             f"{analysis.name}: needs labels, and {data.name} is unlabelled; put the pictures of every class into a"
-            " folder with the name of the class, or use span, maps or robust, which explain and attack the prediction"
+            " folder with the name of the class, or use span, maps, check or robust, which explain and attack the"
+            " prediction"
         )
 
 
@@ -184,8 +186,12 @@ def logits_of(model: Model, image: Tensor, *, classes: int, data: str) -> Tensor
         raise
     except Exception as error:  # the model's own code may raise anything
         shape = "x".join(map(str, image.shape[1:]))
+        channels = re.search(r"to have (\d+) channels?, but got \d+ channels", str(error))  # torch's convolutions
+        advice = "see size (--size)"
+        if channels:
+            advice = f"it takes {channels[1]}-channel images: convert them, or put it into a module that does"
         raise InputError(
-            f"{model.label}: the model does not take {shape} images ({one_line(error)}); see size (--size)"
+            f"{model.label}: the model does not take {shape} images ({one_line(error)}); {advice}"
         ) from None
     if classes and logits.shape[1] != classes:
         raise InputError(

@@ -49,7 +49,8 @@ def check_options(settings: Any) -> None:
         value, rules = getattr(settings, each.name), each.metadata
         if value is None or callable(value) or not rules:
             continue
-        check_type(each.name, value, each.type)
+        if each.type is not str or not (rules["choices"] or rules["check"]):  # these name the texts to choose from
+            check_type(each.name, value, each.type)
         if rules["choices"] and value not in rules["choices"]:
             raise refused(each.name, value, rules["choices"])
         if rules["low"] is not None and not value >= rules["low"]:

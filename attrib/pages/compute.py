@@ -123,7 +123,7 @@ class Report:
             images = fitting.fitted(images, loaded, group.device, warn)
             if not images.labelled:
                 raise InputError(
-                    f"report: needs labels, and {images.name} is unlabelled; use attrib span, maps or robust"
+                    f"report: needs labels, and {images.name} is unlabelled; use attrib span, maps, check or robust"
                 )
             browsed = Browsed(**self._maps(), target=self.target).resolved(images)
             loaded = _checked(browsed, loaded, images, group, warn)
