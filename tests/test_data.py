@@ -3,6 +3,7 @@
 import gzip
 import http.server
 import io
+import math
 import os
 import pickle
 import struct
@@ -258,7 +259,9 @@ def test_floats_in_0_1_stay_as_they_are(kind: torch.dtype) -> None:
     [
         (torch.full((2, 3, 4, 4), 255.0), "floats from 255 to 255; divide by 255"),
         (torch.linspace(-2, 2, 96).view(2, 3, 4, 4), "floats from -2 to 2"),
-        (torch.full((2, 3, 4, 4), float("nan")), "nan"),
+        (torch.full((2, 3, 4, 4), float("nan")), "got NaN or infinity in 2 of 2 images, the first is image 0"),
+        (torch.tensor([0.5, math.inf]).repeat(48, 1).T.view(2, 3, 4, 4), "in 1 of 2 images, the first is image 1"),
+        (torch.tensor([math.nan, 300.0]).repeat(48, 1).T.view(2, 3, 4, 4), "in 1 of 2 images, the first is image 0"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.int64), "torch.int64"),
         (torch.zeros(2, 4, 4), r"\(2, 4, 4\)"),
     ],
@@ -509,7 +512,7 @@ def bad_files(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         ({"labels": label}, ("no 'images'",)),
         ({"images": image.astype(int), "labels": label}, ("uint8", "int64")),
         ({"images": image + 255.0, "labels": label}, ("floats in [0,1]", "from 255 to 255; divide by 255")),
-        ({"images": image - np.nan, "labels": label}, ("floats in [0,1]", "nan")),
+        ({"images": image - np.nan, "labels": label}, ("floats in [0,1]", "NaN")),
         ({"images": np.zeros((2, 3, 32, 32), np.uint8), "labels": label}, ("(N,H,W,C)", "(2, 3, 32, 32)")),
         ({"images": image[:0], "labels": label[:0]}, ("(0, 4, 4)",)),
         ({"images": image, "labels": label[:1]}, ("2 integers", "(1,)")),

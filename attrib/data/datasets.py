@@ -1,6 +1,7 @@
 """Data sets and batches: images in [0,1], labels, positions, and masks of the object if the data has them."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -186,7 +187,13 @@ def _check_pixels(images: Tensor) -> None:
         raise InputError(f"{expected}, got {images.dtype} {tuple(images.shape)}")
     if images.is_floating_point():
         low, high = map(float, images.aminmax())
-        if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # also true for NaN
+        if not math.isfinite(low + high):
+            at = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            raise InputError(
+                f"{expected}, got NaN or infinity in {len(at)} of {len(images)} images, the first is image {at[0]};"
+                " mend them, or leave them out"
+            )
+        if not -ROUNDING <= low <= high <= 1 + ROUNDING:
             raise InputError(
                 f"{expected}, got floats from {low:.4g} to {high:.4g}; divide by 255 or undo a normalisation"
             )
