@@ -182,6 +182,7 @@ def test_warnings_of_training_come_once(tmp_path: Path, capsys: pytest.CaptureFi
     error = capsys.readouterr().err
     assert error.count("at chance for 3 epochs") == 1
     assert error.count("--awp never acts: it begins with epoch 10, and the run ends with epoch 6") == 1
+    assert error.count("24 images are held out to choose the best epoch, not 100 (--holdout)") == 1
 
 
 def test_a_finished_run_does_nothing_and_fresh_starts_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +203,8 @@ def test_other_options_do_not_continue_a_run(finished: Path, capsys: pytest.Capt
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--data", "glyphs", "--arch", "lenet", "--limit", "600", "--precision", "fp32", "--out", str(tmp_path)]
+    options = ["--data", "glyphs", "--arch", "lenet", "--limit", "600", "--holdout", "100"]
+    options += ["--precision", "fp32", "--out", str(tmp_path)]
     assert run("standard", *options, "--lr", "1e6", "--optimizer", "sgd", "--epochs", "2") == 2
     error = capsys.readouterr().err
     assert "no longer finite in epoch" in error

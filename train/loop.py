@@ -83,7 +83,9 @@ def train(
             raise InputError(f"--batch-size: expected at most the {len(fit)} training images, got {config.batch_size}")
         state = initial(config, data, group.device)
         if group.rank == 0:
-            for sentence in [*warn_short_attack(*config.budget), *_warn_unused_awp(config)]:
+            for sentence in [
+                *warn_short_attack(*config.budget), *_warn_unused_awp(config), *_warn_small_holdout(config, held_out),
+            ]:  # fmt: skip
                 print(f"train: warning: {sentence}", file=sys.stderr)
         stack.enter_context(writing_alone(folder(out), group))
         _start(state, config, data, out, fresh=fresh, is_first=group.rank == 0)
@@ -101,6 +103,14 @@ def train(
 def _warn_unused_awp(config: Config) -> Iterator[str]:
     if config.awp and config.awp_from > config.epochs:
         yield f"--awp never acts: it begins with epoch {config.awp_from}, and the run ends with epoch {config.epochs}"
+
+
+def _warn_small_holdout(config: Config, held_out: Tensor) -> Iterator[str]:
+    if len(held_out) < config.holdout:
+        yield (
+            f"{len(held_out):,} images are held out to choose the best epoch, not {config.holdout:,} (--holdout): at"
+            " most a fifth of the training images"
+        )
 
 
 def _start(state: State, config: Config, data: Dataset, out: Path, *, fresh: bool, is_first: bool) -> None:
