@@ -153,6 +153,17 @@ def test_an_attack_waits_for_the_device_as_often_however_long_it_is(run: Callabl
     assert counts[0] == counts[1]
 
 
+def test_labels_that_begin_at_1_are_named_not_the_model(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), np.uint8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(1, 4))
+    for data in (f"npz:{tmp_path / 'own.npz'}", (torch.from_numpy(images), torch.arange(1, 4))):
+        with pytest.raises(attrib.InputError, match=r"^labels: expected 0 to 2 for the model's 3 classes, got 1 to 3;"):
+            attrib.Span(floor=0, map="gradient").run(model, data)
+    with pytest.raises(attrib.InputError, match=r"expected logits of shape \(N,4\)"):  # 0 to 3: other data
+        attrib.Span(floor=0, map="gradient").run(model, (torch.from_numpy(images), torch.tensor([0, 1, 3])))
+
+
 def test_files_with_such_labels_are_refused_when_they_are_read(tmp_path: Path) -> None:
     images = np.zeros((3, 8, 8, 3), np.uint8)
     for labels in ([0, 1, 2], [0, 1, -1]):

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from own_pictures import Linear, fit, save
 
 import attrib
+from attrib.analyses.fitting import fitted
 from attrib.data.matching import by_wordnet_id, matched, read_classes
 from attrib.errors import InputError
 
@@ -61,6 +63,53 @@ def test_folders_that_are_called_otherwise(
     assert any(words in warning for warning in warned) if words else not warned
     if names:
         assert data.classes == names or "taken in" in words
+
+
+@pytest.mark.parametrize(
+    ("folders", "given", "warns"),
+    [
+        (("cat", "dog"), None, True),  # fewer than the classes: alone, the nameless model would see no labels
+        (("bird", "cat", "dog", "emu"), None, True),  # in another order than the names
+        ((), None, True),  # without labels: the predictions get the names
+        (("3", "1"), None, False),  # by position, as for the nameless model alone
+        (("cat", "dog"), ("emu", "dog", "cat", "bird"), False),
+    ],
+)
+def test_names_of_another_model_are_not_taken_silently(
+    folders: tuple[str, ...], given: tuple[str, ...] | None, warns: bool, tmp_path: Path
+) -> None:
+    for name in folders or ("",):
+        save(tmp_path / name / "1.png")
+    names = ("emu", "dog", "cat", "bird")
+    mine, raw = attrib.model(Linear(4), name="mine"), attrib.model(Linear(4), name="raw", classes=names)
+    data = attrib.dataset(f"folder:{tmp_path}", classes=given)
+    warned: list[str] = []
+    both = fitted(data, [mine, raw], torch.device("cpu"), warned.append)
+    borrowed = [each for each in warned if "in the order of raw's classes (emu, dog, cat, ...)" in each]
+    assert len(borrowed) == warns
+    assert all(each.startswith("mine: the class names are unknown") for each in borrowed)
+    assert both.classes == names
+    if folders and not warns and given is None:
+        alone, _ = fit(data, Linear(4))
+        assert both.labels.tolist() == alone.labels.tolist()
+
+
+def test_models_that_name_their_classes_differently(tmp_path: Path) -> None:
+    save(tmp_path / "cat" / "1.png")
+    a, b = (attrib.model(Linear(2), name=name, classes=names) for name, names in {"a": AB, "b": AB[::-1]}.items())
+    with pytest.raises(InputError, match=r"differently: class 0 is cat of a, dog of b; .* one by one, or put one into"):
+        attrib.Span(floor=0).run([a, b], f"folder:{tmp_path}")
+
+
+AB = ("cat", "dog")
+
+
+def test_a_name_of_several_classes_is_the_reason(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png")
+    data, (warned,) = fit(attrib.dataset(f"folder:{tmp_path}"), Linear(10), ("cat",) * 10)
+    assert not data.labelled
+    assert "several of them are called cat: taken as unlabelled" in warned
 
 
 def test_more_folders_than_classes(tmp_path: Path) -> None:

@@ -56,6 +56,33 @@ def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
         READERS[name](path)
 
 
+@pytest.mark.parametrize(
+    ("mode", "colour", "hole", "warns"),
+    [
+        ("RGBA", (9, 8, 7, 255), (250, 0, 0, 0), True), ("RGBA", (9, 8, 7, 255), (250, 0, 0, 255), False),
+        ("LA", (9, 255), (250, 128), True), ("P", 1, 0, True), ("RGB", (9, 8, 7), (250, 0, 0), False),
+    ],
+)  # fmt: skip
+def test_transparent_pixels_are_named(mode: str, colour: Any, hole: Any, warns: bool, tmp_path: Path) -> None:
+    picture = Image.new(mode, (8, 8), colour)
+    if mode == "P":
+        picture.putpalette([250, 0, 0, 9, 8, 7])
+        picture.info["transparency"] = 0
+    picture.putpixel((2, 3), hole)
+    save(tmp_path / "a.png")
+    picture.save(tmp_path / "b.png")
+    expected = torch.tensor([250, 250, 250] if mode == "LA" else [250, 0, 0]) / 255  # the colour under it is kept
+    for data, name in (
+        (attrib.dataset(f"folder:{tmp_path}"), f"{tmp_path}/b.png: some pixels are transparent"),
+        (attrib.dataset([Image.open(tmp_path / each) for each in ("a.png", "b.png")]), "picture 1: some pixels"),
+    ):
+        fits, warned = fit(data, Linear(2))
+        assert [each for each in warned if "transparent" in each] == [each for each in warned if each.startswith(name)]
+        assert len([each for each in warned if "transparent" in each]) == warns
+        (batch,) = fits.batches(2)
+        torch.testing.assert_close(batch.image[1, :, 3, 2], expected)
+
+
 def test_a_dangling_link_is_no_picture(tmp_path: Path) -> None:
     save(tmp_path / "cat/1.png")
     (tmp_path / "cat/2.png").symlink_to(tmp_path / "gone.png")

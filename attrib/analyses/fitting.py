@@ -14,7 +14,7 @@ from attrib.analyses.measured import Context
 from attrib.class_names import folded, meanings
 from attrib.data import CATALOG, Batch, Dataset, dataset
 from attrib.data.matching import by_position, by_wordnet_id, matched
-from attrib.data.pictures import DEFAULT_SIZE, Pictures
+from attrib.data.pictures import DEFAULT_SIZE, TRANSPARENT, Pictures, first_transparent
 from attrib.errors import InputError
 from attrib.models.outside import Normalized
 from attrib.models.specs import Model
@@ -23,6 +23,8 @@ DARK = 0.01
 """If all pixels are below this, the data is probably in other units."""
 DARK_SAMPLE = 16
 """Images that are checked for dark pixels, spread over the data."""
+TRANSPARENT_SAMPLE = 100
+"""Pictures that are checked for transparent pixels, the first of the data: reading all would take twice as long."""
 
 
 def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: Callable[[str], None]) -> Dataset:
@@ -40,12 +42,40 @@ def fitted(data: Dataset, models: Sequence[Model], device: torch.device, warn: C
             f"the pictures of {data.name} differ in size or exceed 2 megapixels: they are resized and cropped to"
             f" {DEFAULT_SIZE}x{DEFAULT_SIZE}; name another size with size (--size)"
         )
+    if isinstance(data.images, Pictures) and (path := first_transparent(data.images.paths[:TRANSPARENT_SAMPLE])):
+        warn(f"{path}: {TRANSPARENT}")
     _warn_dark(data, warn)
+    _check_first_label(data, models, device)
     if not data.labelled or data.numbered or data.folders:
         names, count = _classes_of(data, models, device)
         if count:
-            data = _labelled(data, names, count, warn)
+            labelled = _labelled(data, names, count, warn)
+            if names:
+                _warn_borrowed(models, data, labelled, count, warn)
+            data = labelled
     return data
+
+
+def _warn_borrowed(
+    models: Sequence[Model], data: Dataset, labelled: Dataset, count: int, warn: Callable[[str], None]
+) -> None:
+    """Warn of models whose outputs are read by the class names of another model.
+
+    data, labelled: before and after ``_labelled`` with the names of the models.
+    """
+    names = {model.name: _names_of(model) for model in models if model.maps is None}
+    lender = next((name for name, own in names.items() if own), None)
+    nameless = [name for name, own in names.items() if not own]
+    if lender is None or not nameless or (data.source and data.source.classes):
+        return
+    alone = _labelled(data, None, count, lambda _: None)
+    if labelled.labelled and alone.labelled and torch.equal(labelled.labels, alone.labels):
+        return
+    warn(
+        f"{_few(nameless)}: the class names are unknown, so the outputs are taken to be in the order of {lender}'s"
+        f" classes ({_few(names[lender] or ())}); if they are, name them with classes (--classes, or attrib.model(...,"
+        " classes=)); if they are not, analyse that model alone"
+    )
 
 
 def _pictures(data: Dataset, models: Sequence[Model], device: torch.device) -> Dataset:
@@ -100,6 +130,19 @@ def _warn_dark(data: Dataset, warn: Callable[[str], None]) -> None:
         )
 
 
+def _check_first_label(data: Dataset, models: Sequence[Model], device: torch.device) -> None:
+    """Raise InputError for labels 1 to K, without names, and a model of K classes."""
+    count = len(data.classes) - 1
+    if not data.labelled or not len(data) or data.classes != tuple(map(str, range(count + 1))):
+        return
+    first = int(data.labels.min())
+    if first > 0 and any(_count_of(model, data, device) == count for model in models):
+        raise InputError(
+            f"labels: expected 0 to {count - 1} for the model's {count} classes, got {first} to {count}; subtract 1, so"
+            " that they begin at 0"
+        )
+
+
 def _classes_of(
     data: Dataset, models: Sequence[Model], device: torch.device
 ) -> tuple[tuple[str, ...] | None, int | None]:
@@ -118,14 +161,25 @@ def _classes_of(
             )
         if len(known) > 1:
             raise InputError(
-                "the models name their classes differently; give the names in the models' order with classes"
-                " (--classes)"
+                f"the models name their classes differently{_first_difference(models)}; if only the spelling differs,"
+                " give the names once, with classes of the data (--classes); if the order differs, analyse the models"
+                " one by one, or put one into a module that returns its outputs in the other's order"
             )
     names = given or next(iter(known), None)
     count = next(iter(counts), None)
     if given and count and len(given) != count:
         raise InputError(f"classes: expected {count} names, one per class of the model, got {len(given)}")
     return (names if count is None or names is None or len(names) == count else None), count or len(names or ()) or None
+
+
+def _first_difference(models: Sequence[Model]) -> str:
+    """``: class 0 is cat of a, dog of b``, for the first class that two models name differently."""
+    one, *others = [(model.label, names) for model in models if (names := _names_of(model))]
+    label, names = next(other for other in others if other[1] != one[1])
+    position = next((at for at, (a, b) in enumerate(zip(one[1], names, strict=False)) if a != b), None)
+    if position is None:
+        return ""
+    return f": class {position} is {one[1][position]} of {one[0]}, {names[position]} of {label}"
 
 
 def with_classes(model: Model, count: int) -> Model:
@@ -193,6 +247,9 @@ def _labelled(data: Dataset, names: tuple[str, ...] | None, count: int, warn: Ca
             )
         return data
     reason = f"none is called {unmatched}" if unmatched else "the names do not say which is which"
+    parts = [folded(part) for name in names or () for part in {name, *name.split(",")}]
+    if shared := [folder for folder in folders if parts.count(folded(folder)) > 1]:
+        reason = f"several of them are called {_few(shared)}"
     of_imagenet = count >= 1000 and re.fullmatch(r"n\d{8}", folders[0])
     advice = " or install timm, which knows these WordNet ids" if of_imagenet else ""
     warn(

@@ -25,9 +25,15 @@ MOST_PIXELS = 2**21
 """The most pixels that a picture keeps by default: they need 4 GB of activations in a ResNet-50."""
 _ORIENTATION = 0x0112
 """The EXIF tag."""
+TRANSPARENT = (
+    "some pixels are transparent: transparency is dropped, and the models see the colours that the file stores under"
+    " it; put the pictures on a background first if that is not meant"
+)
 _LARGE = 2**24
 """A JPEG with more pixels is decoded at a fraction of its size."""
 _WORKERS = 4
+_WITH_ALPHA = frozenset((".png", ".webp", ".gif", ".tif", ".tiff"))
+"""The suffixes of formats with transparent pixels."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -106,6 +112,26 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"expected at most 16 bits a pixel, got {values.min()} to {values.max()}")
     return Image.fromarray((values / 257).round().astype(np.uint8))
+
+
+def is_transparent(picture: Image.Image) -> bool:
+    """Whether a pixel is not opaque; such pixels are read with the colour that the file stores for them."""
+    has_alpha = picture.mode in ("RGBA", "LA", "PA") or (
+        "transparency" in picture.info and picture.mode in ("1", "L", "P", "RGB")
+    )
+    if not has_alpha:
+        return False
+    return int(np.asarray(picture.convert("RGBA").getchannel("A")).min()) < 255
+
+
+def first_transparent(paths: Sequence[Path]) -> Path | None:
+    """The first picture with a pixel that is not opaque; None if there is none. JPEGs and the like are not opened."""
+    for path in paths:
+        if path.suffix.lower() in _WITH_ALPHA:
+            with _opened(path) as picture:
+                if is_transparent(picture):
+                    return path
+    return None
 
 
 def _end_with_parent(_: int) -> None:

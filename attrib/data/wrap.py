@@ -168,6 +168,8 @@ def _images(images: Sequence[Any], size: int | None, notes: list[str]) -> Tensor
             size = pictures.DEFAULT_SIZE
             notes.append(f"the pictures share no size: resized and cropped to {size}x{size}; name another with size")
         target = next(iter(shared)) if size is None else (size, size)
+        if (at := next((at for at, image in enumerate(images) if pictures.is_transparent(image)), None)) is not None:
+            notes.append(f"picture {at}: {pictures.TRANSPARENT}")
         grey = all(image.mode in ("1", "L") or image.mode.startswith("I") for image in images)
         try:
             return torch.from_numpy(np.stack([pictures.pixels_of(image, target, 1 if grey else 3) for image in images]))
