@@ -59,11 +59,11 @@ def crossing(panels: Sequence[Panel]) -> Table:
         "Share of the image that every model uses (ASC: Grad-CAM above its mean), and share of the features before the"
         " last layer (participation ratio of C over their number), on clean test images, beside its accuracy."
         f" 95 % intervals are over {over(entries)}. An estimate may lie at the end of its interval, since intervals of"
-        " PR are corrected for bias. Floor: ASC of the same network (AGAIN's gate form has another) with random weights,"
-        f" mean and range of three draws.{INSIDE}: ASC is within that range, so that random weights cover as much. Empty"
-        " maps count as covering nothing. A model with one seed is one file, not a method. Rank correlations"
-        " (Spearman): over the models with more than 10 % accuracy under attack (chance), with 95 % intervals as if"
-        " these models were independent, which variants of one method are not"
+        " PR are corrected for bias. Floor: ASC of the same network (AGAIN's gate form has another) with random"
+        f" weights, mean and range of three draws.{INSIDE}: ASC is within that range, so that random weights cover as"
+        " much. Empty maps count as covering nothing. A model with one seed is one file, not a method. Rank"
+        " correlations (Spearman): over the models with more than 10 % accuracy under attack (chance), with 95 %"
+        " intervals as if these models were independent, which variants of one method are not"
     )
     return Table(pd.DataFrame(rows).fillna(""), caption)
 

@@ -130,7 +130,8 @@ def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
     return fill(
         f"Three seeds per side show only large differences. On this page {number} tested with three or more seeds."
         f" {condition}, a claim of one part is called *reproduced* or *contrary* if the observed difference"
-        f" is at least {observed:.1f} standard errors (Student's t with 4 degrees of freedom, Holm's first step). A true difference of {true:.1f} standard errors is found in 80 %"
+        f" is at least {observed:.1f} standard errors (Student's t with 4 degrees of freedom, Holm's first"
+        f" step). A true difference of {true:.1f} standard errors is found in 80 %"
         f" of cases (for a claim of two parts {half:.1f}, of three {third:.1f}). The standard error is s √(2/3), where"
         f" s is the standard deviation between seeds. With s = {100 * spread:.2f} points, {source}, these are"
         f" {observed * error:.1f} and {true * error:.1f} points."
@@ -143,7 +144,9 @@ def _orders(data: Path) -> str:
     for place in shared.places(data):
         panel = claims.panel_of(place)
         standard = shared.pick(panel.models, names.STANDARD)
-        for form, baseline in shared.forms(panel.models) if standard else []:
+        if standard is None:
+            continue
+        for form, baseline in shared.forms(panel.models):
             orders = asc_rules.orders(panel, [standard, baseline, form])
             paper = asc_rules.order_of([standard, form, baseline])
             lines.append(
