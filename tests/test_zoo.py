@@ -15,7 +15,7 @@ from attrib.errors import InputError
 from attrib.models import checkpoint, zoo
 from attrib.models.architectures import build
 from attrib.models.checkpoint import Checkpoint
-from train.config import Config, read_recipe
+from train.config import RECIPES, Config, read_recipe
 from train.zoo import add
 
 
@@ -44,6 +44,8 @@ def test_command_lists_every_model_with_its_measure() -> None:
     cards = json.loads(run.stdout)["models"]
     assert [card["name"] for card in cards] == zoo.names()
     assert all(0 <= card["robust"] <= card["clean"] <= 1 and card["images"] > 0 for card in cards)
+    recipes = {recipe for card in cards for recipe in card["recipe"].split(" + ")}
+    assert recipes <= {path.stem for path in RECIPES.glob("*.toml")}
 
 
 def test_unknown_name_lists_the_known() -> None:
