@@ -104,8 +104,12 @@ def _claims(judged: Sequence[tuple[Claim, Sequence[Judged]]], places: Sequence[P
     for number, (claim, of_claim) in enumerate(judged, start=1):
         row = {"": str(number), "claim": claim.statement, "source": claim.source}
         for place in places:
-            known = [verdict for each in of_claim if each.place == place for verdict in each.verdicts]
-            row[names.place(place.name)] = verdicts.counted(known) if known else f"{verdicts.NOT_TESTED}, no results"
+            of_place = [each for each in of_claim if each.place == place]
+            known = [verdict for each in of_place for verdict in each.verdicts]
+            words = verdicts.counted(known) if known else f"{verdicts.NOT_TESTED}, no results"
+            if known and of_place[0].elsewhere and not of_place[0].unfit:
+                words += f": {of_place[0].elsewhere[0]}"
+            row[names.place(place.name)] = words
         rows.append(row)
     return shared.markdown(pd.DataFrame(rows))
 
@@ -126,7 +130,7 @@ def _power(judged: Sequence[tuple[Claim, Sequence[Judged]]], data: Path) -> str:
     error = 100 * spread * (2 / verdicts.SEEDS) ** 0.5
     half, third = (verdicts.detectable(claims=parts * count) for parts in (2, 3))
     number = f"{tested} claims are" if tested > 1 else "one claim is" if tested else "no claim is"
-    condition = f"With {count} claims tested" if tested else f"If all {count} were"
+    condition = f"With {count} claims tested" if tested else f"If all {count} claims were"
     return fill(
         f"Three seeds per side show only large differences. On this page {number} tested with three or more seeds."
         f" {condition}, a claim of one part is called *reproduced* or *contrary* if the observed difference"
