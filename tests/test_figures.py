@@ -366,6 +366,17 @@ def test_committed_pages_are_those_of_the_committed_results() -> None:
     assert readme._trained(shared.DATA) in page
 
 
+def test_the_readme_says_how_often_the_order_of_coverage_changes() -> None:
+    page, readme_text = (shared.HERE / "README.md").read_text(), (shared.HERE.parent / "README.md").read_text()
+    lines = readme._orders(shared.DATA)
+    assert lines in page
+    orders = [int(number) for number in re.findall(r"give (\d+) orders", " ".join(lines.split()))]
+    rules = {int(number) for number in re.findall(r"(\d+) maps and rules", lines)}
+    assert f"in {min(orders)} to {max(orders)} orders of ASC" in readme_text
+    assert f"[{rules.pop()} maps and rules]" in readme_text
+    assert not rules
+
+
 def test_every_claim_is_judged_and_most_have_results(data: Path) -> None:
     judged = claims.judged(data)
     # The models are of another data set than the papers'.
