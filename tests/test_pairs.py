@@ -73,6 +73,7 @@ def contrib_pairs(values: dict[str, stats.Values]) -> list[dict[str, Any]]:
     for name, each in values.items():
         sums = {
             "value clean": np.full(count, each.mean()),
+            "features clean": np.zeros((1, 3000)),
             "resampled clean": np.broadcast_to(each @ weights / weights.sum(0), (*count, stats.RESAMPLES)),
         }
         named[name] = files({"images": ["clean"] * IMAGES}, name, sums)
@@ -107,7 +108,7 @@ def test_the_report_calls_all_of_them_real(values: dict[str, stats.Values], righ
     entries = [
         {
             "name": name, "n": IMAGES, "asc": values[name].mean() / 1e4, "asc_ci": [0.1, 0.2], "empty": 0,
-            "accuracies": {"pgd-20": right[name].mean()}, "intervals": {"pgd-20": [0.1, 0.2]},
+            "accuracies": {"worst": right[name].mean()}, "intervals": {"worst": [0.1, 0.2]},
         }
         for name in NAMES
     ]  # fmt: skip
