@@ -11,7 +11,7 @@ from attrib.errors import INTERRUPTED, InputError, interrupted_by_signals, one_l
 from attrib.files import given_path
 
 try:
-    from attrib.parallel import is_first
+    from attrib.parallel import is_first, leave
     from train.config import METHODS, Config, read_recipes, value_type
     from train.engine import ENGINES, keep_freed_memory
     from train.loop import OutOfTime, train
@@ -145,4 +145,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
