@@ -35,7 +35,7 @@ def crossing(panels: Sequence[Panel]) -> Table:
             {
                 "Data set": panel.title, "Model": names.label(each["name"]),
                 ASC: with_ends(each["asc"], each["asc_ci"]),
-                "its floor %": with_ends(each["floor"], each["floor_range"]) + INSIDE * each["inside"],
+                "its floor %": each["floor"] + INSIDE * each["inside"],
                 "empty maps %": percent(each["empty"], 1),
                 USED: with_ends(each["used"], each["used_ci"], 1),
                 "clean %": percent(each["clean"], 1),
@@ -77,11 +77,12 @@ def measured(panel: Panel) -> list[dict[str, Any]]:
         attack = [column for column in accuracies if column.startswith("pgd-")][-1]
         concentration, image = entry(contrib, name), entry(span, name)
         of, count = concentration["contribution"], concentration["features"]
-        low, high = image["asc_floor_range"]
+        floor, ends = image["asc_floor"], image["asc_floor_range"]
         rows.append(
             {
                 "name": name, "asc": image["asc"], "asc_ci": image["asc_ci"],
-                "floor": image["asc_floor"], "floor_range": (low, high), "inside": low <= image["asc"] <= high,
+                "floor": percent(floor) if ends is None else with_ends(floor, ends),
+                "inside": ends is not None and ends[0] <= image["asc"] <= ends[1],
                 "empty": image["empty"] / image["n"],
                 "used": of["participation_ratio"] / count,
                 "used_ci": [end / count if end is not None else None for end in of["participation_ratio_ci"]],
