@@ -27,7 +27,7 @@ COMMON = [
 ]  # fmt: skip
 
 LOSS = """
-import sys, time, torch
+import sys, torch
 from attrib.data import Batch
 from attrib.data.glyphs import render
 from attrib.models.architectures import build
@@ -35,7 +35,7 @@ from train.attack import pgd_attack
 from train.config import Config
 from train.epoch import LossModule
 from train.methods import loss_of
-from attrib.parallel import shard, world
+from attrib.parallel import leave, shard, world
 from train.parallel import synchronised
 
 with world("cpu") as here:
@@ -53,8 +53,7 @@ with world("cpu") as here:
         module(loss, batch, attack).backward()
         if here.rank == 0:
             torch.save([p.grad for p in model.parameters()], f"{sys.argv[1]}/{method}.pt")
-# A gloo thread frees the Python objects of the last backward pass. If Python ends first, torch aborts the process.
-time.sleep(1)
+leave(0)
 """
 
 

@@ -97,19 +97,8 @@ def test_curves_that_do_not_fit_on_the_disk(
     place.mkdir()
     (place / "tensorboard").symlink_to(small_disk)
     filling.write_bytes(bytes(2**20))
-    line = (
-        "standard",
-        *TINY,
-        "--limit",
-        "200",
-        "--holdout",
-        "40",
-        "--epochs",
-        "2",
-        "--tensorboard",
-        "--out",
-        str(place),
-    )
+    options = ("--limit", "200", "--holdout", "40", "--epochs", "2", "--tensorboard")
+    line = ("standard", *TINY, *options, "--out", str(place))
     assert train(*line) == 2
     (message,) = capsys.readouterr().err.splitlines()
     assert message.startswith(f"train: error: cannot write {place}/tensorboard/events.out.tfevents.000001: No space")
